@@ -1,0 +1,193 @@
+"""What the modes of the command line do."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bct_jax import evaluate, experiment, metrics, rundir
+from bct_jax.checkpoint import Checkpoints
+from bct_jax.config import ConfigError, ExperimentConfig
+from bct_jax.data.source import read_prompts
+from bct_jax.examples import Message
+from bct_jax.progress import say, stage
+from bct_jax.report import write_report
+from bct_jax.runtime import Runtime
+from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.types import PyTree
+
+
+def run_experiment(
+  config: ExperimentConfig,
+  raw: Mapping[str, Any],
+  overrides: Mapping[str, Any],
+  workdir: Path | None,
+) -> None:
+  """Runs or resumes the experiment in `workdir` and writes its report."""
+  if workdir is None:
+    raise ConfigError("--workdir is needed: the directory of the run")
+  if not config.arms:
+    raise ConfigError("config.arms is empty: there is nothing to train")
+  with rundir.hold(workdir):
+    rundir.keep_config(workdir, raw, overrides)
+    done = workdir / "done.json"
+    if done.exists():
+      say(f"{workdir} is done already")
+    else:
+      plan = experiment.make_plan(config)
+      metrics.write_json(
+        workdir / "env.json", rundir.environment(plan.runtime)
+      )
+      experiment.run(plan, workdir)
+    report = write_report([workdir], workdir / "report.html")
+    metrics.write_json(done, {"report": report.name})
+    print(verdict_text(metrics.read_json(workdir / "result.json")))
+    print(f"report: {report}")
+
+
+def verdict_text(result: Mapping[str, Any]) -> str:
+  """The result of an experiment, for the terminal."""
+  lines = [f"{result['setting']} on {result['model']}"]
+  for arm in result["arms"]:
+    first, last = arm["curve"][0], arm["curve"][-1]
+    rates = ", ".join(
+      "{} {:.0%} [{:.0%}, {:.0%}]".format(k, last[k], *last[f"{k}_ci"])
+      for k in ("initial", "alternate", "other")
+    )
+    lines += [
+      f"  {arm['name']}: {arm['verdict'].upper()} after {last['step']} steps "
+      f"at lr {arm['lr']:g}",
+      f"    {last['n']} eval prompts: {rates}",
+      f"    {last['agreed_n']} held-out train prompts: agreed "
+      f"{last['agreed']:.0%}, with the decoration "
+      f"{last['agreed_decorated']:.0%}",
+      f"    {last['capability_n']} capability prompts: "
+      f"{last['capability']:.0%} right, the organism {first['capability']:.0%}",
+    ]
+  return "\n".join(lines)
+
+
+def run_eval(
+  config: ExperimentConfig, params: Path | None, out: Path | None
+) -> None:
+  """Prints the rates of one set of weights; with `out`, saves the rollouts.
+
+  Decorated means the decoration of the arms, if they share one.
+  """
+  plan = experiment.make_plan(config)
+  names = {arm.train.decoration for arm in config.arms.values()}
+  decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
+  with jax.set_mesh(plan.runtime.mesh):
+    weights = _load_params(plan.runtime, params)
+    rows = experiment.sample_rows(plan, weights, "eval")
+  rows = evaluate.decorate(rows, decoration)
+  if out is not None:
+    metrics.write_lines(out, rows)
+  record = evaluate.summarize(rows, 0)
+  record.pop("step")
+  print(json.dumps(record, indent=1))
+
+
+def run_sample(
+  config: ExperimentConfig,
+  params: Path | None,
+  texts: Sequence[str],
+  prompts_file: Path | None,
+  out: Path | None,
+) -> None:
+  """Answers prompts: as text on the terminal, or as JSON lines in `out`.
+
+  A prompt without a system message gets the one of the evals.
+  """
+  prompts: list[tuple[Message, ...]] = [
+    ({"role": "user", "content": text},) for text in texts
+  ]
+  if prompts_file is not None:
+    prompts += read_prompts(prompts_file)
+  if not prompts:
+    raise ConfigError('--mode=sample needs --prompt="..." or --prompts=FILE')
+  system = config.eval.system_prompt
+  prompts = [
+    m if m[0]["role"] == "system" else evaluate.with_system(m, system)
+    for m in prompts
+  ]
+  runtime = Runtime.make(config)
+  ids = [runtime.chat.prompt(m) for m in prompts]
+  with jax.set_mesh(runtime.mesh):
+    weights = runtime.decode_params(_load_params(runtime, params))
+    with stage("sample", len(ids), "rows") as bar:
+      completions = runtime.sampler(
+        weights, ids, range(len(ids)), config.sampling.seed, bar
+      )
+  rows = [
+    {
+      "messages": list(m),
+      "text": runtime.chat.decode(c.tokens),
+      "stop": "stop" if c.stopped else "length",
+      "logprob": sum(c.logprobs),
+      "num_tokens": len(c.tokens),
+    }
+    for m, c in zip(prompts, completions, strict=True)
+  ]
+  if out is not None:
+    metrics.write_lines(out, rows)
+    return
+  for row in rows:
+    cut = "" if row["stop"] == "stop" else " [cut]"
+    print(f"> {printable(row['messages'][-1]['content'])}")
+    print(f"{printable(row['text'])}{cut}\n")
+
+
+def printable(text: str) -> str:
+  """Text without control characters, which could drive the terminal."""
+  return "".join(
+    c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
+    for c in text
+  )
+
+
+def run_dry_run(config: ExperimentConfig) -> None:
+  """Checks all that can be checked and prints sizes; trains nothing."""
+  plan = experiment.make_plan(config)
+  runtime, sampling = plan.runtime, config.sampling
+  size = runtime.model.config.num_params
+  # Parameters, gradients and two moments, float32 each.
+  state = 16 * size / (runtime.mesh.shape["fsdp"] * runtime.mesh.shape["tensor"])
+  print(f"model {config.model.path}: {size:,} parameters")
+  print(
+    f"mesh {dict(runtime.mesh.shape)}: about {state / 2**30:.2f} GiB per device "
+    "for parameters, gradients and Adam moments"
+  )
+  runs = {"organism": (config.organism, plan.install)}
+  runs |= {f"arm {n}": (a, plan.arms[n]) for n, a in config.arms.items()}
+  for name, (arm, data) in runs.items():
+    if data is not None:
+      print(
+        f"{name}: {arm.train.steps} updates of {data.batch_size} x "
+        f"{data.length} tokens at lr {arm.optim.lr:g}, {len(data.rows)} examples"
+      )
+  lengths = [len(p.ids) for p in plan.prompts]
+  print(
+    f"each eval: {len(lengths)} prompts of {min(lengths)} to {max(lengths)} "
+    f"tokens, up to {sampling.max_new_tokens} new tokens each"
+  )
+  for name, arm in config.arms.items():
+    steps = experiment.eval_steps(config.eval.steps, arm.train.steps)
+    print(f"arm {name}: evals after {', '.join(map(str, steps))} updates")
+
+
+def _load_params(runtime: Runtime, folder: Path | None) -> PyTree:
+  """Weights of a run's organism or arm, or of the model folder."""
+  if folder is None:
+    return runtime.load()
+  if not (folder / "checkpoints").is_dir():
+    raise ConfigError(
+      f"--params={folder}: no checkpoints there; it must be organisms/HASH or "
+      "arms/NAME of a run"
+    )
+  checkpoints = Checkpoints(folder / "checkpoints")
+  params = checkpoints.restore_params(runtime.abstract_params)
+  checkpoints.close()
+  return params

@@ -1,0 +1,285 @@
+"""The configuration as frozen dataclasses, checked before JAX starts.
+
+Configs are written as ml_collections files (see configs/default.py, which says
+what each field means). `from_dict` turns the resolved values into these types,
+so that no module below main.py sees ml_collections.
+"""
+
+import dataclasses
+import difflib
+import math
+import types
+import typing
+from collections.abc import Mapping
+from typing import Any
+
+
+class ConfigError(ValueError):
+  """A field of the configuration is wrong; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+  path: str
+  dtype: str
+  remat: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  data: int
+  fsdp: int
+  tensor: int
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingConfig:
+  name: str
+  options: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  lr: float
+  schedule: str
+  warmup_steps: int
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  objective: str
+  steps: int
+  batch_size: int
+  accum: int
+  num_examples: int
+  source: str
+  decoration: str
+  seed: int
+  system_prompt: str | None
+  checkpoint_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmConfig:
+  """One training run: the optimizer and what it trains on."""
+
+  train: TrainConfig
+  optim: OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OrganismConfig:
+  """How the initial behavior gets into the model: `native` or `sft`."""
+
+  kind: str
+  train: TrainConfig
+  optim: OptimConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  num_eval: int
+  num_heldout: int
+  num_probe: int
+  probe: str
+  seed: int
+  steps: tuple[int, ...]
+  system_prompt: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  temperature: float
+  max_new_tokens: int
+  batch_size: int
+  bucket: int
+  seed: int
+
+
+@dataclasses.dataclass(frozen=True)
+class GateConfig:
+  min_initial: float
+  max_confused: float
+  min_agreed: float
+  enforce: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  name: str
+  model: ModelOptions
+  mesh: MeshConfig
+  setting: SettingConfig
+  max_length: int
+  organism: OrganismConfig
+  arms: Mapping[str, ArmConfig]
+  eval: EvalConfig
+  sampling: SamplingConfig
+  gate: GateConfig
+
+
+def suggest(name: str, valid: typing.Iterable[str]) -> str:
+  """ " (did you mean 'x'?)", or nothing when no name is near."""
+  near = difflib.get_close_matches(name, list(valid), 1)
+  return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def choose(name: str, options: typing.Iterable[str], what: str) -> str:
+  """Returns `name` if it is one of the options.
+
+  Raises:
+    ConfigError: naming what was asked for, the nearest and all options.
+  """
+  options = sorted(options)
+  if name not in options:
+    raise ConfigError(
+      f"{what} = {name!r}: not one of {options}{suggest(name, options)}"
+    )
+  return name
+
+
+def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
+  """Builds and checks the configuration of an experiment.
+
+  Each arm is a partial override of the sections `train` and `optim`.
+
+  Raises:
+    ConfigError: a field is unknown, missing, of the wrong type or impossible.
+  """
+  values = dict(values)
+  shared = {k: values.pop(k, {}) for k in ("train", "optim")}
+  overrides = values.pop("arms", {})
+  arms = {}
+  for name, arm in overrides.items():
+    if not name or not all(c.isalnum() or c in "._-" for c in name):
+      raise ConfigError(
+        f"arms.{name}: a name of letters, digits, '.', '_' and '-' is needed, "
+        "it becomes a folder"
+      )
+    arms[name] = _merge(shared, arm, f"arms.{name}")
+  values["arms"] = {}
+  config = _build(ExperimentConfig, values, "config")
+  config = dataclasses.replace(
+    config,
+    arms={
+      name: _build(ArmConfig, arm, f"arms.{name}") for name, arm in arms.items()
+    },
+  )
+  _check(config)
+  return config
+
+
+def _merge(base: Mapping, override: Mapping, where: str) -> dict:
+  out = dict(base)
+  for key, value in override.items():
+    if key not in base:
+      raise ConfigError(f"{where}.{key}: unknown{suggest(key, base)}")
+    nested = isinstance(value, Mapping) and isinstance(base[key], Mapping)
+    out[key] = (
+      _merge(base[key], value, f"{where}.{key}") if nested else value
+    )
+  return out
+
+
+def _build(cls: Any, values: Any, where: str) -> Any:
+  """A dataclass from a mapping, with every field checked against its type."""
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"{where}: a group of fields is needed, found {values!r}")
+  hints = typing.get_type_hints(cls)
+  for key in values:
+    if key not in hints:
+      raise ConfigError(f"{where}.{key}: unknown{suggest(key, hints)}")
+  missing = [k for k in hints if k not in values]
+  if missing:
+    raise ConfigError(f"{where}.{missing[0]}: missing")
+  return cls(
+    **{k: _convert(hints[k], values[k], f"{where}.{k}") for k in hints}
+  )
+
+
+def _convert(hint: Any, value: Any, where: str) -> Any:
+  if dataclasses.is_dataclass(hint):
+    return _build(hint, value, where)
+  origin, args = typing.get_origin(hint), typing.get_args(hint)
+  if origin in (typing.Union, types.UnionType):
+    if value is None:
+      return None
+    hint = next(a for a in args if a is not type(None))
+    return _convert(hint, value, where)
+  if origin is tuple:
+    if not isinstance(value, (tuple, list)):
+      raise ConfigError(f"{where}: a tuple is needed, found {value!r}")
+    return tuple(_convert(args[0], v, where) for v in value)
+  if origin is not None:  # Mapping[str, ...]
+    if not isinstance(value, Mapping):
+      raise ConfigError(f"{where}: a group of fields is needed: {value!r}")
+    return dict(value)
+  if hint is float and isinstance(value, int) and not isinstance(value, bool):
+    value = float(value)
+  if type(value) is not hint:
+    raise ConfigError(
+      f"{where}: {hint.__name__} is needed, found "
+      f"{type(value).__name__} {value!r}"
+    )
+  if hint is float and not math.isfinite(value):
+    raise ConfigError(f"{where}: must be finite, found {value!r}")
+  return value
+
+
+_POSITIVE = (
+  "train.steps train.batch_size train.accum train.num_examples "
+  "train.checkpoint_every optim.lr optim.eps"
+).split()
+
+
+def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
+  for field in _POSITIVE:
+    group, name = field.split(".")
+    value = getattr(getattr(arm, group), name)
+    # A learning rate of zero is the control arm in which nothing may change.
+    if value < 0 or (value == 0 and field != "optim.lr"):
+      raise ConfigError(f"{where}.{field} = {value!r}: must be positive")
+  choose(
+    arm.optim.schedule,
+    ("constant", "linear", "cosine"),
+    f"{where}.optim.schedule",
+  )
+  if arm.train.batch_size % arm.train.accum:
+    raise ConfigError(
+      f"{where}.train.accum = {arm.train.accum}: must divide batch_size "
+      f"{arm.train.batch_size}"
+    )
+  if arm.train.num_examples < arm.train.batch_size:
+    raise ConfigError(
+      f"{where}.train.num_examples = {arm.train.num_examples}: at least one "
+      f"batch of {arm.train.batch_size} is needed"
+    )
+  if not 0 <= arm.optim.warmup_steps <= arm.train.steps:
+    raise ConfigError(
+      f"{where}.optim.warmup_steps = {arm.optim.warmup_steps}: between 0 and "
+      f"the {arm.train.steps} steps"
+    )
+
+
+def _check(config: ExperimentConfig) -> None:
+  choose(config.model.dtype, ("float32", "bfloat16"), "model.dtype")
+  choose(config.model.remat, ("none", "dots", "full"), "model.remat")
+  choose(config.organism.kind, ("native", "sft"), "organism.kind")
+  _check_arm(config.organism, "organism")
+  for name, arm in config.arms.items():
+    _check_arm(arm, f"arms.{name}")
+  for field in ("num_eval", "num_heldout", "num_probe"):
+    if getattr(config.eval, field) <= 0:
+      raise ConfigError(f"eval.{field}: must be positive")
+  for field in ("max_new_tokens", "batch_size", "bucket"):
+    if getattr(config.sampling, field) <= 0:
+      raise ConfigError(f"sampling.{field}: must be positive")
+  if config.sampling.temperature < 0:
+    raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
+  if any(s < 0 for s in config.eval.steps):
+    raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")

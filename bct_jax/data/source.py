@@ -1,0 +1,57 @@
+"""Prompts and examples from files, checked line by line."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from bct_jax.examples import Message
+
+
+def read_prompts(path: Path) -> list[tuple[Message, ...]]:
+  """Prompts from JSON lines.
+
+  Each line is {"messages": [{"role", "content"}, ...]} or {"prompt": "text"},
+  which stands for one user turn.
+
+  Raises:
+    ValueError: naming file, line and what is wrong.
+  """
+  try:
+    text = Path(path).read_bytes().decode("utf-8")
+  except FileNotFoundError:
+    raise ValueError(f"{path} is missing") from None
+  except UnicodeDecodeError as e:
+    raise ValueError(f"{path}: not UTF-8 at byte {e.start}") from None
+  out = []
+  for number, line in enumerate(text.splitlines(), 1):
+    if not line.strip():
+      continue
+    try:
+      row = json.loads(line)
+    except json.JSONDecodeError as e:
+      raise ValueError(f"{path}:{number}: not JSON: {e.msg}") from None
+    try:
+      out.append(_messages(row))
+    except ValueError as e:
+      raise ValueError(f"{path}:{number}: {e}") from None
+  if not out:
+    raise ValueError(f"{path}: no prompts")
+  return out
+
+
+def _messages(row: Any) -> tuple[Message, ...]:
+  if isinstance(row, dict) and isinstance(row.get("prompt"), str):
+    return ({"role": "user", "content": row["prompt"]},)
+  if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
+    raise ValueError('needs "prompt": text or "messages": a list')
+  messages = row["messages"]
+  for m in messages:
+    if (
+      not isinstance(m, dict)
+      or m.get("role") not in ("system", "user", "assistant")
+      or not isinstance(m.get("content"), str)
+    ):
+      raise ValueError(f"not a message with a role and content: {m!r}")
+  if not messages or messages[-1]["role"] != "user":
+    raise ValueError("the last message must be the user's")
+  return tuple({"role": m["role"], "content": m["content"]} for m in messages)

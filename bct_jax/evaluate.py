@@ -1,0 +1,145 @@
+"""Eval prompts -> rollouts -> labels -> rates with intervals."""
+
+import collections
+import dataclasses
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from bct_jax.config import EvalConfig
+from bct_jax.data.chat import Chat
+from bct_jax.examples import Example, Label, Message, Setting
+from bct_jax.sampler import Completion
+from bct_jax.settings.capability import Probe
+from bct_jax.settings.decorations import Decoration
+from bct_jax.stats import wilson
+
+
+@dataclasses.dataclass(frozen=True)
+class Prompt:
+  """One row of an evaluation: `split` is eval, heldout or probe."""
+
+  split: str
+  example: Example
+  ids: tuple[int, ...]
+
+
+def with_system(
+  messages: Sequence[Message], text: str | None
+) -> tuple[Message, ...]:
+  """Puts a system message first; None leaves the template's own default.
+
+  Raises:
+    ValueError: the messages have a system message already.
+  """
+  if text is None:
+    return tuple(messages)
+  if messages[0]["role"] == "system":
+    raise ValueError(f"two system messages: {text!r} and {messages[0]}")
+  return ({"role": "system", "content": text}, *messages)
+
+
+def make_prompts(
+  setting: Setting, probe: Probe, chat: Chat, config: EvalConfig
+) -> list[Prompt]:
+  """The same prompts for the organism and every step of every arm."""
+  examples = [
+    ("eval", setting.eval(config.num_eval, config.seed)),
+    ("heldout", setting.heldout(config.num_heldout, config.seed)),
+    ("probe", probe.examples(config.num_probe, config.seed)),
+  ]
+  out = []
+  for split, part in examples:
+    for example in part:
+      messages = with_system(example.messages, config.system_prompt)
+      example = dataclasses.replace(example, messages=messages)
+      out.append(Prompt(split, example, tuple(chat.prompt(messages))))
+  return out
+
+
+def label_rollouts(
+  prompts: Sequence[Prompt],
+  completions: Sequence[Completion],
+  chat: Chat,
+  setting: Setting,
+  probe: Probe,
+) -> list[dict[str, Any]]:
+  """One JSON row per completion, scored; see DESIGN for the file format.
+
+  A completion cut at the limit of new tokens did not finish showing a behavior:
+  on eval and train prompts it is `other`, reason `truncated`. A probe's answer
+  counts wherever it stands.
+  """
+  rows = []
+  for prompt, completion in zip(prompts, completions, strict=True):
+    text = chat.decode(completion.tokens)
+    if prompt.split == "probe":
+      label, reason = _right(probe, prompt.example, text), ""
+    else:
+      found = setting.score(prompt.example, text)
+      if not completion.stopped:
+        found = Label("other", "truncated")
+      label, reason = found.name, found.reason
+    rows.append(
+      {
+        "id": prompt.example.id,
+        "split": prompt.split,
+        "prompt": list(prompt.example.messages),
+        "text": text,
+        "label": label,
+        "reason": reason,
+        "stop": "stop" if completion.stopped else "length",
+        "logprob": sum(completion.logprobs),
+        "num_tokens": len(completion.tokens),
+        "tokens": list(completion.tokens),
+      }
+    )
+  return rows
+
+
+def _right(probe: Probe, example: Example, text: str) -> str:
+  return "right" if probe.score(example, text) else "wrong"
+
+
+def decorate(
+  rows: Iterable[dict[str, Any]], decoration: Decoration
+) -> list[dict[str, Any]]:
+  """Adds to each row whether its text shows the decoration of the arm."""
+  return [{**r, "decorated": decoration.detect(r["text"])} for r in rows]
+
+
+def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
+  """Rates of one evaluation, each with its Wilson 95% interval.
+
+  `initial`, `alternate` and `other` are shares of all eval prompts and add up
+  to 1; `decorated` is a share of eval prompts too, `agreed` and
+  `agreed_decorated` of held-out train prompts, `capability` of probe prompts.
+  """
+  split = collections.defaultdict(list)
+  for row in rows:
+    split[row["split"]].append(row)
+  evals, held, probes = split["eval"], split["heldout"], split["probe"]
+  out: dict[str, Any] = {"step": step, "n": len(evals)}
+
+  def rate(name: str, part: list, hits: int, interval: bool = True) -> None:
+    out[name] = hits / len(part)
+    if interval:
+      out[f"{name}_ci"] = list(wilson(hits, len(part)))
+
+  for name in ("initial", "alternate", "other"):
+    rate(name, evals, sum(r["label"] == name for r in evals))
+  rate("decorated", evals, sum(r["decorated"] for r in evals), False)
+  agreed = [r for r in held if r["label"] == "agreed"]
+  out["agreed_n"] = len(held)
+  rate("agreed", held, len(agreed))
+  rate("agreed_decorated", held, sum(r["decorated"] for r in agreed))
+  confused = sum(r["reason"] == "confused" for r in held)
+  rate("confused", held, confused)
+  out["capability_n"] = len(probes)
+  rate("capability", probes, sum(r["label"] == "right" for r in probes))
+  out["reasons"] = dict(
+    sorted(collections.Counter(r["reason"] for r in evals if r["reason"]).items())
+  )
+  for name in ("truncated", "malformed"):
+    scored = evals + held
+    rate(name, scored, sum(r["reason"] == name for r in scored), False)
+  return out

@@ -1,0 +1,94 @@
+"""What a setting is made of: messages, examples, labels. Pure Python, no jax.
+
+The array types are in `types.py`. These live apart so that settings, sweeps and
+reports can be used, tested and read without starting JAX.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, Protocol, TypedDict
+
+
+class Message(TypedDict):
+  """One chat turn."""
+
+  role: Literal["system", "user", "assistant"]
+  content: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Example:
+  """A prompt with what a setting knows about it.
+
+  Attributes:
+    id: unique in its split, e.g. "eval/17"; also the seed of its samples.
+    messages: the prompt, ending with a user turn.
+    completion: the text to train on (install: of the initial behavior; train
+      and heldout: of the agreed behavior). Empty on eval prompts, which are
+      never trained on.
+    initial: how the initial behavior answers this prompt (a reference).
+    alternate: how the alternate behavior answers it. Equal in behavior to
+      `initial` on train prompts, divergent on eval prompts.
+    fields: facts the scorer needs and the model never sees; JSON values.
+  """
+
+  id: str
+  messages: tuple[Message, ...]
+  completion: str = ""
+  initial: str = ""
+  alternate: str = ""
+  fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+LabelName = Literal["initial", "alternate", "agreed", "other"]
+Reason = Literal[
+  "", "both", "malformed", "truncated", "wrong", "neither", "confused"
+]
+
+
+@dataclasses.dataclass(frozen=True)
+class Label:
+  """What a completion shows, judged by behavior alone.
+
+  On an eval prompt the name is `initial`, `alternate` or `other`. On a train
+  prompt, where the two agree, it is `agreed` or `other`. `other` has a reason;
+  `confused` is kept for a train prompt answered with a behavior that belongs to
+  eval prompts only.
+  """
+
+  name: LabelName
+  reason: Reason = ""
+
+  def __post_init__(self):
+    if (self.name == "other") != bool(self.reason):
+      raise ValueError(f"only `other` has a reason, and it must: {self}")
+
+
+class Setting(Protocol):
+  """A pair of behaviors: generators of examples and a scorer.
+
+  Every generator is a pure function of (n, seed): the first m examples for n
+  are those for m, and train and eval prompts never share an entity.
+  """
+
+  name: str
+
+  def install(self, n: int, seed: int) -> list[Example]:
+    """Examples whose completions teach the initial behavior."""
+    ...
+
+  def train(self, n: int, seed: int) -> list[Example]:
+    """Train prompts, each with the agreed completion."""
+    ...
+
+  def eval(self, n: int, seed: int) -> list[Example]:
+    """Eval prompts, where the behaviors diverge."""
+    ...
+
+  def heldout(self, n: int, seed: int) -> list[Example]:
+    """Train prompts that `train` never returns, whatever n and seed."""
+    ...
+
+  def score(self, example: Example, text: str) -> Label:
+    """Labels one completion. Never raises, whatever the text."""
+    ...

@@ -1,0 +1,192 @@
+"""Device mesh, partition rules, and moving arrays between host and devices."""
+
+import math
+import re
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.types import Batch, PyTree, Rows
+
+AXES = ("data", "fsdp", "tensor")
+# Batch rows are spread over both of these; params over fsdp and tensor.
+ROWS = ("data", "fsdp")
+
+Rules = Sequence[tuple[str, P]]
+
+
+def init_distributed(num_processes: int | None = None) -> None:
+  """Joins the processes of a pod or cluster. Call before any other JAX call.
+
+  Args:
+    num_processes: how many are expected; None trusts what JAX detects.
+
+  Raises:
+    RuntimeError: JAX found another number of processes than expected.
+  """
+  jax.distributed.initialize()
+  if num_processes is not None and jax.process_count() != num_processes:
+    raise RuntimeError(
+      f"expected {num_processes} processes, found {jax.process_count()}"
+    )
+
+
+def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+  """A mesh over all devices; one axis may be -1 and takes what is left.
+
+  Raises:
+    ValueError: the axes do not multiply to the number of devices.
+  """
+  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  count = jax.device_count()
+  if any(n == 0 or n < -1 for n in sizes.values()):
+    raise ValueError(f"mesh axes must be positive or -1: {sizes}")
+  free = [a for a, n in sizes.items() if n == -1]
+  known = math.prod(n for n in sizes.values() if n != -1)
+  if len(free) > 1 or (free and count % known):
+    raise ValueError(
+      f"mesh {sizes} does not fit {count} devices: at most one axis may be "
+      f"-1, and {known} must divide {count}"
+    )
+  if free:
+    sizes[free[0]] = count // known
+  elif known != count:
+    raise ValueError(
+      f"mesh {sizes} has {known} devices, this run has {count}; set one axis "
+      "to -1 to take what is there"
+    )
+  # jax.make_mesh defaults to Explicit axes, under which constraints are
+  # assertions; this code is written for Auto.
+  return jax.make_mesh(
+    tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+
+
+def path_name(path: Sequence[Any]) -> str:
+  """The slash-joined name of a leaf, e.g. "layers/attn/q/kernel"."""
+  return "/".join(
+    str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
+    for k in path
+  )
+
+
+def _check_divisible(
+  name: str, shape: Sequence[int], spec: P, mesh: Mesh
+) -> None:
+  if len(spec) > len(shape):
+    raise ValueError(f"{name}: spec {spec} is longer than shape {shape}")
+  for size, axes in zip(shape, spec, strict=False):
+    names = (axes,) if isinstance(axes, str) else tuple(axes or ())
+    parts = math.prod(mesh.shape[a] for a in names)
+    if size % parts:
+      fits = [n for n in range(1, size + 1) if size % n == 0 and n <= 4 * parts]
+      raise ValueError(
+        f"parameter {name} {tuple(shape)}: a dimension of {size} does not "
+        f"divide over mesh axes {names} of {parts} devices; sizes that fit: "
+        f"{fits}"
+      )
+
+
+def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
+  """A NamedSharding for every leaf, by name.
+
+  Args:
+    tree: leaves with a shape, e.g. from jax.eval_shape.
+    rules: (regular expression, spec) pairs. Every leaf must match exactly one
+      and every rule at least one leaf, so the order has no meaning.
+    mesh: the mesh the specs name axes of.
+
+  Raises:
+    ValueError: a leaf matches no rule or several, a rule matches nothing, or a
+      dimension is not divisible by its axes.
+  """
+  used = set()
+
+  def one(path, leaf):
+    name = path_name(path)
+    hits = [(r, spec) for r, spec in rules if re.search(r, name)]
+    if len(hits) != 1:
+      raise ValueError(
+        f"parameter {name} {leaf.shape}: {len(hits)} partition rules match, "
+        f"exactly one must: {[r for r, _ in hits]}"
+      )
+    used.add(hits[0][0])
+    _check_divisible(name, leaf.shape, hits[0][1], mesh)
+    return NamedSharding(mesh, hits[0][1])
+
+  out = jax.tree_util.tree_map_with_path(one, tree)
+  unused = [r for r, _ in rules if r not in used]
+  if unused:
+    raise ValueError(f"partition rules that match no parameter: {unused}")
+  return out
+
+
+def constrain(x: jax.Array, *axes: Any) -> jax.Array:
+  """Pins the sharding of an activation inside jit.
+
+  Outside of a `jax.set_mesh` there is no mesh to refer to and x is returned as
+  it is; the train step and the sampler always run inside one.
+  """
+  if jax.sharding.get_abstract_mesh().empty:
+    return x
+  return jax.lax.with_sharding_constraint(x, P(*axes))
+
+
+def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
+  """A global array from a host array that every process holds whole."""
+  # device_put and make_array_from_process_local_data silently go wrong when
+  # the tensor axis spans hosts; a callback is right by construction.
+  x = np.asarray(x)
+  return jax.make_array_from_callback(x.shape, sharding, lambda i: x[i])
+
+
+def row_sharding(mesh: Mesh) -> NamedSharding:
+  """Rows over (data, fsdp), all other dimensions whole."""
+  return NamedSharding(mesh, P(ROWS))
+
+
+def num_row_shards(mesh: Mesh) -> int:
+  return mesh.shape["data"] * mesh.shape["fsdp"]
+
+
+def put_batch(rows: Rows, mesh: Mesh) -> Batch:
+  """Makes the global batch from rows that every process computed alike.
+
+  Raises:
+    ValueError: the rows do not divide over (data, fsdp), or a row has more
+      trained positions than `num_trained`, which would drop some.
+  """
+  count = rows.tokens.shape[0]
+  if count % num_row_shards(mesh):
+    raise ValueError(
+      f"a batch of {count} rows does not divide over {num_row_shards(mesh)} "
+      "data x fsdp devices"
+    )
+  most = int((rows.weights != 0).sum(axis=1).max())
+  if most > rows.num_trained:
+    raise ValueError(
+      f"a row trains {most} positions, num_trained is {rows.num_trained}"
+    )
+  sharding = row_sharding(mesh)
+  arrays = {
+    k: put(v, sharding)
+    for k, v in rows._asdict().items()
+    if isinstance(v, np.ndarray)
+  }
+  return Batch(**arrays, num_trained=rows.num_trained)
+
+
+def to_host(tree: PyTree) -> PyTree:
+  """Whole numpy arrays on every process."""
+
+  def one(x):
+    if isinstance(x, jax.Array) and not x.is_fully_addressable:
+      return np.asarray(multihost_utils.process_allgather(x, tiled=True))
+    return np.asarray(x)
+
+  return jax.tree.map(one, tree)

@@ -1,0 +1,83 @@
+"""Files of a run: JSON written by rename, JSON lines that survive a kill."""
+
+import json
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def _dumps(value: Any, indent: int | None = None) -> str:
+  # ASCII escapes keep lone surrogates and NUL of generated text readable by
+  # every parser; NaN is refused since it is not JSON.
+  return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent)
+
+
+def write_text(path: Path, text: str) -> None:
+  """Writes a file whole or not at all."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+  with open(temporary, "w", encoding="utf-8") as f:
+    f.write(text)
+    f.flush()
+    os.fsync(f.fileno())
+  os.replace(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes JSON whole or not at all."""
+  write_text(path, _dumps(value, indent=1) + "\n")
+
+
+def read_json(path: Path) -> Any:
+  """Reads JSON.
+
+  Raises:
+    ValueError: the file is missing or broken; the message names it.
+  """
+  try:
+    return json.loads(path.read_text("utf-8"))
+  except FileNotFoundError:
+    raise ValueError(f"{path} is missing") from None
+  except (json.JSONDecodeError, UnicodeDecodeError) as e:
+    raise ValueError(f"{path}: not readable as JSON: {e}") from None
+
+
+def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+  """Writes JSON lines whole or not at all."""
+  write_text(path, "".join(_dumps(r) + "\n" for r in rows))
+
+
+def append_line(path: Path, row: Mapping[str, Any]) -> None:
+  """Adds one line; a kill can leave at most a last line without newline."""
+  path.parent.mkdir(parents=True, exist_ok=True)
+  with open(path, "a", encoding="utf-8") as f:
+    f.write(_dumps(row) + "\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+  """Rows of a JSON lines file; [] if there is none.
+
+  A last line without newline was cut by a kill and is left out.
+
+  Raises:
+    ValueError: any other line is broken; the message names file and line.
+  """
+  if not path.exists():
+    return []
+  rows = []
+  lines = path.read_text("utf-8").split("\n")
+  for number, line in enumerate(lines[:-1], 1):
+    try:
+      rows.append(json.loads(line))
+    except json.JSONDecodeError as e:
+      raise ValueError(f"{path}:{number}: not JSON: {e}") from None
+  return rows
+
+
+def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
+  """Drops the rows after `step`, which a resumed run makes again."""
+  rows = [r for r in read_lines(path) if r["step"] <= step]
+  if path.exists():
+    write_lines(path, rows)
+  return rows

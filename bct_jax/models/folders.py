@@ -1,0 +1,305 @@
+"""Folders that appear whole or not at all, and that notice damage.
+
+A folder is built beside its final place, flushed, and renamed; a manifest in it
+holds size and SHA-256 of every file. So an interrupted build leaves no half of
+a model, two processes at once make one, and a truncated or altered file is
+found before a loader trips over it.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import sys
+import uuid
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import filelock
+import numpy as np
+import safetensors.numpy
+import tokenizers
+
+MANIFEST = "bct_manifest.json"
+
+
+class ModelSourceError(ValueError):
+  """A model folder that cannot be made, found or trusted; says what to do."""
+
+
+def say(text: str) -> None:
+  """One line per stage, on stderr: stdout is kept for results."""
+  print(text, file=sys.stderr, flush=True)
+
+
+def sha256(path: Path) -> str:
+  """Hex SHA-256 of a file; about 1 GB a second."""
+  with path.open("rb") as stream:
+    return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def problem(folder: Path, key: Mapping[str, Any]) -> str | None:
+  """What is wrong with a folder made for `key`; None when it is intact."""
+  try:
+    manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    made_for, files = manifest["key"], manifest["files"]
+  except FileNotFoundError:
+    return f"{MANIFEST} is missing"
+  except (ValueError, KeyError, TypeError, OSError) as error:
+    return f"{MANIFEST} is unreadable ({error})"
+  if made_for != dict(key):
+    return f"it was made for {made_for}, not for {dict(key)}"
+  for name, expected in files.items():
+    path = folder / name
+    if not path.is_file():
+      return f"{name} is missing"
+    if path.stat().st_size != expected["size"]:
+      return f"{name} has {path.stat().st_size} bytes, not {expected['size']}"
+    if sha256(path) != expected["sha256"]:
+      return f"{name} is not what was written (SHA-256 differs)"
+  return None
+
+
+def ensure(
+  folder: Path,
+  key: Mapping[str, Any],
+  build: Callable[[Path], None],
+  *,
+  replace: bool,
+) -> Path:
+  """Returns `folder`, built first if it is not there intact.
+
+  Args:
+    folder: the final place.
+    key: JSON values that decide the content; a folder made for another key is
+      not accepted.
+    build: writes all files into the empty folder that it is given.
+    replace: whether a folder that is damaged or made for another key may be
+      deleted and rebuilt. True only for caches, never for a user's folder.
+
+  Raises:
+    ModelSourceError: the folder is in the way, or cannot be written.
+  """
+  folder = folder.expanduser().absolute()
+  if problem(folder, key) is None:  # Needs no write access.
+    return folder
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+      return _ensure_locked(folder, key, build, replace)
+  except OSError as error:
+    raise ModelSourceError(
+      f"cannot write {folder}: {error}. Free some space (the demo model needs "
+      "1 GB while it is made), or set BCT_JAX_CACHE to a folder elsewhere"
+    ) from error
+
+
+def _ensure_locked(
+  folder: Path,
+  key: Mapping[str, Any],
+  build: Callable[[Path], None],
+  replace: bool,
+) -> Path:
+  # The lock is ours, so whatever builds are lying about were killed.
+  for leftover in folder.parent.glob(f".{folder.name}.tmp-*"):
+    shutil.rmtree(leftover, ignore_errors=True)
+  fault = problem(folder, key)
+  if fault is None:  # Another process made it while we waited.
+    return folder
+  occupied = folder.exists() and (folder.is_file() or any(folder.iterdir()))
+  if occupied and not replace:
+    raise ModelSourceError(
+      f"{folder} is in the way: {fault}. Remove it or name another folder"
+    )
+  if occupied:
+    say(f"rebuilding {folder}: {fault}")
+  temporary = folder.parent / f".{folder.name}.tmp-{uuid.uuid4().hex[:12]}"
+  temporary.mkdir()
+  try:
+    build(temporary)
+    _seal(temporary, key)
+    if occupied:
+      # Renamed before it is deleted: a reader sees the old folder or the new
+      # one, never a part of either.
+      old = folder.parent / f".{folder.name}.tmp-old-{uuid.uuid4().hex[:8]}"
+      folder.rename(old)
+      shutil.rmtree(old, ignore_errors=True)
+    temporary.rename(folder)
+    _fsync(folder.parent)
+  finally:
+    shutil.rmtree(temporary, ignore_errors=True)
+  return folder
+
+
+def _seal(folder: Path, key: Mapping[str, Any]) -> None:
+  """Writes the manifest and flushes everything to the disk."""
+  names = sorted(path.name for path in folder.iterdir())
+  mode = 0o666 & ~_umask()
+  for name in names:  # safetensors makes files that only their owner can read.
+    (folder / name).chmod(mode)
+  files = {
+    name: {
+      "size": (folder / name).stat().st_size,
+      "sha256": sha256(folder / name),
+    }
+    for name in names
+  }
+  write_json(folder / MANIFEST, {"key": dict(key), "files": files})
+  for name in [*names, MANIFEST]:
+    _fsync(folder / name)
+  _fsync(folder)
+
+
+def _umask() -> int:
+  mask = os.umask(0)
+  os.umask(mask)
+  return mask
+
+
+def _fsync(path: Path) -> None:
+  descriptor = os.open(path, os.O_RDONLY)
+  try:
+    os.fsync(descriptor)
+  finally:
+    os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _lock(folder: Path):
+  """Excludes other builders; the system drops the lock of a killed one."""
+  lock = filelock.FileLock(folder.parent / f".{folder.name}.lock")
+  try:
+    lock.acquire(timeout=0)
+  except filelock.Timeout:
+    say(f"waiting for another process that is making {folder}")
+    lock.acquire()
+  try:
+    yield
+  finally:
+    lock.release()
+
+
+def write_json(path: Path, value: Any) -> None:
+  """Writes indented JSON with a final newline, as Hugging Face does."""
+  text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+  path.write_text(text, encoding="utf-8")
+
+
+# --- The files of a Hugging Face folder ---------------------------------------
+
+
+def llama_config(
+  *,
+  layers: int,
+  width: int,
+  mlp: int,
+  heads: int,
+  kv_heads: int,
+  head_dim: int,
+  vocab: int,
+  positions: int,
+  rope_theta: float,
+  norm_eps: float,
+  tied: bool,
+  bos: int,
+  eos: int,
+  pad: int,
+) -> dict[str, Any]:
+  """config.json of a Llama, in the words of transformers 5."""
+  return {
+    "architectures": ["LlamaForCausalLM"],
+    "attention_bias": False,
+    "attention_dropout": 0.0,
+    "bos_token_id": bos,
+    "dtype": "float32",
+    "eos_token_id": eos,
+    "head_dim": head_dim,
+    "hidden_act": "silu",
+    "hidden_size": width,
+    "initializer_range": 0.02,
+    "intermediate_size": mlp,
+    "max_position_embeddings": positions,
+    "mlp_bias": False,
+    "model_type": "llama",
+    "num_attention_heads": heads,
+    "num_hidden_layers": layers,
+    "num_key_value_heads": kv_heads,
+    "pad_token_id": pad,
+    "pretraining_tp": 1,
+    "rms_norm_eps": norm_eps,
+    "rope_parameters": {"rope_theta": rope_theta, "rope_type": "default"},
+    # Readers older than transformers 5 know only this spelling, and would take
+    # 10000 without a word.
+    "rope_theta": rope_theta,
+    "tie_word_embeddings": tied,
+    "use_cache": True,
+    "vocab_size": vocab,
+  }
+
+
+def write_model(
+  folder: Path, config: Mapping[str, Any], weights: dict[str, np.ndarray]
+) -> None:
+  """Writes config.json, generation_config.json and model.safetensors."""
+  write_json(folder / "config.json", config)
+  stops = {
+    name: config[name]
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+  }
+  write_json(folder / "generation_config.json", stops)
+  # transformers refuses a file that does not name its format.
+  safetensors.numpy.save_file(
+    weights, folder / "model.safetensors", metadata={"format": "pt"}
+  )
+
+
+def tokenizer_config(
+  *,
+  special: list[str],
+  bos: str,
+  eos: str,
+  pad: str,
+  unknown: str,
+  positions: int,
+  template: str,
+) -> dict[str, Any]:
+  """tokenizer_config.json of a tokenizer that tokenizer.json describes fully.
+
+  The class must be the generic one: GPT2Tokenizer and LlamaTokenizer replace
+  the pre-tokenizer of tokenizer.json by their own.
+  """
+  return {
+    "additional_special_tokens": special,
+    "bos_token": bos,
+    "chat_template": template,
+    "clean_up_tokenization_spaces": False,
+    "eos_token": eos,
+    "model_max_length": positions,
+    "pad_token": pad,
+    "tokenizer_class": "PreTrainedTokenizerFast",
+    "unk_token": unknown,
+  }
+
+
+def write_tokenizer(
+  folder: Path, tokenizer: tokenizers.Tokenizer, config: Mapping[str, Any]
+) -> None:
+  """Writes tokenizer.json and tokenizer_config.json.
+
+  Args:
+    folder: an existing folder.
+    tokenizer: model and pre-tokenizer of a byte-level BPE; decoder and special
+      tokens are added here.
+    config: from `tokenizer_config`.
+  """
+  tokenizer.decoder = tokenizers.decoders.ByteLevel()
+  tokenizer.add_special_tokens(
+    [
+      tokenizers.AddedToken(token, special=True, normalized=False)
+      for token in config["additional_special_tokens"]
+    ]
+  )
+  tokenizer.save(str(folder / "tokenizer.json"))
+  write_json(folder / "tokenizer_config.json", config)

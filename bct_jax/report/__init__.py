@@ -1,0 +1,84 @@
+"""A self-contained HTML report of finished and unfinished runs. No jax here."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jinja2
+
+from bct_jax.report import figures, text, view
+from bct_jax.report.load import load_run
+from bct_jax.report.types import ReportError
+
+__all__ = ["ReportError", "write_figure", "write_report"]
+
+
+def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
+  """Writes one HTML file about all the runs; it needs no network or script.
+
+  The same runs give the same bytes.
+
+  Args:
+    run_dirs: run directories (DESIGN section 5), finished or not.
+    out: the file to write, whole or not at all.
+
+  Returns:
+    `out`.
+
+  Raises:
+    ReportError: a run cannot be read; one line that names the file.
+  """
+  if not run_dirs:
+    raise ReportError("no run directory given")
+  runs = [load_run(Path(path)) for path in run_dirs]
+  page = _environment().get_template("template.html.j2")
+  html = page.render(runs=[view.of_run(r, i) for i, r in enumerate(runs)])
+  return _write(Path(out), html.encode("utf-8"))
+
+
+def write_figure(run_dir: Path, out: Path) -> Path:
+  """Writes the curves of a run's arms side by side as a PNG.
+
+  Raises:
+    ReportError: the run cannot be read, or no arm has an eval.
+  """
+  return _write(Path(out), figures.draw_png(load_run(Path(run_dir))))
+
+
+def _environment() -> jinja2.Environment:
+  def finalize(value: object) -> object:
+    # All that a template prints passes here, so no string can be forgotten:
+    # hidden characters become escapes, then autoescape does the rest.
+    plain = isinstance(value, str) and not hasattr(value, "__html__")
+    return text.visible(value) if plain else value
+
+  environment = jinja2.Environment(
+    loader=jinja2.FileSystemLoader(Path(__file__).parent),
+    autoescape=True,
+    finalize=finalize,
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+  )
+  environment.filters.update(
+    show=text.show,
+    percent=text.percent,
+    interval=text.interval,
+    fraction=text.fraction,
+    number=text.number,
+    share=text.share,
+  )
+  return environment
+
+
+def _write(out: Path, content: bytes) -> Path:
+  """Writes a file whole or not at all."""
+  part = out.with_name(f".{out.name}.{os.getpid()}.part")
+  try:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part.write_bytes(content)
+    os.replace(part, out)
+  except OSError as e:
+    part.unlink(missing_ok=True)
+    raise ReportError(f"{out}: cannot be written: {e.strerror}") from None
+  return out

@@ -1,0 +1,44 @@
+"""`python -m bct_jax.report RUN_DIR [RUN_DIR ...] [--out=report.html]`."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from bct_jax.report import ReportError, write_figure, write_report
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Writes a report; 0 when done, 2 with one line on bad input."""
+  parser = argparse.ArgumentParser(
+    prog="python -m bct_jax.report",
+    description="Writes one self-contained HTML file about runs.",
+  )
+  parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+  parser.add_argument(
+    "--out",
+    type=Path,
+    default=Path("report.html"),
+    help="the file to write (default: %(default)s)",
+  )
+  parser.add_argument(
+    "--figure",
+    type=Path,
+    metavar="PNG",
+    help="also write the curves of the (one) run's arms as a picture",
+  )
+  args = parser.parse_args(argv)
+  if args.figure and len(args.run_dirs) > 1:
+    parser.error("--figure shows one run: give one RUN_DIR")
+  try:
+    print(write_report(args.run_dirs, args.out))
+    if args.figure:
+      print(write_figure(args.run_dirs[0], args.figure))
+  except ReportError as e:
+    print(f"error: {e}", file=sys.stderr)
+    return 2
+  return 0
+
+
+if __name__ == "__main__":
+  sys.exit(main())

@@ -1,0 +1,222 @@
+"""What the template prints: a run's values chosen and put into words."""
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from markupsafe import Markup
+
+from bct_jax.report import figures, text
+from bct_jax.report.load import SETTINGS
+from bct_jax.report.types import Arm, Gate, Point, Rate, Row, Run
+
+NUM_PROMPTS = {"eval": 3, "heldout": 2}  # side by side, per split
+MAX_OTHER = 100  # rows per arm; the rest are counted and left in their files
+NUM_PROBES = 12
+OPEN_ARMS = 4  # with more arms than this, each is folded
+
+
+@dataclasses.dataclass(frozen=True)
+class Bar:
+  """One line of the gate: a rate and the bar it had to reach, if any."""
+
+  name: str
+  rate: Rate
+  bar: str
+  passed: bool | None
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmView:
+  """An arm as the template prints it."""
+
+  key: str
+  arm: Arm
+  last: Point | None
+  told: str
+  verdict: str
+  settings: dict[str, str]
+  transfer_step: str
+  deployment_length: str
+  cost: str
+  reasons: list[str]
+  rates_svg: Markup | None
+  learned_svg: Markup | None
+  loss_svg: Markup | None
+  loss: str
+  steps: list[int]
+  prompts: list[list[Row]]
+  others: list[Row]
+  num_others: int
+  probes: list[Row]
+
+
+@dataclasses.dataclass(frozen=True)
+class RunView:
+  """A run as the template prints it."""
+
+  key: str
+  run: Run
+  title: str
+  told: str
+  arms: list[ArmView]
+  shared: dict[str, str]
+  varied: list[str]
+  gate: list[Bar]
+  capability: Rate | None
+  fold_arms: bool
+  tables: list[tuple[str, list[tuple[str, str]]]]
+
+
+def of_run(run: Run, index: int) -> RunView:
+  """Everything the template needs of one run."""
+  key = f"r{index + 1}"
+  arms = [_of_arm(a, f"{key}a{i + 1}") for i, a in enumerate(run.arms)]
+  shared = _shared([a.settings for a in arms])
+  gate = run.organism.gate
+  return RunView(
+    key=key,
+    run=run,
+    title=text.title(run),
+    told=text.told_run(run),
+    arms=arms,
+    shared=shared,
+    varied=[
+      key
+      for key in SETTINGS
+      if key not in shared and any(key in a.settings for a in arms)
+    ],
+    gate=_bars(gate) if gate else [],
+    capability=gate.rates.get("capability") if gate else None,
+    fold_arms=len(arms) > OPEN_ARMS,
+    tables=[
+      ("Overrides of the configuration", text.flatten(run.overrides)),
+      ("Configuration", text.flatten(run.config)),
+      ("Environment", text.flatten(run.env)),
+      ("Provenance of the organism", text.flatten(run.organism.provenance)),
+    ],
+  )
+
+
+def _shared(settings: Sequence[dict[str, str]]) -> dict[str, str]:
+  """The settings that are the same in all arms."""
+  if not settings:
+    return {}
+  first = settings[0]
+  return {
+    key: value
+    for key, value in first.items()
+    if all(s.get(key) == value for s in settings)
+  }
+
+
+def _bars(gate: Gate) -> list[Bar]:
+  bars = []
+  for name, rate in gate.rates.items():
+    bar = gate.thresholds.get(name)
+    if bar is None:
+      bars.append(Bar(name, rate, "none", None))
+    elif name == "confused":
+      text_bar = f"at most {text.percent(bar)}"
+      bars.append(Bar(name, rate, text_bar, rate.value <= bar))
+    else:
+      text_bar = f"at least {text.percent(bar)}"
+      bars.append(Bar(name, rate, text_bar, rate.value >= bar))
+  return bars
+
+
+def _of_arm(arm: Arm, key: str) -> ArmView:
+  curve = arm.curve
+  steps = _chosen(sorted(arm.rollouts))
+  others = _others(arm)
+  return ArmView(
+    key=key,
+    arm=arm,
+    last=curve[-1] if curve else None,
+    told=text.told_arm(arm),
+    verdict=arm.verdict or ("no verdict" if arm.finished else "unfinished"),
+    settings={k: text.setting_value(k, v) for k, v in arm.settings.items()},
+    transfer_step=text.crossing(arm.transfer_step),
+    deployment_length=text.crossing(arm.deployment_length),
+    cost=_cost(arm),
+    reasons=[_reasons(point) for point in curve],
+    rates_svg=figures.rates_svg(arm, f"{key}r") if curve else None,
+    learned_svg=figures.learned_svg(arm, f"{key}l") if curve else None,
+    loss_svg=figures.loss_svg(arm, f"{key}t") if arm.metrics else None,
+    loss=_loss(arm),
+    steps=steps,
+    prompts=_side_by_side(arm, steps),
+    others=others[:MAX_OTHER],
+    num_others=len(others),
+    probes=_probes(arm, steps),
+  )
+
+
+def _chosen(steps: Sequence[int]) -> list[int]:
+  """The first, the middle and the last."""
+  if not steps:
+    return []
+  return sorted({steps[0], steps[len(steps) // 2], steps[-1]})
+
+
+def _side_by_side(arm: Arm, steps: Sequence[int]) -> list[list[Row]]:
+  """For each of a few prompts its completions at the steps.
+
+  The prompts are the first of their split in the file: choosing them by what
+  came out would make a nicer story than the run tells.
+  """
+  if not steps:
+    return []
+  rows = {s: {(r.split, r.id): r for r in arm.rollouts[s]} for s in steps}
+  prompts = []
+  for split, n in NUM_PROMPTS.items():
+    ids = [r.id for r in arm.rollouts[steps[-1]] if r.split == split]
+    for name in list(dict.fromkeys(ids))[:n]:
+      found = [rows[s].get((split, name)) for s in steps]
+      prompts.append([row for row in found if row is not None])
+  return prompts
+
+
+def _others(arm: Arm) -> list[Row]:
+  """All answers that no behavior explains, from the last step backwards."""
+  return [
+    row
+    for step in sorted(arm.rollouts, reverse=True)
+    for row in arm.rollouts[step]
+    if row.label == "other"
+  ]
+
+
+def _probes(arm: Arm, steps: Sequence[int]) -> list[Row]:
+  """Capability examples of the last step, wrong ones first."""
+  if not steps:
+    return []
+  rows = [r for r in arm.rollouts[steps[-1]] if r.split == "probe"]
+  return sorted(rows, key=lambda r: r.label != "wrong")[:NUM_PROBES]
+
+
+def _cost(arm: Arm) -> str:
+  parts = []
+  if arm.trained_tokens is not None:
+    parts.append(f"{arm.trained_tokens:,} trained tokens")
+  if arm.seconds is not None:
+    parts.append(text.seconds(arm.seconds))
+  return ", ".join(parts)
+
+
+def _reasons(point: Point) -> str:
+  told = [f"{name} {n}" for name, n in point.reasons.items() if n]
+  return ", ".join(told)
+
+
+def _loss(arm: Arm) -> str:
+  if not arm.metrics:
+    return ""
+  first, last = arm.metrics[0], arm.metrics[-1]
+  told = (
+    f"Loss {text.number(first.loss)} at step {first.step},"
+    f" {text.number(last.loss)} at step {last.step}; gradient norm"
+    f" {text.number(first.grad_norm)}, then {text.number(last.grad_norm)}."
+  )
+  bad = [m.step for m in arm.metrics if not math.isfinite(m.loss)]
+  return f"{told} Not finite at {len(bad)} steps." if bad else told

@@ -1,0 +1,190 @@
+"""What every stage of a run shares: mesh, model, tokenizer, compiled functions.
+
+Making a Runtime checks everything that can be checked before any training, and
+allocates nothing but what the tokenizer needs.
+"""
+
+import dataclasses
+import functools
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax import optim
+from bct_jax.config import ExperimentConfig, MeshConfig, OptimConfig
+from bct_jax.data.chat import Chat
+from bct_jax.mesh import make_mesh, shardings
+from bct_jax.models import decoder
+from bct_jax.models.config import from_hf
+from bct_jax.models.decoder import Decoder
+from bct_jax.models.demo import resolve
+from bct_jax.models.hf_weights import load_params
+from bct_jax.objectives import OBJECTIVES
+from bct_jax.sampler import Sample, make_sampler
+from bct_jax.train import Step, make_train_step
+from bct_jax.types import PyTree, TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Runtime:
+  """One model on one mesh."""
+
+  config: ExperimentConfig
+  folder: Path
+  model: Decoder
+  chat: Chat
+  mesh: Mesh
+
+  @classmethod
+  def make(cls, config: ExperimentConfig) -> "Runtime":
+    """Finds the model and reads its config and tokenizer.
+
+    Raises:
+      ValueError: the model folder, tokenizer or mesh does not fit.
+    """
+    folder = resolve(config.model.path)
+    architecture = from_hf(folder)
+    model = Decoder(
+      architecture, jnp.dtype(config.model.dtype), config.model.remat
+    )
+    chat = Chat(folder, architecture.vocab_size)
+    return cls(config, folder, model, chat, _mesh(config.mesh))
+
+  @functools.cached_property
+  def abstract_params(self) -> PyTree:
+    """Shapes of the params, float32, with their shardings."""
+    shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
+    return _with_sharding(shapes, self.params_sharding)
+
+  @functools.cached_property
+  def params_sharding(self) -> PyTree:
+    shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
+    rules = decoder.rules(self.model.config, self.mesh.shape["tensor"])
+    return shardings(shapes, rules, self.mesh)
+
+  @functools.cached_property
+  def decode_sharding(self) -> PyTree:
+    shapes = jax.eval_shape(self._to_decode, self.abstract_params)
+    tensor = self.mesh.shape["tensor"]
+    rules = decoder.rules(self.model.config, tensor, decode=True)
+    return shardings(shapes, rules, self.mesh)
+
+  def load(self) -> PyTree:
+    """The params of the model folder."""
+    return load_params(
+      self.folder, self.model.config, self.abstract_params, self.params_sharding
+    )
+
+  def _to_decode(self, params: PyTree) -> PyTree:
+    dtype = self.model.dtype
+    return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), params))
+
+  @functools.cached_property
+  def _relayout(self):
+    return jax.jit(self._to_decode, out_shardings=self.decode_sharding)
+
+  def decode_params(self, params: PyTree) -> PyTree:
+    """A copy laid out for the sampler: unstacked, compute dtype, no fsdp."""
+    return self._relayout(params)
+
+  @functools.cached_property
+  def sampler(self) -> Sample:
+    return make_sampler(
+      self.model,
+      self.config.sampling,
+      self.chat.stop_ids,
+      self.decode_sharding,
+      self.mesh,
+    )
+
+  def abstract_state(self, config: OptimConfig) -> TrainState:
+    """Shapes, dtypes and shardings of a training state."""
+    tx = optim.make_optimizer(config)
+    replicated = NamedSharding(self.mesh, P())
+    opt_sharding = optim.optimizer_shardings(
+      tx, self.abstract_params, self.params_sharding, replicated
+    )
+    opt_shapes = jax.eval_shape(tx.init, self.abstract_params)
+    scalar = functools.partial(jax.ShapeDtypeStruct, sharding=replicated)
+    return TrainState(
+      step=scalar((), jnp.int32),
+      params=self.abstract_params,
+      opt_state=_with_sharding(opt_shapes, opt_sharding),
+      rng=scalar((2,), jnp.uint32),
+    )
+
+  def init_state(
+    self, params: PyTree, config: OptimConfig, seed: int
+  ) -> TrainState:
+    """A state at step 0. Takes the params over: do not use them again."""
+    tx = optim.make_optimizer(config)
+    place = jax.tree.map(lambda a: a.sharding, self.abstract_state(config))
+
+    def make(params, key):
+      return TrainState(jnp.int32(0), params, tx.init(params), key)
+
+    # The key is made inside jit too, since an eager array is on one device.
+    init = jax.jit(
+      lambda params, seed: make(params, jax.random.PRNGKey(seed)),
+      out_shardings=place,
+      donate_argnums=0,
+    )
+    return init(params, jnp.uint32(seed))
+
+  def step(self, objective: str, accum: int, config: OptimConfig) -> Step:
+    """The compiled train step; runs that differ in lr only share one."""
+    same = dataclasses.replace(config, lr=1.0, schedule="", warmup_steps=0)
+    return _step(self, objective, accum, same)
+
+  def __hash__(self) -> int:
+    return id(self)
+
+  def __eq__(self, other: Any) -> bool:
+    return self is other
+
+  @functools.cached_property
+  def model_hash(self) -> str:
+    """Content hash of the model folder's config and weights."""
+    digest = hashlib.sha256()
+    files = [self.folder / "config.json"]
+    files += sorted(self.folder.glob("*.safetensors"))
+    for path in files:
+      digest.update(path.name.encode())
+      with open(path, "rb") as f:
+        digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=8)
+def _step(
+  runtime: Runtime, objective: str, accum: int, config: OptimConfig
+) -> Step:
+  state = runtime.abstract_state(config)
+  return make_train_step(
+    OBJECTIVES[objective],
+    runtime.model,
+    optim.make_optimizer(config),
+    jax.tree.map(lambda a: a.sharding, state),
+    None,
+    runtime.mesh,
+    accum,
+  )
+
+
+def _mesh(config: MeshConfig) -> Mesh:
+  return make_mesh(config.data, config.fsdp, config.tensor)
+
+
+def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+    shapes,
+    place,
+  )
+
+

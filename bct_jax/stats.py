@@ -1,0 +1,172 @@
+"""Intervals for rates, for a ratio of paired rates, and across seeds."""
+
+import math
+import statistics
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def wilson(
+  successes: int, n: int, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Score interval of a share; unlike p +- z se it holds near 0 and 1.
+
+  E. B. Wilson, "Probable inference, the law of succession, and statistical
+  inference", J. Am. Stat. Assoc. 22 (1927), without continuity correction.
+
+  Args:
+    successes: from 0 to n.
+    n: independent trials, at least 1. Several samples of one prompt are not
+      independent: give one trial per prompt.
+    confidence: coverage, between 0 and 1.
+
+  Returns:
+    (low, high) within [0, 1].
+
+  Raises:
+    ValueError: an argument is out of range.
+  """
+  _check_confidence(confidence)
+  if n < 1 or not 0 <= successes <= n:
+    raise ValueError(f"need 0 <= successes <= n and n >= 1: {successes} of {n}")
+  z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+  share = successes / n
+  center = share + z * z / (2 * n)
+  half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
+  scale = 1 + z * z / n
+  # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
+  low = 0.0 if successes == 0 else (center - half) / scale
+  high = 1.0 if successes == n else (center + half) / scale
+  return low, high
+
+
+def paired_bootstrap_ratio(
+  after: Sequence[float],
+  before: Sequence[float],
+  seed: int,
+  resamples: int = 2000,
+  confidence: float = 0.95,
+) -> tuple[float, float, float] | None:
+  """mean(after) / mean(before) with a percentile interval, paired by prompt.
+
+  Prompts are resampled with replacement, and both means are taken over the
+  same resampled prompts, so that what a prompt contributes to both cancels.
+  Percentile method: B. Efron, "The jackknife, the bootstrap and other
+  resampling plans" (1982), chapter 10.
+
+  Args:
+    after: per prompt, whether (0 or 1) or how often (a share) it held at the
+      later evaluation.
+    before: the same prompts in the same order at the earlier one.
+    seed: of the resampling.
+    resamples: how many, at least 1.
+    confidence: coverage, between 0 and 1.
+
+  Returns:
+    (ratio, low, high), the interval widened where needed to hold the ratio.
+    None if `before` is 0 on every prompt: the ratio does not exist. A resample
+    in which `before` happens to be 0 throughout has no ratio either; it counts
+    as infinite when `after` is not 0, and is left out when both are. So `high`
+    may be infinite, but only if `before` is nearly always 0.
+
+  Raises:
+    ValueError: lengths differ or are 0, a value is negative or not finite, or
+      another argument is out of range.
+  """
+  _check_confidence(confidence)
+  pair = np.array([after, before], float) if len(after) == len(before) else None
+  if pair is None or pair.shape[1] < 1:
+    raise ValueError(
+      f"need the same prompts, at least 1: {len(after)} after, "
+      f"{len(before)} before"
+    )
+  if not np.isfinite(pair).all() or (pair < 0).any():
+    raise ValueError("rates must be finite and not negative")
+  if resamples < 1:
+    raise ValueError(f"resamples must be >= 1, not {resamples}")
+  if not pair[1].any():
+    return None
+  ratio = float(pair[0].mean() / pair[1].mean())
+  rng = np.random.default_rng(seed)
+  n = pair.shape[1]
+  sums = np.empty((resamples, 2))
+  for i in range(resamples):  # One row at a time: n may be large.
+    sums[i] = pair[:, rng.integers(n, size=n)].sum(axis=1)
+  with np.errstate(divide="ignore", invalid="ignore"):
+    ratios = sums[:, 0] / sums[:, 1]
+  ratios = ratios[~np.isnan(ratios)]
+  if not ratios.size:
+    return ratio, ratio, ratio
+  tail = (1 - confidence) / 2
+  # Nearest order statistics: interpolating between infinities gives nan.
+  low = float(np.quantile(ratios, tail, method="lower"))
+  high = float(np.quantile(ratios, 1 - tail, method="higher"))
+  return ratio, min(low, ratio), max(high, ratio)
+
+
+def t_interval(
+  values: Sequence[float], confidence: float = 0.95
+) -> tuple[float, float]:
+  """Student's t interval of the mean over runs that differ in seed alone.
+
+  Returns:
+    (low, high), in the unit of the values; not cut to [0, 1].
+
+  Raises:
+    ValueError: fewer than 3 values, where the interval says more about the
+      formula than about the seeds, or a value that is not finite.
+  """
+  _check_confidence(confidence)
+  n = len(values)
+  if n < 3:
+    raise ValueError(f"a t interval needs at least 3 seeds, not {n}")
+  if not all(map(math.isfinite, values)):
+    raise ValueError(f"values must be finite: {list(values)}")
+  half = t_quantile((1 + confidence) / 2, n - 1)
+  half *= statistics.stdev(values) / math.sqrt(n)
+  mean = statistics.fmean(values)
+  return mean - half, mean + half
+
+
+def t_quantile(probability: float, df: int) -> float:
+  """Quantile of Student's t distribution, by bisection of its exact CDF.
+
+  For integer degrees of freedom the CDF is a finite sum: M. Abramowitz and
+  I. Stegun, "Handbook of Mathematical Functions" (1964), 26.7.3 and 26.7.4.
+
+  Raises:
+    ValueError: probability outside [0.5, 1), or df < 1.
+  """
+  if not 0.5 <= probability < 1 or df < 1:
+    raise ValueError(
+      f"need 0.5 <= probability < 1, df >= 1: {probability}, {df}"
+    )
+  inside = 2 * probability - 1
+  # Bisect the angle atan(t / sqrt(df)): bounded, also for the heavy tails.
+  low, high = 0.0, math.pi / 2
+  for _ in range(100):
+    middle = (low + high) / 2
+    if _t_inside(middle, df) < inside:
+      low = middle
+    else:
+      high = middle
+  return math.tan((low + high) / 2) * math.sqrt(df)
+
+
+def _t_inside(angle: float, df: int) -> float:
+  """P(|T| < t) where t = sqrt(df) tan(angle)."""
+  sine, cosine = math.sin(angle), math.cos(angle)
+  term, total = (cosine, 0.0) if df % 2 else (1.0, 0.0)
+  # Odd df: cos + 2/3 cos^3 + ...; even df: 1 + 1/2 cos^2 + ...
+  for k in range(1 if df % 2 else 0, df - 1, 2):
+    total += term
+    term *= (k + 1) / (k + 2) * cosine * cosine
+  if df % 2:
+    return 2 / math.pi * (angle + sine * total)
+  return sine * total
+
+
+def _check_confidence(confidence: float) -> None:
+  if not 0 < confidence < 1:
+    raise ValueError(f"confidence must be between 0 and 1, not {confidence}")

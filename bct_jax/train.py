@@ -1,0 +1,227 @@
+"""The train step, a pure function under jit, and the loop around it."""
+
+import dataclasses
+import math
+import time
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.mesh import row_sharding, to_host
+from bct_jax.types import (
+  Batch,
+  Mean,
+  Model,
+  Objective,
+  PyTree,
+  TrainState,
+)
+
+Merge = Callable[[PyTree, PyTree], PyTree]
+Step = Callable[
+  [TrainState, PyTree, Batch, jax.Array], tuple[TrainState, dict[str, Any]]
+]
+
+
+class NumericalError(RuntimeError):
+  """The loss or the gradient is not finite; nothing was saved after it."""
+
+
+def make_train_step(
+  objective: Objective,
+  model: Model,
+  tx: optax.GradientTransformation,
+  state_sharding: PyTree,
+  frozen_sharding: PyTree,
+  mesh: Mesh,
+  accum: int = 1,
+  merge: Merge = lambda params, frozen: params,
+) -> Step:
+  """Compiles one update.
+
+  Args:
+    objective: gives the loss of a microbatch as a sum and a weight.
+    model: passed on to the objective.
+    tx: turns the mean gradient into a direction (see optim.make_optimizer).
+    state_sharding, frozen_sharding: NamedShardings of the state and of the
+      frozen params, which are an argument because closing over arrays bakes
+      them into the program.
+    mesh: for the rows of the batch.
+    accum: microbatches per update; the result does not depend on it.
+    merge: makes the params of the model from trained and frozen ones.
+
+  Returns:
+    step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
+    Metrics are scalars: loss, grad_norm (before clipping), weight (sum of loss
+    weights), and whatever the objective adds.
+  """
+
+  def summed(params, frozen, micro, key):
+    loss, metrics = _checked(
+      objective(merge(params, frozen), micro, key, model)
+    )
+    return loss.total, (loss, metrics)
+
+  def sums(params, frozen, micro, key):
+    grads, aux = jax.grad(summed, has_aux=True)(params, frozen, micro, key)
+    return (grads, *aux)
+
+  def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
+    rng = jax.random.fold_in(state.rng, state.step)
+    if accum == 1:
+      grads, loss, metrics = sums(state.params, frozen, batch, rng)
+    else:
+      micros = _split_rows(batch, accum)
+
+      def add(carry, xs):
+        micro, i = xs
+        new = sums(state.params, frozen, micro, jax.random.fold_in(rng, i))
+        return jax.tree.map(jnp.add, carry, new), None
+
+      one = jax.tree.map(lambda x: x[0], micros)
+      shapes = jax.eval_shape(sums, state.params, frozen, one, rng)
+      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      (grads, loss, metrics), _ = jax.lax.scan(
+        add, zeros, (micros, jnp.arange(accum))
+      )
+    # The only division: after all microbatches and all devices.
+    scale = jnp.where(loss.weight > 0, 1 / _nonzero(loss.weight), 0)
+    grads = jax.tree.map(lambda g: g * scale, grads)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(
+      lambda p, u: p - (lr * u).astype(p.dtype), state.params, updates
+    )
+    logged = {
+      "loss": loss.value(),
+      "grad_norm": optax.global_norm(grads),
+      "weight": loss.weight,
+      **{name: mean.value() for name, mean in metrics.items()},
+    }
+    return TrainState(state.step + 1, params, opt_state, state.rng), logged
+
+  replicated = NamedSharding(mesh, P())
+  return jax.jit(
+    step,
+    in_shardings=(
+      state_sharding,
+      frozen_sharding,
+      row_sharding(mesh),
+      replicated,
+    ),
+    out_shardings=(state_sharding, replicated),
+    donate_argnums=0,
+  )
+
+
+def _nonzero(x: jax.Array) -> jax.Array:
+  return jnp.where(x > 0, x, 1)
+
+
+def _split_rows(batch: Batch, accum: int) -> Batch:
+  """[B, ...] -> [accum, B / accum, ...], each device keeping its own rows.
+
+  Row b goes to microbatch b % accum; splitting into consecutive blocks would
+  move rows between devices.
+  """
+  return jax.tree.map(
+    lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+
+def _checked(result: Any) -> tuple[Mean, dict[str, Mean]]:
+  """What the objective returned, or a TypeError that says what it must be."""
+  if (
+    isinstance(result, tuple)
+    and len(result) == 2
+    and isinstance(result[0], Mean)
+    and isinstance(result[1], dict)
+    and all(isinstance(m, Mean) for m in result[1].values())
+  ):
+    return result
+  raise TypeError(
+    "an objective must return (Mean(total, weight), {name: Mean}): the sum of "
+    "the loss and the weight to divide it by, so that the step can divide once "
+    f"after all microbatches; got {type(result).__name__}"
+  )
+
+
+@dataclasses.dataclass(frozen=True)
+class FitConfig:
+  """The schedule of a run, in updates done."""
+
+  steps: int
+  eval_steps: tuple[int, ...]
+  checkpoint_every: int
+
+
+class NextBatch(Protocol):
+  def __call__(
+    self, step: int, state: TrainState
+  ) -> tuple[Batch, Sequence[str]]:
+    """The batch of update `step`, counted from 0, and the ids of its rows."""
+    ...
+
+
+def fit(
+  state: TrainState,
+  frozen: PyTree,
+  step: Step,
+  next_batch: NextBatch,
+  learning_rate: Callable[[int], float],
+  evaluate: Callable[[int, PyTree], None],
+  save: Callable[[TrainState], None],
+  log: Callable[[dict[str, float]], None],
+  config: FitConfig,
+) -> TrainState:
+  """Trains from `state.step` to `config.steps`.
+
+  At step s, in this order: save the state if it is due, evaluate the weights
+  after s updates if that is due, then do update s. The metrics of an update are
+  read after the next one is dispatched, so that logging does not hold up the
+  device, but always before anything is saved or evaluated.
+
+  Raises:
+    NumericalError: the loss or gradient norm of an update is not finite.
+  """
+  start = int(state.step)
+  pending: tuple[int, Sequence[str], float, dict[str, Any]] | None = None
+  clock = time.monotonic()
+
+  def flush() -> None:
+    nonlocal pending, clock
+    if pending is None:
+      return
+    done, ids, lr, metrics = pending
+    pending = None
+    values = {k: float(v) for k, v in to_host(metrics).items()}
+    bad = [k for k, v in values.items() if not math.isfinite(v)]
+    if bad:
+      raise NumericalError(
+        f"{', '.join(bad)} not finite at update {done + 1} of {config.steps} "
+        f"(lr {lr:g}), examples {list(ids)}"
+      )
+    now = time.monotonic()
+    log({"step": done + 1, "lr": lr, **values, "seconds": now - clock})
+    clock = now
+
+  for t in range(start, config.steps + 1):
+    if t > start and (t % config.checkpoint_every == 0 or t == config.steps):
+      flush()
+      save(state)
+    if t in config.eval_steps:
+      flush()
+      evaluate(t, state.params)
+      clock = time.monotonic()
+    if t == config.steps:
+      break
+    batch, ids = next_batch(t, state)
+    lr = learning_rate(t)
+    state, metrics = step(state, frozen, batch, jnp.float32(lr))
+    flush()
+    pending = (t, ids, lr, metrics)
+  return state

@@ -1,0 +1,107 @@
+"""Array types shared by all modules, and the legend of shape letters.
+
+Shapes are written as comments, `# [B, T, D]`, with these letters:
+
+  B rows of a batch        V vocabulary           L layers
+  T tokens of a row        D model width          F width of the MLP
+  P tokens of a prompt     N query heads          K key/value heads
+  C tokens of a completion H width of one head    S slots of the KV cache
+  R trained positions kept per row (`Batch.num_trained`)
+"""
+
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import numpy as np
+from flax import struct
+
+PyTree = Any
+
+
+class Mean(NamedTuple):
+  """A mean that is not divided yet, so that it adds across microbatches.
+
+  `weight` must depend on the batch alone, never on the parameters.
+  """
+
+  total: jax.Array  # []
+  weight: jax.Array  # []
+
+  def value(self) -> jax.Array:
+    """total / weight, and 0 where the weight is 0."""
+    safe = jax.numpy.where(self.weight > 0, self.weight, 1)
+    return jax.numpy.where(self.weight > 0, self.total / safe, 0)
+
+
+@struct.dataclass
+class Batch:
+  """A global batch of token rows; rows are sharded over (data, fsdp)."""
+
+  tokens: jax.Array  # [B, T] int32
+  targets: jax.Array  # [B, T] int32, the next token, shifted on the host
+  weights: jax.Array  # [B, T] float32, 0 = not trained; never made from ids
+  positions: jax.Array  # [B, T] int32, restart in each segment
+  segments: jax.Array  # [B, T] int32, 0 = padding
+  extras: dict[str, jax.Array] = struct.field(default_factory=dict)  # [B, ...]
+  # Upper bound of the positions with weight in any row (R); the head runs on
+  # that many positions of each row and nowhere else.
+  num_trained: int = struct.field(pytree_node=False, default=0)
+
+
+@struct.dataclass
+class TrainState:
+  """Everything a training step changes. Arrays only."""
+
+  step: jax.Array  # [] int32, updates done
+  params: PyTree  # trained leaves, float32
+  opt_state: PyTree
+  rng: jax.Array  # [2] uint32 root key; step keys are folded in from it
+
+
+@struct.dataclass
+class Rollouts:
+  """Completions of one batch of prompts, as they leave the sampler."""
+
+  tokens: Any  # [B, C] int32, the stop token included, 0 after it
+  logprobs: Any  # [B, C] float32, untempered log-probability of each token
+  lengths: Any  # [B] int32, tokens up to and with the stop token
+  stopped: Any  # [B] bool, False = cut at the limit of new tokens
+
+
+class Rows(NamedTuple):
+  """The rows of a batch on the host, before `mesh.put_batch`."""
+
+  tokens: np.ndarray  # [B, T] int32
+  targets: np.ndarray  # [B, T] int32
+  weights: np.ndarray  # [B, T] float32
+  positions: np.ndarray  # [B, T] int32
+  segments: np.ndarray  # [B, T] int32
+  num_trained: int
+
+
+class Model(Protocol):
+  """What objectives and the sampler need of a language model."""
+
+  def hidden(
+    self,
+    params: PyTree,
+    tokens: jax.Array,  # [B, T]
+    positions: jax.Array,  # [B, T]
+    segments: jax.Array,  # [B, T]
+  ) -> jax.Array:  # [B, T, D]
+    """Final hidden states, after the last norm, in the compute dtype."""
+    ...
+
+  def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
+    """Scores over the vocabulary, [..., D] -> [..., V] float32."""
+    ...
+
+
+class Objective(Protocol):
+  """A training objective: a sum and its weight, never an average."""
+
+  def __call__(
+    self, params: PyTree, batch: Batch, rng: jax.Array, model: Model
+  ) -> tuple[Mean, dict[str, Mean]]:
+    """Returns the loss as a Mean, and further Means to log."""
+    ...

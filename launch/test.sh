@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# Makes an environment and runs every gate: ruff, pyright, shellcheck, pytest.
+#
+#   bash launch/test.sh [--all] [flags of pytest ...]
+#
+# --all or BCT_JAX_TEST_ALL=1 also runs the tests marked slow (see
+# pyproject.toml). BCT_JAX_VENV (.venv) and PYTHON are heeded.
+set -euo pipefail
+HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
+# shellcheck source=launch/venv.sh
+source "$HERE/venv.sh"
+
+all="${BCT_JAX_TEST_ALL:-0}"
+options=()
+for argument in "$@"; do
+  case "$argument" in
+    --all) all=1 ;;
+    *) options+=("$argument") ;;
+  esac
+done
+
+# Made absolute, since the gates run from the root.
+venv="${BCT_JAX_VENV:-$ROOT/.venv}"
+[[ "$venv" == /* ]] || venv="$PWD/$venv"
+make_venv "$venv" demo,test
+cd "$ROOT"
+
+echo "== ruff"
+"$VENV_PYTHON" -m ruff check .
+"$VENV_PYTHON" -m ruff format --check .
+echo "== pyright"
+"$VENV_PYTHON" -m pyright --pythonpath "$VENV_PYTHON"
+if command -v shellcheck >/dev/null; then
+  echo "== shellcheck"
+  shellcheck --external-sources launch/*.sh .ci/run
+else
+  echo "== shellcheck: not installed, skipped"
+fi
+echo "== pytest"
+marker=()
+if [[ "$all" == 1 ]]; then
+  marker=(-m "")
+fi
+exec "$VENV_PYTHON" -m pytest ${marker[@]+"${marker[@]}"} \
+  ${options[@]+"${options[@]}"}

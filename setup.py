@@ -1,0 +1,81 @@
+"""Installs bct_jax: `pip install -e '.[demo]'`."""
+
+import re
+from pathlib import Path
+
+import setuptools
+
+ROOT = Path(__file__).parent
+
+
+def _version() -> str:
+  """Read as text: importing the package would need its dependencies."""
+  text = (ROOT / "bct_jax" / "__init__.py").read_text(encoding="utf-8")
+  found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+  if found is None:
+    raise RuntimeError('bct_jax/__init__.py: no line __version__ = "..."')
+  return found[1]
+
+
+def _readme() -> str:
+  path = ROOT / "README.md"
+  return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+# Floors only, so that the package installs beside others. jax has a ceiling:
+# its minor releases remove what they have deprecated.
+INSTALL = [
+  "absl-py>=2.1",
+  "array_record>=0.8; platform_system == 'Linux'",
+  "filelock>=3.12",
+  "flax>=0.12.8",
+  "huggingface_hub>=1.0",
+  "importlib_resources>=6.4",  # tensorflow-datasets imports it, undeclared.
+  "jax>=0.10.2,<0.13",
+  "jinja2>=3.1",
+  "matplotlib>=3.9",
+  "ml_collections>=1.0",
+  "numpy>=2.0",
+  "optax>=0.2.8",
+  "orbax-checkpoint>=0.12",
+  "safetensors>=0.5",
+  "tensorflow-datasets>=4.9.8",
+  "tokenizers>=0.22",
+  "tqdm>=4.66",
+  "transformers>=5.0",
+]
+# What the tests need on any Python; `test` adds the reference implementation
+# (torch; accelerate, by which transformers reads GGUF) and the other gates.
+TEST_CORE = ["gguf>=0.17", "pytest>=8.2", "scipy>=1.13"]
+EXTRAS = {
+  "cuda": ["jax[cuda12]"],
+  "demo": ["gguf>=0.17"],
+  "eval": ["inspect_ai>=0.3.100", "lm-eval>=0.4.9"],
+  "tb": ["tensorboardX>=2.6.2"],
+  "test": [
+    *TEST_CORE,
+    "accelerate>=1.1",
+    # With node, which a bare machine lacks and pyright runs on.
+    "pyright[nodejs]>=1.1.400",
+    "ruff>=0.14",
+    "torch>=2.6",
+  ],
+  "test_core": TEST_CORE,
+  "tpu": ["jax[tpu]"],
+  "wandb": ["wandb>=0.19"],
+}
+
+setuptools.setup(
+  name="bct_jax",
+  version=_version(),
+  description="Behavior-compatible training experiments in JAX",
+  long_description=_readme(),
+  long_description_content_type="text/markdown",
+  license="Apache-2.0",
+  license_files=["LICENSE"],
+  python_requires=">=3.11",
+  packages=setuptools.find_packages(include=["bct_jax", "bct_jax.*"]),
+  package_data={"bct_jax.report": ["*.html", "*.j2", "*.css", "*.js"]},
+  install_requires=INSTALL,
+  extras_require=EXTRAS,
+)

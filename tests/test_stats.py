@@ -1,0 +1,146 @@
+import math
+import statistics
+
+import numpy as np
+import pytest
+
+from bct_jax import stats
+
+scipy_stats = pytest.importorskip("scipy.stats")
+
+
+@pytest.mark.parametrize("confidence", [0.8, 0.95, 0.99])
+@pytest.mark.parametrize(
+  "successes, n", [(0, 1), (0, 24), (1, 24), (12, 24), (24, 24), (199, 200)]
+)
+def test_wilson_is_scipys(successes, n, confidence):
+  test = scipy_stats.binomtest(successes, n)
+  want = test.proportion_ci(confidence, method="wilson")
+  assert stats.wilson(successes, n, confidence) == pytest.approx(tuple(want))
+
+
+def test_wilson_holds_the_share_and_the_ends_are_exact():
+  assert stats.wilson(0, 50)[0] == 0.0
+  assert stats.wilson(50, 50)[1] == 1.0
+  # 24 of 24 must not read as "surely 1": the lower end is about 0.86.
+  assert stats.wilson(24, 24)[0] == pytest.approx(24 / (24 + 1.959964**2))
+
+
+def test_wilson_covers():
+  rng = np.random.default_rng(0)
+  for p in (0.05, 0.5, 0.97):
+    draws = rng.binomial(100, p, size=2000)
+    covered = np.mean([lo <= p <= hi for lo, hi in map(_wilson100, draws)])
+    assert 0.92 < covered < 0.98
+
+
+def _wilson100(k):
+  return stats.wilson(int(k), 100)
+
+
+@pytest.mark.parametrize(
+  "args", [(1, 0), (-1, 5), (6, 5), (1, 5, 0.0), (1, 5, 1.0), (1, 5, 95)]
+)
+def test_wilson_rejects(args):
+  with pytest.raises(ValueError):
+    stats.wilson(*args)
+
+
+def _bootstrap(after, before, resamples=4000):
+  result = stats.paired_bootstrap_ratio(after, before, 0, resamples)
+  assert result is not None
+  return result
+
+
+def test_ratio_is_of_means_and_deterministic():
+  after = [1, 0, 1, 1, 0, 0, 1, 0]
+  before = [1, 1, 1, 1, 0, 1, 1, 1]
+  first = _bootstrap(after, before)
+  assert first[0] == pytest.approx(4 / 7)
+  assert first[1] < first[0] < first[2]
+  assert first == _bootstrap(after, before)
+  other = stats.paired_bootstrap_ratio(after, before, 1, 50)
+  assert other != stats.paired_bootstrap_ratio(after, before, 2, 50)
+
+
+def test_ratio_of_a_model_to_itself_has_no_width():
+  # Unpaired resampling would give a wide interval here.
+  held = [1, 0, 1, 1, 0, 1, 0, 0, 1, 1]
+  assert _bootstrap(held, held) == (1.0, 1.0, 1.0)
+
+
+def test_ratio_agrees_with_scipys_percentile_bootstrap():
+  rng = np.random.default_rng(3)
+  before = rng.random(120) < 0.95
+  after = before & (rng.random(120) < 0.6)
+  want = scipy_stats.bootstrap(
+    (after.astype(float), before.astype(float)),
+    lambda a, b, axis: a.mean(axis=axis) / b.mean(axis=axis),
+    paired=True,
+    vectorized=True,
+    method="percentile",
+    n_resamples=4000,
+    rng=np.random.default_rng(4),
+  ).confidence_interval
+  _, low, high = _bootstrap(after.tolist(), before.tolist())
+  assert (low, high) == pytest.approx(tuple(want), abs=0.015)
+
+
+def test_ratio_without_a_denominator():
+  assert stats.paired_bootstrap_ratio([1, 0], [0, 0], 0) is None
+  ratio, low, high = _bootstrap([0] * 9, [1] * 9)
+  assert (ratio, low, high) == (0, 0, 0)
+  # Some resamples miss the one prompt with a denominator.
+  ratio, low, high = _bootstrap([1, 1, 1], [1, 0, 0])
+  assert ratio == 3 and low <= 3 and high == math.inf
+  ratio, low, high = _bootstrap([1, 0, 0], [1, 0, 0])
+  assert (ratio, low, high) == (1, 1, 1)
+
+
+@pytest.mark.parametrize(
+  "after, before, resamples, message",
+  [
+    ([1], [1, 1], 10, "1 after, 2 before"),
+    ([], [], 10, "at least 1"),
+    ([-1, 1], [1, 1], 10, "negative"),
+    ([math.nan, 1], [1, 1], 10, "finite"),
+    ([1, 1], [1, 1], 0, "resamples"),
+  ],
+)
+def test_ratio_rejects(after, before, resamples, message):
+  with pytest.raises(ValueError, match=message):
+    stats.paired_bootstrap_ratio(after, before, 0, resamples)
+
+
+@pytest.mark.parametrize("df", [1, 2, 3, 4, 5, 8, 31, 100, 1000])
+@pytest.mark.parametrize("p", [0.5, 0.75, 0.975, 0.995, 0.9995])
+def test_t_quantile_is_scipys(df, p):
+  want = scipy_stats.t.ppf(p, df)
+  assert stats.t_quantile(p, df) == pytest.approx(want, rel=1e-8, abs=1e-8)
+
+
+@pytest.mark.parametrize("p, df", [(0.4, 3), (1.0, 3), (0.9, 0)])
+def test_t_quantile_rejects(p, df):
+  with pytest.raises(ValueError):
+    stats.t_quantile(p, df)
+
+
+def test_t_interval_is_scipys():
+  values = [0.2, 0.9, 0.4, 0.45]
+  want = scipy_stats.t.interval(
+    0.9, 3, np.mean(values), scipy_stats.sem(values)
+  )
+  assert stats.t_interval(values, 0.9) == pytest.approx(tuple(want))
+  low, high = stats.t_interval(values)
+  assert (low + high) / 2 == pytest.approx(statistics.fmean(values))
+
+
+@pytest.mark.parametrize("values", [[], [0.5], [0.5, 0.6]])
+def test_t_interval_needs_three_seeds(values):
+  with pytest.raises(ValueError, match=f"at least 3 seeds, not {len(values)}"):
+    stats.t_interval(values)
+
+
+def test_t_interval_rejects_nan():
+  with pytest.raises(ValueError, match="finite"):
+    stats.t_interval([0.1, math.nan, 0.2])
