@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jinja2
+from markupsafe import Markup
 
 from bct_jax.report import figures, text, view
 from bct_jax.report.load import load_run
@@ -49,8 +50,9 @@ def _environment() -> jinja2.Environment:
   def finalize(value: object) -> object:
     # All that a template prints passes here, so no string can be forgotten:
     # hidden characters become escapes, then autoescape does the rest.
-    plain = isinstance(value, str) and not hasattr(value, "__html__")
-    return text.visible(value) if plain else value
+    if isinstance(value, str) and not isinstance(value, Markup):
+      return text.visible(value)
+    return value
 
   environment = jinja2.Environment(
     loader=jinja2.FileSystemLoader(Path(__file__).parent),

@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import matplotlib
@@ -41,7 +41,7 @@ _STYLES = {
 RATES = ("initial", "alternate", "other")
 LEARNED = ("agreed", "agreed_decorated", "capability", "decorated")
 _WIDTH, _HEIGHT = 440, 270  # of an SVG in its own units, of a 72nd inch
-_SETTINGS = {
+_SETTINGS: dict[Any, Any] = {
   "font.family": "sans-serif",
   "font.size": 11.5,
   "axes.spines.top": False,
@@ -243,7 +243,9 @@ def _told(arm: Arm) -> str:
   return f"From step {first.step} to step {last.step}: {', '.join(parts)}."
 
 
-def _svg(draw: Any, key: str, label: str, arm: Arm | None) -> Markup:
+def _svg(
+  draw: Callable[[Axes], None], key: str, label: str, arm: Arm | None
+) -> Markup:
   """Draws on one axes and gives an SVG element that can stand in a page.
 
   Args:

@@ -157,7 +157,7 @@ def _gate(record: records.Record) -> Gate:
   for key in ("initial", "alternate", "other", "confused", "agreed"):
     # Agreed and confused are shares of train prompts, the others of n.
     train = key in ("agreed", "confused")
-    rates[key] = record.rate(key, f"{key}_n" if train else "n")
+    rates[key] = record.rate(key, "agreed_n" if train else "n")
   if record.has("capability"):
     rates["capability"] = record.rate("capability", "capability_n")
   bars = record.object("thresholds")
@@ -201,12 +201,12 @@ def _arm(
   curve = _by_step(points, folder / "evals.jsonl", notes)
   if record is not None and record.has("curve"):
     told = tuple(_point(r) for r in record.objects("curve"))
-    if [p.step for p in told] != [p.step for p in curve]:
+    if told != curve:
       notes.append(
-        f"Arm {name}: evals.jsonl has other steps than result.json, which is"
-        " shown here."
+        f"Arm {name}: evals.jsonl does not say what result.json does; the"
+        " curve shown is the one of result.json, on which the verdict rests."
       )
-      curve = told
+    curve = told
   steps = [_train_step(r) for r in lines("metrics.jsonl")]
   metrics = _by_step(steps, folder / "metrics.jsonl", notes)
   rollouts = {

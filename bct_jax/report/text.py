@@ -159,7 +159,10 @@ def told_arm(arm: Arm) -> str:
   if not arm.curve:
     return "no eval yet."
   last: Point = arm.curve[-1]
-  rates = {"initial": last.initial, "alternate": last.alternate}
+  rates: dict[str, Rate | None] = {
+    "initial": last.initial,
+    "alternate": last.alternate,
+  }
   # The rate that the verdict rests on stands first.
   if arm.verdict == "transferred":
     rates = dict(reversed(rates.items()))

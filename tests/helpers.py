@@ -1,0 +1,126 @@
+"""What several tests need: a small model, batches and a state on a mesh."""
+
+import dataclasses
+import types
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax import mesh as meshes
+from bct_jax import optim
+from bct_jax.config import OptimConfig
+from bct_jax.models import decoder
+from bct_jax.models.config import ModelConfig
+from bct_jax.train import make_train_step
+from bct_jax.types import Rows, TrainState
+
+CONFIG = ModelConfig(
+  vocab_size=96,
+  num_layers=2,
+  width=32,
+  num_heads=4,
+  num_kv_heads=2,
+  head_dim=8,
+  mlp_width=64,
+  norm_eps=1e-5,
+  rope_theta=10000.0,
+  max_length=256,
+  tied=True,
+)
+OPTIM = OptimConfig(
+  lr=1e-2,
+  schedule="constant",
+  warmup_steps=0,
+  b1=0.9,
+  b2=0.99,
+  eps=1e-8,
+  weight_decay=0.1,
+  clip_norm=1.0,
+)
+
+
+def make_mesh(data=1, fsdp=1, tensor=1) -> Mesh:
+  """A mesh over the first devices; the rest stay unused."""
+  count = data * fsdp * tensor
+  devices = np.array(jax.devices()[:count]).reshape(data, fsdp, tensor)
+  return Mesh(devices, meshes.AXES, axis_types=(AxisType.Auto,) * 3)
+
+
+def make_rows(
+  batch=8, length=16, seed=0, vocab=96, lengths=None, spread=True
+) -> Rows:
+  """Random rows of very unequal real and trained length."""
+  rng = np.random.default_rng(seed)
+  lengths = lengths or [
+    2 + (i * 5) % (length - 1) if spread else length for i in range(batch)
+  ]
+  valid = np.arange(length)[None] < np.array(lengths)[:, None]
+  start = np.array([max(0, n - 1 - i % 5) for i, n in enumerate(lengths)])
+  trained = valid & (np.arange(length)[None] >= start[:, None])
+  draw = lambda: rng.integers(0, vocab, (batch, length)).astype(np.int32)
+  return Rows(
+    tokens=draw() * valid,
+    targets=draw() * valid,
+    weights=trained.astype(np.float32),
+    positions=(np.arange(length, dtype=np.int32)[None] * valid).astype(
+      np.int32
+    ),
+    segments=valid.astype(np.int32),
+    num_trained=8,
+  )
+
+
+def init_params(model, mesh, seed=0):
+  """Random params, larger than usual so that their effects are not tiny."""
+  shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
+  rules = decoder.rules(model.config, mesh.shape["tensor"])
+  place = meshes.shardings(shapes, rules, mesh)
+  init = lambda key: jax.tree.map(
+    lambda x: x * 5 if x.ndim > 1 else x, model.init(key)
+  )
+  # Made on one device, so that every mesh starts from equal numbers.
+  host = jax.jit(init)(jax.random.PRNGKey(seed))
+  return jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), host, place)
+
+
+def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
+  """A model, its train step and a state at step 0, on a mesh."""
+  model = decoder.Decoder(config or CONFIG, jnp.float32, remat)
+  tx = tx or optim.make_optimizer(OPTIM)
+  with jax.set_mesh(mesh):
+    params = init_params(model, mesh)
+    replicated = NamedSharding(mesh, P())
+    params_sharding = jax.tree.map(lambda x: x.sharding, params)
+    abstract = jax.eval_shape(lambda: params)
+    place = TrainState(
+      step=replicated,
+      params=params_sharding,
+      opt_state=optim.optimizer_shardings(
+        tx, abstract, params_sharding, replicated
+      ),
+      rng=replicated,
+    )
+    state = jax.jit(
+      lambda p: TrainState(jnp.int32(0), p, tx.init(p), jax.random.PRNGKey(0)),
+      out_shardings=place,
+    )(params)
+    step = make_train_step(objective, model, tx, place, None, mesh, accum)
+  return types.SimpleNamespace(model=model, step=step, state=state, mesh=mesh)
+
+
+def run_steps(setup, rows_list, lr=1e-2):
+  """Metrics of each step and the final params, on the host."""
+  state, out = setup.state, []
+  with jax.set_mesh(setup.mesh):
+    for rows in rows_list:
+      batch = meshes.put_batch(rows, setup.mesh)
+      state, metrics = setup.step(state, None, batch, jnp.float32(lr))
+      out.append({k: float(v) for k, v in metrics.items()})
+  return out, jax.tree.map(np.asarray, state.params), state
+
+
+def untied(config=CONFIG):
+  return dataclasses.replace(config, tied=False)
