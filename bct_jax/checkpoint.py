@@ -116,7 +116,8 @@ class Checkpoints:
       )
     args = {k: ocp.args.StandardRestore(v) for k, v in items.items()}
     try:
-      return self._manager.restore(step, args=ocp.args.Composite(**args))
+      read = self._manager.restore(step, args=ocp.args.Composite(**args))
+      return {name: read[name] for name in items}
     except (OSError, ValueError, KeyError) as e:
       raise ValueError(f"{self._at(step)}: unreadable: {e}") from e
 

@@ -12,6 +12,7 @@ from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
+from bct_jax.plan import make_plan, sample_rows
 from bct_jax.progress import say, stage
 from bct_jax.report import write_report
 from bct_jax.runtime import Runtime
@@ -36,10 +37,8 @@ def run_experiment(
     if done.exists():
       say(f"{workdir} is done already")
     else:
-      plan = experiment.make_plan(config)
-      metrics.write_json(
-        workdir / "env.json", rundir.environment(plan.runtime)
-      )
+      plan = make_plan(config)
+      metrics.write_json(workdir / "env.json", rundir.environment(plan.runtime))
       experiment.run(plan, workdir)
     report = write_report([workdir], workdir / "report.html")
     metrics.write_json(done, {"report": report.name})
@@ -76,12 +75,12 @@ def run_eval(
 
   Decorated means the decoration of the arms, if they share one.
   """
-  plan = experiment.make_plan(config)
+  plan = make_plan(config)
   names = {arm.train.decoration for arm in config.arms.values()}
   decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
   with jax.set_mesh(plan.runtime.mesh):
     weights = _load_params(plan.runtime, params)
-    rows = experiment.sample_rows(plan, weights, "eval")
+    rows = sample_rows(plan, weights, "eval")
   rows = evaluate.decorate(rows, decoration)
   if out is not None:
     metrics.write_lines(out, rows)
@@ -150,23 +149,26 @@ def printable(text: str) -> str:
 
 def run_dry_run(config: ExperimentConfig) -> None:
   """Checks all that can be checked and prints sizes; trains nothing."""
-  plan = experiment.make_plan(config)
+  plan = make_plan(config)
   runtime, sampling = plan.runtime, config.sampling
   size = runtime.model.config.num_params
   # Parameters, gradients and two moments, float32 each.
-  state = 16 * size / (runtime.mesh.shape["fsdp"] * runtime.mesh.shape["tensor"])
+  state = (
+    16 * size / (runtime.mesh.shape["fsdp"] * runtime.mesh.shape["tensor"])
+  )
   print(f"model {config.model.path}: {size:,} parameters")
   print(
-    f"mesh {dict(runtime.mesh.shape)}: about {state / 2**30:.2f} GiB per device "
-    "for parameters, gradients and Adam moments"
+    f"mesh {dict(runtime.mesh.shape)}: about {state / 2**30:.2f} GiB per "
+    "device for parameters, gradients and Adam moments"
   )
   runs = {"organism": (config.organism, plan.install)}
   runs |= {f"arm {n}": (a, plan.arms[n]) for n, a in config.arms.items()}
   for name, (arm, data) in runs.items():
     if data is not None:
       print(
-        f"{name}: {arm.train.steps} updates of {data.batch_size} x "
-        f"{data.length} tokens at lr {arm.optim.lr:g}, {len(data.rows)} examples"
+        f"{name}: {arm.train.steps} updates of {data.batch_size} examples in "
+        f"{data.layout.rows} x {data.layout.length} positions, lr "
+        f"{arm.optim.lr:g}, {len(data.examples)} examples in all"
       )
   lengths = [len(p.ids) for p in plan.prompts]
   print(

@@ -55,6 +55,7 @@ class TrainConfig:
   objective: str
   steps: int
   batch_size: int
+  pack: bool
   accum: int
   num_examples: int
   source: str
@@ -180,9 +181,7 @@ def _merge(base: Mapping, override: Mapping, where: str) -> dict:
     if key not in base:
       raise ConfigError(f"{where}.{key}: unknown{suggest(key, base)}")
     nested = isinstance(value, Mapping) and isinstance(base[key], Mapping)
-    out[key] = (
-      _merge(base[key], value, f"{where}.{key}") if nested else value
-    )
+    out[key] = _merge(base[key], value, f"{where}.{key}") if nested else value
   return out
 
 

@@ -137,7 +137,9 @@ def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
   out["capability_n"] = len(probes)
   rate("capability", probes, sum(r["label"] == "right" for r in probes))
   out["reasons"] = dict(
-    sorted(collections.Counter(r["reason"] for r in evals if r["reason"]).items())
+    sorted(
+      collections.Counter(r["reason"] for r in evals if r["reason"]).items()
+    )
   )
   for name in ("truncated", "malformed"):
     scored = evals + held

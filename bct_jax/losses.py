@@ -59,11 +59,11 @@ def token_logprobs(
     x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
     return x.reshape(rows, num_chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
 
+  if num_chunks == 1:
+    return target_logprobs(model, params, hidden, targets), weights
   one = jax.checkpoint(
     lambda h, t: target_logprobs(model, params, h, t), prevent_cse=False
   )
-  if num_chunks == 1:
-    return one(hidden, targets), weights
   logprobs = jax.lax.map(lambda x: one(*x), (split(hidden), split(targets)))
   logprobs = logprobs.swapaxes(0, 1).reshape(rows, -1)[:, :count]
   return logprobs, weights

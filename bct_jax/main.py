@@ -30,8 +30,8 @@ _MODE = flags.DEFINE_string("mode", "experiment", f"One of {', '.join(MODES)}.")
 _PARAMS = flags.DEFINE_string(
   "params",
   None,
-  "For eval and sample: organisms/HASH or arms/NAME of a run, whose weights are "
-  "used instead of the model's own.",
+  "For eval and sample: organisms/HASH or arms/NAME of a run, whose weights "
+  "are used instead of the model's own.",
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
@@ -62,7 +62,7 @@ def main(argv: list[str]) -> int:
 def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
   # JAX starts here, after the configuration was found to be good.
   from bct_jax import commands
-  from bct_jax.experiment import GateError
+  from bct_jax.gate import GateError
   from bct_jax.train import NumericalError
 
   params, out = _path(_PARAMS.value), _path(_OUT.value)

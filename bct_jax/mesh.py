@@ -173,12 +173,14 @@ def put_batch(rows: Rows, mesh: Mesh) -> Batch:
       f"a row trains {most} positions, num_trained is {rows.num_trained}"
     )
   sharding = row_sharding(mesh)
-  arrays = {
-    k: put(v, sharding)
-    for k, v in rows._asdict().items()
-    if isinstance(v, np.ndarray)
-  }
-  return Batch(**arrays, num_trained=rows.num_trained)
+  return Batch(
+    tokens=put(rows.tokens, sharding),
+    targets=put(rows.targets, sharding),
+    weights=put(rows.weights, sharding),
+    positions=put(rows.positions, sharding),
+    segments=put(rows.segments, sharding),
+    num_trained=rows.num_trained,
+  )
 
 
 def to_host(tree: PyTree) -> PyTree:

@@ -186,5 +186,3 @@ def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:
     shapes,
     place,
   )
-
-

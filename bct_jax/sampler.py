@@ -1,9 +1,10 @@
 """The sampler: sharded eval rollouts, apart from training.
 
-Prompts are left-padded into length buckets; each bucket length compiles once. A
-prefill fills the KV cache and a `while_loop` decodes until every row has met a
-stop id. Random keys are folded from (seed, row id, position), so the order and
-the batch a prompt comes in never change its sample.
+The tokens that all prompts begin with are run once. What follows is sorted by
+length and left-padded to a multiple of the bucket size, so that few shapes are
+compiled. A prefill fills the KV cache and a `while_loop` decodes until every
+row has met a stop id. Random keys are folded from (seed, row id, position), so
+the order and the batch a prompt comes in never change its sample.
 """
 
 import dataclasses
@@ -68,7 +69,7 @@ def make_sampler(
   replicated = NamedSharding(mesh, P())
   generate = jax.jit(
     functools.partial(_generate, model, config, tuple(sorted(stop_ids))),
-    in_shardings=(params_sharding, rows, rows, rows, replicated),
+    in_shardings=(params_sharding, replicated, rows, rows, rows, replicated),
     out_shardings=rows,
   )
 
@@ -81,13 +82,18 @@ def make_sampler(
   ) -> list[Completion]:
     check_prompts(prompts, model.config.max_length, config.max_new_tokens)
     out: dict[int, Completion] = {}
-    for length, members in _buckets(prompts, config.bucket, batch_size):
+    shared = common_prefix(prompts)
+    # Each row shard runs the prefix once.
+    prefix = np.tile(np.asarray(prompts[0][:shared], np.int32), (shards, 1))
+    rests = [prompt[shared:] for prompt in prompts]
+    for length, members in _batches(rests, config.bucket, batch_size):
       tokens, segments, ids = _left_pad(
-        prompts, row_ids, members, length, batch_size
+        rests, row_ids, members, length, batch_size
       )
       rollouts = meshes.to_host(
         generate(
           params,
+          meshes.put(prefix, replicated),
           meshes.put(tokens, rows),
           meshes.put(segments, rows),
           meshes.put(ids, rows),
@@ -115,16 +121,30 @@ def check_prompts(
       )
 
 
-def _buckets(
+def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
+  """How many first tokens all prompts share, down to a multiple of 8.
+
+  Every prompt keeps at least one token of its own. The multiple bounds the
+  number of programs that are compiled.
+  """
+  shortest = min(len(p) for p in prompts)
+  columns = zip(*prompts, strict=False)
+  same = next((i for i, c in enumerate(columns) if len(set(c)) > 1), shortest)
+  return min(same, shortest - 1) // 8 * 8
+
+
+def _batches(
   prompts: Sequence[Sequence[int]], bucket: int, batch_size: int
 ) -> Iterator[tuple[int, list[int]]]:
-  """(padded length, indices of at most batch_size prompts) for each batch."""
-  by_length: dict[int, list[int]] = {}
-  for i, prompt in enumerate(prompts):
-    by_length.setdefault(-(-len(prompt) // bucket) * bucket, []).append(i)
-  for length, members in sorted(by_length.items()):
-    for start in range(0, len(members), batch_size):
-      yield length, members[start : start + batch_size]
+  """(padded length, indices of at most batch_size prompts) for each batch.
+
+  Prompts of like length go together; only the last batch can be short.
+  """
+  order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
+  for start in range(0, len(order), batch_size):
+    members = order[start : start + batch_size]
+    longest = len(prompts[members[-1]])
+    yield -(-longest // bucket) * bucket, members
 
 
 def _left_pad(prompts, row_ids, members, length, batch_size):
@@ -149,22 +169,36 @@ def _completion(rollouts: Rollouts, row: int) -> Completion:
   )
 
 
+def _prefill(model, params, prefix, tokens, segments, limit):
+  """Hidden states [B, P, D] and a cache of prefix and prompts with room."""
+  shared, (count, length) = prefix.shape[1], tokens.shape
+  positions = shared + jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
+  slots = shared + length + limit
+  if not shared:
+    return model.prefill(params, tokens, positions, segments, slots)
+  at = jnp.broadcast_to(jnp.arange(shared), prefix.shape)
+  _, cache = model.prefill(params, prefix, at, jnp.ones_like(prefix), slots)
+  copies = count // prefix.shape[0]
+  cache = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), cache)
+  return model.extend(params, tokens, positions, segments, cache, shared)
+
+
 def _generate(
   model: Decoder,
   config: SamplingConfig,
   stop_ids: tuple[int, ...],
   params: PyTree,
-  tokens: jax.Array,  # [B, P]
+  prefix: jax.Array,  # [row shards, prefix length], all rows alike
+  tokens: jax.Array,  # [B, P], the prompts after the prefix
   segments: jax.Array,  # [B, P]
   row_ids: jax.Array,  # [B], -1 = no prompt
   seed: jax.Array,  # []
 ) -> Rollouts:
   limit = config.max_new_tokens
   count, length = tokens.shape
-  positions = jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
-  hidden, cache = model.prefill(
-    params, tokens, positions, segments, length + limit
-  )
+  hidden, cache = _prefill(model, params, prefix, tokens, segments, limit)
+  length += prefix.shape[1]
+  prompt_lengths = prefix.shape[1] + jnp.sum(segments, axis=1)  # [B]
   keys = jax.vmap(jax.random.fold_in, (None, 0))(
     jax.random.PRNGKey(seed), row_ids
   )
@@ -188,17 +222,15 @@ def _generate(
       tokens=out.tokens.at[:, t].set(jnp.where(live, token, 0)),
       logprobs=out.logprobs.at[:, t].set(jnp.where(live, logprob, 0)),
       lengths=out.lengths + live,
-      stopped=out.stopped
-      | (live & (token[:, None] == stops).any(axis=1)),
+      stopped=out.stopped | (live & (token[:, None] == stops).any(axis=1)),
     )
 
   def body(carry):
     t, token, cache, out = carry
-    position = jnp.sum(segments, axis=1, keepdims=True) + t - 1  # [B, 1]
-    hidden, cache = model.decode(
+    hidden, cache = model.extend(
       params,
       token[:, None],
-      position,
+      prompt_lengths[:, None] + t - 1,
       jnp.ones((count, 1), jnp.int32),
       cache,
       length + t - 1,

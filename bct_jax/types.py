@@ -50,12 +50,12 @@ class Batch:
 
 @struct.dataclass
 class TrainState:
-  """Everything a training step changes. Arrays only."""
+  """Everything a training step changes. Arrays only, or their shapes."""
 
-  step: jax.Array  # [] int32, updates done
+  step: Any  # [] int32, updates done
   params: PyTree  # trained leaves, float32
   opt_state: PyTree
-  rng: jax.Array  # [2] uint32 root key; step keys are folded in from it
+  rng: Any  # [2] uint32 root key; step keys are folded in from it
 
 
 @struct.dataclass

@@ -3,6 +3,7 @@
 The definitions are those of the README. Rates come from evaluate.summarize.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -132,13 +133,18 @@ def summarize_arm(
   transfer = None
   if rest is not None:
     transfer = (1 - rest[0], 1 - rest[2], 1 - rest[1])
+
+  def interval(low: float, high: float) -> list[float | None]:
+    # Hardly any prompt to start from can make a ratio infinite.
+    return [x if math.isfinite(x) else None for x in (low, high)]
+
   return {
     "verdict": verdict,
     "why": why,
     "retention": retention and retention[0],
-    "retention_ci": retention and list(retention[1:]),
+    "retention_ci": retention and interval(*retention[1:]),
     "transfer": transfer and transfer[0],
-    "transfer_ci": transfer and list(transfer[1:]),
+    "transfer_ci": transfer and interval(*transfer[1:]),
     "transfer_step": step,
     "transfer_censored_at": last if step is None else None,
     "deployment_length": length,

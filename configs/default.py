@@ -14,6 +14,7 @@ def train_config() -> ConfigDict:
   c.objective = "sft"  # a name in bct_jax/objectives
   c.steps = 40  # updates
   c.batch_size = 16  # examples per update, over all devices
+  c.pack = True  # several short examples in one row, each on its own
   c.accum = 1  # microbatches an update is split into, to save memory
   c.num_examples = 640  # train examples generated; they repeat by epochs
   c.source = "template"  # where completions come from
@@ -47,7 +48,7 @@ def get_config() -> ConfigDict:
   # demo:smollm2, demo:tiny, a Hugging Face folder, or a hub id.
   c.model.path = "demo:smollm2"
   c.model.dtype = "float32"  # of activations and matrix products, or bfloat16
-  c.model.remat = "full"  # what the backward pass recomputes: none, dots, full
+  c.model.remat = "dots"  # what the backward pass recomputes: none, dots, full
 
   c.mesh = ConfigDict()  # devices per axis; one may be -1: all that are left
   c.mesh.data = -1  # copies of the params, rows split

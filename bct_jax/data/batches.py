@@ -14,81 +14,110 @@ import numpy as np
 from bct_jax.data.chat import Tokens
 from bct_jax.types import Rows
 
-# Row lengths and trained counts are rounded up to a multiple of this, so that
-# data sets of nearly equal length share one compiled step.
+# Lengths and trained counts are rounded up to a multiple of this.
 _ROUND = 8
+# A packed row may hold this many times the longest example.
+_MAX_ROW = 8
+# Steps looked at to choose the row length; it holds for all of them.
+_SAMPLE = 512
 
 
-def _round_up(n: int) -> int:
-  return -(-n // _ROUND) * _ROUND
+def _round_up(n: int, multiple: int = _ROUND) -> int:
+  return -(-n // multiple) * multiple
+
+
+@dataclasses.dataclass(frozen=True)
+class Layout:
+  """The shape that every batch of a run has.
+
+  Attributes:
+    rows: B, rows of a batch.
+    length: T, positions of a row.
+    num_trained: R, see types.Batch.
+    packed: whether a row may hold several examples.
+  """
+
+  rows: int
+  length: int
+  num_trained: int
+  packed: bool
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Training rows of one arm, all padded to the same length.
+  """Training examples of one run, and the batches they make.
 
   Attributes:
-    ids: a name per row, for messages.
-    rows: tokens and weights.
-    batch_size: rows per step.
+    ids: a name per example, for messages.
+    examples: tokens and weights.
+    batch_size: examples per step.
     seed: of the order.
-    length: T of every batch.
-    num_trained: R of every batch, see types.Batch.
+    layout: shape of every batch.
   """
 
   ids: tuple[str, ...]
-  rows: tuple[Tokens, ...]
+  examples: tuple[Tokens, ...]
   batch_size: int
   seed: int
-  length: int
-  num_trained: int
+  layout: Layout
 
   @classmethod
   def make(
     cls,
     ids: Sequence[str],
-    rows: Sequence[Tokens],
+    examples: Sequence[Tokens],
     batch_size: int,
     seed: int,
     max_length: int,
+    steps: int,
+    pack: bool = False,
+    multiple: int = 1,
   ) -> "Dataset":
-    """Checks the rows.
+    """Checks the examples and finds a layout that fits every step.
+
+    Args:
+      ids: a name per example.
+      examples: tokens and weights.
+      batch_size: examples per step.
+      seed: of the order.
+      max_length: tokens an example may have.
+      steps: of the run; the layout holds for these.
+      pack: put several examples in a row, each a segment of its own.
+      multiple: of the number of rows (row shards times microbatches).
 
     Raises:
-      ValueError: a row is longer than `max_length` (nothing is cut), trains
-        nothing, or there are fewer rows than a batch.
+      ValueError: an example is longer than `max_length` (nothing is cut),
+        trains nothing, or there are fewer examples than a batch.
     """
-    for name, row in zip(ids, rows, strict=True):
-      if len(row.ids) > max_length:
+    for name, example in zip(ids, examples, strict=True):
+      if len(example.ids) > max_length:
         raise ValueError(
-          f"example {name} has {len(row.ids)} tokens, max_length is "
+          f"example {name} has {len(example.ids)} tokens, max_length is "
           f"{max_length}: raise it or drop the example"
         )
-      if not any(w > 0 for w in row.weights):
+      if not any(w > 0 for w in example.weights):
         raise ValueError(f"example {name} has no trained token")
-    if len(rows) < batch_size:
-      raise ValueError(f"{len(rows)} examples, a batch needs {batch_size}")
-    return cls(
-      ids=tuple(ids),
-      rows=tuple(rows),
-      batch_size=batch_size,
-      seed=seed,
-      # The last id is only ever a target, so a row has one position less.
-      length=_round_up(max(len(r.ids) for r in rows) - 1),
-      num_trained=_round_up(max(sum(w > 0 for w in r.weights) for r in rows)),
+    if len(examples) < batch_size:
+      raise ValueError(
+        f"{len(examples)} examples, but a batch needs {batch_size}"
+      )
+    data = cls(
+      tuple(ids), tuple(examples), batch_size, seed, Layout(0, 0, 0, pack)
     )
+    find = data._packed_layout if pack else data._padded_layout
+    return dataclasses.replace(data, layout=find(steps, multiple))
 
   @functools.cached_property
   def hash(self) -> str:
     """Content hash of ids, tokens and weights in order."""
     digest = hashlib.sha256()
-    for name, row in zip(self.ids, self.rows, strict=True):
-      digest.update(repr((name, row.ids, row.weights)).encode())
+    for name, example in zip(self.ids, self.examples, strict=True):
+      digest.update(repr((name, example.ids, example.weights)).encode())
     return digest.hexdigest()
 
-  def indices(self, step: int) -> np.ndarray:  # [B]
-    """Rows of a step: epochs of seeded permutations, laid end to end."""
-    count, size = len(self.rows), self.batch_size
+  def indices(self, step: int) -> np.ndarray:  # [batch_size]
+    """Examples of a step: epochs of seeded permutations, laid end to end."""
+    count, size = len(self.examples), self.batch_size
     epochs = range(step * size // count, ((step + 1) * size - 1) // count + 1)
     order = np.concatenate([_permutation(count, self.seed, e) for e in epochs])
     start = step * size - epochs[0] * count
@@ -96,37 +125,102 @@ class Dataset:
 
   def batch(self, step: int) -> Rows:
     """The global batch of a step, as host arrays."""
-    return pad(
-      [self.rows[i] for i in self.indices(step)], self.length, self.num_trained
-    )
+    if self.layout.packed:
+      bins = self._bins(step, self.layout.length)
+    else:
+      bins = [[i] for i in self.indices(step)]
+    return fill([[self.examples[i] for i in b] for b in bins], self.layout)
 
   def batch_ids(self, step: int) -> list[str]:
     return [self.ids[i] for i in self.indices(step)]
+
+  @functools.cached_property
+  def _lengths(self) -> list[int]:
+    # The last id is only ever a target, so it takes no position.
+    return [len(e.ids) - 1 for e in self.examples]
+
+  @functools.cached_property
+  def _trained(self) -> list[int]:
+    return [sum(w > 0 for w in e.weights) for e in self.examples]
+
+  def _bins(self, step: int, length: int) -> list[list[int]]:
+    """Examples of a step by row: first fit, the longest first."""
+    bins: list[list[int]] = []
+    room: list[int] = []
+    for i in sorted(self.indices(step), key=lambda i: -self._lengths[i]):
+      need = self._lengths[i]
+      at = next((b for b, r in enumerate(room) if r >= need), len(bins))
+      if at == len(bins):
+        bins.append([])
+        room.append(length)
+      bins[at].append(i)
+      room[at] -= need
+    return bins
+
+  def _padded_layout(self, steps: int, multiple: int) -> Layout:
+    """One example per row, all as long as the longest."""
+    del steps
+    if self.batch_size % multiple:
+      raise ValueError(
+        f"batch_size {self.batch_size} does not divide into {multiple} parts "
+        "(data x fsdp devices times train.accum)"
+      )
+    return Layout(
+      self.batch_size,
+      _round_up(max(self._lengths)),
+      _round_up(max(self._trained)),
+      packed=False,
+    )
+
+  def _packed_layout(self, steps: int, multiple: int) -> Layout:
+    """The row length that needs the fewest positions, and its rows."""
+    shortest = _round_up(max(self._lengths))
+    few = range(0, steps, -(-steps // _SAMPLE))
+
+    def positions(length: int) -> int:
+      rows = max(len(self._bins(s, length)) for s in few)
+      return _round_up(rows, multiple) * length
+
+    candidates = range(shortest, _MAX_ROW * shortest + 1, _ROUND)
+    length = min(candidates, key=positions)
+    rows = trained = 0
+    for step in range(steps):
+      bins = self._bins(step, length)
+      rows = max(rows, len(bins))
+      trained = max(trained, *(sum(self._trained[i] for i in b) for b in bins))
+    return Layout(
+      _round_up(rows, multiple), length, _round_up(trained), packed=True
+    )
 
 
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def pad(rows: Sequence[Tokens], length: int, num_trained: int) -> Rows:
-  """Right-pads rows to [B, length] and shifts the targets.
+def fill(bins: Sequence[Sequence[Tokens]], layout: Layout) -> Rows:
+  """Lays examples end to end in rows, each its own segment, and pads.
 
-  Position t holds token t and predicts token t + 1, with that token's weight.
+  Position t of an example holds its token t and predicts token t + 1, with that
+  token's weight.
   """
-  shape = (len(rows), length)
+  shape = (layout.rows, layout.length)
   out = Rows(
     tokens=np.zeros(shape, np.int32),
     targets=np.zeros(shape, np.int32),
     weights=np.zeros(shape, np.float32),
     positions=np.zeros(shape, np.int32),
     segments=np.zeros(shape, np.int32),
-    num_trained=num_trained,
+    num_trained=layout.num_trained,
   )
-  for i, row in enumerate(rows):
-    n = len(row.ids) - 1
-    out.tokens[i, :n] = row.ids[:-1]
-    out.targets[i, :n] = row.ids[1:]
-    out.weights[i, :n] = row.weights[1:]
-    out.positions[i, :n] = np.arange(n)
-    out.segments[i, :n] = 1
+  for row, examples in enumerate(bins):
+    start = 0
+    for segment, example in enumerate(examples, 1):
+      n = len(example.ids) - 1
+      at = np.s_[row, start : start + n]
+      out.tokens[at] = example.ids[:-1]
+      out.targets[at] = example.ids[1:]
+      out.weights[at] = example.weights[1:]
+      out.positions[at] = np.arange(n)
+      out.segments[at] = segment
+      start += n
   return out

@@ -9,6 +9,7 @@ the completion lies, and never by comparing ids later.
 import dataclasses
 import hashlib
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,24 +54,42 @@ class Chat:
         f"{folder}: the tokenizer has {len(self.tokenizer)} tokens, the model "
         f"has embeddings for {vocab_size}: they do not belong together"
       )
+    # Some tokenizers normalise ordinary text; then nothing can be compared.
+    self._lossless = False
+    sample = self.render([{"role": "user", "content": f"{_PROBE} a 1"}])
+    self._lossless = self._text(self.encode(sample)) == sample
     self.end_of_turn = self._find_end_of_turn()
     self.stop_ids = self._find_stop_ids()
     # Fills rows on the right of nothing that is read: any valid id will do.
     self.pad = 0
 
   def encode(self, text: str) -> list[int]:
-    """Ids of text as it stands: no BOS is added, the template has its own."""
-    return list(self.tokenizer.encode(text, add_special_tokens=False))
+    """Ids of text as it stands: no BOS is added, the template has its own.
+
+    Raises:
+      ValueError: the tokenizer has no ids for a part of the text and would
+        drop it without a word, as small vocabularies do with control bytes.
+    """
+    ids = list(self.tokenizer.encode(text, add_special_tokens=False))
+    if self._lossless and self._text(ids) != text:
+      raise ValueError(
+        f"{self.folder}: the tokenizer cannot represent {text!r}; it reads "
+        f"back as {self._text(ids)!r}"
+      )
+    return ids
+
+  def _text(self, ids: Sequence[int]) -> str:
+    # Special tokens inside stay visible: they are part of what was generated.
+    return self.tokenizer.decode(
+      list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
+    )
 
   def decode(self, ids: Sequence[int]) -> str:
     """Text of a completion; only a stop id at its end is left out."""
     ids = list(ids)
     if ids and ids[-1] in self.stop_ids:
       ids = ids[:-1]
-    # Special tokens inside stay visible: they are part of what was generated.
-    return self.tokenizer.decode(
-      ids, skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
+    return self._text(ids)
 
   def render(self, messages: Sequence[Message], prompt: bool = True) -> str:
     """The template's text; with `prompt`, up to where the answer starts."""
@@ -121,14 +140,11 @@ class Chat:
     prompt = self.render(question)
     whole = self.render(answered, prompt=False)
     if not whole.startswith(prompt + _PROBE):
-      at = next(
-        (i for i, (a, b) in enumerate(zip(prompt + _PROBE, whole)) if a != b),
-        min(len(prompt), len(whole)),
-      )
+      at = len(os.path.commonprefix([prompt + _PROBE, whole]))
       raise ValueError(
         f"{self.folder}: the chat template's prompt is not a prefix of its "
-        f"training text, they part at {prompt[at:at + 30]!r} against "
-        f"{whole[at:at + 30]!r}; sampling would not see what was trained"
+        f"training text, they part at {prompt[at : at + 30]!r} against "
+        f"{whole[at : at + 30]!r}; sampling would not see what was trained"
       )
     after = self.encode(whole[len(prompt + _PROBE) :])
     special = set(self.tokenizer.all_special_ids)
@@ -136,7 +152,7 @@ class Chat:
     if not after or after[0] not in special:
       raise ValueError(
         f"{self.folder}: the chat template ends an answer with "
-        f"{whole[len(prompt + _PROBE):]!r}, which starts with no special "
+        f"{whole[len(prompt + _PROBE) :]!r}, which starts with no special "
         "token: the model could never learn to stop"
       )
     return after[0]
@@ -149,7 +165,9 @@ class Chat:
     path = self.folder / "generation_config.json"
     if path.exists():
       eos = json.loads(path.read_text("utf-8")).get("eos_token_id")
-      ids |= set(eos if isinstance(eos, list) else [eos] if eos is not None else [])
+      ids |= set(
+        eos if isinstance(eos, list) else [eos] if eos is not None else []
+      )
     return frozenset(ids)
 
   @property

@@ -2,8 +2,9 @@
 
 import dataclasses
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 # Fields of a Llama config.json that do not change the forward pass, or whose
 # effect is checked in `from_hf`. Anything else is refused by name.
@@ -65,7 +66,7 @@ def from_hf(folder: Path) -> ModelConfig:
   except json.JSONDecodeError as e:
     raise ValueError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
 
-  def refuse(field: str, why: str):
+  def refuse(field: str, why: str) -> NoReturn:
     raise ValueError(f"{path}: {field} = {raw.get(field)!r}: {why}")
 
   if raw.get("model_type") != "llama":
@@ -107,7 +108,9 @@ def _kv_heads(raw: dict[str, Any], refuse) -> int:
   return kv_heads
 
 
-def _rope_theta(raw: dict[str, Any], refuse) -> float:
+def _rope_theta(
+  raw: dict[str, Any], refuse: Callable[[str, str], NoReturn]
+) -> float:
   """The rotary base, from either spelling; scaled kinds are refused."""
   for field in ("rope_parameters", "rope_scaling"):
     rope = raw.get(field) or {}
@@ -117,6 +120,6 @@ def _rope_theta(raw: dict[str, Any], refuse) -> float:
   # transformers 5 writes rope_parameters, older releases a top-level field.
   theta = (raw.get("rope_parameters") or {}).get("rope_theta")
   theta = theta if theta is not None else raw.get("rope_theta")
-  if theta is None:
-    refuse("rope_theta", "missing, and not in rope_parameters either")
+  if not isinstance(theta, (int, float)):
+    refuse("rope_theta", "no number here or in rope_parameters")
   return float(theta)

@@ -136,9 +136,7 @@ class Block(nn.Module):
     attn = Attention(c, self.dtype, name="attn")
     y, kv = attn(RMSNorm(c.norm_eps, name="norm1")(x), angles, mask, past)
     x = x + y
-    x = x + Mlp(c, self.dtype, name="mlp")(
-      RMSNorm(c.norm_eps, name="norm2")(x)
-    )
+    x = x + Mlp(c, self.dtype, name="mlp")(RMSNorm(c.norm_eps, name="norm2")(x))
     return constrain(x, ROWS, None, None), kv
 
 
@@ -194,7 +192,13 @@ class Decoder:
       params["head"] = normal(rngs[1], (c.width, c.vocab_size), jnp.float32)
     return params
 
-  def hidden(self, params, tokens, positions, segments):
+  def hidden(
+    self,
+    params: PyTree,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+  ) -> jax.Array:
     """Final hidden states [B, T, D] of whole rows (see types.Model)."""
     return self._forward(params, tokens, positions, segments, None)[0]
 
@@ -222,8 +226,12 @@ class Decoder:
     keys, values = jax.tree.map(grow, (keys, values))
     return x, Cache(keys, values, grow_rows(positions), grow_rows(segments))
 
-  def decode(self, params, tokens, positions, segments, cache, index):
-    """One more token per row: [B, 1] inputs, written to slot `index`."""
+  def extend(self, params, tokens, positions, segments, cache, index):
+    """T more tokens per row, [B, T], written to the slots from `index` on.
+
+    Returns:
+      hidden [B, T, D] and the new Cache.
+    """
     x, (keys, values) = self._forward(
       params, tokens, positions, segments, cache
     )
@@ -266,7 +274,10 @@ class Decoder:
       & (positions[:, :, None] >= key_positions[:, None, :])
     )[:, None]  # [B, 1, T, S+T]
     angles = rope_angles(positions, self.config)
-    x = params["embed"].astype(self.dtype)[tokens]
+    # The width is gathered before the look-up. Left to itself, XLA would give
+    # every device all rows of the result to move from one layout to the other.
+    table = constrain(params["embed"].astype(self.dtype), "tensor", None)
+    x = table[tokens]
     x = constrain(x, ROWS, None, None)
 
     def run(x, layer, past):
@@ -284,12 +295,11 @@ class Decoder:
       past = None if cache is None else (cache.keys, cache.values)
       body = lambda x, xs: run(x, *xs)  # noqa: E731
       if self.remat != "none":
-        body = jax.checkpoint(
-          body, policy=REMAT[self.remat], prevent_cse=False
-        )
+        body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
       x, kvs = jax.lax.scan(body, x, (layers, past))
     norm = RMSNorm(self.config.norm_eps)
-    return norm.apply({"params": params["norm"]}, x), kvs
+    out: Any = norm.apply({"params": params["norm"]}, x)
+    return out, kvs
 
 
 def unstack(params: PyTree) -> PyTree:

@@ -93,7 +93,9 @@ def load_params(
   spare = {"lm_head.weight"} if config.tied else set()
   missing = sorted(set(wanted) - set(files))
   extra = sorted(
-    n for n in set(files) - set(wanted) - spare if "rotary_emb.inv_freq" not in n
+    n
+    for n in set(files) - set(wanted) - spare
+    if "rotary_emb.inv_freq" not in n
   )
   if missing or extra:
     raise ValueError(
@@ -138,4 +140,3 @@ def _wanted(config: ModelConfig, abstract: PyTree) -> dict[str, tuple]:
     count = config.num_layers if "{}" in name else 1
     out.update({name.format(i): shape for i in range(count)})
   return out
-

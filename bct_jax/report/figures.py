@@ -144,9 +144,7 @@ def _place(step: float) -> float:
   return math.log1p(step)
 
 
-def _lines(
-  axes: Axes, curve: Sequence[Point], names: Sequence[str]
-) -> None:
+def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
   """Draws rates against the step, each labelled at its end."""
   ends: dict[str, float] = {}
   for name in names:

@@ -253,9 +253,7 @@ def _outcome(
     "why": record.text("why") if record.has("why") else "",
     "retention": _estimate(record, "retention"),
     "transfer": _estimate(record, "transfer"),
-    "transfer_step": _crossing(
-      record, "transfer_step", "transfer_censored_at"
-    ),
+    "transfer_step": _crossing(record, "transfer_step", "transfer_censored_at"),
     "deployment_length": _crossing(
       record, "deployment_length", "deployment_length_censored_at"
     ),
@@ -314,9 +312,7 @@ def _train_step(record: records.Record) -> TrainStep:
   )
 
 
-def _by_step(
-  items: list[T], path: Path, notes: list[str]
-) -> tuple[T, ...]:
+def _by_step(items: list[T], path: Path, notes: list[str]) -> tuple[T, ...]:
   """In the order of steps; of a step written twice (a resume) the last."""
   last = {item.step: item for item in items}
   if len(last) < len(items):

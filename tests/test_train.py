@@ -1,0 +1,214 @@
+"""The train step: exact over meshes and microbatches, and strict."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from helpers import make_mesh, make_rows, make_step, run_steps
+
+from bct_jax.mesh import put_batch
+from bct_jax.objectives import OBJECTIVES, sft
+from bct_jax.train import FitConfig, NumericalError, fit
+from bct_jax.types import Mean
+
+MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)]
+BATCHES = [make_rows(seed=s) for s in range(3)]
+
+
+@pytest.fixture(scope="module")
+def reference():
+  return run_steps(make_step(sft, make_mesh()), BATCHES)
+
+
+@pytest.mark.parametrize("accum", [1, 2, 4])
+@pytest.mark.parametrize("shape", MESHES, ids=str)
+def test_result_depends_neither_on_mesh_nor_accumulation(
+  shape, accum, reference
+):
+  if 8 // accum % (shape[0] * shape[1]):
+    pytest.skip("fewer rows in a microbatch than devices")
+  setup = make_step(sft, make_mesh(*shape), accum)
+  metrics, params, _ = run_steps(setup, BATCHES)
+  for ours, theirs in zip(metrics, reference[0], strict=True):
+    assert ours["weight"] == theirs["weight"]
+    assert ours["loss"] == pytest.approx(theirs["loss"], rel=1e-5)
+    assert ours["grad_norm"] == pytest.approx(theirs["grad_norm"], rel=1e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-5),
+    params,
+    reference[1],
+  )
+
+
+def test_rows_are_unequal_enough_to_tell():
+  """A mean of microbatch means would differ on these rows by far."""
+  weights = BATCHES[0].weights.sum(axis=1)
+  assert weights.max() >= 3 * weights.min()
+
+
+def test_compiles_once_and_donates():
+  setup = make_step(sft, make_mesh(2, 2, 2))
+  before = jax.tree.leaves(setup.state.params)
+  run_steps(setup, BATCHES * 2)
+  assert setup.step._cache_size() == 1
+  assert all(x.is_deleted() for x in before)
+
+
+def test_learning_rate_is_a_value():
+  setup = make_step(sft, make_mesh())
+  start = jax.tree.map(np.asarray, setup.state.params)
+  _, params, state = run_steps(setup, BATCHES[:1], lr=0.0)
+  jax.tree.map(np.testing.assert_array_equal, start, params)
+  setup.state = state
+  run_steps(setup, BATCHES[:1], lr=0.5)
+  assert setup.step._cache_size() == 1
+
+
+def test_scalar_objective_is_a_type_error():
+  def scalar(params, batch, rng, model):
+    return jnp.mean(params["embed"])
+
+  with pytest.raises(TypeError, match=r"Mean\(total, weight\)"):
+    run_steps(make_step(scalar, make_mesh()), BATCHES[:1])
+
+
+def test_extra_metrics_are_divided_once():
+  def counting(params, batch, rng, model):
+    loss, _ = sft(params, batch, rng, model)
+    rows = jnp.float32(batch.tokens.shape[0])
+    return loss, {"rows": Mean(jnp.sum(batch.weights), rows)}
+
+  for accum in (1, 4):
+    out, _, _ = run_steps(make_step(counting, make_mesh(), accum), BATCHES[:1])
+    want = BATCHES[0].weights.sum() / 8
+    assert out[0]["rows"] == pytest.approx(want, rel=1e-6)
+
+
+def test_batch_without_trained_tokens_moves_nothing():
+  setup = make_step(sft, make_mesh(), tx=optax.scale_by_adam())
+  start = jax.tree.map(np.asarray, setup.state.params)
+  rows = BATCHES[0]._replace(weights=np.zeros_like(BATCHES[0].weights))
+  metrics, params, _ = run_steps(setup, [rows])
+  assert metrics[0]["loss"] == 0 and metrics[0]["grad_norm"] == 0
+  jax.tree.map(np.testing.assert_array_equal, start, params)
+
+
+class Recorder:
+  """Runs fit on a tiny state and writes down what it calls."""
+
+  def __init__(self, bad_at=None):
+    self.calls = []
+    self.bad_at = bad_at
+
+  def step(self, state, frozen, batch, lr):
+    t = int(state.step)
+    self.calls.append(f"update {t}")
+    loss = jnp.float32(np.nan if t == self.bad_at else 1.0)
+    return state.replace(step=state.step + 1), {"loss": loss}
+
+  def fit(self, steps=4, every=2, evals=(0, 2), start=0):
+    from bct_jax.types import TrainState
+
+    return fit(
+      TrainState(jnp.int32(start), {}, None, None),
+      None,
+      self.step,
+      lambda t, state: (None, [f"row{t}"]),
+      lambda t: 0.5,
+      lambda t, params: self.calls.append(f"eval {t}"),
+      lambda state: self.calls.append(f"save {int(state.step)}"),
+      lambda values: self.calls.append(f"log {values['step']}"),
+      FitConfig(steps, tuple(evals), every),
+    )
+
+
+def test_fit_order():
+  r = Recorder()
+  r.fit()
+  assert r.calls == (
+    "eval 0,update 0,update 1,log 1,log 2,save 2,eval 2,"
+    "update 2,update 3,log 3,log 4,save 4"
+  ).split(",")
+
+
+def test_fit_continues_from_the_step_of_the_state():
+  r = Recorder()
+  r.fit(start=2)
+  assert r.calls[:2] == ["eval 2", "update 2"]
+  r = Recorder()
+  r.fit(start=4, evals=(0, 4))
+  assert r.calls == ["eval 4"]
+
+
+@pytest.mark.parametrize("bad", [1, 3])
+def test_nothing_is_saved_after_a_loss_that_is_not_finite(bad):
+  r = Recorder(bad_at=bad)
+  with pytest.raises(NumericalError, match=rf"update {bad + 1} .*row{bad}"):
+    r.fit()
+  saved = [c for c in r.calls if c.startswith("save")]
+  assert saved == ([] if bad == 1 else ["save 2"])
+
+
+# --- the contract of every objective ------------------------------------------
+
+
+@pytest.fixture(params=sorted(OBJECTIVES))
+def objective(request):
+  setup = make_step(sft, make_mesh())
+  function = OBJECTIVES[request.param]
+
+  def call(rows):
+    def total(params):
+      batch = put_batch(rows, setup.mesh)
+      loss, metrics = function(
+        params, batch, jax.random.PRNGKey(0), setup.model
+      )
+      return loss.total, (loss, metrics)
+
+    grads, aux = jax.grad(total, has_aux=True)(setup.state.params)
+    return jax.tree.map(np.asarray, (grads, *aux))
+
+  return call
+
+
+def take(rows, index):
+  return type(rows)(
+    *(v[index] if isinstance(v, np.ndarray) else v for v in rows)
+  )
+
+
+def assert_close(a, b):
+  jax.tree.map(
+    lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-4), a, b
+  )
+
+
+def test_objective_adds_over_a_split_batch(objective):
+  rows = BATCHES[0]
+  whole = objective(rows)
+  parts = [
+    objective(take(rows, slice(0, 3))),
+    objective(take(rows, slice(3, 8))),
+  ]
+  assert_close(whole, jax.tree.map(np.add, *parts))
+
+
+def test_objective_ignores_the_order_of_rows(objective):
+  rows = BATCHES[0]
+  assert_close(objective(rows), objective(take(rows, np.arange(8)[::-1])))
+
+
+def test_objective_ignores_rows_without_weight(objective):
+  rows = BATCHES[0]
+  weights = rows.weights.copy()
+  weights[5:] = 0
+  masked = rows._replace(weights=weights)
+  assert_close(objective(masked), objective(take(masked, slice(0, 5))))
+
+
+def test_objective_is_finite_on_a_masked_batch(objective):
+  rows = BATCHES[0]._replace(weights=np.zeros_like(BATCHES[0].weights))
+  grads, loss, _ = objective(rows)
+  assert float(loss.weight) == 0
+  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
