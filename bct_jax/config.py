@@ -154,6 +154,8 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
   """
   values = dict(values)
   shared = {k: values.pop(k, {}) for k in ("train", "optim")}
+  # Checked also when every arm overrides them.
+  _check_arm(_build(ArmConfig, shared, "config"), "config")
   overrides = values.pop("arms", {})
   arms = {}
   for name, arm in overrides.items():

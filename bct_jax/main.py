@@ -47,8 +47,11 @@ def main(argv: list[str]) -> int:
     choose(_MODE.value, MODES, "--mode")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
+    file = config_flags.get_config_filename(flags.FLAGS["config"])
+    if not Path(file.split(":")[0]).is_file():
+      raise ConfigError(f"--config={file}: there is no such file")
     if not isinstance(_CONFIG.value, ConfigDict):
-      raise ConfigError("--config: get_config must return a ConfigDict")
+      raise ConfigError(f"--config={file}: get_config must give a ConfigDict")
     raw = _CONFIG.value.to_dict()
     config = from_dict(raw)
   except flags.Error as e:

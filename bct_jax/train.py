@@ -98,7 +98,7 @@ def make_train_step(
     )
     logged = {
       "loss": loss.value(),
-      "grad_norm": optax.global_norm(grads),
+      "grad_norm": optax.tree.norm(grads),
       "weight": loss.weight,
       **{name: mean.value() for name, mean in metrics.items()},
     }

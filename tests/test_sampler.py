@@ -1,5 +1,7 @@
 """The sampler: independent of batch, bucket, order and mesh."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -32,15 +34,23 @@ def run(
   stops=(5, 6, 7),
 ):
   mesh = mesh or make_mesh()
+  params, sample = make(mesh, temperature, batch_size, bucket, new, stops)
+  with jax.set_mesh(mesh):
+    return sample(params, prompts, ids or range(len(prompts)), seed)
+
+
+@functools.cache
+def make(mesh, temperature, batch_size, bucket, new, stops):
+  """Params on the mesh and a sampler, which keeps what it compiled."""
   with jax.set_mesh(mesh):
     params = init_params(MODEL, mesh)
     shapes = jax.eval_shape(decoder.unstack, params)
     rules = decoder.rules(CONFIG, mesh.shape["tensor"], decode=True)
     place = meshes.shardings(shapes, rules, mesh)
     params = jax.jit(decoder.unstack, out_shardings=place)(params)
-    config = SamplingConfig(temperature, new, batch_size, bucket, 0)
-    sample = sampler.make_sampler(MODEL, config, frozenset(stops), place, mesh)
-    return sample(params, prompts, ids or range(len(prompts)), seed)
+  config = SamplingConfig(temperature, new, batch_size, bucket, 0)
+  stop_ids = frozenset(stops)
+  return params, sampler.make_sampler(MODEL, config, stop_ids, place, mesh)
 
 
 @pytest.fixture(scope="module")
