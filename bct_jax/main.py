@@ -40,6 +40,8 @@ _OUT = flags.DEFINE_string("out", None, "For eval and sample: a JSONL file.")
 
 def main(argv: list[str]) -> int:
   """Runs one command and returns its exit code; see the README."""
+  # Config files import each other as configs.NAME, wherever this is run from.
+  sys.path.append(str(Path(__file__).resolve().parent.parent))
   try:
     left = flags.FLAGS(argv)[1:]
     if left:
@@ -56,8 +58,17 @@ def main(argv: list[str]) -> int:
     config = from_dict(raw)
   except flags.Error as e:
     return _fail(str(e))
-  except (AttributeError, KeyError, TypeError, ValueError, OSError) as e:
-    # ml_collections reports unknown fields and wrong types by any of these.
+  except (
+    AttributeError,
+    ImportError,
+    KeyError,
+    OSError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as e:
+    # ml_collections reports unknown fields and wrong types by any of these,
+    # and a config file is a program of its own.
     return _fail(str(e.args[0] if len(e.args) == 1 else e))
   return _run(config, raw)
 

@@ -100,11 +100,15 @@ def test_integers_are_good_floats():
 # --- through the command line, in a process of its own ------------------------
 
 
-def command(*flags: str) -> subprocess.CompletedProcess:
-  env = {**os.environ, "JAX_PLATFORMS": "no_such_platform"}
+def command(*flags: str, cwd=ROOT) -> subprocess.CompletedProcess:
+  env = {
+    **os.environ,
+    "JAX_PLATFORMS": "no_such_platform",
+    "PYTHONPATH": str(ROOT),
+  }
   return subprocess.run(
     [sys.executable, "-m", "bct_jax.main", *flags],
-    cwd=ROOT,
+    cwd=cwd,
     env=env,
     capture_output=True,
     text=True,
@@ -133,3 +137,18 @@ def test_bad_command_exits_2_before_jax_starts(flags, message):
   assert message in done.stderr
   assert "Traceback" not in done.stderr
   assert len(done.stderr.strip().splitlines()) <= 3
+
+
+def test_configs_are_found_from_any_directory(tmp_path):
+  config = ROOT / "configs" / "tiny.py"
+  done = command(f"--config={config}", "--mode=experimnt", cwd=tmp_path)
+  assert "mean 'experiment'" in done.stderr
+
+
+def test_broken_config_file_is_one_error(tmp_path):
+  for text in ("import nothing_like_it", "def get_config(:", "x = 1"):
+    config = tmp_path / "broken.py"
+    config.write_text(text)
+    done = command(f"--config={config}")
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
