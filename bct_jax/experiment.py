@@ -69,7 +69,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   params = None
   if plan.install is not None:
     params = train_run(
-      plan, folder, organism, plan.install, start=plan.runtime.load
+      plan, "install", folder, organism, plan.install, plan.runtime.load
     )
   gate = _gate(plan, folder, params)
   if not gate["passed"]:
@@ -161,6 +161,7 @@ def run_arm(
 
   train_run(
     plan,
+    name,
     folder,
     arm,
     dataset,

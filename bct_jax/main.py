@@ -1,5 +1,6 @@
 """Command line: python -m bct_jax.main --config=FILE --workdir=DIR [...]."""
 
+import os
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -74,6 +75,8 @@ def main(argv: list[str]) -> int:
 
 
 def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
+  # It would tell that torch is absent, which is how it is meant.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
   from bct_jax import commands
   from bct_jax.gate import GateError

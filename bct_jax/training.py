@@ -1,5 +1,6 @@
 """One training run in its folder: resumed, logged, checkpointed."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import jax
@@ -19,17 +20,19 @@ from bct_jax.types import PyTree, TrainState
 
 def train_run(
   plan: Plan,
+  name: str,
   folder: Path,
   arm: ArmConfig | OrganismConfig,
   dataset: Dataset,
-  start,
+  start: Callable[[], PyTree],
   eval_steps: tuple[int, ...] = (),
-  evaluate=lambda step, params: None,
+  evaluate: Callable[[int, PyTree], None] = lambda step, params: None,
 ) -> PyTree:
   """Trains one run in its folder, or goes on where its checkpoints end.
 
   Args:
     plan: for the model and its compiled functions.
+    name: of the run, for the terminal.
     folder: gets checkpoints/, metrics.jsonl and mask_audit.txt.
     arm: the optimizer and the schedule.
     dataset: what it trains on.
@@ -39,13 +42,17 @@ def train_run(
 
   Returns:
     The params after the last step.
+
+  Raises:
+    ValueError: the checkpoint there is of other data, or cannot be read.
+    train.NumericalError: the loss or gradient of an update is not finite.
   """
   runtime, steps = plan.runtime, arm.train.steps
   checkpoints = Checkpoints(folder / "checkpoints")
-  state = _first_state(runtime, checkpoints, arm, start)
+  state = _first_state(runtime, checkpoints, arm, dataset, start)
   resumed = int(state.step)
   if resumed:
-    say(f"{folder.name}: continuing at step {resumed} of {steps}")
+    say(f"{name}: continuing at step {resumed} of {steps}")
   metrics.keep_until(folder / "metrics.jsonl", resumed)
   metrics.keep_until(folder / "evals.jsonl", resumed)
   metrics.write_text(
@@ -71,7 +78,7 @@ def train_run(
     checkpoints.save(state, meta, final=int(state.step) == steps)
 
   bar: Stage
-  with stage(f"train {folder.name}", steps - resumed, "steps") as bar:
+  with stage(f"train {name}", steps - resumed, "steps") as bar:
     state = fit(
       state,
       None,
@@ -88,12 +95,22 @@ def train_run(
 
 
 def _first_state(
-  runtime: Runtime, checkpoints: Checkpoints, arm, start
+  runtime: Runtime,
+  checkpoints: Checkpoints,
+  arm: ArmConfig | OrganismConfig,
+  dataset: Dataset,
+  start: Callable[[], PyTree],
 ) -> TrainState:
   """The newest checkpoint's state, else step 0 of the params to start from."""
   latest = checkpoints.latest()
   if latest is None:
     return runtime.init_state(start(), arm.optim, arm.train.seed)
+  if checkpoints.meta()["data_hash"] != dataset.hash:
+    raise ValueError(
+      f"{checkpoints.folder}: was made from other training data than the "
+      "config gives now (a changed setting, tokenizer or template); use "
+      "another --workdir"
+    )
   abstract = runtime.abstract_state(arm.optim)
   if latest < arm.train.steps:
     return checkpoints.restore(abstract)
