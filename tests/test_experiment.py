@@ -181,16 +181,15 @@ def test_killed_in_the_middle_of_an_arm(finished, tiny_folder, tmp_path):
   assert comparable(tmp_path / "run") == comparable(finished[0])
 
 
-def test_checkpoint_of_other_data_is_refused(tiny_folder, tmp_path):
+def test_checkpoint_of_other_data_is_refused(finished, tiny_folder, tmp_path):
   """A changed tokenizer or generator must not go on with old weights."""
-  kill_at("second arm checkpoint", signal.SIGKILL, tmp_path, tiny_folder)
-  if (tmp_path / "arms" / "low" / "done.json").exists():
-    (tmp_path / "arms" / "low" / "done.json").unlink()
-  (meta,) = tmp_path.glob("arms/low/checkpoints/*/meta/metadata")
+  workdir = tmp_path / "run"
+  shutil.copytree(finished[0], workdir)
+  (workdir / "done.json").unlink()
+  (meta,) = workdir.glob("organisms/*/checkpoints/4/meta/metadata")
   saved = json.loads(meta.read_text())
   meta.write_text(json.dumps({**saved, "data_hash": "0"}))
-  (tmp_path / "done.json").unlink(missing_ok=True)
-  code, _, err = run(tmp_path, tiny_folder)
+  code, _, err = run(workdir, tiny_folder)
   assert code == 2 and "made from other training data" in err
 
 
