@@ -65,12 +65,8 @@ def train_run(
     return put_batch(rows, runtime.mesh), dataset.batch_ids(step)
 
   def log(values: dict[str, float]) -> None:
-    rows = dataset.batch(int(values["step"]) - 1)
-    tokens = {
-      "tokens": int((rows.segments > 0).sum()),
-      "trained_tokens": int((rows.weights > 0).sum()),
-    }
-    metrics.append_line(folder / "metrics.jsonl", {**values, **tokens})
+    counts = dataset.counts(int(values["step"]) - 1)
+    metrics.append_line(folder / "metrics.jsonl", {**values, **counts})
     bar(loss=f"{values['loss']:.3f}")
 
   def save(state: TrainState) -> None:

@@ -69,6 +69,10 @@ def test_every_position_predicts_the_next_token_of_its_own_example(pack):
     rows = data.batch(step)
     wanted = [data.examples[i] for i in data.indices(step)]
     assert rows.weights.sum() == sum(sum(e.weights) for e in wanted)
+    assert data.counts(step) == {
+      "tokens": (rows.segments > 0).sum(),
+      "trained_tokens": (rows.weights > 0).sum(),
+    }
     found = []
     for b in range(rows.tokens.shape[0]):
       for segment in range(1, rows.segments[b].max() + 1):

@@ -134,6 +134,14 @@ class Dataset:
   def batch_ids(self, step: int) -> list[str]:
     return [self.ids[i] for i in self.indices(step)]
 
+  def counts(self, step: int) -> dict[str, int]:
+    """Real and trained positions of a step, without building its batch."""
+    indices = self.indices(step)
+    return {
+      "tokens": sum(self._lengths[i] for i in indices),
+      "trained_tokens": sum(self._trained[i] for i in indices),
+    }
+
   @functools.cached_property
   def _lengths(self) -> list[int]:
     # The last id is only ever a target, so it takes no position.
