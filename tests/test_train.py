@@ -216,3 +216,18 @@ def test_objective_is_finite_on_a_masked_batch(objective):
   grads, loss, _ = objective(rows)
   assert float(loss.weight) == 0
   assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
+
+
+@pytest.mark.parametrize("accum", [1, 4])
+def test_gradient_is_that_of_the_mean_loss(accum):
+  setup = make_step(sft, make_mesh(), accum)
+  batch = put_batch(BATCHES[0], setup.mesh)
+
+  def mean(params):
+    return sft(params, batch, jax.random.PRNGKey(0), setup.model)[0].value()
+
+  loss, grads = jax.jit(jax.value_and_grad(mean))(setup.state.params)
+  metrics, _, _ = run_steps(setup, BATCHES[:1])
+  assert metrics[0]["loss"] == pytest.approx(float(loss), rel=1e-5)
+  norm = float(optax.tree.norm(grads))
+  assert metrics[0]["grad_norm"] == pytest.approx(norm, rel=1e-5)
