@@ -1,6 +1,7 @@
 """What the modes of the command line do."""
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -151,7 +152,9 @@ def run_dry_run(config: ExperimentConfig) -> None:
   """Checks all that can be checked and prints sizes; trains nothing."""
   plan = make_plan(config)
   runtime, sampling = plan.runtime, config.sampling
-  size = runtime.model.config.num_params
+  size = sum(
+    math.prod(x.shape) for x in jax.tree.leaves(runtime.abstract_params)
+  )
   # Parameters, gradients and two moments, float32 each.
   state = (
     16 * size / (runtime.mesh.shape["fsdp"] * runtime.mesh.shape["tensor"])

@@ -19,7 +19,7 @@ from bct_jax import optim
 from bct_jax.config import ExperimentConfig, MeshConfig, OptimConfig
 from bct_jax.data.chat import Chat
 from bct_jax.mesh import make_mesh, shardings
-from bct_jax.models import decoder
+from bct_jax.models import decoder, partition
 from bct_jax.models.config import from_hf
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
@@ -64,14 +64,14 @@ class Runtime:
   @functools.cached_property
   def params_sharding(self) -> PyTree:
     shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
-    rules = decoder.rules(self.model.config, self.mesh.shape["tensor"])
+    rules = partition.rules(self.model.config, self.mesh.shape["tensor"])
     return shardings(shapes, rules, self.mesh)
 
   @functools.cached_property
   def decode_sharding(self) -> PyTree:
     shapes = jax.eval_shape(self._to_decode, self.abstract_params)
     tensor = self.mesh.shape["tensor"]
-    rules = decoder.rules(self.model.config, tensor, decode=True)
+    rules = partition.rules(self.model.config, tensor, decode=True)
     return shardings(shapes, rules, self.mesh)
 
   def load(self) -> PyTree:

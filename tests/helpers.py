@@ -12,23 +12,22 @@ from jax.sharding import PartitionSpec as P
 from bct_jax import mesh as meshes
 from bct_jax import optim
 from bct_jax.config import OptimConfig
-from bct_jax.models import decoder
-from bct_jax.models.config import ModelConfig
+from bct_jax.models import decoder, partition
+from bct_jax.models.config import Layer, ModelConfig, Rope
 from bct_jax.train import make_train_step
 from bct_jax.types import Rows, TrainState
 
 CONFIG = ModelConfig(
   vocab_size=96,
-  num_layers=2,
   width=32,
   num_heads=4,
   num_kv_heads=2,
   head_dim=8,
   mlp_width=64,
   norm_eps=1e-5,
-  rope_theta=10000.0,
   max_length=256,
   tied=True,
+  layers=(Layer(None, Rope(10000.0)),) * 2,
 )
 OPTIM = OptimConfig(
   lr=1e-2,
@@ -79,7 +78,7 @@ def make_rows(
 def init_params(model, mesh, seed=0):
   """Random params, larger than usual so that their effects are not tiny."""
   shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
-  rules = decoder.rules(model.config, mesh.shape["tensor"])
+  rules = partition.rules(model.config, mesh.shape["tensor"])
   place = meshes.shardings(shapes, rules, mesh)
 
   def init(key):

@@ -30,14 +30,14 @@ from bct_jax import mesh as meshes  # noqa: E402
 from bct_jax import sampler  # noqa: E402
 from bct_jax.checkpoint import Checkpoints  # noqa: E402
 from bct_jax.config import SamplingConfig  # noqa: E402
-from bct_jax.models import decoder  # noqa: E402
+from bct_jax.models import decoder, partition  # noqa: E402
 from bct_jax.objectives import sft  # noqa: E402
 
 
 def sample(setup):
   place = meshes.shardings(
     jax.eval_shape(decoder.unstack, setup.state.params),
-    decoder.rules(CONFIG, setup.mesh.shape["tensor"], decode=True),
+    partition.rules(CONFIG, setup.mesh.shape["tensor"], decode=True),
     setup.mesh,
   )
   with jax.set_mesh(setup.mesh):

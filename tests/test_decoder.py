@@ -1,12 +1,11 @@
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
-from bct_jax.models import decoder
+from bct_jax.models import decoder, layers
+from bct_jax.models.config import Rope
 from bct_jax.models.decoder import Decoder
 
 MODEL = Decoder(CONFIG)
@@ -98,9 +97,8 @@ def test_cached_decoding_equals_the_whole_forward(params, unstacked):
 
 def test_rotary_angles_by_hand():
   """The formula of the paper, in float64, far out."""
-  config = dataclasses.replace(CONFIG, rope_theta=1e5, head_dim=64)
   positions = np.array([[0, 1, 100, 8000]])
-  cos, sin = decoder.rope_angles(jnp.asarray(positions), config)
+  cos, sin = layers.rope_angles(jnp.asarray(positions), Rope(1e5), 64)
   for i in range(32):
     angle = positions[0].astype(np.float64) / 1e5 ** (2 * i / 64)
     np.testing.assert_allclose(cos[0, :, i], np.cos(angle), atol=1e-3)

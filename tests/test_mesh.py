@@ -6,7 +6,7 @@ from helpers import CONFIG, make_mesh, make_rows
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
-from bct_jax.models import decoder
+from bct_jax.models import decoder, partition
 
 SHAPES = {
   "a": jax.ShapeDtypeStruct((8, 4), jnp.float32),
@@ -56,7 +56,7 @@ def test_decoder_rules_cover_all_params(tensor, decode):
   if decode:
     params = jax.eval_shape(decoder.unstack, params)
   mesh = make_mesh(1, 2, tensor)
-  rules = decoder.rules(CONFIG, tensor, decode)
+  rules = partition.rules(CONFIG, tensor, decode)
   out = meshes.shardings(params, rules, mesh)
   specs = {
     meshes.path_name(p): s.spec
@@ -69,7 +69,7 @@ def test_decoder_rules_cover_all_params(tensor, decode):
 
 def test_heads_must_divide_over_tensor():
   with pytest.raises(ValueError, match="tensor = 3 .* 4 query"):
-    decoder.rules(CONFIG, 3)
+    partition.rules(CONFIG, 3)
 
 
 def test_put_batch_is_the_rows():

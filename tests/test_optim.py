@@ -10,7 +10,7 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
 from bct_jax import optim
-from bct_jax.models import decoder
+from bct_jax.models import decoder, partition
 
 PARAMS = {
   "w": {"kernel": np.linspace(-1, 1, 12, dtype=np.float32).reshape(3, 4)},
@@ -90,7 +90,7 @@ def test_moments_are_sharded_like_their_parameters():
   mesh = make_mesh(2, 2, 2)
   model = decoder.Decoder(CONFIG)
   params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
-  place = meshes.shardings(params, decoder.rules(CONFIG, 2), mesh)
+  place = meshes.shardings(params, partition.rules(CONFIG, 2), mesh)
   replicated = NamedSharding(mesh, P())
   tx = optim.make_optimizer(OPTIM)
   out = optim.optimizer_shardings(tx, params, place, replicated)

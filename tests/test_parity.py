@@ -11,7 +11,7 @@ from bct_jax import sampler
 from bct_jax.config import SamplingConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Chat
-from bct_jax.models import decoder, demo
+from bct_jax.models import decoder, demo, partition
 from bct_jax.models.config import from_hf
 from bct_jax.models.hf_weights import load_params
 from bct_jax.objectives import sft
@@ -36,7 +36,7 @@ def load(folder, mesh):
   config = from_hf(folder)
   model = decoder.Decoder(config)
   shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
-  rules = decoder.rules(config, mesh.shape["tensor"])
+  rules = partition.rules(config, mesh.shape["tensor"])
   place = meshes.shardings(shapes, rules, mesh)
   return model, load_params(folder, config, shapes, place)
 
@@ -70,7 +70,7 @@ def setup(folder):
 def greedy(setup, prompts, new):
   mesh, model, params, chat, _ = setup
   shapes = jax.eval_shape(decoder.unstack, params)
-  rules = decoder.rules(model.config, mesh.shape["tensor"], decode=True)
+  rules = partition.rules(model.config, mesh.shape["tensor"], decode=True)
   place = meshes.shardings(shapes, rules, mesh)
   with jax.set_mesh(mesh):
     flat = jax.jit(decoder.unstack, out_shardings=place)(params)
@@ -178,8 +178,8 @@ def hf_gradients(grads, config):
       out[f"{at}self_attn.{x}_proj.weight"] = layer["attn"][x]["kernel"][i].T
     for x in ("gate", "up", "down"):
       out[f"{at}mlp.{x}_proj.weight"] = layer["mlp"][x]["kernel"][i].T
-    out[f"{at}input_layernorm.weight"] = layer["norm1"]["scale"][i]
-    out[f"{at}post_attention_layernorm.weight"] = layer["norm2"]["scale"][i]
+    out[f"{at}input_layernorm.weight"] = layer["attn_norm"]["scale"][i]
+    out[f"{at}post_attention_layernorm.weight"] = layer["mlp_norm"]["scale"][i]
   return out
 
 

@@ -11,7 +11,7 @@ from helpers import CONFIG, init_params, make_mesh
 from bct_jax import mesh as meshes
 from bct_jax import sampler
 from bct_jax.config import SamplingConfig
-from bct_jax.models import decoder
+from bct_jax.models import decoder, partition
 
 MODEL = decoder.Decoder(CONFIG)
 RNG = np.random.default_rng(3)
@@ -45,7 +45,7 @@ def make(mesh, temperature, batch_size, bucket, new, stops):
   with jax.set_mesh(mesh):
     params = init_params(MODEL, mesh)
     shapes = jax.eval_shape(decoder.unstack, params)
-    rules = decoder.rules(CONFIG, mesh.shape["tensor"], decode=True)
+    rules = partition.rules(CONFIG, mesh.shape["tensor"], decode=True)
     place = meshes.shardings(shapes, rules, mesh)
     params = jax.jit(decoder.unstack, out_shardings=place)(params)
   config = SamplingConfig(temperature, new, batch_size, bucket, 0)

@@ -2,124 +2,393 @@
 
 import dataclasses
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-# Fields of a Llama config.json that do not change the forward pass, or whose
-# effect is checked in `from_hf`. Anything else is refused by name.
-_KNOWN = frozenset(
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class Rope:
+  """Rotary position embedding of a layer (Su et al. 2021, arXiv 2104.09864).
+
+  Attributes:
+    theta: the base of the wavelengths.
+    kind: "default"; "linear" divides all frequencies by `factor` (Chen et al.
+      2023, arXiv 2306.15595); "llama3" divides those whose wavelength is long
+      against `original_length` (Llama 3.1; Dubey et al. 2024, arXiv
+      2407.21783).
   """
-  architectures attention_bias attention_dropout bos_token_id dtype
-  eos_token_id head_dim hidden_act hidden_size initializer_range
-  intermediate_size is_llama_config max_position_embeddings mlp_bias model_type
-  num_attention_heads num_hidden_layers num_key_value_heads pad_token_id
-  pretraining_tp rms_norm_eps rope_interleaved rope_parameters rope_scaling
-  rope_theta tie_word_embeddings torch_dtype transformers_version
-  transformers.js_config use_cache vocab_size _name_or_path unsloth_fixed
-  """.split()
-)
-_REQUIRED = (
-  "vocab_size hidden_size num_hidden_layers num_attention_heads "
-  "intermediate_size rms_norm_eps max_position_embeddings"
-).split()
+
+  theta: float
+  kind: str = "default"
+  factor: float = 1.0
+  low_freq_factor: float = 1.0
+  high_freq_factor: float = 4.0
+  original_length: int = 0
+
+  def frequencies(self, head_dim: int) -> np.ndarray:  # [H/2] float32
+    """Radians per position of each pair of dimensions."""
+    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
+    plain = (1.0 / np.float32(self.theta) ** exponents).astype(np.float32)
+    if self.kind == "default":
+      return plain
+    slow = plain / np.float32(self.factor)
+    if self.kind == "linear":
+      return slow
+    # Turns within the original context: many are kept, few are slowed down,
+    # and in between the two are blended.
+    turns = self.original_length * plain / np.float32(2 * math.pi)
+    low, high = self.low_freq_factor, self.high_freq_factor
+    keep = np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
+    return keep * plain + (1 - keep) * slow
+
+
+@dataclasses.dataclass(frozen=True)
+class Layer:
+  """What may differ between the layers of a model.
+
+  Attributes:
+    window: keys a query sees, itself included; None is all before it.
+    rope: None is a layer without positions.
+  """
+
+  window: int | None
+  rope: Rope | None
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and maths of a decoder-only transformer of the Llama family."""
+  """Shape and maths of a decoder-only transformer."""
 
   vocab_size: int
-  num_layers: int
   width: int
   num_heads: int
   num_kv_heads: int
   head_dim: int
-  mlp_width: int
+  mlp_width: int  # of one expert, in a mixture of experts
   norm_eps: float
-  rope_theta: float
   max_length: int  # positions the model was made for
   tied: bool  # the head is the transposed embedding
+  layers: tuple[Layer, ...]
+  family: str = "llama"  # model_type in config.json
+  norms: str = "pre"  # of each sublayer: its input (pre), output (post) or both
+  norm_plus_one: bool = False  # norms multiply by 1 + scale
+  qk_norm: str = "none"  # none, each "head", or "all" heads as one vector
+  qkv_bias: bool = False
+  out_bias: bool = False  # of the projection behind attention
+  mlp_bias: bool = False
+  activation: str = "silu"  # or gelu_tanh
+  embed_scale: float = 1.0  # of embeddings before the first layer
+  query_scale: float | None = None  # of scores; None is head_dim ** -0.5
+  attn_softcap: float | None = None  # scores are cap * tanh(scores / cap)
+  final_softcap: float | None = None  # the same for the logits
+  num_experts: int = 0  # 0 is a dense MLP
+  experts_per_token: int = 0
+  renormalize: bool = False  # the weights of a token's experts sum to 1
 
   @property
-  def num_params(self) -> int:
-    """Parameters, with a tied head counted once."""
-    d, h = self.width, self.head_dim
-    attn = d * h * (2 * self.num_heads + 2 * self.num_kv_heads)
-    layer = attn + 3 * d * self.mlp_width + 2 * d
-    heads = self.vocab_size * d * (1 if self.tied else 2)
-    return heads + self.num_layers * layer + d
+  def num_layers(self) -> int:
+    return len(self.layers)
+
+  @property
+  def score_scale(self) -> float:
+    scale = self.query_scale
+    return self.head_dim**-0.5 if scale is None else scale
 
 
-def from_hf(folder: Path) -> ModelConfig:
-  """Reads config.json of a model folder.
+# Fields of any config.json that do not change the forward pass of a decoder.
+_HARMLESS = frozenset(
+  """
+  architectures attention_dropout bos_token_id cache_implementation dtype
+  eos_token_id initializer_range is_llama_config model_type output_router_logits
+  pad_token_id router_aux_loss_coef torch_dtype transformers.js_config
+  transformers_version unsloth_fixed unsloth_version use_cache _name_or_path
+  """.split()
+)
+# Fields that all families share, read below.
+_COMMON = frozenset(
+  """
+  head_dim hidden_act hidden_size intermediate_size max_position_embeddings
+  num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps
+  rope_parameters rope_scaling rope_theta tie_word_embeddings vocab_size
+  """.split()
+)
+# What a family may not leave to the default of a library.
+_REQUIRED = (
+  "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
+)
+_ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
+ROPES = ("default", "linear", "llama3")
+
+Refuse = Callable[[str, str], NoReturn]
+
+
+# --- families -----------------------------------------------------------------
+# Each: the fields it has besides the common ones, fields with the only value
+# that is supported, and what it makes of them.
+
+
+def _llama(hf: Any) -> dict[str, Any]:
+  bias = bool(hf.attention_bias)
+  return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": bool(hf.mlp_bias)}
+
+
+def _qwen3(hf: Any) -> dict[str, Any]:
+  bias = bool(hf.attention_bias)
+  return {"qkv_bias": bias, "out_bias": bias, "qk_norm": "head"}
+
+
+def _qwen3_moe(hf: Any) -> dict[str, Any]:
+  return {
+    **_qwen3(hf),
+    "mlp_width": hf.moe_intermediate_size,
+    "num_experts": hf.num_experts,
+    "experts_per_token": hf.num_experts_per_tok,
+    "renormalize": bool(hf.norm_topk_prob),
+  }
+
+
+def _olmo2(hf: Any) -> dict[str, Any]:
+  bias = bool(hf.attention_bias)
+  return {
+    "qkv_bias": bias,
+    "out_bias": bias,
+    "qk_norm": "all",
+    "norms": "post",
+  }
+
+
+def _gemma2(hf: Any) -> dict[str, Any]:
+  bias = bool(hf.attention_bias)
+  return {
+    "qkv_bias": bias,
+    "out_bias": bias,
+    "norms": "both",
+    "norm_plus_one": True,
+    "embed_scale": hf.hidden_size**0.5,
+    "query_scale": hf.query_pre_attn_scalar**-0.5,
+    "attn_softcap": hf.attn_logit_softcapping,
+    "final_softcap": hf.final_logit_softcapping,
+  }
+
+
+def _gemma3(hf: Any) -> dict[str, Any]:
+  return {**_gemma2(hf), "qk_norm": "head"}
+
+
+@dataclasses.dataclass(frozen=True)
+class _Family:
+  fields: str
+  only: Mapping[str, Any]
+  flags: Callable[[Any], dict[str, Any]]
+
+
+_WINDOWS = "sliding_window layer_types"
+_QWEN = f"{_WINDOWS} use_sliding_window max_window_layers"
+_GEMMA = (
+  f"{_WINDOWS} attention_bias query_pre_attn_scalar hidden_activation "
+  "attn_logit_softcapping final_logit_softcapping use_bidirectional_attention"
+)
+_CAUSAL = {"use_bidirectional_attention": (None, False)}
+_FAMILIES = {
+  "llama": _Family(
+    "attention_bias mlp_bias pretraining_tp rope_interleaved",
+    {"pretraining_tp": (1, None), "rope_interleaved": (False, None)},
+    _llama,
+  ),
+  "mistral": _Family("sliding_window", {}, lambda hf: {}),
+  "qwen2": _Family(
+    f"{_QWEN} use_mrope", {"use_mrope": (False,)}, lambda hf: {"qkv_bias": True}
+  ),
+  "qwen3": _Family(f"{_QWEN} attention_bias", {}, _qwen3),
+  "qwen3_moe": _Family(
+    f"{_QWEN} attention_bias moe_intermediate_size num_experts "
+    "num_local_experts num_experts_per_tok norm_topk_prob decoder_sparse_step "
+    "mlp_only_layers",
+    {"decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
+    _qwen3_moe,
+  ),
+  "gemma2": _Family(_GEMMA, _CAUSAL, _gemma2),
+  "gemma3_text": _Family(
+    f"{_GEMMA} rope_local_base_freq sliding_window_pattern "
+    "_sliding_window_pattern",
+    _CAUSAL,
+    _gemma3,
+  ),
+  "smollm3": _Family(
+    f"{_WINDOWS} use_sliding_window max_window_layers no_rope_layers "
+    "no_rope_layer_interval attention_bias mlp_bias pretraining_tp",
+    {"pretraining_tp": (1, 2, None)},  # not used in its forward pass
+    _llama,
+  ),
+  "olmo2": _Family("attention_bias", {}, _olmo2),
+}
+
+
+def read_json(path: Path) -> dict[str, Any]:
+  """A JSON object from a file of a model folder.
+
+  Raises:
+    ValueError: the file is missing or broken; names it and the line.
+  """
+  try:
+    value = json.loads(path.read_text("utf-8"))
+  except FileNotFoundError:
+    raise ValueError(f"{path} is missing: not a Hugging Face folder") from None
+  except UnicodeDecodeError as e:
+    raise ValueError(f"{path}: not UTF-8 text: {e.reason}") from None
+  except json.JSONDecodeError as e:
+    raise ValueError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
+  if not isinstance(value, dict):
+    raise ValueError(f"{path}: an object is needed, found {value!r:.60}")
+  return value
+
+
+def text_config(raw: dict[str, Any]) -> dict[str, Any]:
+  """The language model's part of a config, where it is not the whole.
+
+  Gemma 3 above 1B is published with an image encoder around the decoder.
+  """
+  if raw.get("model_type") == "gemma3" and isinstance(
+    raw.get("text_config"), dict
+  ):
+    outer = ("eos_token_id", "dtype", "torch_dtype")
+    return {
+      **{k: raw[k] for k in outer if k in raw},
+      "model_type": "gemma3_text",
+      **raw["text_config"],
+    }
+  return raw
+
+
+def from_hf(path: Path) -> ModelConfig:
+  """Reads the architecture of a model.
+
+  Fields that the file leaves out have the defaults of the family's
+  configuration class in transformers, which are part of some models.
+
+  Args:
+    path: a model folder with a config.json, or such a file itself.
 
   Raises:
     ValueError: the file is missing or broken, the architecture or a field that
       changes the maths is not supported, or sizes contradict each other.
   """
-  path = Path(folder) / "config.json"
-  try:
-    raw = json.loads(path.read_text("utf-8"))
-  except FileNotFoundError:
-    raise ValueError(f"{path} is missing: not a Hugging Face folder") from None
-  except json.JSONDecodeError as e:
-    raise ValueError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
+  path = Path(path)
+  path = path / "config.json" if path.is_dir() or not path.suffix else path
+  raw = text_config(read_json(path))
 
   def refuse(field: str, why: str) -> NoReturn:
     raise ValueError(f"{path}: {field} = {raw.get(field)!r}: {why}")
 
-  if raw.get("model_type") != "llama":
-    refuse("model_type", "supported architectures: llama")
-  unknown = sorted(set(raw) - _KNOWN)
-  if unknown:
-    refuse(unknown[0], "unknown field, it may change the model")
-  missing = [k for k in _REQUIRED if k not in raw]
-  if missing:
-    refuse(missing[0], "required field is missing")
-  for field in ("attention_bias", "mlp_bias", "rope_interleaved"):
-    if raw.get(field):
-      refuse(field, "not supported, must be false")
-  if raw.get("hidden_act", "silu") != "silu":
-    refuse("hidden_act", "supported: silu")
-  if raw.get("pretraining_tp", 1) != 1:
-    refuse("pretraining_tp", "supported: 1")
-  return ModelConfig(
-    vocab_size=raw["vocab_size"],
-    num_layers=raw["num_hidden_layers"],
-    width=raw["hidden_size"],
-    num_heads=raw["num_attention_heads"],
-    num_kv_heads=_kv_heads(raw, refuse),
-    head_dim=raw.get("head_dim")
-    or raw["hidden_size"] // raw["num_attention_heads"],
-    mlp_width=raw["intermediate_size"],
-    norm_eps=raw["rms_norm_eps"],
-    rope_theta=_rope_theta(raw, refuse),
-    max_length=raw["max_position_embeddings"],
-    tied=bool(raw.get("tie_word_embeddings", False)),
-  )
-
-
-def _kv_heads(raw: dict[str, Any], refuse) -> int:
-  heads = raw["num_attention_heads"]
-  kv_heads = raw.get("num_key_value_heads") or heads
+  family = _FAMILIES.get(str(raw.get("model_type")))
+  if family is None:
+    refuse("model_type", f"supported architectures: {', '.join(_FAMILIES)}")
+  known = _HARMLESS | _COMMON | set(family.fields.split())
+  for field in sorted(set(raw) - known):
+    refuse(field, "unknown field, it may change the model")
+  for field in _REQUIRED:
+    if field not in raw:
+      refuse(field, "required field is missing")
+  for field, allowed in family.only.items():
+    if field in raw and raw[field] not in allowed:
+      refuse(field, f"supported: {' or '.join(map(str, allowed))}")
+  hf = _normalized(raw, path)
+  activation = getattr(hf, "hidden_activation", None) or hf.hidden_act
+  if activation not in _ACTIVATIONS:
+    refuse("hidden_act", f"{activation} given, supported: {[*_ACTIVATIONS]}")
+  heads = hf.num_attention_heads
+  kv_heads = hf.num_key_value_heads or heads
   if heads % kv_heads:
     refuse("num_key_value_heads", f"must divide num_attention_heads = {heads}")
-  return kv_heads
+  head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // heads
+  if head_dim % 2:
+    refuse("head_dim", f"{head_dim} is odd: rotary positions need pairs")
+  fields = {
+    "vocab_size": hf.vocab_size,
+    "width": hf.hidden_size,
+    "num_heads": heads,
+    "num_kv_heads": kv_heads,
+    "head_dim": head_dim,
+    "mlp_width": hf.intermediate_size,
+    "norm_eps": hf.rms_norm_eps,
+    "max_length": hf.max_position_embeddings,
+    "tied": bool(hf.tie_word_embeddings),
+    "layers": _layers(hf, refuse),
+    "family": raw["model_type"],
+    "activation": _ACTIVATIONS[activation],
+  }
+  return ModelConfig(**{**fields, **family.flags(hf)})
 
 
-def _rope_theta(
-  raw: dict[str, Any], refuse: Callable[[str, str], NoReturn]
-) -> float:
-  """The rotary base, from either spelling; scaled kinds are refused."""
-  for field in ("rope_parameters", "rope_scaling"):
-    rope = raw.get(field) or {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-      refuse(field, "supported rope_type: default")
-  # transformers 5 writes rope_parameters, older releases a top-level field.
-  theta = (raw.get("rope_parameters") or {}).get("rope_theta")
-  theta = theta if theta is not None else raw.get("rope_theta")
-  if not isinstance(theta, (int, float)):
-    refuse("rope_theta", "no number here or in rope_parameters")
-  return float(theta)
+def _normalized(raw: dict[str, Any], path: Path) -> Any:
+  """The transformers configuration object: defaults filled in, old spellings
+  of the rotary fields and of layer kinds translated."""
+  from transformers import CONFIG_MAPPING  # Slow to import.
+
+  try:
+    return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+  except Exception as e:  # It checks types and sizes by several libraries.
+    reason = " ".join(str(e).split())
+    raise ValueError(f"{path}: not a valid configuration: {reason}") from None
+
+
+def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
+  """Window and rotary positions of each layer."""
+  count = hf.num_hidden_layers
+  window = getattr(hf, "sliding_window", None)
+  kinds = getattr(hf, "layer_types", None)
+  if kinds is None:
+    kinds = ["full_attention" if window is None else "sliding_attention"]
+    kinds = kinds * count
+  rotates = getattr(hf, "no_rope_layers", None) or [1] * count
+  if len(kinds) != count:
+    refuse("layer_types", f"{len(kinds)} entries for {count} layers")
+  if len(rotates) < count:
+    refuse("no_rope_layers", f"{len(rotates)} entries for {count} layers")
+  out = []
+  for kind, rotate in zip(kinds, rotates, strict=False):
+    if kind not in ("full_attention", "sliding_attention"):
+      refuse("layer_types", f"{kind}; full_attention, sliding_attention known")
+    sliding = kind == "sliding_attention"
+    if sliding and not isinstance(window, int):
+      refuse("sliding_window", "a number is needed for its layers")
+    rope = hf.rope_parameters
+    if "full_attention" in rope:  # one for each kind of layer
+      rope = rope[kind]
+    out.append(
+      Layer(
+        window if sliding else None, _rope(rope, refuse) if rotate else None
+      )
+    )
+  return tuple(out)
+
+
+def _rope(values: Mapping[str, Any], refuse: Refuse) -> Rope:
+  kind = values.get("rope_type", values.get("type", "default"))
+  if kind not in ROPES:
+    refuse(
+      "rope_parameters", f"rope_type {kind}; supported: {', '.join(ROPES)}"
+    )
+  names = {
+    "rope_theta": "theta",
+    "factor": "factor",
+    "low_freq_factor": "low_freq_factor",
+    "high_freq_factor": "high_freq_factor",
+    "original_max_position_embeddings": "original_length",
+  }
+  unknown = sorted(set(values) - set(names) - {"rope_type", "type"})
+  # Said by some configurations, and 1 in all that are supported.
+  if unknown == ["partial_rotary_factor"] and values[unknown[0]] == 1:
+    unknown = []
+  if unknown:
+    refuse("rope_parameters", f"{unknown[0]} is not supported")
+  needs = {"default": 1, "linear": 2, "llama3": 5}[kind]
+  missing = [n for n in [*names][:needs] if values.get(n) is None]
+  if missing:
+    refuse("rope_parameters", f"{missing[0]} is missing for {kind}")
+  used = [*names.items()][:needs]
+  return Rope(kind=kind, **{ours: values[theirs] for theirs, ours in used})

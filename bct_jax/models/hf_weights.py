@@ -3,6 +3,7 @@
 Each device reads the slices it holds; no process makes a copy of the model.
 """
 
+import itertools
 import json
 from pathlib import Path
 
@@ -12,31 +13,8 @@ from safetensors import SafetensorError, safe_open
 
 from bct_jax.mesh import path_name
 from bct_jax.models.config import ModelConfig
+from bct_jax.models.names import HfName, hf_names
 from bct_jax.types import PyTree
-
-# Our name of a parameter -> its Hugging Face name, and whether that is the
-# transpose ([out, in] there, [in, out] here). {} is the layer.
-_NAMES = {
-  "embed": ("model.embed_tokens.weight", False),
-  "norm/scale": ("model.norm.weight", False),
-  "head": ("lm_head.weight", True),
-  "layers/norm1/scale": ("model.layers.{}.input_layernorm.weight", False),
-  "layers/norm2/scale": (
-    "model.layers.{}.post_attention_layernorm.weight",
-    False,
-  ),
-  **{
-    f"layers/attn/{x}/kernel": (
-      f"model.layers.{{}}.self_attn.{x}_proj.weight",
-      True,
-    )
-    for x in "qkvo"
-  },
-  **{
-    f"layers/mlp/{x}/kernel": (f"model.layers.{{}}.mlp.{x}_proj.weight", True)
-    for x in ("gate", "up", "down")
-  },
-}
 
 
 def _files(folder: Path) -> dict[str, Path]:
@@ -88,7 +66,8 @@ def load_params(
       lists the names.
   """
   files = _files(Path(folder))
-  wanted = _wanted(config, abstract)
+  names = hf_names(config)
+  wanted = _wanted(names, abstract)
   # Some tied checkpoints ship a copy of the embedding as head.
   spare = {"lm_head.weight"} if config.tied else set()
   missing = sorted(set(wanted) - set(files))
@@ -113,30 +92,34 @@ def load_params(
       )
 
   def one(path, leaf, sharding):
-    hf_name, transposed = _NAMES[path_name(path)]
-
-    def read(name, index):
-      x = slices[name][tuple(index[::-1] if transposed else index)]
-      return np.asarray(x.T if transposed else x, leaf.dtype)
+    hf_name = names[path_name(path)]
 
     def shard(index):
-      if "{}" not in hf_name:
-        return read(hf_name, index)
-      layers = range(config.num_layers)[index[0]]
-      return np.stack([read(hf_name.format(i), index[1:]) for i in layers])
+      index = [
+        range(*i.indices(n)) for i, n in zip(index, leaf.shape, strict=True)
+      ]
+      out = np.empty([len(i) for i in index], leaf.dtype)
+      stacked, inner = index[: hf_name.stacked], index[hf_name.stacked :]
+      inner = tuple(slice(i.start, i.stop) for i in inner)
+      for at in itertools.product(*(enumerate(i) for i in stacked)):
+        where = tuple(i for i, _ in at)
+        x = slices[hf_name.template.format(*(n for _, n in at))]
+        x = x[inner[::-1] if hf_name.transposed else inner]
+        out[where] = x.T if hf_name.transposed else x
+      return out
 
     return jax.make_array_from_callback(leaf.shape, sharding, shard)
 
   return jax.tree_util.tree_map_with_path(one, abstract, shardings)
 
 
-def _wanted(config: ModelConfig, abstract: PyTree) -> dict[str, tuple]:
+def _wanted(names: dict[str, HfName], abstract: PyTree) -> dict[str, tuple]:
   """Hugging Face name -> shape of every tensor the params are made of."""
   out = {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(abstract)[0]:
-    name, transposed = _NAMES[path_name(path)]
-    shape = leaf.shape[1:] if "{}" in name else leaf.shape
-    shape = tuple(shape[::-1] if transposed else shape)
-    count = config.num_layers if "{}" in name else 1
-    out.update({name.format(i): shape for i in range(count)})
+    name = names[path_name(path)]
+    shape = tuple(leaf.shape[name.stacked :])
+    shape = shape[::-1] if name.transposed else shape
+    for at in itertools.product(*map(range, leaf.shape[: name.stacked])):
+      out[name.template.format(*at)] = shape
   return out

@@ -1,0 +1,203 @@
+"""One block of the decoder as Linen modules: what is declared in params.
+
+Which parts a block has follows from the flags of ModelConfig; there is one
+block for all families.
+"""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from bct_jax.mesh import ROWS, constrain
+from bct_jax.models.config import ModelConfig, Rope
+from bct_jax.models.moe import Experts
+
+ACTIVATIONS = {
+  "silu": jax.nn.silu,
+  "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
+}
+
+
+def rope_angles(
+  positions: jax.Array,  # [B, T]
+  rope: Rope | None,
+  head_dim: int,
+) -> tuple[jax.Array, jax.Array]:  # cos, sin [B, T, H/2] float32
+  """Rotary angles, float32 throughout; no turn at all without a rope.
+
+  bfloat16 angles are wrong by whole turns after a few hundred positions.
+  """
+  frequencies = (
+    np.zeros(head_dim // 2, np.float32)
+    if rope is None
+    else rope.frequencies(head_dim)
+  )
+  angles = positions[..., None].astype(jnp.float32) * frequencies
+  return jnp.cos(angles), jnp.sin(angles)
+
+
+def rotate(
+  x: jax.Array,  # [B, T, heads, H]
+  angles: tuple[jax.Array, jax.Array],  # [B, T, H/2] each
+) -> jax.Array:
+  """Rotates pairs (i, i + H/2), the order Hugging Face weights are saved in."""
+  cos, sin = (a[:, :, None, :] for a in angles)
+  first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
+  out = jnp.concatenate(
+    [first * cos - second * sin, second * cos + first * sin], axis=-1
+  )
+  return out.astype(x.dtype)
+
+
+class RMSNorm(nn.Module):
+  """Root mean square norm (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+
+  eps: float
+  plus_one: bool = False
+
+  @nn.compact
+  def __call__(self, x):  # [..., D]
+    start = nn.initializers.zeros if self.plus_one else nn.initializers.ones
+    scale = self.param("scale", start, (x.shape[-1],))
+    full = x.astype(jnp.float32)
+    full *= jax.lax.rsqrt(jnp.mean(full**2, axis=-1, keepdims=True) + self.eps)
+    if self.plus_one:  # Gemma also multiplies in float32.
+      return (full * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+    return full.astype(x.dtype) * scale.astype(x.dtype)
+
+
+class Linear(nn.Module):
+  """x W + b, and + s (x A) B where the params hold a low-rank adapter.
+
+  Rows are flattened to two dimensions: XLA's CPU backend takes twice as long
+  for the weight gradient of a three-dimensional x inside a fused block;
+  elsewhere it makes no difference.
+  """
+
+  width: int
+  dtype: Any
+  bias: bool = False
+  lora_scale: float = 0.0
+
+  @nn.compact
+  def __call__(self, x):  # [..., in] -> [..., width]
+    shape = (x.shape[-1], self.width)
+    kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
+    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
+    y = rows @ kernel.astype(self.dtype)
+    if self.bias:
+      bias = self.param("bias", nn.initializers.zeros, (self.width,))
+      y += bias.astype(self.dtype)
+    if self.has_variable("params", "lora_a"):
+      a = self.get_variable("params", "lora_a").astype(self.dtype)
+      b = self.get_variable("params", "lora_b").astype(self.dtype)
+      y += ((rows @ a) @ b) * jnp.asarray(self.lora_scale, self.dtype)
+    return y.reshape(*x.shape[:-1], self.width)
+
+
+def attend(
+  q: jax.Array,  # [B, T, N, H]
+  keys: jax.Array,  # [B, S, K, H]
+  values: jax.Array,  # [B, S, K, H]
+  mask: jax.Array,  # [B, 1, T, S]
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:  # [B, T, N, H]
+  """Grouped-query attention; softmax in float32."""
+  if softcap is None:
+    return jax.nn.dot_product_attention(q, keys, values, mask=mask, scale=scale)
+  # Gemma 2 bounds the scores, which the library's attention cannot.
+  rows, length, heads, width = q.shape
+  q = q.reshape(rows, length, keys.shape[2], -1, width)
+  scores = jnp.einsum(
+    "btkgh,bskh->bkgts", q, keys, preferred_element_type=jnp.float32
+  )
+  scores = softcap * jnp.tanh(scores * scale / softcap)
+  scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
+  y = jnp.einsum("bkgts,bskh->btkgh", weights, values)
+  return y.reshape(rows, length, heads, width)
+
+
+class Attention(nn.Module):
+  config: ModelConfig
+  dtype: Any
+  lora_scale: float
+
+  @nn.compact
+  def __call__(self, x, angles, mask, past):
+    """x [B, T, D], mask [B, 1, T, S+T], past (keys, values) [B, S, K, H]."""
+    c = self.config
+
+    def project(name, heads):
+      linear = Linear(
+        heads * c.head_dim, self.dtype, c.qkv_bias, self.lora_scale, name=name
+      )
+      y = linear(x)
+      if c.qk_norm == "all" and name != "v":
+        y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
+      y = y.reshape(*x.shape[:2], heads, c.head_dim)
+      if c.qk_norm == "head" and name != "v":
+        y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
+      return y
+
+    q = rotate(project("q", c.num_heads), angles)
+    k = rotate(project("k", c.num_kv_heads), angles)
+    v = project("v", c.num_kv_heads)
+    q = constrain(q, ROWS, None, "tensor", None)
+    keys, values = k, v
+    if past is not None:
+      keys = jnp.concatenate([past[0], k], axis=1)  # [B, S+T, K, H]
+      values = jnp.concatenate([past[1], v], axis=1)
+    y = attend(q, keys, values, mask, c.score_scale, c.attn_softcap)
+    y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
+    out = Linear(c.width, self.dtype, c.out_bias, self.lora_scale, name="o")
+    return out(y), (k, v)
+
+
+class Mlp(nn.Module):
+  """Gated linear unit (Shazeer 2020, arXiv 2002.05202)."""
+
+  config: ModelConfig
+  dtype: Any
+  lora_scale: float
+
+  @nn.compact
+  def __call__(self, x):  # [B, T, D]
+    c = self.config
+
+    def linear(width, name):
+      return Linear(width, self.dtype, c.mlp_bias, self.lora_scale, name=name)
+
+    gate = ACTIVATIONS[c.activation](linear(c.mlp_width, "gate")(x))
+    y = gate * linear(c.mlp_width, "up")(x)
+    return linear(c.width, "down")(constrain(y, ROWS, None, "tensor"))
+
+
+class Block(nn.Module):
+  config: ModelConfig
+  dtype: Any
+  lora_scale: float = 0.0
+
+  @nn.compact
+  def __call__(self, x, angles, mask, past=None):
+    c = self.config
+
+    def norm(y, where, name):
+      if c.norms not in (where, "both"):
+        return y
+      return RMSNorm(c.norm_eps, c.norm_plus_one, name=name)(y)
+
+    attn = Attention(c, self.dtype, self.lora_scale, name="attn")
+    if c.num_experts:
+      mlp = Experts(c, self.dtype, ACTIVATIONS[c.activation], name="mlp")
+    else:
+      mlp = Mlp(c, self.dtype, self.lora_scale, name="mlp")
+    y, kv = attn(norm(x, "pre", "attn_norm"), angles, mask, past)
+    x = x + norm(y, "post", "attn_post_norm")
+    y = mlp(norm(x, "pre", "mlp_norm"))
+    x = x + norm(y, "post", "mlp_post_norm")
+    return constrain(x, ROWS, None, None), kv

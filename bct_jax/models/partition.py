@@ -1,0 +1,68 @@
+"""How the params of a decoder are spread over the mesh."""
+
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.mesh import Rules
+from bct_jax.models.config import ModelConfig
+
+
+def rules(
+  config: ModelConfig, tensor: int, decode: bool = False, lora: str = ""
+) -> Rules:
+  """Partition rules of the params; see mesh.shardings.
+
+  Key and value heads are whole on every tensor device when there are fewer of
+  them than devices. Experts are spread over tensor.
+
+  Args:
+    config: the architecture.
+    tensor: devices on the tensor axis.
+    decode: for `unstack`ed params, spread over tensor only: parameters spread
+      over fsdp would be gathered again for every token.
+
+  Raises:
+    ValueError: the heads or experts do not divide over the tensor axis.
+  """
+  c = config
+  if c.num_heads % tensor or (
+    c.num_kv_heads % tensor and tensor % c.num_kv_heads
+  ):
+    raise ValueError(
+      f"mesh axis tensor = {tensor} does not fit {c.num_heads} query and "
+      f"{c.num_kv_heads} key/value heads: it must divide the first, and "
+      "divide the second or be a multiple of it"
+    )
+  if c.num_experts % tensor:
+    raise ValueError(
+      f"mesh axis tensor = {tensor} does not divide {c.num_experts} experts"
+    )
+  kv = "tensor" if c.num_kv_heads % tensor == 0 else None
+  fsdp = None if decode else "fsdp"
+  lead = () if decode else (None,)
+  columns, key_columns = P(*lead, fsdp, "tensor"), P(*lead, fsdp, kv)
+  at = r"^layers/.*"
+  out = [
+    (r"^embed$", P("tensor", fsdp)),
+    (at + r"attn/q/kernel$", columns),
+    (at + r"attn/(k|v)/kernel$", key_columns),
+    (at + r"(o|down)/kernel$", P(*lead, "tensor", fsdp)),
+    (r"norm/scale$", P()),
+  ]
+  if c.num_experts:
+    out.append((at + r"mlp/router$", P(*lead, fsdp, None)))
+    out.append((at + r"mlp/(gate|up)$", P(*lead, "tensor", fsdp, None)))
+    out.append((at + r"mlp/down$", P(*lead, "tensor", None, fsdp)))
+  else:
+    out.append((at + r"mlp/(gate|up)/kernel$", columns))
+  if c.qkv_bias:
+    out.append((at + r"q/bias$", P(*lead, "tensor")))
+    out.append((at + r"(k|v)/bias$", P(*lead, kv)))
+  if c.mlp_bias:
+    out.append((at + r"(gate|up)/bias$", P(*lead, "tensor")))
+  if c.out_bias:
+    out.append((at + r"o/bias$", P()))
+  if c.mlp_bias:
+    out.append((at + r"down/bias$", P()))
+  if not c.tied:
+    out.append((r"^head$", P(fsdp, "tensor")))
+  return out
