@@ -15,8 +15,9 @@ from bct_jax.config import OptimConfig
 from bct_jax.mesh import path_name
 from bct_jax.types import PyTree
 
-# Biases, norms and embeddings are not decayed, as is usual for AdamW.
-_NO_DECAY = ("scale", "bias", "embed")
+# Biases, norms and embeddings are not decayed, as is usual for AdamW; nor are
+# low-rank adapters, whose product is not what a decay of the factors decays.
+_NO_DECAY = ("scale", "bias", "embed", "lora_a", "lora_b")
 
 
 def decay_mask(params: PyTree) -> PyTree:

@@ -43,9 +43,7 @@ def sample(setup):
   with jax.set_mesh(setup.mesh):
     params = jax.jit(decoder.unstack, out_shardings=place)(setup.state.params)
     config = SamplingConfig(1.0, 8, 4, 8, 0)
-    run = sampler.make_sampler(
-      setup.model, config, frozenset({5}), place, setup.mesh
-    )
+    run = sampler.make_sampler(setup.model, config, frozenset({5}), setup.mesh)
     prompts = [[3, 1, 4, 1, 5 + i, 9, 2] for i in range(6)]
     return [c.tokens for c in run(params, prompts, range(6), 0)]
 

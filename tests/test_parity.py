@@ -75,7 +75,7 @@ def greedy(setup, prompts, new):
   with jax.set_mesh(mesh):
     flat = jax.jit(decoder.unstack, out_shardings=place)(params)
     config = SamplingConfig(0.0, new, 8, 16, 0)
-    sample = sampler.make_sampler(model, config, chat.stop_ids, place, mesh)
+    sample = sampler.make_sampler(model, config, chat.stop_ids, mesh)
     return sample(flat, prompts, range(len(prompts)), 0)
 
 
