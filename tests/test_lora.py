@@ -160,7 +160,7 @@ def test_one_update_on_two_meshes():
 def test_logits_and_gradients_of_peft(tmp_path, rslora):
   import peft
   import torch
-  from test_parity import load, load_torch
+  from parity import load, load_torch
 
   folder = demo.tiny(tmp_path / "model")
   model, params = load(folder, make_mesh(1, 2, 2))
