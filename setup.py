@@ -45,7 +45,7 @@ INSTALL = [
   "transformers>=5.0",
 ]
 # What the tests need on any Python; `test` adds the reference implementation
-# (torch; accelerate, by which transformers reads GGUF) and the other gates.
+# (torch; accelerate, by which transformers reads GGUF; peft) and the other gates.
 TEST_CORE = ["gguf>=0.17", "pytest>=8.2", "pytest-xdist>=3.6", "scipy>=1.13"]
 EXTRAS = {
   "cuda": ["jax[cuda12]"],
@@ -55,6 +55,7 @@ EXTRAS = {
   "test": [
     *TEST_CORE,
     "accelerate>=1.1",
+    "peft>=0.18",
     # With node, which a bare machine lacks and pyright runs on.
     "pyright[nodejs]>=1.1.400",
     "ruff>=0.14",
