@@ -45,7 +45,7 @@ INSTALL = [
   "transformers>=5.0",
 ]
 # What the tests need on any Python; `test` adds the reference implementation
-# (torch; accelerate, by which transformers reads GGUF; peft) and the other gates.
+# (torch; accelerate, by which transformers reads GGUF; peft) and the gates.
 TEST_CORE = ["gguf>=0.17", "pytest>=8.2", "pytest-xdist>=3.6", "scipy>=1.13"]
 EXTRAS = {
   "cuda": ["jax[cuda12]"],

@@ -112,18 +112,23 @@ def run_sample(
     m if m[0]["role"] == "system" else evaluate.with_system(m, system)
     for m in prompts
   ]
-  runtime = Runtime.make(config)
+  runtime, stop = Runtime.make(config), config.sampling.stop
   ids = [runtime.chat.prompt(m) for m in prompts]
   with jax.set_mesh(runtime.mesh):
     weights = runtime.decode_params(load_weights(runtime, params))
     with stage("sample", len(ids), "rows") as bar:
       completions = runtime.sampler(
-        weights, ids, range(len(ids)), config.sampling.seed, bar
+        weights,
+        ids,
+        range(len(ids)),
+        config.sampling.seed,
+        lambda index, completion: bar(1),
+        find_stop=runtime.chat.find_stop(stop),
       )
   rows = [
     {
       "messages": list(m),
-      "text": runtime.chat.decode(c.tokens),
+      "text": runtime.chat.decode(c.tokens, stop),
       "stop": "stop" if c.stopped else "length",
       "logprob": sum(c.logprobs),
       "num_tokens": len(c.tokens),

@@ -111,9 +111,13 @@ class EvalConfig:
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
   temperature: float
+  top_k: int
+  top_p: float
+  min_p: float
+  stop: tuple[str, ...]
   max_new_tokens: int
   batch_size: int
-  bucket: int
+  prefill_tokens: int
   seed: int
 
 
@@ -283,6 +287,18 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
     )
 
 
+def _check_cuts(sampling: SamplingConfig) -> None:
+  for field, good, what in (
+    ("top_k", sampling.top_k >= 0, "0 (off) or above"),
+    ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1 (off)"),
+    ("min_p", 0 <= sampling.min_p < 1, "from 0 (off) to below 1"),
+    ("stop", all(sampling.stop), "strings that are not empty"),
+  ):
+    if not good:
+      value = getattr(sampling, field)
+      raise ConfigError(f"sampling.{field} = {value!r}: must be {what}")
+
+
 def _check_lora(lora: LoraConfig, where: str) -> None:
   if lora.rank < 0:
     raise ConfigError(f"{where}.lora.rank = {lora.rank}: 0 (full) or above")
@@ -322,10 +338,11 @@ def _check(config: ExperimentConfig) -> None:
   for field in ("num_eval", "num_heldout", "num_probe"):
     if getattr(config.eval, field) <= 0:
       raise ConfigError(f"eval.{field}: must be positive")
-  for field in ("max_new_tokens", "batch_size", "bucket"):
+  for field in ("max_new_tokens", "batch_size", "prefill_tokens"):
     if getattr(config.sampling, field) <= 0:
       raise ConfigError(f"sampling.{field}: must be positive")
   if config.sampling.temperature < 0:
     raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
+  _check_cuts(config.sampling)
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")

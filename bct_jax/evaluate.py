@@ -62,6 +62,7 @@ def label_rollouts(
   chat: Chat,
   setting: Setting,
   probe: Probe,
+  stop: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
   """One JSON row per completion, scored; see DESIGN for the file format.
 
@@ -71,7 +72,7 @@ def label_rollouts(
   """
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
-    text = chat.decode(completion.tokens)
+    text = chat.decode(completion.tokens, stop)
     if prompt.split == "probe":
       label, reason = _right(probe, prompt.example, text), ""
     else:

@@ -118,15 +118,16 @@ def sample_rows(
 ) -> list[dict[str, Any]]:
   """Rollouts of all eval, held-out and probe prompts, labelled."""
   runtime, prompts = plan.runtime, plan.prompts
-  decode = runtime.decode_params(weights)
+  decode, stop = runtime.decode_params(weights), plan.config.sampling.stop
   with stage(name, len(prompts), "rows") as bar:
     completions = runtime.sampler(
       decode,
       [p.ids for p in prompts],
       range(len(prompts)),
       plan.config.sampling.seed,
-      bar,
+      lambda index, completion: bar(1),
+      find_stop=runtime.chat.find_stop(stop),
     )
   return label_rollouts(
-    prompts, completions, runtime.chat, plan.setting, plan.probe
+    prompts, completions, runtime.chat, plan.setting, plan.probe, stop
   )

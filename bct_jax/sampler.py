@@ -1,27 +1,27 @@
 """The sampler: sharded eval rollouts, apart from training.
 
-The tokens that all prompts begin with are run once. What follows is sorted by
-length and left-padded to a multiple of the bucket size, so that few shapes are
-compiled. A prefill fills the KV cache and a `while_loop` decodes until every
-row has met a stop id. Random keys are folded from (seed, row id, position), so
-the order and the batch a prompt comes in never change its sample.
+The tokens that all prompts begin with are run once, then each distinct prompt
+once, packed with others; its samples are decoded in slots that take in the next
+rows as soon as enough of them are free (see decode.py). So the cost follows the
+mean length of the completions. What is compiled depends on the set of prompts
+alone: four programs for an eval, however often it is run.
 """
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
-from jax.sharding import PartitionSpec as P
+from jax.sharding import Mesh
 
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
+from bct_jax.decode import Engine, Group, State
 from bct_jax.models.decoder import Decoder
-from bct_jax.types import PyTree, Rollouts
+from bct_jax.types import PyTree
+
+# Steps between two looks at the rows, for progress and stop strings.
+STEPS = 32
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +39,22 @@ class Completion:
   stopped: bool
 
 
-Sample = Callable[..., list[Completion]]
+Sample = Callable[..., list[Any]]
+# Ids sampled so far -> how many of them to keep, or None to go on.
+FindStop = Callable[[Sequence[int]], int | None]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batch:
+  """Prompts that are run together: indices of their rows, and where they lie.
+
+  Attributes:
+    rows: indices of rows, in the order of their prompts.
+    place: (packed row, first token) of each row's prompt.
+  """
+
+  rows: list[int]
+  place: list[tuple[int, int]]
 
 
 def make_sampler(
@@ -48,61 +63,205 @@ def make_sampler(
   stop_ids: frozenset[int],
   mesh: Mesh,
 ) -> Sample:
-  """Compiles nothing yet; each bucket compiles at its first use.
+  """Compiles nothing yet; a set of prompts compiles at its first use.
 
   Args:
     model: the decoder; its `max_length` bounds prompt plus new tokens.
-    config: temperature (0 is greedy), limits and batch size.
+    config: how tokens are chosen, limits and batch size.
     stop_ids: each ends a completion, and is part of it.
-    mesh: rows are spread over (data, fsdp).
+    mesh: slots are spread over (data, fsdp).
 
   Returns:
-    sample(params, prompts, row_ids, seed, progress) -> completions in the
-    order of the prompts. `prompts` are lists of ids, `row_ids` one integer
-    each, `progress` is called with the number of rows finished.
+    sample(params, prompts, row_ids, seed, finished, limits, find_stop, skip) ->
+    completions in the order of the prompts. `params` are unstacked; `prompts`
+    are lists of ids, equal ones are run once; `row_ids` one integer each;
+    `finished` is called with (index, completion) as rows end; `limits` are new
+    tokens per row, at most `max_new_tokens`; `find_stop` ends a row by its
+    tokens so far; indices in `skip` are not sampled, and None in the result.
   """
-  shards = meshes.num_row_shards(mesh)
-  batch_size = -(-config.batch_size // shards) * shards
-  rows = meshes.row_sharding(mesh)
-  replicated = NamedSharding(mesh, P())
-  generate = jax.jit(
-    functools.partial(_generate, model, config, tuple(sorted(stop_ids))),
-    out_shardings=rows,
-  )
+  engine = Engine(model, config, tuple(stop_ids), mesh)
 
   def sample(
     params: PyTree,
     prompts: Sequence[Sequence[int]],
     row_ids: Sequence[int],
     seed: int,
-    progress: Callable[[int], Any] = lambda n: None,
-  ) -> list[Completion]:
+    finished: Callable[[int, Completion], Any] = lambda index, completion: None,
+    limits: Sequence[int] | None = None,
+    find_stop: FindStop | None = None,
+    skip: Collection[int] = (),
+  ) -> list[Completion | None]:
     check_prompts(prompts, model.config.max_length, config.max_new_tokens)
-    out: dict[int, Completion] = {}
-    shared = common_prefix(prompts)
-    # Each row shard runs the prefix once.
-    prefix = np.tile(np.asarray(prompts[0][:shared], np.int32), (shards, 1))
-    rests = [prompt[shared:] for prompt in prompts]
-    for length, members in _batches(rests, config.bucket, batch_size):
-      tokens, segments, ids = _left_pad(
-        rests, row_ids, members, length, batch_size
-      )
-      rollouts = meshes.to_host(
-        generate(
-          params,
-          meshes.put(prefix, replicated),
-          meshes.put(tokens, rows),
-          meshes.put(segments, rows),
-          meshes.put(ids, rows),
-          meshes.put(np.asarray(seed, np.uint32), replicated),
-        )
-      )
-      for i, member in enumerate(members):
-        out[member] = _completion(rollouts, i)
-      progress(len(members))
-    return [out[i] for i in range(len(prompts))]
+    run = _Run(
+      engine, params, prompts, row_ids, seed, _limits(limits, prompts, config)
+    )
+    return run.all(finished, find_stop, frozenset(skip))
 
   return sample
+
+
+def _limits(limits, prompts, config: SamplingConfig) -> list[int]:
+  out = [config.max_new_tokens] * len(prompts) if limits is None else [*limits]
+  for i, limit in enumerate(out):
+    if not 0 < limit <= config.max_new_tokens:
+      raise ValueError(
+        f"row {i} may have {limit} new tokens: between 1 and max_new_tokens = "
+        f"{config.max_new_tokens}"
+      )
+  return out
+
+
+class _Run:
+  """One set of prompts: what is admitted when, and what comes back.
+
+  All shapes, and which prompts are packed together, follow from the whole set,
+  also from rows that are skipped: rounding depends on shapes, and a restarted
+  eval must give the very same numbers.
+  """
+
+  def __init__(self, engine: Engine, params, prompts, row_ids, seed, limits):
+    self.engine, self.params = engine, params
+    self.prompts, self.row_ids, self.limits = prompts, row_ids, limits
+    self.shared = common_prefix(prompts)
+    config = engine.config
+    rests = [tuple(prompt[self.shared :]) for prompt in prompts]
+    longest = _round_up(max(map(len, rests)), 8)
+    self.width = longest  # Q
+    share = -(-config.prefill_tokens // engine.shards)
+    self.length = max(longest, _round_up(share, 8))  # T
+    self.batches = _pack(
+      rests, (engine.shards, self.length), max(1, engine.batch_size // 4)
+    )
+    self.most = max(len(b.rows) for b in self.batches)  # A
+    ends = [len(p) + n for p, n in zip(prompts, limits, strict=True)]
+    self.slots = _round_up(max(max(ends), self.shared + longest), 16)  # S
+    self.seed = meshes.put(np.asarray(seed, np.uint32), engine.whole)
+
+  def all(self, finished, find_stop, skip) -> list[Completion | None]:
+    """Runs every row that is not skipped."""
+    engine, count = self.engine, self.engine.batch_size
+    out: list[Completion | None] = [None] * len(self.prompts)
+    waiting = [b for b in self.batches if not skip.issuperset(b.rows)]
+    held: list[int | None] = [None] * count  # the row in each slot
+    prefix = None
+    if self.shared and waiting:
+      tokens = np.asarray([self.prompts[0][: self.shared]], np.int32)
+      prefix = engine.prefix(self.params, meshes.put(tokens, engine.whole))
+    state = engine.start(self.slots)
+
+    def wanted() -> int:  # slots that the next prompts need
+      left = [r for r in waiting[0].rows if r not in skip] if waiting else []
+      return len(left) or count + 1
+
+    while waiting or any(row is not None for row in held):
+      while sum(row is None for row in held) >= wanted():
+        group = self._group(waiting.pop(0), held, skip)
+        state = engine.admit(self.params, prefix, state, group, self.seed)
+      free = np.array([row is None for row in held])
+      numbers = (
+        free,
+        np.asarray(wanted(), np.int32),
+        np.asarray(STEPS, np.int32),
+      )
+      state = engine.advance(
+        self.params, state, *(meshes.put(x, engine.whole) for x in numbers)
+      )
+      for slot, row, completion in _ended(state, held, find_stop):
+        held[slot] = None
+        out[row] = completion
+        finished(row, completion)
+    return out
+
+  def _group(self, batch: _Batch, held: list, skip) -> Group:
+    """The arrays of a batch; takes slots for its rows."""
+    packed = (self.engine.shards, self.length)
+    tokens, positions, segments = np.zeros((3, *packed), np.int32)
+    source = np.zeros((self.most, self.width), np.int32)
+    last, size, row_id, limit = np.zeros((4, self.most), np.int32)
+    slot = np.full(self.most, len(held), np.int32)
+    free = iter([i for i, row in enumerate(held) if row is None])
+    for a, (row, (r, start)) in enumerate(
+      zip(batch.rows, batch.place, strict=True)
+    ):
+      ids = self.prompts[row][self.shared :]
+      at = (r, slice(start, start + len(ids)))
+      tokens[at] = ids
+      positions[at] = self.shared + np.arange(len(ids))
+      segments[at] = 1 + start
+      first = r * self.length + start
+      source[a] = np.minimum(first + np.arange(self.width), tokens.size - 1)
+      last[a], size[a] = first + len(ids) - 1, self.shared + len(ids)
+      row_id[a], limit[a] = self.row_ids[row], self.limits[row]
+      if row not in skip:
+        slot[a] = next(free)
+        held[slot[a]] = row
+    rows, whole = self.engine.rows, self.engine.whole
+    return Group(
+      *(meshes.put(x, rows) for x in (tokens, positions, segments)),
+      *(
+        meshes.put(x, whole) for x in (source, last, size, slot, row_id, limit)
+      ),
+    )
+
+
+def _round_up(count: int, multiple: int) -> int:
+  return -(-count // multiple) * multiple
+
+
+def _pack(
+  rests: Sequence[tuple[int, ...]], packed: tuple[int, int], most: int
+) -> list[_Batch]:
+  """Distinct prompts, shortest first, as many at a time as fit `packed` rows.
+
+  Args:
+    rests: what is run of each row's prompt.
+    packed: rows and tokens of each.
+    most: rows to sample per batch; more samples of a prompt are split.
+  """
+  rows: dict[tuple[int, ...], list[int]] = {}
+  for i, rest in enumerate(rests):
+    rows.setdefault(rest, []).append(i)
+  count, length = packed
+  out: list[_Batch] = []
+  r, filled = count, 0  # of the newest batch
+  for rest in sorted(rows, key=lambda rest: (len(rest), rows[rest][0])):
+    for at in range(0, len(rows[rest]), most):
+      members = rows[rest][at : at + most]
+      if filled + len(rest) > length:
+        r, filled = r + 1, 0
+      if r >= count or len(out[-1].rows) + len(members) > most:
+        out.append(_Batch([], []))
+        r, filled = 0, 0
+      out[-1].rows.extend(members)
+      out[-1].place.extend([(r, filled)] * len(members))
+      filled += len(rest)
+  return out
+
+
+def _ended(state: State, held, find_stop):
+  """(slot, row, completion) of every row that has ended."""
+  live, stopped, lengths, tokens, logprobs = meshes.to_host(
+    (state.live, state.stopped, state.lengths, state.tokens, state.logprobs)
+  )
+  for slot, row in enumerate(held):
+    if row is None:
+      continue
+    n = int(lengths[slot])
+    keep = None
+    if find_stop is not None:
+      keep = find_stop([int(t) for t in tokens[slot, :n]])
+    if keep is None and live[slot]:
+      continue
+    n = n if keep is None else keep
+    yield (
+      slot,
+      row,
+      Completion(
+        tokens=tuple(int(t) for t in tokens[slot, :n]),
+        logprobs=tuple(float(x) for x in logprobs[slot, :n]),
+        stopped=bool(stopped[slot]) or keep is not None,
+      ),
+    )
 
 
 def check_prompts(
@@ -128,123 +287,3 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
   columns = zip(*prompts, strict=False)
   same = next((i for i, c in enumerate(columns) if len(set(c)) > 1), shortest)
   return min(same, shortest - 1) // 8 * 8
-
-
-def _batches(
-  prompts: Sequence[Sequence[int]], bucket: int, batch_size: int
-) -> Iterator[tuple[int, list[int]]]:
-  """(padded length, indices of at most batch_size prompts) for each batch.
-
-  Prompts of like length go together; only the last batch can be short.
-  """
-  order = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), i))
-  for start in range(0, len(order), batch_size):
-    members = order[start : start + batch_size]
-    longest = len(prompts[members[-1]])
-    yield -(-longest // bucket) * bucket, members
-
-
-def _left_pad(prompts, row_ids, members, length, batch_size):
-  """Host arrays [B, P], [B, P], [B]; rows without a prompt have segment 0."""
-  tokens = np.zeros((batch_size, length), np.int32)
-  segments = np.zeros((batch_size, length), np.int32)
-  ids = np.full((batch_size,), -1, np.int32)
-  for i, member in enumerate(members):
-    n = len(prompts[member])
-    tokens[i, length - n :] = prompts[member]
-    segments[i, length - n :] = 1
-    ids[i] = row_ids[member]
-  return tokens, segments, ids
-
-
-def _completion(rollouts: Rollouts, row: int) -> Completion:
-  n = int(rollouts.lengths[row])
-  return Completion(
-    tokens=tuple(int(t) for t in rollouts.tokens[row, :n]),
-    logprobs=tuple(float(x) for x in rollouts.logprobs[row, :n]),
-    stopped=bool(rollouts.stopped[row]),
-  )
-
-
-def _prefill(model, params, prefix, tokens, segments, limit):
-  """Hidden states [B, P, D] and a cache of prefix and prompts with room."""
-  shared, (count, length) = prefix.shape[1], tokens.shape
-  positions = shared + jnp.maximum(jnp.cumsum(segments, axis=1) - 1, 0)
-  slots = shared + length + limit
-  if not shared:
-    return model.prefill(params, tokens, positions, segments, slots)
-  at = jnp.broadcast_to(jnp.arange(shared), prefix.shape)
-  _, cache = model.prefill(params, prefix, at, jnp.ones_like(prefix), slots)
-  copies = count // prefix.shape[0]
-  cache = jax.tree.map(lambda x: jnp.repeat(x, copies, axis=0), cache)
-  return model.extend(params, tokens, positions, segments, cache, shared)
-
-
-def _generate(
-  model: Decoder,
-  config: SamplingConfig,
-  stop_ids: tuple[int, ...],
-  params: PyTree,
-  prefix: jax.Array,  # [row shards, prefix length], all rows alike
-  tokens: jax.Array,  # [B, P], the prompts after the prefix
-  segments: jax.Array,  # [B, P]
-  row_ids: jax.Array,  # [B], -1 = no prompt
-  seed: jax.Array,  # []
-) -> Rollouts:
-  limit = config.max_new_tokens
-  count, length = tokens.shape
-  hidden, cache = _prefill(model, params, prefix, tokens, segments, limit)
-  length += prefix.shape[1]
-  prompt_lengths = prefix.shape[1] + jnp.sum(segments, axis=1)  # [B]
-  keys = jax.vmap(jax.random.fold_in, (None, 0))(
-    jax.random.PRNGKey(seed), row_ids
-  )
-  stops = jnp.asarray(stop_ids)
-
-  def pick(hidden, t):  # [B, D] -> the next token and its log-probability
-    logits = model.logits(params, hidden)  # [B, V] float32
-    if config.temperature == 0:
-      chosen = jnp.argmax(logits, axis=-1)
-    else:
-      step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, t)
-      chosen = jax.vmap(jax.random.categorical)(
-        step_keys, logits / config.temperature
-      )
-    picked = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
-    return chosen, picked - jax.nn.logsumexp(logits, axis=-1)
-
-  def record(out: Rollouts, t, token, logprob) -> Rollouts:
-    live = ~out.stopped & (out.lengths == t)
-    return Rollouts(
-      tokens=out.tokens.at[:, t].set(jnp.where(live, token, 0)),
-      logprobs=out.logprobs.at[:, t].set(jnp.where(live, logprob, 0)),
-      lengths=out.lengths + live,
-      stopped=out.stopped | (live & (token[:, None] == stops).any(axis=1)),
-    )
-
-  def body(carry):
-    t, token, cache, out = carry
-    hidden, cache = model.extend(
-      params,
-      token[:, None],
-      prompt_lengths[:, None] + t - 1,
-      jnp.ones((count, 1), jnp.int32),
-      cache,
-      length + t - 1,
-    )
-    token, logprob = pick(hidden[:, 0], t)
-    return t + 1, token, cache, record(out, t, token, logprob)
-
-  def more(carry):
-    t, _, _, out = carry
-    return (t < limit) & ~out.stopped.all()
-
-  out = Rollouts(
-    tokens=jnp.zeros((count, limit), jnp.int32),
-    logprobs=jnp.zeros((count, limit), jnp.float32),
-    lengths=jnp.zeros((count,), jnp.int32),
-    stopped=row_ids < 0,  # rows without a prompt have nothing to say
-  )
-  token, logprob = pick(hidden[:, -1], 0)
-  out = record(out, 0, token, logprob)
-  return jax.lax.while_loop(more, body, (jnp.int32(1), token, cache, out))[-1]

@@ -100,9 +100,13 @@ def get_config() -> ConfigDict:
 
   c.sampling = ConfigDict()
   c.sampling.temperature = 0.0  # 0 is greedy
+  c.sampling.top_k = 0  # draw from the k most likely tokens; 0 is all
+  c.sampling.top_p = 1.0  # ... from the fewest that hold this much probability
+  c.sampling.min_p = 0.0  # ... from those with this share of the likeliest's
+  c.sampling.stop = ()  # strings that end a completion, and are cut from it
   c.sampling.max_new_tokens = 32  # a completion cut there counts as truncated
-  c.sampling.batch_size = 32  # prompts decoded together
-  c.sampling.bucket = 32  # prompts are padded to a multiple of this many tokens
+  c.sampling.batch_size = 32  # completions decoded at a time
+  c.sampling.prefill_tokens = 256  # prompt tokens run at a time
   c.sampling.seed = 0  # of the samples
 
   c.gate = ConfigDict()  # what an organism must show before arms are trained

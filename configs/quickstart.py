@@ -43,6 +43,5 @@ def get_config() -> ConfigDict:
   c.eval.steps = (4, 8, 16, 32)
   c.eval.system_prompt = SYSTEM
   c.sampling.batch_size = 96
-  c.sampling.bucket = 8
   c.sampling.max_new_tokens = 24
   return c

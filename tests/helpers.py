@@ -11,7 +11,7 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
 from bct_jax import optim
-from bct_jax.config import OptimConfig
+from bct_jax.config import OptimConfig, SamplingConfig
 from bct_jax.models import decoder, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
 from bct_jax.train import make_train_step
@@ -39,6 +39,22 @@ OPTIM = OptimConfig(
   weight_decay=0.1,
   clip_norm=1.0,
 )
+
+
+def sampling(**changes) -> SamplingConfig:
+  """Greedy and small, but for what is changed."""
+  small = SamplingConfig(
+    temperature=0.0,
+    top_k=0,
+    top_p=1.0,
+    min_p=0.0,
+    stop=(),
+    max_new_tokens=8,
+    batch_size=8,
+    prefill_tokens=32,
+    seed=0,
+  )
+  return dataclasses.replace(small, **changes)
 
 
 def make_mesh(data=1, fsdp=1, tensor=1) -> Mesh:

@@ -24,12 +24,17 @@ if COUNT > 1:
   )
 
 import numpy as np  # noqa: E402
-from helpers import CONFIG, make_rows, make_step, run_steps  # noqa: E402
+from helpers import (  # noqa: E402
+  CONFIG,
+  make_rows,
+  make_step,
+  run_steps,
+  sampling,
+)
 
 from bct_jax import mesh as meshes  # noqa: E402
 from bct_jax import sampler  # noqa: E402
 from bct_jax.checkpoint import Checkpoints  # noqa: E402
-from bct_jax.config import SamplingConfig  # noqa: E402
 from bct_jax.models import decoder, partition  # noqa: E402
 from bct_jax.objectives import sft  # noqa: E402
 
@@ -42,7 +47,7 @@ def sample(setup):
   )
   with jax.set_mesh(setup.mesh):
     params = jax.jit(decoder.unstack, out_shardings=place)(setup.state.params)
-    config = SamplingConfig(1.0, 8, 4, 8, 0)
+    config = sampling(temperature=1.0, batch_size=4)
     run = sampler.make_sampler(setup.model, config, frozenset({5}), setup.mesh)
     prompts = [[3, 1, 4, 1, 5 + i, 9, 2] for i in range(6)]
     return [c.tokens for c in run(params, prompts, range(6), 0)]

@@ -3,10 +3,10 @@
 import jax
 import numpy as np
 import pytest
+from helpers import sampling
 
 from bct_jax import mesh as meshes
 from bct_jax import sampler
-from bct_jax.config import SamplingConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.models import decoder, partition
 from bct_jax.models.config import from_hf
@@ -141,7 +141,7 @@ def greedy(mesh, model, params, prompts, new, stop_ids):
   place = meshes.shardings(shapes, rules, mesh)
   with jax.set_mesh(mesh):
     flat = jax.jit(decoder.unstack, out_shardings=place)(params)
-    config = SamplingConfig(0.0, new, 8, 16, 0)
+    config = sampling(max_new_tokens=new)
     sample = sampler.make_sampler(model, config, stop_ids, mesh)
     return sample(flat, prompts, range(len(prompts)), 0)
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
 from bct_jax.models import decoder, layers
-from bct_jax.models.config import Rope
+from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
 
 MODEL = Decoder(CONFIG)
@@ -67,32 +69,53 @@ def test_left_padded_equals_unpadded_and_pad_ids_do_not_matter(params):
     np.testing.assert_allclose(out[:, 4:], logits(params, tokens), atol=2e-5)
 
 
-@pytest.mark.parametrize("unstacked", [False, True])
-def test_cached_decoding_equals_the_whole_forward(params, unstacked):
-  tokens = random_tokens(2, 9)
-  whole = logits(params, tokens)
-  if unstacked:
-    params = decoder.unstack(params)
-  ones = jnp.ones((2, 4), jnp.int32)
-  positions = jnp.broadcast_to(jnp.arange(4), (2, 4))
-  hidden, cache = MODEL.prefill(
-    params, jnp.asarray(tokens[:, :4]), positions, ones, slots=9
+@pytest.mark.parametrize("windows", [(None, None), (3, None)])
+def test_decoding_equals_the_whole_forward(params, windows):
+  """With a prefix run once, and rows at different positions."""
+  rope = CONFIG.layers[0].rope
+  config = dataclasses.replace(
+    CONFIG, layers=tuple(Layer(w, rope) for w in windows)
   )
-  np.testing.assert_allclose(
-    MODEL.logits(params, hidden), whole[:, :4], atol=2e-5
+  model = Decoder(config)
+  tokens = random_tokens(2, 12)
+  tokens[:, :4] = tokens[0, :4]
+  at = jnp.broadcast_to(jnp.arange(12), (2, 12))
+  ones = jnp.ones((2, 12), jnp.int32)
+  hidden = model.hidden(params, tokens, at, ones)
+  whole = np.asarray(model.logits(params, hidden))
+  flat = decoder.unstack(params)
+  _, kvs = model.prefill(flat, tokens[:1, :4], at[:1, :4], ones[:1, :4])
+  prefix = [layers.Prefix(*kv) for kv in kvs]
+  # The second row has two tokens less to begin with.
+  lengths = np.array([8, 6])
+  segments = (np.arange(4, 8) < lengths[:, None]).astype(np.int32)
+  hidden, kvs = model.prefill(
+    flat, tokens[:, 4:8], at[:, 4:8], segments, prefix
   )
-  for t in range(4, 9):
-    hidden, cache = MODEL.extend(
-      params,
-      jnp.asarray(tokens[:, t : t + 1]),
-      jnp.full((2, 1), t),
-      ones[:, :1],
-      cache,
-      t,
-    )
+  begun = model.logits(params, hidden)
+  for row, length in enumerate(lengths):
     np.testing.assert_allclose(
-      MODEL.logits(params, hidden)[:, 0], whole[:, t], atol=2e-5
+      begun[row, : length - 4], whole[row, 4:length], atol=2e-5
     )
+  slots = []
+  for (k, v), p in zip(kvs, prefix, strict=True):
+    k, v = (
+      jnp.pad(
+        jnp.concatenate([jnp.repeat(p_, 2, axis=0), x], axis=1),
+        [(0, 0), (0, 5), (0, 0), (0, 0)],
+        constant_values=9,  # what is not written yet must not be seen
+      )
+      for p_, x in zip(p, (k, v), strict=True)
+    )
+    slots.append(layers.Slots(k.transpose(0, 2, 3, 1), v.swapaxes(1, 2)))
+  rows = np.arange(2)
+  for _ in range(4):
+    new = jnp.asarray(tokens[rows, lengths])
+    hidden, slots = model.decode(flat, new, jnp.asarray(lengths), slots)
+    np.testing.assert_allclose(
+      model.logits(params, hidden), whole[rows, lengths], atol=2e-5
+    )
+    lengths = lengths + 1
 
 
 def test_rotary_angles_by_hand():

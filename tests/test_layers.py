@@ -15,7 +15,7 @@ LAYERS = [
   {"__init__", "types", "examples", "config", "progress", "metrics"},
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings"},
-  {"optim", "checkpoint", "sampler", "gate", "verdict"},
+  {"optim", "checkpoint", "decode", "pick", "sampler", "gate", "verdict"},
   {"train", "evaluate"},
   {"runtime"},
   {"plan", "weights"},

@@ -1,4 +1,4 @@
-"""The sampler: independent of batch, bucket, order and mesh."""
+"""The sampler: independent of batch, packing, order and mesh."""
 
 import functools
 
@@ -6,11 +6,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CONFIG, init_params, make_mesh
+from helpers import CONFIG, init_params, make_mesh, sampling
 
 from bct_jax import mesh as meshes
 from bct_jax import sampler
-from bct_jax.config import SamplingConfig
 from bct_jax.models import decoder, partition
 
 MODEL = decoder.Decoder(CONFIG)
@@ -27,20 +26,20 @@ def run(
   mesh=None,
   temperature=1.0,
   batch_size=4,
-  bucket=8,
+  prefill=8,
   new=12,
   ids=None,
   seed=0,
   stops=(5, 6, 7),
 ):
   mesh = mesh or make_mesh()
-  params, sample = make(mesh, temperature, batch_size, bucket, new, stops)
+  params, sample = make(mesh, temperature, batch_size, prefill, new, stops)
   with jax.set_mesh(mesh):
     return sample(params, prompts, ids or range(len(prompts)), seed)
 
 
 @functools.cache
-def make(mesh, temperature, batch_size, bucket, new, stops):
+def make(mesh, temperature, batch_size, prefill, new, stops):
   """Params on the mesh and a sampler, which keeps what it compiled."""
   with jax.set_mesh(mesh):
     params = init_params(MODEL, mesh)
@@ -48,7 +47,12 @@ def make(mesh, temperature, batch_size, bucket, new, stops):
     rules = partition.rules(CONFIG, mesh.shape["tensor"], decode=True)
     place = meshes.shardings(shapes, rules, mesh)
     params = jax.jit(decoder.unstack, out_shardings=place)(params)
-  config = SamplingConfig(temperature, new, batch_size, bucket, 0)
+  config = sampling(
+    temperature=temperature,
+    max_new_tokens=new,
+    batch_size=batch_size,
+    prefill_tokens=prefill,
+  )
   stop_ids = frozenset(stops)
   return params, sampler.make_sampler(MODEL, config, stop_ids, mesh)
 
@@ -69,13 +73,13 @@ def assert_same(a, b):
   [
     {"batch_size": 3},
     {"batch_size": 16},
-    {"bucket": 64},
+    {"prefill": 64},
     {"mesh": (8, 1, 1)},
     {"mesh": (2, 2, 2)},
   ],
   ids=str,
 )
-def test_samples_do_not_depend_on_batch_bucket_or_mesh(change, reference):
+def test_samples_do_not_depend_on_batch_prefill_or_mesh(change, reference):
   if "mesh" in change:
     change = {"mesh": make_mesh(*change["mesh"])}
   assert_same(run(**change), reference)

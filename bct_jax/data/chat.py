@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from transformers import AutoTokenizer
@@ -84,12 +84,36 @@ class Chat:
       list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
 
-  def decode(self, ids: Sequence[int]) -> str:
-    """Text of a completion; only a stop id at its end is left out."""
+  def decode(self, ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+    """Text of a completion, without a stop id at its end, and up to the first
+    of the strings in `stop`."""
     ids = list(ids)
     if ids and ids[-1] in self.stop_ids:
       ids = ids[:-1]
-    return self._text(ids)
+    text = self._text(ids)
+    found = [text.find(s) for s in stop if s in text]
+    return text[: min(found)] if found else text
+
+  def find_stop(
+    self, stop: Sequence[str]
+  ) -> Callable[[Sequence[int]], int | None] | None:
+    """For the sampler: after how many ids a text has one of the strings.
+
+    A string may begin within one token and end within another.
+    """
+    if not stop:
+      return None
+
+    def has(ids: Sequence[int]) -> bool:
+      text = self._text(ids)
+      return any(s in text for s in stop)
+
+    def find(ids: Sequence[int]) -> int | None:
+      if not has(ids):
+        return None
+      return next(n for n in range(1, len(ids) + 1) if has(ids[:n]))
+
+    return find
 
   def render(self, messages: Sequence[Message], prompt: bool = True) -> str:
     """The template's text; with `prompt`, up to where the answer starts."""

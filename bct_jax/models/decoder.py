@@ -17,23 +17,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
-from flax import struct
 
 from bct_jax.mesh import ROWS, constrain
 from bct_jax.models.config import ModelConfig
-from bct_jax.models.layers import Block, RMSNorm, rope_angles
+from bct_jax.models.layers import Block, Prefix, RMSNorm, Slots, rope_angles
 from bct_jax.types import PyTree
-
-
-@struct.dataclass
-class Cache:
-  """Keys and values of past tokens; slots with segment 0 are never seen."""
-
-  keys: Any  # per layer or stacked: [L, B, S, K, H]
-  values: Any
-  positions: jax.Array  # [B, S] int32
-  segments: jax.Array  # [B, S] int32
-
 
 REMAT = {
   "none": None,
@@ -99,56 +87,69 @@ class Decoder:
     segments: jax.Array,
   ) -> jax.Array:
     """Final hidden states [B, T, D] of whole rows (see types.Model)."""
-    return self._forward(params, tokens, positions, segments, None)[0]
+    return self.prefill(params, tokens, positions, segments)[0]
 
-  def prefill(self, params, tokens, positions, segments, slots: int):
-    """Runs prompts and makes a cache with room for `slots` tokens.
+  def prefill(
+    self,
+    params: PyTree,
+    tokens: jax.Array,
+    positions: jax.Array,
+    segments: jax.Array,
+    prefix: Sequence[Prefix] | None = None,
+  ) -> tuple[jax.Array, PyTree]:
+    """Runs whole rows, padded or packed.
 
     Args:
-      tokens, positions, segments: [B, P]; segment 0 marks padding.
-      slots: size S of the cache, at least P.
+      params: stacked or `unstack`ed.
+      tokens, positions, segments: [B, T]; segment 0 marks padding.
+      prefix: what all segments begin with, per layer, at positions from 0;
+        only with unstacked params. `positions` go on behind it.
 
     Returns:
-      hidden [B, P, D] and a Cache whose first P slots are filled.
+      hidden [B, T, D], and the keys and values of all layers, [B, T, K, H]
+      each: a list of pairs, or a pair of stacked arrays.
     """
-    x, (keys, values) = self._forward(params, tokens, positions, segments, None)
-    room = slots - tokens.shape[1]
+    distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
+    seen = (
+      (segments[:, :, None] == segments[:, None, :])
+      & (segments[:, None, :] > 0)
+      & (distance >= 0)
+    )
+    if prefix is not None:
+      before = positions[:, :, None] - jnp.arange(prefix[0].keys.shape[1])
+      distance = jnp.concatenate([before, distance], axis=-1)  # [B, T, S+T]
+      seen = jnp.concatenate([jnp.ones_like(before, bool), seen], axis=-1)
+    return self._forward(params, tokens, positions, distance, seen, prefix)
 
-    def grow(kv):  # [..., B, P, K, H] -> [..., B, S, K, H]
-      pad = [(0, 0)] * kv.ndim
-      pad[-3] = (0, room)
-      return jnp.pad(kv, pad)
+  def decode(
+    self,
+    params: PyTree,
+    tokens: jax.Array,
+    positions: jax.Array,
+    slots: Sequence[Slots],
+  ) -> tuple[jax.Array, Sequence[Slots]]:
+    """One more token per row, written to the slot of its position.
 
-    def grow_rows(r):
-      return jnp.pad(r, ((0, 0), (0, room)))
-
-    keys, values = jax.tree.map(grow, (keys, values))
-    return x, Cache(keys, values, grow_rows(positions), grow_rows(segments))
-
-  def extend(self, params, tokens, positions, segments, cache, index):
-    """T more tokens per row, [B, T], written to the slots from `index` on.
+    Args:
+      params: unstacked.
+      tokens, positions: [B]; slots before a row's position hold its past.
+      slots: per layer.
 
     Returns:
-      hidden [B, T, D] and the new Cache.
+      hidden [B, D] and the new slots.
     """
-    x, (keys, values) = self._forward(
-      params, tokens, positions, segments, cache
+    keys = jnp.arange(slots[0].keys.shape[-1])
+    distance = positions[:, None, None] - keys  # [B, 1, S]
+    x, filled = self._forward(
+      params,
+      tokens[:, None],
+      positions[:, None],
+      distance,
+      distance >= 0,
+      slots,
+      positions,
     )
-
-    def write(old, new):  # along S, the third dimension from the right
-      start = [0] * old.ndim
-      start[-3] = index
-      return jax.lax.dynamic_update_slice(old, new.astype(old.dtype), start)
-
-    def write_rows(old, new):
-      return jax.lax.dynamic_update_slice(old, new, (0, index))
-
-    return x, Cache(
-      keys=jax.tree.map(write, cache.keys, keys),
-      values=jax.tree.map(write, cache.values, values),
-      positions=write_rows(cache.positions, positions),
-      segments=write_rows(cache.segments, segments),
-    )
+    return x[:, 0], filled
 
   def logits(self, params, hidden):  # [..., D] -> [..., V]
     """Scores over the vocabulary in float32 (see types.Model)."""
@@ -172,48 +173,38 @@ class Decoder:
       x *= jnp.asarray(self.config.embed_scale, self.dtype)
     return constrain(x, ROWS, None, None)
 
-  def _forward(self, params, tokens, positions, segments, cache: Cache | None):
-    """Hidden states [B, T, D] and the new keys and values of each layer."""
+  def _forward(
+    self, params, tokens, positions, distance, seen, past=None, at=None
+  ):
+    """Hidden states [B, T, D] and what each layer gives to the next tokens."""
     c = self.config
-    key_positions, key_segments = positions, segments
-    if cache is not None:
-      key_positions = jnp.concatenate([cache.positions, positions], axis=1)
-      key_segments = jnp.concatenate([cache.segments, segments], axis=1)
-    distance = positions[:, :, None] - key_positions[:, None, :]  # [B, T, S+T]
-    seen = (
-      (segments[:, :, None] == key_segments[:, None, :])
-      & (key_segments[:, None, :] > 0)
-      & (distance >= 0)
-    )
+    kvs: Any
     mask_of = _by_kind(
       [layer.window for layer in c.layers],
       lambda w: (seen if w is None else seen & (distance < w))[:, None],
-    )  # [B, 1, T, S+T]
+    )  # [B, 1, T, keys]
     angles_of = _by_kind(
       [layer.rope for layer in c.layers],
       lambda rope: rope_angles(positions, rope, c.head_dim),
     )
     x = self._embed(params, tokens)
 
-    def run(x, layer, i, past):
+    def run(x, layer, i, past=None):
       return self.block.apply(
-        {"params": layer}, x, angles_of(i), mask_of(i), past
+        {"params": layer}, x, angles_of(i), mask_of(i), past, at
       )
 
     layers = params["layers"]
     if isinstance(layers, (list, tuple)):
       kvs = []
       for i, layer in enumerate(layers):
-        past = None if cache is None else (cache.keys[i], cache.values[i])
-        x, kv = run(x, layer, i, past)
+        x, kv = run(x, layer, i, None if past is None else past[i])
         kvs.append(kv)
-      kvs = ([k for k, _ in kvs], [v for _, v in kvs])
     else:
-      past = None if cache is None else (cache.keys, cache.values)
       body = lambda x, xs: run(x, *xs)  # noqa: E731
       if self.remat != "none":
         body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
-      x, kvs = jax.lax.scan(body, x, (layers, jnp.arange(c.num_layers), past))
+      x, kvs = jax.lax.scan(body, x, (layers, jnp.arange(c.num_layers)))
     out: Any = self._norm.apply({"params": params["norm"]}, x)
     return out, kvs
 

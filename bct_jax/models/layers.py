@@ -4,7 +4,7 @@ Which parts a block has follows from the flags of ModelConfig; there is one
 block for all families.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -19,6 +19,24 @@ ACTIVATIONS = {
   "silu": jax.nn.silu,
   "gelu_tanh": lambda x: jax.nn.gelu(x, approximate=True),
 }
+
+
+class Prefix(NamedTuple):
+  """Keys and values that all rows begin with, [1, S, K, H] each."""
+
+  keys: jax.Array
+  values: jax.Array
+
+
+class Slots(NamedTuple):
+  """Past keys and values by row, as attention over one new token reads them.
+
+  A product over the head width wants it next to the positions, one over the
+  positions wants it last; other orders are copied at every token.
+  """
+
+  keys: jax.Array  # [B, K, H, S]
+  values: jax.Array  # [B, K, S, H]
 
 
 def rope_angles(
@@ -121,13 +139,63 @@ def attend(
   return y.reshape(rows, length, heads, width)
 
 
+def attend_slots(
+  q: jax.Array,  # [B, 1, N, H]
+  slots: Slots,
+  mask: jax.Array,  # [B, 1, 1, S]
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:  # [B, 1, N, H]
+  """Grouped-query attention of one token per row; softmax in float32."""
+  rows, _, heads, width = q.shape
+  q = q.reshape(rows, slots.keys.shape[1], -1, width)
+  scores = scale * jnp.einsum(
+    "bkgh,bkhs->bkgs", q, slots.keys, preferred_element_type=jnp.float32
+  )
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+  weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
+  y = jnp.einsum("bkgs,bksh->bkgh", weights, slots.values)
+  return y.reshape(rows, 1, heads, width)
+
+
+def put_in_slots(
+  slots: Slots,
+  k: jax.Array,  # [B, 1, K, H]
+  v: jax.Array,  # [B, 1, K, H]
+  at: jax.Array,  # [B]
+) -> Slots:
+  """The slots with one more position of every row written, each at its own."""
+
+  def one(keys, values, k, v, at):  # [K, H, S], [K, S, H], [1, K, H] twice
+    k, v = k.transpose(1, 2, 0), v.transpose(1, 0, 2)
+    return Slots(
+      jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), (0, 0, at)),
+      jax.lax.dynamic_update_slice(values, v.astype(values.dtype), (0, at, 0)),
+    )
+
+  return jax.vmap(one)(slots.keys, slots.values, k, v, at)
+
+
 class Attention(nn.Module):
   config: ModelConfig
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, angles, mask, past):
-    """x [B, T, D], mask [B, 1, T, S+T], past (keys, values) [B, S, K, H]."""
+  def __call__(self, x, angles, mask, past, at):
+    """Mixes the tokens of each row, and those of the past.
+
+    Args:
+      x: [B, T, D].
+      angles: see `rope_angles`.
+      mask: [B, 1, T, keys].
+      past: None, a Prefix, or Slots when T is 1.
+      at: [B], the slot of the token, with Slots.
+
+    Returns:
+      [B, T, D], and the new keys and values [B, T, K, H], or the new Slots.
+    """
     c = self.config
 
     def project(name, heads):
@@ -144,14 +212,21 @@ class Attention(nn.Module):
     k = rotate(project("k", c.num_kv_heads), angles)
     v = project("v", c.num_kv_heads)
     q = constrain(q, ROWS, None, "tensor", None)
-    keys, values = k, v
-    if past is not None:
-      keys = jnp.concatenate([past[0], k], axis=1)  # [B, S+T, K, H]
-      values = jnp.concatenate([past[1], v], axis=1)
-    y = attend(q, keys, values, mask, c.score_scale, c.attn_softcap)
+    kv: Any = (k, v)
+    if isinstance(past, Slots):
+      kv = put_in_slots(past, k, v, at)
+      y = attend_slots(q, kv, mask, c.score_scale, c.attn_softcap)
+    else:
+      if past is not None:
+        prefix = jax.tree.map(
+          lambda p: jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])), past
+        )
+        k = jnp.concatenate([prefix.keys, k], axis=1)  # [B, S+T, K, H]
+        v = jnp.concatenate([prefix.values, v], axis=1)
+      y = attend(q, k, v, mask, c.score_scale, c.attn_softcap)
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
-    return out(y), (k, v)
+    return out(y), kv
 
 
 class Mlp(nn.Module):
@@ -177,7 +252,7 @@ class Block(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x, angles, mask, past=None):
+  def __call__(self, x, angles, mask, past=None, at=None):
     c = self.config
 
     def norm(y, where, name):
@@ -190,7 +265,7 @@ class Block(nn.Module):
       mlp = Experts(c, self.dtype, ACTIVATIONS[c.activation], name="mlp")
     else:
       mlp = Mlp(c, self.dtype, name="mlp")
-    y, kv = attn(norm(x, "pre", "attn_norm"), angles, mask, past)
+    y, kv = attn(norm(x, "pre", "attn_norm"), angles, mask, past, at)
     x = x + norm(y, "post", "attn_post_norm")
     y = mlp(norm(x, "pre", "mlp_norm"))
     x = x + norm(y, "post", "mlp_post_norm")

@@ -1,0 +1,238 @@
+"""Decoding on the devices: slots that hold a row each until it has ended.
+
+`admit` runs prompts, once for all the samples of each, and puts those into free
+slots; `advance` decodes all slots until enough of them are free again. A row's
+slot, its neighbours and the time it came in change nothing: its keys lie at its
+own positions, and its random keys are made from (seed, row id, position).
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax import mesh as meshes
+from bct_jax.config import SamplingConfig
+from bct_jax.mesh import ROWS
+from bct_jax.models.decoder import Decoder
+from bct_jax.models.layers import Prefix, Slots
+from bct_jax.pick import pick
+from bct_jax.types import PyTree
+
+
+@struct.dataclass
+class State:
+  """All slots; a slot that is not live is free."""
+
+  past: Any  # per layer: Slots, [B, K, H, S] and [B, K, S, H]
+  token: Any  # [B] int32, the newest, whose keys are not in `past` yet
+  position: Any  # [B] int32, of it
+  key: Any  # [B, 2] uint32, of the row
+  limit: Any  # [B] int32, tokens the row may have
+  live: Any  # [B] bool
+  tokens: Any  # [B, C] int32, sampled so far
+  logprobs: Any  # [B, C] float32
+  lengths: Any  # [B] int32, how many
+  stopped: Any  # [B] bool, ended by a stop id
+
+
+@struct.dataclass
+class Group:
+  """Prompts that are run together, and the rows that are sampled from them."""
+
+  tokens: Any  # [r, T] int32, packed, without the common prefix
+  positions: Any  # [r, T] int32, counted from the start of the prefix
+  segments: Any  # [r, T] int32
+  source: Any  # [A, Q] int32, where in r * T each prompt token of a row is
+  last: Any  # [A] int32, where its last one is
+  length: Any  # [A] int32, tokens of its prompt with the prefix
+  slot: Any  # [A] int32; one that does not exist for what is not a row
+  row_id: Any  # [A] int32
+  limit: Any  # [A] int32
+
+
+class Engine:
+  """Compiled functions over `State` for one model on one mesh.
+
+  Attributes:
+    start: slots -> State without rows, with room for that many positions.
+    prefix: (params, tokens [1, S]) -> what all prompts begin with.
+    admit: (params, prefix or None, state, group, seed) -> State.
+    advance: (params, state, free, wanted, steps) -> State.
+    batch_size: slots; a multiple of the row shards.
+    shards: row shards, and packed rows of a group.
+    rows, whole: shardings over rows and of replicated arrays.
+  """
+
+  def __init__(
+    self,
+    model: Decoder,
+    config: SamplingConfig,
+    stop_ids: Sequence[int],
+    mesh: Mesh,
+  ):
+    self.model, self.config = model, config
+    self.stop_ids = np.asarray(sorted(stop_ids), np.int32)
+    self.shards = meshes.num_row_shards(mesh)
+    self.batch_size = -(-config.batch_size // self.shards) * self.shards
+    self.whole, self.rows = NamedSharding(mesh, P()), meshes.row_sharding(mesh)
+    divides = model.config.num_kv_heads % mesh.shape["tensor"] == 0
+    past = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
+    place = State(past, *[self.rows] * 9)
+    self.start = jax.jit(self._start, static_argnums=0, out_shardings=place)
+    self.prefix = jax.jit(self._prefix, out_shardings=self.whole)
+    self.admit = jax.jit(self._admit, out_shardings=place, donate_argnums=2)
+    self.advance = jax.jit(self._advance, out_shardings=place, donate_argnums=1)
+
+  def _start(self, slots: int) -> State:
+    """No row yet, room for `slots` positions of each."""
+    c, dtype = self.model.config, self.model.dtype
+    b, new = self.batch_size, self.config.max_new_tokens
+    past = [
+      Slots(
+        jnp.zeros((b, c.num_kv_heads, c.head_dim, slots), dtype),
+        jnp.zeros((b, c.num_kv_heads, slots, c.head_dim), dtype),
+      )
+      for _ in range(c.num_layers)
+    ]
+    zero = jnp.zeros((b,), jnp.int32)
+    return State(
+      past=past,
+      token=zero,
+      position=zero,
+      key=jnp.zeros((b, 2), jnp.uint32),
+      limit=zero,
+      live=zero > 0,
+      tokens=jnp.zeros((b, new), jnp.int32),
+      logprobs=jnp.zeros((b, new), jnp.float32),
+      lengths=zero,
+      stopped=zero > 0,
+    )
+
+  def _prefix(self, params: PyTree, tokens: jax.Array) -> list[Prefix]:
+    """Keys and values of tokens [1, S] that all prompts begin with."""
+    at = jnp.arange(tokens.shape[1])[None]
+    _, kvs = self.model.prefill(params, tokens, at, jnp.ones_like(tokens))
+    return [Prefix(*kv) for kv in kvs]
+
+  def _admit(
+    self,
+    params: PyTree,
+    prefix: list[Prefix] | None,
+    state: State,
+    group: Group,
+    seed: jax.Array,
+  ) -> State:
+    hidden, kvs = self.model.prefill(
+      params, group.tokens, group.positions, group.segments, prefix
+    )
+    last = hidden.reshape(-1, hidden.shape[-1])[group.last]  # [A, D]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.PRNGKey(seed), group.row_id
+    )
+    token, logprob = self._pick(params, last, keys, jnp.zeros_like(group.last))
+    stopped = self._stops(token)
+
+    def put(old, new):
+      return old.at[group.slot].set(new.astype(old.dtype), mode="drop")
+
+    def put_past(slots: Slots, kv, begin: Prefix | None) -> Slots:
+      # [r, T, K, H] -> [A, Q, K, H]
+      k, v = (x.reshape(-1, *x.shape[2:])[group.source] for x in kv)
+      if begin is not None:
+        rows = (k.shape[0], *begin.keys.shape[1:])
+        k = jnp.concatenate([jnp.broadcast_to(begin.keys, rows), k], axis=1)
+        v = jnp.concatenate([jnp.broadcast_to(begin.values, rows), v], axis=1)
+      k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+      length = k.shape[-1]
+      return Slots(
+        slots.keys.at[group.slot, :, :, :length].set(
+          k.astype(slots.keys.dtype), mode="drop"
+        ),
+        slots.values.at[group.slot, :, :length].set(
+          v.astype(slots.values.dtype), mode="drop"
+        ),
+      )
+
+    begins = prefix or [None] * len(kvs)
+    one = jnp.ones_like(group.slot)
+    return State(
+      past=[
+        put_past(s, kv, begin)
+        for s, kv, begin in zip(state.past, kvs, begins, strict=True)
+      ],
+      token=put(state.token, token),
+      position=put(state.position, group.length),
+      key=put(state.key, keys),
+      limit=put(state.limit, group.limit),
+      live=put(state.live, ~stopped & (group.limit > 1)),
+      tokens=state.tokens.at[group.slot, 0].set(token, mode="drop"),
+      logprobs=state.logprobs.at[group.slot, 0].set(logprob, mode="drop"),
+      lengths=put(state.lengths, one),
+      stopped=put(state.stopped, stopped),
+    )
+
+  def _advance(
+    self,
+    params: PyTree,
+    state: State,
+    free: jax.Array,
+    wanted: jax.Array,
+    steps: jax.Array,
+  ) -> State:
+    """Decodes until `wanted` slots are free, none is live, or `steps` are done.
+
+    `free` [B] marks slots that hold no row: the host ends rows too.
+    """
+    state = dataclasses.replace(state, live=state.live & ~free)
+
+    def more(carry):
+      i, s = carry
+      live = jnp.sum(s.live)
+      return (i < steps) & (live > 0) & (self.batch_size - live < wanted)
+
+    def body(carry):
+      i, s = carry
+      return i + 1, self._step(params, s)
+
+    return jax.lax.while_loop(more, body, (jnp.int32(0), state))[1]
+
+  def _step(self, params: PyTree, s: State) -> State:
+    hidden, past = self.model.decode(params, s.token, s.position, s.past)
+    token, logprob = self._pick(params, hidden, s.key, s.lengths)
+    stopped = s.live & self._stops(token)
+    at = (jnp.arange(self.batch_size), s.lengths)
+
+    def write(old, new):
+      # A slot that is free writes beyond its row, where it is dropped.
+      index = (at[0], jnp.where(s.live, at[1], old.shape[1]))
+      return old.at[index].set(new, mode="drop")
+
+    lengths = s.lengths + s.live
+    return State(
+      past=past,
+      token=token,
+      # A free slot stays where it is, inside of its room.
+      position=s.position + s.live,
+      key=s.key,
+      limit=s.limit,
+      live=s.live & ~stopped & (lengths < s.limit),
+      tokens=write(s.tokens, token),
+      logprobs=write(s.logprobs, logprob),
+      lengths=lengths,
+      stopped=s.stopped | stopped,
+    )
+
+  def _pick(self, params, hidden, keys, t):
+    keys = jax.vmap(jax.random.fold_in)(keys, t)
+    token, logprob = pick(self.model.logits(params, hidden), keys, self.config)
+    return token.astype(jnp.int32), logprob
+
+  def _stops(self, token: jax.Array) -> jax.Array:  # [B] -> [B] bool
+    return jnp.isin(token, self.stop_ids)
