@@ -42,7 +42,16 @@ class Experts(nn.Module):
       weights /= jnp.sum(weights, axis=-1, keepdims=True)
     weights = weights.astype(self.dtype)
 
+    mesh = jax.sharding.get_abstract_mesh()
+    # The one row that init runs cannot be spread over devices.
+    spread = not mesh.empty and not self.is_initializing()
+
     def local(x, weights, chosen, *kernels):
+      if spread:
+        # Said outright, so that their gradients are summed over tensor: the
+        # gather below does not say it when it is differentiated.
+        x = jax.lax.pcast(x, ("tensor",), to="varying")
+        weights = jax.lax.pcast(weights, ("tensor",), to="varying")
       held = kernels[0].shape[0]
       first = 0 if held == count else jax.lax.axis_index("tensor") * held
       y = _mix(
@@ -52,10 +61,10 @@ class Experts(nn.Module):
         kernels,
         self.activation,
       ).reshape(x.shape)
-      return y if held == count else jax.lax.psum(y, "tensor")
+      # Also over one device: shard_map must see that tensor devices agree.
+      return jax.lax.psum(y, "tensor") if spread else y
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if not spread:
       return local(x, weights, chosen, *kernels)
     # Rows are whole on every device of the tensor axis, so each runs its own
     # experts on all of them, and one sum joins the results.
