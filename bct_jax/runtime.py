@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,11 +15,11 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import optim
-from bct_jax.config import ExperimentConfig, MeshConfig, OptimConfig
+from bct_jax.config import ExperimentConfig, ModelOptions, OptimConfig
 from bct_jax.data.chat import Chat
 from bct_jax.mesh import make_mesh, shardings
 from bct_jax.models import decoder, partition
-from bct_jax.models.config import from_hf
+from bct_jax.models.config import ModelConfig, from_hf
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
 from bct_jax.models.hf_weights import load_params
@@ -30,30 +29,16 @@ from bct_jax.train import Step, make_train_step
 from bct_jax.types import PyTree, TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-  """One model on one mesh."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeshModel:
+  """A model as arrays on a mesh, without a folder, weights or a tokenizer.
+
+  For shapes alone the mesh may be an abstract one, see mesh.abstract_mesh.
+  """
 
   config: ExperimentConfig
-  folder: Path
   model: Decoder
-  chat: Chat
   mesh: Mesh
-
-  @classmethod
-  def make(cls, config: ExperimentConfig) -> "Runtime":
-    """Finds the model and reads its config and tokenizer.
-
-    Raises:
-      ValueError: the model folder, tokenizer or mesh does not fit.
-    """
-    folder = resolve(config.model.path)
-    architecture = from_hf(folder)
-    model = Decoder(
-      architecture, jnp.dtype(config.model.dtype), config.model.remat
-    )
-    chat = Chat(folder, architecture.vocab_size)
-    return cls(config, folder, model, chat, _mesh(config.mesh))
 
   @functools.cached_property
   def abstract_params(self) -> PyTree:
@@ -69,16 +54,15 @@ class Runtime:
 
   @functools.cached_property
   def decode_sharding(self) -> PyTree:
+    return jax.tree.map(lambda a: a.sharding, self.abstract_decode)
+
+  @functools.cached_property
+  def abstract_decode(self) -> PyTree:
+    """Shapes of the copy that the sampler uses, see decode_params."""
     shapes = jax.eval_shape(self._to_decode, self.abstract_params)
     tensor = self.mesh.shape["tensor"]
     rules = partition.rules(self.model.config, tensor, decode=True)
-    return shardings(shapes, rules, self.mesh)
-
-  def load(self) -> PyTree:
-    """The params of the model folder."""
-    return load_params(
-      self.folder, self.model.config, self.abstract_params, self.params_sharding
-    )
+    return _with_sharding(shapes, shardings(shapes, rules, self.mesh))
 
   def _to_decode(self, params: PyTree) -> PyTree:
     dtype = self.model.dtype
@@ -91,16 +75,6 @@ class Runtime:
   def decode_params(self, params: PyTree) -> PyTree:
     """A copy laid out for the sampler: unstacked, compute dtype, no fsdp."""
     return self._relayout(params)
-
-  @functools.cached_property
-  def sampler(self) -> Sample:
-    return make_sampler(
-      self.model,
-      self.config.sampling,
-      self.chat.stop_ids,
-      self.decode_sharding,
-      self.mesh,
-    )
 
   def abstract_state(self, config: OptimConfig) -> TrainState:
     """Shapes, dtypes and shardings of a training state."""
@@ -141,11 +115,57 @@ class Runtime:
     same = dataclasses.replace(config, lr=1.0, schedule="", warmup_steps=0)
     return _step(self, objective, accum, same)
 
-  def __hash__(self) -> int:
-    return id(self)
 
-  def __eq__(self, other: Any) -> bool:
-    return self is other
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runtime(MeshModel):
+  """One model on one mesh, with the folder and tokenizer it comes from."""
+
+  folder: Path
+  chat: Chat
+
+  @classmethod
+  def make(
+    cls,
+    config: ExperimentConfig,
+    mesh: Mesh | None = None,
+    fetch: bool = True,
+  ) -> "Runtime":
+    """Finds the model and reads its config and tokenizer.
+
+    Args:
+      config: of the experiment.
+      mesh: None is the one that the config says, over the devices here.
+      fetch: False takes from a hub only what was downloaded before.
+
+    Raises:
+      ModelSourceError: there is no such model.
+      ValueError: the model folder, tokenizer or mesh does not fit.
+    """
+    options = config.model
+    folder = resolve(options.path, fetch=fetch)
+    architecture = from_hf(folder)
+    if options.architecture is not None:
+      check_equal(read_architecture(options.architecture), architecture, folder)
+    if mesh is None:
+      mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    chat = Chat(folder, architecture.vocab_size)
+    return cls(config, make_decoder(architecture, options), mesh, folder, chat)
+
+  def load(self) -> PyTree:
+    """The params of the model folder."""
+    return load_params(
+      self.folder, self.model.config, self.abstract_params, self.params_sharding
+    )
+
+  @functools.cached_property
+  def sampler(self) -> Sample:
+    return make_sampler(
+      self.model,
+      self.config.sampling,
+      self.chat.stop_ids,
+      self.decode_sharding,
+      self.mesh,
+    )
 
   @functools.cached_property
   def model_hash(self) -> str:
@@ -162,7 +182,7 @@ class Runtime:
 
 @functools.lru_cache(maxsize=8)
 def _step(
-  runtime: Runtime, objective: str, accum: int, config: OptimConfig
+  runtime: MeshModel, objective: str, accum: int, config: OptimConfig
 ) -> Step:
   state = runtime.abstract_state(config)
   return make_train_step(
@@ -176,8 +196,23 @@ def _step(
   )
 
 
-def _mesh(config: MeshConfig) -> Mesh:
-  return make_mesh(config.data, config.fsdp, config.tensor)
+def make_decoder(architecture: ModelConfig, options: ModelOptions) -> Decoder:
+  return Decoder(architecture, jnp.dtype(options.dtype), options.remat)
+
+
+def read_architecture(name: str) -> ModelConfig:
+  """The architecture in a file of `configs/`, or at an absolute path."""
+  return from_hf(Path(__file__).parent.parent / "configs" / name)
+
+
+def check_equal(given: ModelConfig, own: ModelConfig, folder: Path) -> None:
+  """Raises ValueError unless model.architecture is what the folder says."""
+  a, b = dataclasses.asdict(given), dataclasses.asdict(own)
+  wrong = [f"{k} {a[k]!r:.80}, not {b[k]!r:.80}" for k in a if a[k] != b[k]]
+  if wrong:
+    raise ValueError(
+      f"model.architecture is not that of {folder}: it has {'; '.join(wrong)}"
+    )
 
 
 def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:
