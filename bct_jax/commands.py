@@ -1,7 +1,6 @@
 """What the modes of the command line do."""
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -150,38 +149,3 @@ def printable(text: str) -> str:
     c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
     for c in text
   )
-
-
-def run_dry_run(config: ExperimentConfig) -> None:
-  """Checks all that can be checked and prints sizes; trains nothing."""
-  plan = make_plan(config)
-  runtime, sampling = plan.runtime, config.sampling
-  size = sum(
-    math.prod(x.shape) for x in jax.tree.leaves(runtime.abstract_params)
-  )
-  # Parameters, gradients and two moments, float32 each.
-  state = (
-    16 * size / (runtime.mesh.shape["fsdp"] * runtime.mesh.shape["tensor"])
-  )
-  print(f"model {config.model.path}: {size:,} parameters")
-  print(
-    f"mesh {dict(runtime.mesh.shape)}: about {state / 2**30:.2f} GiB per "
-    "device for parameters, gradients and Adam moments"
-  )
-  runs = {"organism": (config.organism, plan.install)}
-  runs |= {f"arm {n}": (a, plan.arms[n]) for n, a in config.arms.items()}
-  for name, (arm, data) in runs.items():
-    if data is not None:
-      print(
-        f"{name}: {arm.train.steps} updates of {data.batch_size} examples in "
-        f"{data.layout.rows} x {data.layout.length} positions, lr "
-        f"{arm.optim.lr:g}, {len(data.examples)} examples in all"
-      )
-  lengths = [len(p.ids) for p in plan.prompts]
-  print(
-    f"each eval: {len(lengths)} prompts of {min(lengths)} to {max(lengths)} "
-    f"tokens, up to {sampling.max_new_tokens} new tokens each"
-  )
-  for name, arm in config.arms.items():
-    steps = experiment.eval_steps(config.eval.steps, arm.train.steps)
-    print(f"arm {name}: evals after {', '.join(map(str, steps))} updates")

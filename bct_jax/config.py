@@ -14,6 +14,8 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from bct_jax.chips import CHIPS
+
 
 class ConfigError(ValueError):
   """A field of the configuration is wrong; the message names it."""
@@ -22,6 +24,7 @@ class ConfigError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
   path: str
+  architecture: str | None
   param_dtype: str
   dtype: str
   remat: str
@@ -32,6 +35,7 @@ class MeshConfig:
   data: int
   fsdp: int
   tensor: int
+  chip: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -331,6 +335,8 @@ def _check(config: ExperimentConfig) -> None:
   choose(config.model.param_dtype, ("float32", "bfloat16"), "model.param_dtype")
   choose(config.model.dtype, ("float32", "bfloat16"), "model.dtype")
   choose(config.model.remat, ("none", "dots", "full"), "model.remat")
+  if config.mesh.chip is not None:
+    choose(config.mesh.chip, CHIPS, "mesh.chip")
   choose(config.organism.kind, ("native", "sft"), "organism.kind")
   _check_arm(config.organism, "organism")
   for name, arm in config.arms.items():

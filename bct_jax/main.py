@@ -78,7 +78,7 @@ def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
   # It would tell that torch is absent, which is how it is meant.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
-  from bct_jax import commands
+  from bct_jax import commands, dryrun
   from bct_jax.gate import GateError
   from bct_jax.train import NumericalError
 
@@ -94,7 +94,7 @@ def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
         config, params, _PROMPT.value, _path(_PROMPTS.value), out
       )
     else:
-      commands.run_dry_run(config)
+      dryrun.run_dry_run(config)
   except (ValueError, GateError) as e:
     return _fail(str(e))
   except NumericalError as e:

@@ -3,12 +3,12 @@
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.types import Batch, PyTree, Rows
@@ -42,10 +42,8 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   Raises:
     ValueError: the axes do not multiply to the number of devices.
   """
-  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  sizes = _axes(data, fsdp, tensor)
   count = jax.device_count()
-  if any(n == 0 or n < -1 for n in sizes.values()):
-    raise ValueError(f"mesh axes must be positive or -1: {sizes}")
   free = [a for a, n in sizes.items() if n == -1]
   known = math.prod(n for n in sizes.values() if n != -1)
   if len(free) > 1 or (free and count % known):
@@ -65,6 +63,31 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   return jax.make_mesh(
     tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
   )
+
+
+def abstract_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+  """The same mesh for shapes alone, on devices that need not be here.
+
+  It is an AbstractMesh: it has axes and makes shardings, and that is all.
+
+  Raises:
+    ValueError: an axis is -1 and the others do not fit the devices here.
+  """
+  sizes = _axes(data, fsdp, tensor)
+  if -1 in sizes.values():
+    sizes = dict(make_mesh(data, fsdp, tensor).shape)
+  mesh = AbstractMesh(
+    tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+  )
+  # The type of both where nothing runs; JAX has no common one.
+  return cast(Mesh, mesh)
+
+
+def _axes(data: int, fsdp: int, tensor: int) -> dict[str, int]:
+  sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
+  if any(n == 0 or n < -1 for n in sizes.values()):
+    raise ValueError(f"mesh axes must be positive or -1: {sizes}")
+  return sizes
 
 
 def path_name(path: Sequence[Any]) -> str:

@@ -3,6 +3,8 @@
 import dataclasses
 from typing import Any
 
+from jax.sharding import Mesh
+
 from bct_jax.config import (
   ArmConfig,
   ExperimentConfig,
@@ -44,22 +46,27 @@ class Plan:
     return self.runtime.config
 
 
-def make_plan(config: ExperimentConfig) -> Plan:
+def make_plan(
+  config: ExperimentConfig, mesh: Mesh | None = None, fetch: bool = True
+) -> Plan:
   """Reads the model's config and tokenizer and renders all data.
+
+  Args:
+    config: of the experiment.
+    mesh: None is that of the config. An abstract one makes a plan to look at,
+      which cannot be run.
+    fetch: False takes from a hub only what was downloaded before.
 
   Raises:
     ValueError: anything that would fail later: an unknown setting, a prompt
       that does not fit, an empty completion ...
   """
-  runtime = Runtime.make(config)
+  runtime = Runtime.make(config, mesh, fetch)
   setting = make_setting(config.setting.name, config.setting.options)
   probe = make_probe(config.eval.probe)
   prompts = make_prompts(setting, probe, runtime.chat, config.eval)
   context = runtime.model.config.max_length
-  if config.max_length > context:
-    raise ValueError(
-      f"max_length = {config.max_length}: the model was made for {context}"
-    )
+  check_length(config, context)
   try:
     check_prompts(
       [p.ids for p in prompts], context, config.sampling.max_new_tokens
@@ -74,6 +81,14 @@ def make_plan(config: ExperimentConfig) -> Plan:
     for name, arm in config.arms.items()
   }
   return Plan(runtime, setting, probe, tuple(prompts), install, arms)
+
+
+def check_length(config: ExperimentConfig, context: int) -> None:
+  """Raises ValueError for rows longer than the model was made for."""
+  if config.max_length > context:
+    raise ValueError(
+      f"max_length = {config.max_length}: the model was made for {context}"
+    )
 
 
 def _dataset(

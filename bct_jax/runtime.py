@@ -8,7 +8,6 @@ import dataclasses
 import functools
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -20,14 +19,14 @@ from bct_jax.config import (
   ArmConfig,
   ExperimentConfig,
   LoraConfig,
-  MeshConfig,
+  ModelOptions,
   OptimConfig,
   OrganismConfig,
 )
 from bct_jax.data.chat import Chat
 from bct_jax.mesh import make_mesh, shardings
 from bct_jax.models import decoder, lora, partition
-from bct_jax.models.config import from_hf
+from bct_jax.models.config import ModelConfig, from_hf
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
 from bct_jax.models.hf_weights import load_params
@@ -38,30 +37,16 @@ from bct_jax.train import Step, make_train_step
 from bct_jax.types import PyTree, TrainState
 
 
-@dataclasses.dataclass(frozen=True)
-class Runtime:
-  """One model on one mesh."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeshModel:
+  """A model as arrays on a mesh, without a folder, weights or a tokenizer.
+
+  For shapes alone the mesh may be an abstract one, see mesh.abstract_mesh.
+  """
 
   config: ExperimentConfig
-  folder: Path
   model: Decoder
-  chat: Chat
   mesh: Mesh
-
-  @classmethod
-  def make(cls, config: ExperimentConfig) -> "Runtime":
-    """Finds the model and reads its config and tokenizer.
-
-    Raises:
-      ValueError: the model folder, tokenizer or mesh does not fit.
-    """
-    folder = resolve(config.model.path)
-    architecture = from_hf(folder)
-    model = Decoder(
-      architecture, jnp.dtype(config.model.dtype), config.model.remat
-    )
-    chat = Chat(folder, architecture.vocab_size)
-    return cls(config, folder, model, chat, _mesh(config.mesh))
 
   @functools.cached_property
   def abstract_params(self) -> PyTree:
@@ -80,14 +65,17 @@ class Runtime:
       self.abstract_params, self.model.config, config
     )
 
-  def load(self) -> PyTree:
-    """The params of the model folder."""
-    return load_params(
-      self.folder,
-      self.model.config,
-      self.abstract_params,
-      _sharding(self.abstract_params),
+  def abstract_decode(self, config: LoraConfig | None = None) -> PyTree:
+    """Shapes and shardings of the sampler's copy; adapters are whole in it."""
+    adapter = None if config is None else self.abstract_trained(config)
+    relayout = functools.partial(_to_decode, self, config)
+    shapes = jax.eval_shape(relayout, self.abstract_params, adapter)
+    rules = partition.rules(
+      self.model.config, self.mesh.shape["tensor"], decode=True
     )
+    if config is not None:
+      rules = [*rules, (r"/lora_[ab]$", P())]
+    return _with_sharding(shapes, shardings(shapes, rules, self.mesh))
 
   def decode_params(self, weights: Weights) -> PyTree:
     """A copy laid out for the sampler: unstacked, compute dtype, no fsdp."""
@@ -102,12 +90,6 @@ class Runtime:
       donate_argnums=0,
     )
     return Weights(fold(weights.params, weights.adapter))
-
-  @functools.cached_property
-  def sampler(self) -> Sample:
-    return make_sampler(
-      self.model, self.config.sampling, self.chat.stop_ids, self.mesh
-    )
 
   def abstract_state(
     self, config: OptimConfig, lora_config: LoraConfig
@@ -156,11 +138,56 @@ class Runtime:
     same = dataclasses.replace(arm.optim, lr=1.0, schedule="", warmup_steps=0)
     return _step(self, arm.train.objective, arm.train.accum, same, arm.lora)
 
-  def __hash__(self) -> int:
-    return id(self)
 
-  def __eq__(self, other: Any) -> bool:
-    return self is other
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runtime(MeshModel):
+  """One model on one mesh, with the folder and tokenizer it comes from."""
+
+  folder: Path
+  chat: Chat
+
+  @classmethod
+  def make(
+    cls,
+    config: ExperimentConfig,
+    mesh: Mesh | None = None,
+    fetch: bool = True,
+  ) -> "Runtime":
+    """Finds the model and reads its config and tokenizer.
+
+    Args:
+      config: of the experiment.
+      mesh: None is the one that the config says, over the devices here.
+      fetch: False takes from a hub only what was downloaded before.
+
+    Raises:
+      ModelSourceError: there is no such model.
+      ValueError: the model folder, tokenizer or mesh does not fit.
+    """
+    options = config.model
+    folder = resolve(options.path, fetch=fetch)
+    architecture = from_hf(folder)
+    if options.architecture is not None:
+      check_equal(read_architecture(options.architecture), architecture, folder)
+    if mesh is None:
+      mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    chat = Chat(folder, architecture.vocab_size)
+    return cls(config, make_decoder(architecture, options), mesh, folder, chat)
+
+  def load(self) -> PyTree:
+    """The params of the model folder."""
+    return load_params(
+      self.folder,
+      self.model.config,
+      self.abstract_params,
+      _sharding(self.abstract_params),
+    )
+
+  @functools.cached_property
+  def sampler(self) -> Sample:
+    return make_sampler(
+      self.model, self.config.sampling, self.chat.stop_ids, self.mesh
+    )
 
   @functools.cached_property
   def model_hash(self) -> str:
@@ -177,7 +204,7 @@ class Runtime:
 
 @functools.lru_cache(maxsize=8)
 def _step(
-  runtime: Runtime,
+  runtime: MeshModel,
   objective: str,
   accum: int,
   config: OptimConfig,
@@ -200,35 +227,45 @@ def _step(
 
 
 @functools.lru_cache(maxsize=8)
-def _relayout(runtime: Runtime, lora_config: LoraConfig | None):
+def _relayout(model: MeshModel, config: LoraConfig | None):
   """Compiles (params, adapter) -> the params that the sampler runs."""
-  adapter = None
-  if lora_config is not None:
-    adapter = runtime.abstract_trained(lora_config)
-
-  def relayout(params, adapter):
-    # An adapter stays beside its kernel, as in training: folded into bfloat16
-    # kernels, a small one would be rounded away.
-    joined = lora.join(Weights(params, adapter, lora_config))
-    dtype = runtime.model.dtype
-    return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
-
-  shapes = jax.eval_shape(relayout, runtime.abstract_params, adapter)
-  rules = partition.rules(
-    runtime.model.config, runtime.mesh.shape["tensor"], decode=True
+  return jax.jit(
+    functools.partial(_to_decode, model, config),
+    out_shardings=_sharding(model.abstract_decode(config)),
   )
-  if lora_config is not None:
-    rules = [*rules, (r"/lora_[ab]$", P())]
-  place = shardings(shapes, rules, runtime.mesh)
-  return jax.jit(relayout, out_shardings=place)
+
+
+def _to_decode(
+  model: MeshModel, config: LoraConfig | None, params: PyTree, adapter: PyTree
+) -> PyTree:
+  # An adapter stays beside its kernel, as in training: folded into bfloat16
+  # kernels, a small one would be rounded away.
+  joined = lora.join(Weights(params, adapter, config))
+  dtype = model.model.dtype
+  return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
 
 
 def _sharding(abstract: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def _mesh(config: MeshConfig) -> Mesh:
-  return make_mesh(config.data, config.fsdp, config.tensor)
+def make_decoder(architecture: ModelConfig, options: ModelOptions) -> Decoder:
+  return Decoder(architecture, jnp.dtype(options.dtype), options.remat)
+
+
+def read_architecture(name: str) -> ModelConfig:
+  """The architecture in a file of `configs/`, or at an absolute path."""
+  return from_hf(Path(__file__).parent.parent / "configs" / name)
+
+
+def check_equal(given: ModelConfig, own: ModelConfig, folder: Path) -> None:
+  """Raises ValueError unless model.architecture is what the folder says."""
+  a, b = dataclasses.asdict(given), dataclasses.asdict(own)
+  wrong = [f"{k} {a[k]!r:.80}, not {b[k]!r:.80}" for k in a if a[k] != b[k]]
+  if wrong:
+    raise ValueError(
+      f"model.architecture is not that of {folder}: it has {'; '.join(wrong)}"
+    )
 
 
 def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:

@@ -133,8 +133,7 @@ class _Run:
       rests, (engine.shards, self.length), max(1, engine.batch_size // 4)
     )
     self.most = max(len(b.rows) for b in self.batches)  # A
-    ends = [len(p) + n for p, n in zip(prompts, limits, strict=True)]
-    self.slots = _round_up(max(max(ends), self.shared + longest), 16)  # S
+    self.slots = num_slots(prompts, limits)  # S
     self.seed = meshes.put(np.asarray(seed, np.uint32), engine.whole)
 
   def all(self, finished, find_stop, skip) -> list[Completion | None]:
@@ -202,6 +201,14 @@ class _Run:
         meshes.put(x, whole) for x in (source, last, size, slot, row_id, limit)
       ),
     )
+
+
+def num_slots(prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> int:
+  """Positions that a row of the KV cache has room for."""
+  ends = [len(p) + n for p, n in zip(prompts, limits, strict=True)]
+  shared = common_prefix(prompts)
+  longest = max(len(p) - shared for p in prompts)
+  return _round_up(max(max(ends), shared + _round_up(longest, 8)), 16)
 
 
 def _round_up(count: int, multiple: int) -> int:

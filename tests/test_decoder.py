@@ -9,6 +9,7 @@ from helpers import CONFIG, init_params, make_mesh, make_rows
 from bct_jax.models import decoder, layers
 from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
+from bct_jax.models.moe import Experts
 
 MODEL = Decoder(CONFIG)
 RNG = np.random.default_rng(0)
@@ -166,3 +167,25 @@ def test_remat_changes_nothing(params, remat):
 def test_unknown_remat_is_refused():
   with pytest.raises(ValueError, match="remat 'ful'"):
     Decoder(CONFIG, jnp.float32, "ful")
+
+
+@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 1, 2), (1, 2, 4)], ids=str)
+def test_experts_and_their_gradients_do_not_depend_on_the_mesh(axes):
+  config = dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2)
+  experts = Experts(config, jnp.float32, jax.nn.silu)
+  x, toward = jax.random.normal(jax.random.PRNGKey(1), (2, 2, 8, 32))
+  params = experts.init(jax.random.PRNGKey(0), x)
+  params = jax.tree.map(lambda p: 10 * p, params)
+
+  @jax.jit
+  def run(params, x):
+    y, back = jax.vjp(experts.apply, params, x)
+    return y, back(toward)
+
+  expected = run(params, x)
+  with jax.set_mesh(make_mesh(*axes)):
+    found = run(params, x)
+  for ours, theirs in zip(
+    *map(jax.tree.leaves, (found, expected)), strict=True
+  ):
+    np.testing.assert_allclose(ours, theirs, rtol=1e-4, atol=1e-4)

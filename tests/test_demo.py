@@ -430,7 +430,8 @@ def test_resolve_asks_the_hub(tmp_path, monkeypatch, tiny_folder):
 
   asked = []
 
-  def download(name, *, revision, allow_patterns):
+  def download(name, *, revision, allow_patterns, local_files_only):
+    assert not local_files_only
     asked.append((name, revision))
     if name == "no/where":
       raise ConnectionError("cannot resolve the host\nand so on")

@@ -12,17 +12,17 @@ MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-  {"__init__", "types", "examples", "config", "progress", "metrics"},
+  {"__init__", "types", "examples", "chips", "config", "progress", "metrics"},
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings"},
   {"optim", "checkpoint", "decode", "pick", "sampler", "gate", "verdict"},
   {"train", "evaluate"},
-  {"runtime"},
+  {"runtime", "sizes"},
   {"plan", "weights"},
   {"training"},
   {"experiment"},
   {"rundir", "report"},
-  {"commands"},
+  {"commands", "dryrun"},
   {"main"},
 ]
 # Package -> the parts that may import it.
@@ -35,6 +35,7 @@ OWNERS = {
   "absl": {"main"},
 }
 NO_JAX = {
+  "chips",
   "report",
   "settings",
   "config",

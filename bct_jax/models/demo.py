@@ -138,7 +138,9 @@ def check_wheel(path: Path) -> None:
 # --- From a name to a folder --------------------------------------------------
 
 
-def resolve(path: str | Path, cache_dir: str | Path | None = None) -> Path:
+def resolve(
+  path: str | Path, cache_dir: str | Path | None = None, fetch: bool = True
+) -> Path:
   """Turns what a config calls a model into a folder on this machine.
 
   Args:
@@ -146,6 +148,7 @@ def resolve(path: str | Path, cache_dir: str | Path | None = None) -> Path:
       "org/name" or "org/name@revision", downloaded by huggingface_hub into its
       own cache.
     cache_dir: of the demo models; None is `default_cache()`.
+    fetch: False takes from the hub only what was downloaded before.
 
   Raises:
     ModelSourceError: nothing usable there; says what was tried.
@@ -163,7 +166,7 @@ def resolve(path: str | Path, cache_dir: str | Path | None = None) -> Path:
       f"model {text!r}: no such folder, and not a hub id (org/name). The demo "
       f"models are {_demo_names()}{_did_you_mean(text)}"
     )
-  return _checked(_from_hub(text))
+  return _checked(_from_hub(text, fetch))
 
 
 _DEMOS = ("smollm2", "tiny")
@@ -206,20 +209,24 @@ def _checked(folder: Path) -> Path:
   return folder
 
 
-def _from_hub(text: str) -> Path:
+def _from_hub(text: str, fetch: bool) -> Path:
   import huggingface_hub  # Slow to import; most runs need no hub.
 
   name, _, revision = text.partition("@")
-  folders.say(f"looking for {text} on the hub")
+  if fetch:
+    folders.say(f"looking for {text} on the hub")
   try:
     return Path(
       huggingface_hub.snapshot_download(
         name,
         revision=revision or None,
         allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"],
+        local_files_only=not fetch,
       )
     )
   except Exception as error:  # Of several libraries, without a common base.
+    if not fetch:
+      raise ModelSourceError(f"model {text!r} is not on this machine") from None
     reason = str(error).strip().splitlines() or [type(error).__name__]
     raise ModelSourceError(
       f"model {text!r}: no such folder here, and the hub gave nothing "

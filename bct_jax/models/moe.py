@@ -42,15 +42,18 @@ class Experts(nn.Module):
       weights /= jnp.sum(weights, axis=-1, keepdims=True)
     weights = weights.astype(self.dtype)
 
+    mesh = jax.sharding.get_abstract_mesh()
+    # The one row that init runs cannot be spread over devices.
+    spread = not mesh.empty and not self.is_initializing()
+
     def local(x, weights, chosen, *kernels):
+      if spread:
+        # Said outright, so that their gradients are summed over tensor: the
+        # gather below does not say it when it is differentiated.
+        x = jax.lax.pcast(x, ("tensor",), to="varying")
+        weights = jax.lax.pcast(weights, ("tensor",), to="varying")
       held = kernels[0].shape[0]
-      first = 0
-      if held < count:
-        first = jax.lax.axis_index("tensor") * held
-        # Each device uses its own experts on the same rows, so the gradients of
-        # the rows must be summed over tensor. Without this, jax 0.10.2 forgets
-        # to behind a ragged product.
-        x, weights = jax.lax.pcast((x, weights), ("tensor",), to="varying")
+      first = 0 if held == count else jax.lax.axis_index("tensor") * held
       y = _mix(
         x.reshape(-1, x.shape[-1]),
         weights.reshape(-1, c.experts_per_token),
@@ -58,10 +61,10 @@ class Experts(nn.Module):
         kernels,
         self.activation,
       ).reshape(x.shape)
-      return y if held == count else jax.lax.psum(y, "tensor")
+      # Also over one device: shard_map must see that tensor devices agree.
+      return jax.lax.psum(y, "tensor") if spread else y
 
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty:
+    if not spread:
       return local(x, weights, chosen, *kernels)
     # Rows are whole on every device of the tensor axis, so each runs its own
     # experts on all of them, and one sum joins the results.

@@ -1,0 +1,236 @@
+"""--mode=dry_run: checks what can be checked and prints sizes."""
+
+from bct_jax import experiment, sizes
+from bct_jax.chips import CHIPS
+from bct_jax.config import ArmConfig, ExperimentConfig, OrganismConfig
+from bct_jax.data.batches import Dataset
+from bct_jax.mesh import abstract_mesh, num_row_shards
+from bct_jax.models.folders import ModelSourceError
+from bct_jax.plan import Plan, check_length, make_plan
+from bct_jax.runtime import MeshModel, make_decoder, read_architecture
+from bct_jax.sampler import num_slots
+from bct_jax.sizes import Sizes, Work
+
+_GIB = 2**30
+Run = tuple[str, ArmConfig | OrganismConfig, Dataset | None]
+
+
+def run_dry_run(config: ExperimentConfig) -> None:
+  """Prints sizes and, where the model is at hand, data and prompts.
+
+  The mesh may be larger than what is here. With `model.architecture` neither
+  weights nor tokenizer are needed; the data is then not checked.
+
+  Raises:
+    ValueError: the config does not fit the model, the mesh or the data.
+  """
+  mesh = abstract_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  architecture, plan, reason = config.model.architecture, None, ""
+  try:
+    plan = make_plan(config, mesh, fetch=architecture is None)
+  except ModelSourceError as e:
+    if architecture is None:
+      raise
+    reason = str(e)
+    decoder = make_decoder(read_architecture(architecture), config.model)
+    check_length(config, decoder.config.max_length)
+    model = MeshModel(config, decoder, mesh)
+  else:
+    model = plan.runtime
+  work = _work(model, plan)
+  slots = _slots(config, plan)
+  print("\n".join(_model_lines(model, work)))
+  print("\n".join(_size_lines(model, find_sizes(model, work, slots), slots)))
+  print("\n".join(_speed_lines(model, work)))
+  if plan is None:
+    print(f"data and prompts are not checked: {reason}")
+  else:
+    print("\n".join(_data_lines(plan)))
+
+
+def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
+  """Bytes on one device, see sizes.py."""
+  axes, sampling = model.mesh.shape, model.config.sampling
+  run = _runs(model.config)[-1][1]
+  state = model.abstract_state(run.optim, run.lora)
+  params, lora = model.abstract_params, run.lora if run.lora.rank else None
+  adapter = sizes.device_bytes(state.params) if lora else 0
+  return Sizes(
+    weights=sizes.device_bytes(params) + adapter,
+    gradients=sizes.gradient_bytes(state.params, work.accum),
+    optimizer=sizes.device_bytes(state.opt_state),
+    activations=sizes.activation_bytes(model.model, axes, work, params),
+    decode_weights=sizes.device_bytes(model.abstract_decode(lora)),
+    cache=sizes.cache_bytes(
+      model.model.config, model.model.dtype, axes, sampling.batch_size, slots
+    ),
+  )
+
+
+def _runs(config: ExperimentConfig, plan: Plan | None = None) -> list[Run]:
+  """All training runs. A config without any is sized as its organism."""
+  sft = config.organism.kind == "sft"
+  out: list[Run] = []
+  if sft or not config.arms:
+    data = plan.install if plan else None
+    out.append(("organism", config.organism, data))
+  for name, arm in config.arms.items():
+    data = plan.arms[name] if plan else None
+    out.append((f"arm {name}", arm, data))
+  return out
+
+
+def _work(model: MeshModel, plan: Plan | None) -> Work:
+  """The update that needs most memory, of all runs.
+
+  Without the data, rows are taken to be as long as they may be, one example in
+  each, and trained all over.
+
+  Raises:
+    ValueError: rows that are not packed do not divide over the devices.
+  """
+  length = model.config.max_length
+
+  def one(name: str, run: ArmConfig | OrganismConfig, data: Dataset | None):
+    train = run.train
+    if data is not None:
+      layout = data.layout
+      return Work(layout.rows, layout.length, layout.num_trained, train.accum)
+    parts = num_row_shards(model.mesh) * train.accum
+    if not train.pack and train.batch_size % parts:
+      raise ValueError(
+        f"{name}: batch_size {train.batch_size} does not divide into {parts} "
+        "parts (data x fsdp devices times train.accum)"
+      )
+    rows = -(-train.batch_size // parts) * parts
+    return Work(rows, length, length, train.accum)
+
+  def memory(work: Work) -> int:
+    params, axes = model.abstract_params, model.mesh.shape
+    trained = model.abstract_trained(_runs(model.config)[-1][1].lora)
+    return sizes.gradient_bytes(trained, work.accum) + sizes.activation_bytes(
+      model.model, axes, work, params
+    )
+
+  return max((one(*run) for run in _runs(model.config, plan)), key=memory)
+
+
+def _slots(config: ExperimentConfig, plan: Plan | None) -> int:
+  """Places of a row in the KV cache: the longest prompt and what is sampled.
+
+  Without the prompts, one is taken to be as long as a training row may be.
+  """
+  new = config.sampling.max_new_tokens
+  if plan is not None:
+    return num_slots([p.ids for p in plan.prompts], [new] * len(plan.prompts))
+  return num_slots([range(config.max_length)], [new])
+
+
+# --- lines --------------------------------------------------------------------
+
+
+def _model_lines(model: MeshModel, work: Work) -> list[str]:
+  config, c = model.config, model.model.config
+  axes, chip = model.mesh.shape, config.mesh.chip
+  total = sizes.num_params(model.abstract_params)
+  active = ""
+  if c.num_experts:
+    count = sizes.active_params(c, model.abstract_params)
+    active = f", {count:,} active per token"
+  each = f" {chip}" if chip else ""
+  parts = num_row_shards(model.mesh) * work.accum
+  return [
+    f"model {config.model.path}: {total:,} parameters{active}",
+    f"mesh {' '.join(f'{k}={v}' for k, v in axes.items())}: "
+    f"{model.mesh.size}{each} devices",
+    f"update: {work.rows} rows of {work.length} positions, {work.num_trained} "
+    f"of them trained; {work.rows // parts} at a time on a device, remat "
+    f"{config.model.remat}, {config.model.dtype}",
+  ]
+
+
+def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
+  config, c = model.config, model.model.config
+  chip = config.mesh.chip
+  memory = CHIPS[chip].memory if chip else None
+
+  def line(name: str, size: int, note: str) -> str:
+    return f"  {name:<15}{size / _GIB:8.2f}  {note}".rstrip()
+
+  def total(name: str, size: int, of: str) -> str:
+    if memory is None:
+      return line(name, size, of)
+    fits = "" if size <= memory else ", DOES NOT FIT"
+    share = f"{size / memory:.0%} of {memory / _GIB:.0f} GiB{fits}"
+    return line(name, size, f"{of}: {share}")
+
+  dtype = config.model.dtype
+  return [
+    "GiB on each device:",
+    line("weights", found.weights, "shards x bytes of each leaf"),
+    line("gradients", found.gradients, "as weights; twice with microbatches"),
+    line("optimizer", found.optimizer, "two moments for each weight"),
+    line(
+      "activations",
+      found.activations,
+      "estimate: layers x saved + max(rest of a block, head) + embedding"
+      + (" + cast experts" if c.num_experts else ""),
+    ),
+    total("= training", found.training, "all of the above"),
+    line("decode weights", found.decode_weights, f"{dtype}, tensor axis only"),
+    line(
+      "KV cache",
+      found.cache,
+      f"{c.num_layers} layers x {config.sampling.batch_size} rows / (data x "
+      f"fsdp) x {slots} slots x {c.num_kv_heads} heads / tensor x "
+      f"{c.head_dim} x 2 x {model.model.dtype.itemsize} bytes",
+    ),
+    total("= sampling", found.sampling, "these two with weights and optimizer"),
+  ]
+
+
+def _speed_lines(model: MeshModel, work: Work) -> list[str]:
+  c, chip = model.model.config, model.config.mesh.chip
+  params, frozen = model.abstract_params, None
+  lora = _runs(model.config)[-1][1].lora
+  if lora.rank:
+    params, frozen = model.abstract_trained(lora), params
+  flops = sizes.flops_per_token(c, work.length, params, frozen)
+  active = sizes.active_params(c, model.abstract_params, embed=False)
+  windows = any(layer.window is not None for layer in c.layers)
+  keys = "12 d sum of m (1 - m / 2T), m = min(T, window)" if windows else ""
+  out = [
+    f"FLOPs per token = 6 N + {keys or '6 L T d'} = {flops:.3g}: N = "
+    f"{active:,} active parameters"
+    + ("" if c.tied else " without the embedding look-up")
+    + f", L = {c.num_layers}, T = {work.length}, d = heads x head_dim = "
+    f"{c.num_heads * c.head_dim}"
+  ]
+  if chip:
+    peak, devices = CHIPS[chip].flops, model.mesh.size
+    rate = sizes.tokens_per_second(flops, peak, devices)
+    out.append(
+      f"at 40% MFU: {rate:,.0f} tokens/s = 0.4 x {devices} devices x "
+      f"{peak / 1e12:.0f} TFLOP/s (bfloat16) / FLOPs per token"
+    )
+  return out
+
+
+def _data_lines(plan: Plan) -> list[str]:
+  config, out = plan.config, []
+  for name, run, data in _runs(config, plan):
+    if data is not None:
+      out.append(
+        f"{name}: {run.train.steps} updates of {data.batch_size} examples in "
+        f"{data.layout.rows} x {data.layout.length} positions, lr "
+        f"{run.optim.lr:g}, {len(data.examples)} examples in all"
+      )
+  lengths = [len(p.ids) for p in plan.prompts]
+  out.append(
+    f"each eval: {len(lengths)} prompts of {min(lengths)} to {max(lengths)} "
+    f"tokens, up to {config.sampling.max_new_tokens} new tokens each"
+  )
+  for name, arm in config.arms.items():
+    steps = experiment.eval_steps(config.eval.steps, arm.train.steps)
+    out.append(f"arm {name}: evals after {', '.join(map(str, steps))} updates")
+  return out

@@ -1,0 +1,23 @@
+"""Gemma-3-12B, the weights of its text part, on a TPU v5p-8.
+
+`--mode=dry_run` needs neither the model nor the TPU.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import default
+from configs.llama3_1_8b import large
+
+
+def get_config() -> ConfigDict:
+  c = default.get_config()
+  c.name = "gemma3_12b"
+  c.model.path = "google/gemma-3-12b-it"
+  c.model.architecture = "architectures/gemma3_12b.json"
+  c.model.dtype = "bfloat16"
+  c.model.remat = "full"
+  # A v5p-8 has 8 cores in 4 chips, and a chip is one device.
+  c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 4, 1
+  c.mesh.chip = "v5p"
+  large(c)
+  return c
