@@ -210,7 +210,8 @@ def _stored(leaf: jax.Array, layer: Any, transposed: bool) -> jax.Array:
   """A layer of a parameter, or all of it, as a checkpoint has it."""
   if layer is not None:
     leaf = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
-  return jnp.swapaxes(leaf, -1, -2) if transposed else leaf
+  # A copy at least: an array keeps what was once fetched from it on the host.
+  return jnp.swapaxes(leaf, -1, -2) if transposed else jnp.copy(leaf)
 
 
 def _tensors(
@@ -229,15 +230,19 @@ def _tensors(
     whole = to_host(_stored(leaves[leaf], at, names[leaf].transposed))
     for part in group:
       yield _cast(whole[part.index[1:]], dtype, part.name)
+    del whole
 
 
 def _cast(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
   # On the host, since devices may flush the smallest numbers to zero.
-  with np.errstate(over="ignore"):
+  with np.errstate(over="ignore", invalid="ignore"):
     out = x.astype(dtype, copy=False)
-  if not np.isfinite(out).all() and (np.isfinite(x) & ~np.isfinite(out)).any():
+    lost = ~np.isfinite(out)
+    if lost.any():
+      lost &= np.isfinite(x)
+  if lost.any():
     raise ValueError(
-      f"tensor {name}: a value of {np.abs(x[np.isfinite(x)]).max():g} does not "
-      f"fit {dtype.name}; export as bfloat16 or float32"
+      f"tensor {name}: a value of {x[lost][0]:g} does not fit {dtype.name}; "
+      "export as bfloat16 or float32"
     )
   return out

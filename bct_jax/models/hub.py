@@ -26,8 +26,8 @@ def download(text: str) -> Path:
   Without a revision the newest is asked for; the commit that it is, is said.
 
   Raises:
-    ModelSourceError: no network, no such model or revision, or offline mode is on and
-      the cache has none.
+    ModelSourceError: no network, no such model or revision, or offline mode is
+      on and the cache has none.
   """
   import huggingface_hub  # Slow to import; most runs need no hub.
   from huggingface_hub import constants

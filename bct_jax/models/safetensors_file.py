@@ -67,9 +67,11 @@ def read_header(path: Path) -> dict[str, Stored]:
     raise ValueError(f"{path}: cannot be read: {e.strerror}") from None
   try:
     header = json.loads(text, object_pairs_hook=_no_twins)
-    header.pop("__metadata__", None)
-  except (ValueError, AttributeError, RecursionError) as e:
+    if not isinstance(header, dict):
+      raise ValueError("not an object")
+  except (ValueError, RecursionError) as e:
     raise ValueError(f"{path}: bad safetensors header: {e}") from None
+  header.pop("__metadata__", None)
   out = [_stored(path, k, v, 8 + length) for k, v in header.items()]
   out.sort(key=lambda t: (t.start, t.stop))
   at = 8 + length
