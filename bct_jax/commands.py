@@ -9,7 +9,6 @@ from typing import Any
 import jax
 
 from bct_jax import evaluate, experiment, metrics, rundir
-from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
@@ -19,7 +18,7 @@ from bct_jax.progress import say, stage
 from bct_jax.report import write_report
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.types import PyTree
+from bct_jax.weights import base_params, load_weights
 
 
 def run_experiment(
@@ -81,7 +80,7 @@ def run_eval(
   names = {arm.train.decoration for arm in config.arms.values()}
   decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
   with jax.set_mesh(plan.runtime.mesh):
-    weights = _load_params(plan.runtime, params)
+    weights = load_weights(plan.runtime, params)
     rows = sample_rows(plan, weights, "eval")
   rows = evaluate.decorate(rows, decoration)
   if out is not None:
@@ -117,7 +116,7 @@ def run_sample(
   runtime = Runtime.make(config)
   ids = [runtime.chat.prompt(m) for m in prompts]
   with jax.set_mesh(runtime.mesh):
-    weights = runtime.decode_params(_load_params(runtime, params))
+    weights = runtime.decode_params(load_weights(runtime, params))
     with stage("sample", len(ids), "rows") as bar:
       completions = runtime.sampler(
         weights, ids, range(len(ids)), config.sampling.seed, bar
@@ -164,9 +163,9 @@ def run_export(
   runtime = Runtime.make(config)
   about = {"model": config.model.path, "params": params and str(params)}
   with jax.set_mesh(runtime.mesh):
-    weights = _load_params(runtime, params)
+    whole = base_params(runtime, params)  # with an adapter folded in
     written = export.export_hf(
-      weights, runtime.model.config, runtime.folder, out, dtype, about=about
+      whole, runtime.model.config, runtime.folder, out, dtype, about=about
     )
   print(f"wrote {written}")
 
@@ -204,18 +203,3 @@ def run_dry_run(config: ExperimentConfig) -> None:
   for name, arm in config.arms.items():
     steps = experiment.eval_steps(config.eval.steps, arm.train.steps)
     print(f"arm {name}: evals after {', '.join(map(str, steps))} updates")
-
-
-def _load_params(runtime: Runtime, folder: Path | None) -> PyTree:
-  """Weights of a run's organism or arm, or of the model folder."""
-  if folder is None:
-    return runtime.load()
-  if not (folder / "checkpoints").is_dir():
-    raise ConfigError(
-      f"--params={folder}: no checkpoints there; it must be organisms/HASH or "
-      "arms/NAME of a run"
-    )
-  checkpoints = Checkpoints(folder / "checkpoints")
-  params = checkpoints.restore_params(runtime.abstract_params)
-  checkpoints.close()
-  return params

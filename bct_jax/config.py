@@ -8,6 +8,7 @@ so that no module below main.py sees ml_collections.
 import dataclasses
 import difflib
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping
@@ -21,6 +22,7 @@ class ConfigError(ValueError):
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
   path: str
+  param_dtype: str
   dtype: str
   remat: str
 
@@ -66,11 +68,22 @@ class TrainConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """A low-rank adapter to train in place of the params; rank 0 is none."""
+
+  rank: int
+  alpha: float
+  targets: str
+  rslora: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class ArmConfig:
-  """One training run: the optimizer and what it trains on."""
+  """One training run: the optimizer, what it trains on, and which weights."""
 
   train: TrainConfig
   optim: OptimConfig
+  lora: LoraConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,6 +93,8 @@ class OrganismConfig:
   kind: str
   train: TrainConfig
   optim: OptimConfig
+  lora: LoraConfig
+  merge_lora: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,13 +162,13 @@ def choose(name: str, options: typing.Iterable[str], what: str) -> str:
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
   """Builds and checks the configuration of an experiment.
 
-  Each arm is a partial override of the sections `train` and `optim`.
+  Each arm is a partial override of the sections `train`, `optim` and `lora`.
 
   Raises:
     ConfigError: a field is unknown, missing, of the wrong type or impossible.
   """
   values = dict(values)
-  shared = {k: values.pop(k, {}) for k in ("train", "optim")}
+  shared = {k: values.pop(k, {}) for k in ("train", "optim", "lora")}
   # Checked also when every arm overrides them.
   _check_arm(_build(ArmConfig, shared, "config"), "config")
   overrides = values.pop("arms", {})
@@ -260,6 +275,7 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
       f"{where}.train.num_examples = {arm.train.num_examples}: at least one "
       f"batch of {arm.train.batch_size} is needed"
     )
+  _check_lora(arm.lora, where)
   if not 0 <= arm.optim.warmup_steps <= arm.train.steps:
     raise ConfigError(
       f"{where}.optim.warmup_steps = {arm.optim.warmup_steps}: between 0 and "
@@ -267,7 +283,36 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
     )
 
 
+def _check_lora(lora: LoraConfig, where: str) -> None:
+  if lora.rank < 0:
+    raise ConfigError(f"{where}.lora.rank = {lora.rank}: 0 (full) or above")
+  if lora.rank and lora.alpha <= 0:
+    raise ConfigError(f"{where}.lora.alpha = {lora.alpha}: must be positive")
+  try:
+    re.compile(lora.targets)
+  except re.error as e:
+    raise ConfigError(
+      f"{where}.lora.targets = {lora.targets!r}: not a regular expression: {e}"
+    ) from None
+
+
+def _check_adapters(config: ExperimentConfig) -> None:
+  """Arms that go on training the organism's adapter must have its shape."""
+  organism = config.organism
+  if organism.kind != "sft" or not organism.lora.rank or organism.merge_lora:
+    return
+  for name, arm in config.arms.items():
+    if arm.lora != organism.lora:
+      raise ConfigError(
+        f"arms.{name}.lora = {arm.lora}: the arm goes on training the adapter "
+        f"of the organism, which is {organism.lora}; set "
+        "organism.merge_lora=True to train other weights"
+      )
+
+
 def _check(config: ExperimentConfig) -> None:
+  _check_adapters(config)
+  choose(config.model.param_dtype, ("float32", "bfloat16"), "model.param_dtype")
   choose(config.model.dtype, ("float32", "bfloat16"), "model.dtype")
   choose(config.model.remat, ("none", "dots", "full"), "model.remat")
   choose(config.organism.kind, ("native", "sft"), "organism.kind")

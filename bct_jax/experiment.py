@@ -14,14 +14,14 @@ from typing import Any
 import jax
 
 from bct_jax import metrics, verdict
-from bct_jax.checkpoint import Checkpoints
 from bct_jax.evaluate import decorate, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
+from bct_jax.models.lora import Weights
 from bct_jax.plan import Plan, sample_rows
 from bct_jax.progress import say
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.training import train_run
-from bct_jax.types import PyTree
+from bct_jax.weights import load_weights, record_origin
 
 
 def run(plan: Plan, workdir: Path) -> dict[str, Any]:
@@ -66,12 +66,20 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   folder = workdir / "organisms" / digest
   metrics.write_json(folder / "provenance.json", facts)
   organism = plan.config.organism
-  params = None
+  weights = None
   if plan.install is not None:
-    params = train_run(
-      plan, "install", folder, organism, plan.install, plan.runtime.load
+    record_origin(folder, plan.runtime, organism.lora, None)
+    weights = train_run(
+      plan,
+      "install",
+      folder,
+      organism,
+      plan.install,
+      lambda: load_weights(plan.runtime, None),
     )
-  gate = _gate(plan, folder, params)
+    if organism.merge_lora and weights.lora is not None:
+      weights = plan.runtime.fold(weights)
+  gate = _gate(plan, folder, weights)
   if not gate["passed"]:
     text = gate_text(gate)
     if plan.config.gate.enforce:
@@ -88,32 +96,35 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "kind": organism.kind,
     "model_hash": plan.runtime.model_hash,
     "dtype": plan.config.model.dtype,
+    "param_dtype": plan.config.model.param_dtype,
     "template_hash": plan.runtime.chat.template_hash,
     "setting": dataclasses.asdict(plan.config.setting),
     "train": dataclasses.asdict(organism.train) if made else None,
     "optim": dataclasses.asdict(organism.optim) if made else None,
+    "lora": dataclasses.asdict(organism.lora) if made else None,
+    "merge_lora": organism.merge_lora if made else None,
     "data_hash": plan.install.hash if plan.install is not None else None,
   }
 
 
-def organism_params(plan: Plan, folder: Path) -> PyTree:
-  """A fresh copy of the organism's params."""
+def organism_weights(plan: Plan, folder: Path) -> Weights:
+  """A fresh copy of the organism's weights, as arms start from them."""
   if plan.install is None:
-    return plan.runtime.load()
-  checkpoints = Checkpoints(folder / "checkpoints")
-  params = checkpoints.restore_params(plan.runtime.abstract_params)
-  checkpoints.close()
-  return params
+    return load_weights(plan.runtime, None)
+  weights = load_weights(plan.runtime, folder)
+  if plan.config.organism.merge_lora and weights.lora is not None:
+    return plan.runtime.fold(weights)
+  return weights
 
 
-def _gate(plan: Plan, folder: Path, params: PyTree | None) -> dict[str, Any]:
+def _gate(plan: Plan, folder: Path, weights: Weights | None) -> dict[str, Any]:
   """Evaluates the organism once; the same prompts as every arm's evals."""
   path, facts = folder / "gate.json", _hash(_eval_facts(plan))
   record = metrics.read_json(path) if path.exists() else {}
   if record.get("eval_hash") != facts:
-    if params is None:
-      params = organism_params(plan, folder)
-    rows = sample_rows(plan, params, "gate")
+    if weights is None:
+      weights = organism_weights(plan, folder)
+    rows = sample_rows(plan, weights, "gate")
     metrics.write_lines(folder / "rollouts.jsonl", rows)
     record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": worst(rows), "eval_hash": facts}
@@ -151,21 +162,27 @@ def run_arm(
     metrics.append_line(folder / "evals.jsonl", record)
     say(f"{name} {describe(record)}")
 
-  def evaluate(step: int, params: PyTree) -> None:
+  def evaluate(step: int, weights: Weights) -> None:
     if step in {r["step"] for r in metrics.read_lines(folder / "evals.jsonl")}:
       return
     if step == 0:  # the organism itself, which the gate has sampled already
       save_eval(step, metrics.read_lines(organism / "rollouts.jsonl"))
     else:
-      save_eval(step, sample_rows(plan, params, f"{name} eval {step}"))
+      save_eval(step, sample_rows(plan, weights, f"{name} eval {step}"))
 
+  # An adapter that goes on from the organism's is over the model's own params.
+  continued = (
+    plan.config.organism.lora.rank and not plan.config.organism.merge_lora
+  )
+  over = None if plan.install is None or continued else organism
+  record_origin(folder, plan.runtime, arm.lora, over)
   train_run(
     plan,
     name,
     folder,
     arm,
     dataset,
-    start=lambda: organism_params(plan, organism),
+    start=lambda: organism_weights(plan, organism),
     eval_steps=steps,
     evaluate=evaluate,
   )
@@ -187,7 +204,7 @@ def _arm_result(plan: Plan, name: str, folder: Path) -> dict[str, Any]:
     "name": name,
     "objective": arm.train.objective,
     "lr": arm.optim.lr,
-    "rank": None,
+    "rank": arm.lora.rank or None,
     "source": arm.train.source,
     "decoration": arm.train.decoration,
     "seed": arm.train.seed,

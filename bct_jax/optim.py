@@ -15,8 +15,9 @@ from bct_jax.config import OptimConfig
 from bct_jax.mesh import path_name
 from bct_jax.types import PyTree
 
-# Biases, norms and embeddings are not decayed, as is usual for AdamW.
-_NO_DECAY = ("scale", "bias", "embed")
+# Biases, norms and embeddings are not decayed, as is usual for AdamW; nor are
+# low-rank adapters, whose product is not what a decay of the factors decays.
+_NO_DECAY = ("scale", "bias", "embed", "lora_a", "lora_b")
 
 
 def decay_mask(params: PyTree) -> PyTree:
@@ -33,15 +34,21 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 
   The parameters move by -lr times its output: for AdamW that is Adam's
   direction plus weight_decay times the parameter (Loshchilov and Hutter 2019,
-  arXiv 1711.05101).
+  arXiv 1711.05101). Its moments are float32 for params of any dtype: bfloat16
+  cannot hold a second moment that moves by a thousandth at a time.
   """
-  return optax.chain(
+  tx = optax.chain(
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm > 0
     else optax.identity(),
     optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
     optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
   )
+
+  def init(params: PyTree) -> PyTree:
+    return tx.init(jax.tree.map(lambda p: p.astype(jax.numpy.float32), params))
+
+  return optax.GradientTransformation(init, tx.update)
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:

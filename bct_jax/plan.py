@@ -18,6 +18,7 @@ from bct_jax.evaluate import (
 )
 from bct_jax.examples import Example, Setting
 from bct_jax.mesh import num_row_shards
+from bct_jax.models.lora import Weights
 from bct_jax.objectives import OBJECTIVES
 from bct_jax.progress import stage
 from bct_jax.runtime import Runtime
@@ -25,7 +26,6 @@ from bct_jax.sampler import check_prompts
 from bct_jax.settings import make_setting
 from bct_jax.settings.capability import Probe, make_probe
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.types import PyTree
 
 
 @dataclasses.dataclass(frozen=True)
@@ -84,6 +84,11 @@ def _dataset(
   choose(train.objective, OBJECTIVES, f"{where}.train.objective")
   choose(train.source, ("template",), f"{where}.train.source")
   choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
+  if arm.lora.rank:
+    try:
+      runtime.abstract_trained(arm.lora)
+    except ValueError as e:
+      raise ValueError(f"{where}.{e}") from None
   decoration = DECORATIONS[train.decoration]
   examples: list[Example] = generate(train.num_examples, train.seed)
   try:
@@ -108,10 +113,12 @@ def _dataset(
     raise ValueError(f"{where}: {e}") from None
 
 
-def sample_rows(plan: Plan, params: PyTree, name: str) -> list[dict[str, Any]]:
+def sample_rows(
+  plan: Plan, weights: Weights, name: str
+) -> list[dict[str, Any]]:
   """Rollouts of all eval, held-out and probe prompts, labelled."""
   runtime, prompts = plan.runtime, plan.prompts
-  decode = runtime.decode_params(params)
+  decode = runtime.decode_params(weights)
   with stage(name, len(prompts), "rows") as bar:
     completions = runtime.sampler(
       decode,

@@ -16,14 +16,22 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import optim
-from bct_jax.config import ExperimentConfig, MeshConfig, OptimConfig
+from bct_jax.config import (
+  ArmConfig,
+  ExperimentConfig,
+  LoraConfig,
+  MeshConfig,
+  OptimConfig,
+  OrganismConfig,
+)
 from bct_jax.data.chat import Chat
 from bct_jax.mesh import make_mesh, shardings
-from bct_jax.models import decoder, partition
+from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import from_hf
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
 from bct_jax.models.hf_weights import load_params
+from bct_jax.models.lora import Weights
 from bct_jax.objectives import OBJECTIVES
 from bct_jax.sampler import Sample, make_sampler
 from bct_jax.train import Step, make_train_step
@@ -57,89 +65,96 @@ class Runtime:
 
   @functools.cached_property
   def abstract_params(self) -> PyTree:
-    """Shapes of the params, float32, with their shardings."""
-    shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
-    return _with_sharding(shapes, self.params_sharding)
-
-  @functools.cached_property
-  def params_sharding(self) -> PyTree:
+    """Shapes of the params in `model.param_dtype`, with their shardings."""
     shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
     rules = partition.rules(self.model.config, self.mesh.shape["tensor"])
-    return shardings(shapes, rules, self.mesh)
+    dtype = jnp.dtype(self.config.model.param_dtype)
+    shapes = jax.tree.map(lambda x: x.update(dtype=dtype), shapes)
+    return _with_sharding(shapes, shardings(shapes, rules, self.mesh))
 
-  @functools.cached_property
-  def decode_sharding(self) -> PyTree:
-    shapes = jax.eval_shape(self._to_decode, self.abstract_params)
-    tensor = self.mesh.shape["tensor"]
-    rules = partition.rules(self.model.config, tensor, decode=True)
-    return shardings(shapes, rules, self.mesh)
+  def abstract_trained(self, config: LoraConfig) -> PyTree:
+    """Shapes and shardings of what a run trains: all params or an adapter."""
+    if not config.rank:
+      return self.abstract_params
+    return lora.abstract_adapter(
+      self.abstract_params, self.model.config, config
+    )
 
   def load(self) -> PyTree:
     """The params of the model folder."""
     return load_params(
-      self.folder, self.model.config, self.abstract_params, self.params_sharding
+      self.folder,
+      self.model.config,
+      self.abstract_params,
+      _sharding(self.abstract_params),
     )
 
-  def _to_decode(self, params: PyTree) -> PyTree:
-    dtype = self.model.dtype
-    return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), params))
-
-  @functools.cached_property
-  def _relayout(self):
-    return jax.jit(self._to_decode, out_shardings=self.decode_sharding)
-
-  def decode_params(self, params: PyTree) -> PyTree:
+  def decode_params(self, weights: Weights) -> PyTree:
     """A copy laid out for the sampler: unstacked, compute dtype, no fsdp."""
-    return self._relayout(params)
+    relayout = _relayout(self, weights.lora)
+    return relayout(weights.params, weights.adapter)
+
+  def fold(self, weights: Weights) -> Weights:
+    """The adapter made part of the params, which are taken over."""
+    fold = jax.jit(
+      lambda params, adapter: lora.fold(Weights(params, adapter, weights.lora)),
+      out_shardings=_sharding(self.abstract_params),
+      donate_argnums=0,
+    )
+    return Weights(fold(weights.params, weights.adapter))
 
   @functools.cached_property
   def sampler(self) -> Sample:
     return make_sampler(
-      self.model,
-      self.config.sampling,
-      self.chat.stop_ids,
-      self.decode_sharding,
-      self.mesh,
+      self.model, self.config.sampling, self.chat.stop_ids, self.mesh
     )
 
-  def abstract_state(self, config: OptimConfig) -> TrainState:
+  def abstract_state(
+    self, config: OptimConfig, lora_config: LoraConfig
+  ) -> TrainState:
     """Shapes, dtypes and shardings of a training state."""
     tx = optim.make_optimizer(config)
+    trained = self.abstract_trained(lora_config)
     replicated = NamedSharding(self.mesh, P())
     opt_sharding = optim.optimizer_shardings(
-      tx, self.abstract_params, self.params_sharding, replicated
+      tx, trained, _sharding(trained), replicated
     )
-    opt_shapes = jax.eval_shape(tx.init, self.abstract_params)
+    opt_shapes = jax.eval_shape(tx.init, trained)
     scalar = functools.partial(jax.ShapeDtypeStruct, sharding=replicated)
     return TrainState(
       step=scalar((), jnp.int32),
-      params=self.abstract_params,
+      params=trained,
       opt_state=_with_sharding(opt_shapes, opt_sharding),
       rng=scalar((2,), jnp.uint32),
     )
 
   def init_state(
-    self, params: PyTree, config: OptimConfig, seed: int
+    self, weights: Weights, arm: ArmConfig | OrganismConfig
   ) -> TrainState:
-    """A state at step 0. Takes the params over: do not use them again."""
-    tx = optim.make_optimizer(config)
-    place = jax.tree.map(lambda a: a.sharding, self.abstract_state(config))
+    """A state at step 0. Takes what is trained over: do not use it again."""
+    tx = optim.make_optimizer(arm.optim)
+    abstract = self.abstract_state(arm.optim, arm.lora)
+    trained = weights.params
+    if arm.lora.rank:
+      trained = weights.adapter
+      if trained is None:
+        trained = lora.init_adapter(abstract.params, arm.train.seed)
 
-    def make(params, key):
-      return TrainState(jnp.int32(0), params, tx.init(params), key)
+    def make(trained, key):
+      return TrainState(jnp.int32(0), trained, tx.init(trained), key)
 
     # The key is made inside jit too, since an eager array is on one device.
     init = jax.jit(
-      lambda params, seed: make(params, jax.random.PRNGKey(seed)),
-      out_shardings=place,
+      lambda trained, seed: make(trained, jax.random.PRNGKey(seed)),
+      out_shardings=_sharding(abstract),
       donate_argnums=0,
     )
-    return init(params, jnp.uint32(seed))
+    return init(trained, jnp.uint32(arm.train.seed))
 
-  def step(self, objective: str, accum: int, config: OptimConfig) -> Step:
+  def step(self, arm: ArmConfig | OrganismConfig) -> Step:
     """The compiled train step; runs that differ in lr only share one."""
-    same = dataclasses.replace(config, lr=1.0, schedule="", warmup_steps=0)
-    return _step(self, objective, accum, same)
+    same = dataclasses.replace(arm.optim, lr=1.0, schedule="", warmup_steps=0)
+    return _step(self, arm.train.objective, arm.train.accum, same, arm.lora)
 
   def __hash__(self) -> int:
     return id(self)
@@ -162,18 +177,54 @@ class Runtime:
 
 @functools.lru_cache(maxsize=8)
 def _step(
-  runtime: Runtime, objective: str, accum: int, config: OptimConfig
+  runtime: Runtime,
+  objective: str,
+  accum: int,
+  config: OptimConfig,
+  lora_config: LoraConfig,
 ) -> Step:
-  state = runtime.abstract_state(config)
+  def merge(adapter: PyTree, params: PyTree) -> PyTree:
+    return lora.join(Weights(params, adapter, lora_config))
+
+  adapts = lora_config.rank > 0
   return make_train_step(
     OBJECTIVES[objective],
     runtime.model,
     optim.make_optimizer(config),
-    jax.tree.map(lambda a: a.sharding, state),
-    None,
+    _sharding(runtime.abstract_state(config, lora_config)),
+    _sharding(runtime.abstract_params) if adapts else None,
     runtime.mesh,
     accum,
+    *((merge,) if adapts else ()),
   )
+
+
+@functools.lru_cache(maxsize=8)
+def _relayout(runtime: Runtime, lora_config: LoraConfig | None):
+  """Compiles (params, adapter) -> the params that the sampler runs."""
+  adapter = None
+  if lora_config is not None:
+    adapter = runtime.abstract_trained(lora_config)
+
+  def relayout(params, adapter):
+    # An adapter stays beside its kernel, as in training: folded into bfloat16
+    # kernels, a small one would be rounded away.
+    joined = lora.join(Weights(params, adapter, lora_config))
+    dtype = runtime.model.dtype
+    return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
+
+  shapes = jax.eval_shape(relayout, runtime.abstract_params, adapter)
+  rules = partition.rules(
+    runtime.model.config, runtime.mesh.shape["tensor"], decode=True
+  )
+  if lora_config is not None:
+    rules = [*rules, (r"/lora_[ab]$", P())]
+  place = shardings(shapes, rules, runtime.mesh)
+  return jax.jit(relayout, out_shardings=place)
+
+
+def _sharding(abstract: PyTree) -> PyTree:
+  return jax.tree.map(lambda x: x.sharding, abstract)
 
 
 def _mesh(config: MeshConfig) -> Mesh:

@@ -46,7 +46,6 @@ def make_sampler(
   model: Decoder,
   config: SamplingConfig,
   stop_ids: frozenset[int],
-  params_sharding: PyTree,
   mesh: Mesh,
 ) -> Sample:
   """Compiles nothing yet; each bucket compiles at its first use.
@@ -55,7 +54,6 @@ def make_sampler(
     model: the decoder; its `max_length` bounds prompt plus new tokens.
     config: temperature (0 is greedy), limits and batch size.
     stop_ids: each ends a completion, and is part of it.
-    params_sharding: of the unstacked params, see decoder.unstack.
     mesh: rows are spread over (data, fsdp).
 
   Returns:
@@ -69,7 +67,6 @@ def make_sampler(
   replicated = NamedSharding(mesh, P())
   generate = jax.jit(
     functools.partial(_generate, model, config, tuple(sorted(stop_ids))),
-    in_shardings=(params_sharding, replicated, rows, rows, rows, replicated),
     out_shardings=rows,
   )
 

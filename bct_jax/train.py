@@ -69,6 +69,8 @@ def make_train_step(
 
   def sums(params, frozen, micro, key):
     grads, aux = jax.grad(summed, has_aux=True)(params, frozen, micro, key)
+    # Summed and divided in float32, whatever the params are.
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
     return (grads, *aux)
 
   def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
@@ -94,7 +96,9 @@ def make_train_step(
     grads = jax.tree.map(lambda g: g * scale, grads)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(
-      lambda p, u: p - (lr * u).astype(p.dtype), state.params, updates
+      lambda p, u: (p.astype(jnp.float32) - lr * u).astype(p.dtype),
+      state.params,
+      updates,
     )
     logged = {
       "loss": loss.value(),

@@ -11,6 +11,7 @@ from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
 from bct_jax.mesh import put_batch
+from bct_jax.models.lora import Weights
 from bct_jax.plan import Plan
 from bct_jax.progress import Stage, say, stage
 from bct_jax.runtime import Runtime
@@ -24,10 +25,10 @@ def train_run(
   folder: Path,
   arm: ArmConfig | OrganismConfig,
   dataset: Dataset,
-  start: Callable[[], PyTree],
+  start: Callable[[], Weights],
   eval_steps: tuple[int, ...] = (),
-  evaluate: Callable[[int, PyTree], None] = lambda step, params: None,
-) -> PyTree:
+  evaluate: Callable[[int, Weights], None] = lambda step, weights: None,
+) -> Weights:
   """Trains one run in its folder, or goes on where its checkpoints end.
 
   Args:
@@ -36,12 +37,13 @@ def train_run(
     folder: gets checkpoints/, metrics.jsonl and mask_audit.txt.
     arm: the optimizer and the schedule.
     dataset: what it trains on.
-    start: gives the params to start from; called only for a new run.
+    start: gives the weights to start from, which are taken over; called for a
+      new run, and for the params that an adapter is over.
     eval_steps: when to call `evaluate`.
-    evaluate: called with (step, params).
+    evaluate: called with (step, weights).
 
   Returns:
-    The params after the last step.
+    The weights after the last step.
 
   Raises:
     ValueError: the checkpoint there is of other data, or cannot be read.
@@ -49,7 +51,11 @@ def train_run(
   """
   runtime, steps = plan.runtime, arm.train.steps
   checkpoints = Checkpoints(folder / "checkpoints")
-  state = _first_state(runtime, checkpoints, arm, dataset, start)
+  state, frozen = _first_state(runtime, checkpoints, arm, dataset, start)
+
+  def weights(trained: PyTree) -> Weights:
+    return Weights(frozen, trained, arm.lora) if frozen else Weights(trained)
+
   resumed = int(state.step)
   if resumed:
     say(f"{name}: continuing at step {resumed} of {steps}")
@@ -77,17 +83,17 @@ def train_run(
   with stage(f"train {name}", steps - resumed, "steps") as bar:
     state = fit(
       state,
-      None,
-      runtime.step(arm.train.objective, arm.train.accum, arm.optim),
+      frozen,
+      runtime.step(arm),
       next_batch,
       lambda t: optim.learning_rate(arm.optim, t, steps),
-      evaluate,
+      lambda step, trained: evaluate(step, weights(trained)),
       save,
       log,
       FitConfig(steps, eval_steps, arm.train.checkpoint_every),
     )
   checkpoints.close()
-  return state.params
+  return weights(state.params)
 
 
 def _first_state(
@@ -95,21 +101,25 @@ def _first_state(
   checkpoints: Checkpoints,
   arm: ArmConfig | OrganismConfig,
   dataset: Dataset,
-  start: Callable[[], PyTree],
-) -> TrainState:
-  """The newest checkpoint's state, else step 0 of the params to start from."""
+  start: Callable[[], Weights],
+) -> tuple[TrainState, PyTree]:
+  """The newest checkpoint's state, else step 0; and the frozen params."""
   latest = checkpoints.latest()
-  if latest is None:
-    return runtime.init_state(start(), arm.optim, arm.train.seed)
-  if checkpoints.meta()["data_hash"] != dataset.hash:
+  if latest is not None and checkpoints.meta()["data_hash"] != dataset.hash:
     raise ValueError(
       f"{checkpoints.folder}: was made from other training data than the "
       "config gives now (a changed setting, tokenizer or template); use "
       "another --workdir"
     )
-  abstract = runtime.abstract_state(arm.optim)
+  adapts = arm.lora.rank > 0
+  begin = start() if latest is None or adapts else None
+  frozen = begin.params if begin is not None and adapts else None
+  if latest is None:
+    assert begin is not None
+    return runtime.init_state(begin, arm), frozen
+  abstract = runtime.abstract_state(arm.optim, arm.lora)
   if latest < arm.train.steps:
-    return checkpoints.restore(abstract)
-  # A finished run kept its params only; what remains is to evaluate them.
-  params = checkpoints.restore_params(abstract.params)
-  return TrainState(jax.numpy.int32(latest), params, None, None)
+    return checkpoints.restore(abstract), frozen
+  # A finished run kept what it trained only; what remains is to evaluate it.
+  trained = checkpoints.restore_params(abstract.params)
+  return TrainState(jax.numpy.int32(latest), trained, None, None), frozen

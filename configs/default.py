@@ -40,6 +40,18 @@ def optim_config() -> ConfigDict:
   return c
 
 
+def lora_config() -> ConfigDict:
+  """A low-rank adapter, trained in place of the params."""
+  c = ConfigDict()
+  c.rank = 0  # 0 trains all params and no adapter
+  c.alpha = 32.0  # the adapter is scaled by alpha / rank
+  c.rslora = False  # scale by alpha / sqrt(rank) instead
+  # Regular expression, searched in Hugging Face's names of linear layers, such
+  # as self_attn.q_proj and mlp.down_proj.
+  c.targets = "_proj$"
+  return c
+
+
 def get_config() -> ConfigDict:
   c = ConfigDict()
   c.name = "default"  # a title for reports
@@ -47,6 +59,7 @@ def get_config() -> ConfigDict:
   c.model = ConfigDict()
   # demo:smollm2, demo:tiny, a Hugging Face folder, or a hub id.
   c.model.path = "demo:smollm2"
+  c.model.param_dtype = "float32"  # of the params that are kept, or bfloat16
   c.model.dtype = "float32"  # of activations and matrix products, or bfloat16
   c.model.remat = "dots"  # what the backward pass recomputes: none, dots, full
 
@@ -64,9 +77,14 @@ def get_config() -> ConfigDict:
   c.organism.kind = "sft"  # sft installs the initial behavior; native does not
   c.organism.train = train_config()
   c.organism.optim = optim_config()
+  c.organism.lora = lora_config()
+  # With a rank: True makes the adapter part of the weights before arms start,
+  # False lets the arms go on training it (their lora must then be the same).
+  c.organism.merge_lora = True
 
   c.train = train_config()  # what all arms share
   c.optim = optim_config()
+  c.lora = lora_config()
   # Name -> fields that differ, e.g. {"high": {"optim": {"lr": 1e-4}}}.
   c.arms = ConfigDict()
 

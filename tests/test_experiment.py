@@ -340,6 +340,44 @@ def test_eval_mode_gives_the_arms_last_rates(finished, tiny_folder):
   assert rates == last
 
 
+def test_exported_arm_has_the_arms_rates(finished, tiny_folder, tmp_path):
+  workdir, _, _ = finished
+  arm, out_folder = workdir / "arms" / "high", tmp_path / "out" / "high"
+  code, out, err = run(
+    workdir,
+    tiny_folder,
+    "--mode=export",
+    f"--params={arm}",
+    f"--out={out_folder}",
+  )
+  assert code == 0, err
+  assert out.startswith(f"wrote {out_folder}: 20 tensors, 0.4 MB of float32")
+  key = json.loads((out_folder / "bct_manifest.json").read_text())["key"]
+  assert key["params"] == str(arm) and key["model"] == str(tiny_folder)
+  code, out, err = run(workdir, out_folder, "--mode=eval")
+  assert code == 0, err
+  rates, last = json.loads(out), comparable(workdir)["arms"][0]["curve"][-1]
+  last.pop("step")
+  assert rates == last
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ([], "--mode=export needs --out=FOLDER"),
+    (["--out={}", "--dtype=bf16"], "--dtype = 'bf16': not one of"),
+    (["--out={}"], "was not written by bct_jax export"),
+  ],
+)
+def test_bad_export_is_one_line(flags, message, tiny_folder, tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  flags = [flag.format(tmp_path) for flag in flags]
+  code, _, err = run(tmp_path / "run", tiny_folder, "--mode=export", *flags)
+  assert code == 2
+  assert message in err.strip().splitlines()[-1]
+  assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_dry_run_trains_nothing(tiny_folder, tmp_path):
   code, out, err = run(tmp_path / "run", tiny_folder, "--mode=dry_run")
   assert code == 0, err

@@ -18,7 +18,7 @@ LAYERS = [
   {"optim", "checkpoint", "sampler", "gate", "verdict"},
   {"train", "evaluate"},
   {"runtime"},
-  {"plan"},
+  {"plan", "weights"},
   {"training"},
   {"experiment"},
   {"rundir", "report"},

@@ -50,7 +50,7 @@ def make(mesh, temperature, batch_size, bucket, new, stops):
     params = jax.jit(decoder.unstack, out_shardings=place)(params)
   config = SamplingConfig(temperature, new, batch_size, bucket, 0)
   stop_ids = frozenset(stops)
-  return params, sampler.make_sampler(MODEL, config, stop_ids, place, mesh)
+  return params, sampler.make_sampler(MODEL, config, stop_ids, mesh)
 
 
 @pytest.fixture(scope="module")

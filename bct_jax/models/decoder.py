@@ -52,13 +52,11 @@ class Decoder:
       and logits are float32 whatever it is.
     remat: what the backward pass recomputes: none, dots (all but matrix
       products) or full (each block).
-    lora_scale: of low-rank adapters, where the params have some; see lora.py.
   """
 
   config: ModelConfig
   dtype: Any = jnp.float32
   remat: str = "full"
-  lora_scale: float = 0.0
 
   def __post_init__(self):
     if self.remat not in REMAT:
@@ -66,7 +64,7 @@ class Decoder:
 
   @property
   def block(self) -> Block:
-    return Block(self.config, self.dtype, self.lora_scale)
+    return Block(self.config, self.dtype)
 
   @property
   def _norm(self) -> RMSNorm:

@@ -115,7 +115,9 @@ def export_hf(
         bar(len(group))
     if WEIGHTS not in shards:
       folders.write_json(target / INDEX, _index(shards, kept.itemsize))
-    folders.write_json(target / "config.json", _config(source, kept.name))
+    folders.write_json(
+      target / "config.json", _config(source, config, kept.name)
+    )
     for name in _COPIED:
       if (source / name).is_file():
         shutil.copyfile(source / name, target / name)
@@ -176,14 +178,17 @@ def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
   }
 
 
-def _config(source: Path, dtype: str) -> dict[str, Any]:
+def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   raw = read_json(source / "config.json")
-  text = text_config(raw)
-  out = {**text, "dtype": dtype}
-  # Readers older than transformers 5 know only this spelling.
-  out["torch_dtype"] = dtype
-  if text is not raw:
+  # Readers older than transformers 5 know only the second spelling.
+  out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
+  if out["model_type"] != raw["model_type"]:
     out["architectures"] = ["Gemma3ForCausalLM"]
+    # Some are published without these; alone, such a file says too little.
+    out["vocab_size"] = model.vocab_size
+    out["num_attention_heads"] = model.num_heads
+    out["num_key_value_heads"] = model.num_kv_heads
+    out["head_dim"] = model.head_dim
   return out
 
 

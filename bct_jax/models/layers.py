@@ -70,7 +70,7 @@ class RMSNorm(nn.Module):
 
 
 class Linear(nn.Module):
-  """x W + b, and + s (x A) B where the params hold a low-rank adapter.
+  """x W + b, and + (x A) B where the params hold a low-rank adapter.
 
   Rows are flattened to two dimensions: XLA's CPU backend takes twice as long
   for the weight gradient of a three-dimensional x inside a fused block;
@@ -80,7 +80,6 @@ class Linear(nn.Module):
   width: int
   dtype: Any
   bias: bool = False
-  lora_scale: float = 0.0
 
   @nn.compact
   def __call__(self, x):  # [..., in] -> [..., width]
@@ -94,7 +93,7 @@ class Linear(nn.Module):
     if self.has_variable("params", "lora_a"):
       a = self.get_variable("params", "lora_a").astype(self.dtype)
       b = self.get_variable("params", "lora_b").astype(self.dtype)
-      y += ((rows @ a) @ b) * jnp.asarray(self.lora_scale, self.dtype)
+      y += (rows @ a) @ b
     return y.reshape(*x.shape[:-1], self.width)
 
 
@@ -125,7 +124,6 @@ def attend(
 class Attention(nn.Module):
   config: ModelConfig
   dtype: Any
-  lora_scale: float
 
   @nn.compact
   def __call__(self, x, angles, mask, past):
@@ -133,9 +131,7 @@ class Attention(nn.Module):
     c = self.config
 
     def project(name, heads):
-      linear = Linear(
-        heads * c.head_dim, self.dtype, c.qkv_bias, self.lora_scale, name=name
-      )
+      linear = Linear(heads * c.head_dim, self.dtype, c.qkv_bias, name=name)
       y = linear(x)
       if c.qk_norm == "all" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
@@ -154,7 +150,7 @@ class Attention(nn.Module):
       values = jnp.concatenate([past[1], v], axis=1)
     y = attend(q, keys, values, mask, c.score_scale, c.attn_softcap)
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
-    out = Linear(c.width, self.dtype, c.out_bias, self.lora_scale, name="o")
+    out = Linear(c.width, self.dtype, c.out_bias, name="o")
     return out(y), (k, v)
 
 
@@ -163,14 +159,13 @@ class Mlp(nn.Module):
 
   config: ModelConfig
   dtype: Any
-  lora_scale: float
 
   @nn.compact
   def __call__(self, x):  # [B, T, D]
     c = self.config
 
     def linear(width, name):
-      return Linear(width, self.dtype, c.mlp_bias, self.lora_scale, name=name)
+      return Linear(width, self.dtype, c.mlp_bias, name=name)
 
     gate = ACTIVATIONS[c.activation](linear(c.mlp_width, "gate")(x))
     y = gate * linear(c.mlp_width, "up")(x)
@@ -180,7 +175,6 @@ class Mlp(nn.Module):
 class Block(nn.Module):
   config: ModelConfig
   dtype: Any
-  lora_scale: float = 0.0
 
   @nn.compact
   def __call__(self, x, angles, mask, past=None):
@@ -191,11 +185,11 @@ class Block(nn.Module):
         return y
       return RMSNorm(c.norm_eps, c.norm_plus_one, name=name)(y)
 
-    attn = Attention(c, self.dtype, self.lora_scale, name="attn")
+    attn = Attention(c, self.dtype, name="attn")
     if c.num_experts:
       mlp = Experts(c, self.dtype, ACTIVATIONS[c.activation], name="mlp")
     else:
-      mlp = Mlp(c, self.dtype, self.lora_scale, name="mlp")
+      mlp = Mlp(c, self.dtype, name="mlp")
     y, kv = attn(norm(x, "pre", "attn_norm"), angles, mask, past)
     x = x + norm(y, "post", "attn_post_norm")
     y = mlp(norm(x, "pre", "mlp_norm"))

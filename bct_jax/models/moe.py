@@ -44,7 +44,13 @@ class Experts(nn.Module):
 
     def local(x, weights, chosen, *kernels):
       held = kernels[0].shape[0]
-      first = 0 if held == count else jax.lax.axis_index("tensor") * held
+      first = 0
+      if held < count:
+        first = jax.lax.axis_index("tensor") * held
+        # Each device uses its own experts on the same rows, so the gradients of
+        # the rows must be summed over tensor. Without this, jax 0.10.2 forgets
+        # to behind a ragged product.
+        x, weights = jax.lax.pcast((x, weights), ("tensor",), to="varying")
       y = _mix(
         x.reshape(-1, x.shape[-1]),
         weights.reshape(-1, c.experts_per_token),

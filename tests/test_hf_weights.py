@@ -14,9 +14,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import make_mesh
+from parity import hf_tensors as by_hf_name
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
-from test_parity import hf_gradients as by_hf_name
 
 from bct_jax import mesh as meshes
 from bct_jax.models import decoder, demo, folders, partition, safetensors_file

@@ -1,0 +1,186 @@
+"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) of linear layers.
+
+An adapter tree has the shape of the params, reduced to the layers it changes:
+`lora_a` [L, in, r] and `lora_b` [L, r, out] where those have `kernel`. Joined
+with the params it is what the decoder runs; folded, it is part of the kernels.
+"""
+
+import math
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.config import LoraConfig, suggest
+from bct_jax.models.config import ModelConfig
+from bct_jax.models.names import hf_names
+from bct_jax.types import PyTree
+
+
+class Weights(NamedTuple):
+  """What a model runs with: its params and, if any, an adapter over them."""
+
+  params: PyTree
+  adapter: PyTree = None
+  lora: LoraConfig | None = None  # of the adapter
+
+
+def scaling(config: LoraConfig) -> float:
+  """alpha / r, or alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023, 2312.03732)."""
+  rank = math.sqrt(config.rank) if config.rslora else config.rank
+  return config.alpha / rank
+
+
+def targets(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
+  """Layers an adapter changes: our name -> their Hugging Face module name.
+
+  Names are those within a layer, such as "attn/q" and "self_attn.q_proj".
+
+  Raises:
+    ValueError: the pattern matches nothing, or the experts of a mixture.
+  """
+  names = {
+    ours.removeprefix("layers/"): hf.template
+    for ours, hf in hf_names(model).items()
+    if ours.startswith("layers/") and hf.transposed
+  }
+  modules = {
+    ours.removesuffix("/kernel"): template.removeprefix(
+      "model.layers.{}."
+    ).removesuffix(".weight")
+    for ours, template in names.items()
+  }
+  found = {
+    ours: module
+    for ours, module in modules.items()
+    if re.search(config.targets, module)
+  }
+  plain = {k: v for k, v in modules.items() if f"{k}/kernel" in names}
+  if not found:
+    raise ValueError(
+      f"lora.targets = {config.targets!r} matches no linear layer; there are "
+      f"{sorted(plain.values())}{suggest(config.targets, plain.values())}"
+    )
+  wrong = sorted(set(found.values()) - set(plain.values()))
+  if wrong:
+    raise ValueError(
+      f"lora.targets = {config.targets!r} matches {wrong}, which are not plain "
+      f"linear layers; those are {sorted(plain.values())}"
+    )
+  return found
+
+
+def _nest(leaves: dict[str, Any]) -> PyTree:
+  """{"a/b": x} -> {"a": {"b": x}}."""
+  out: dict[str, Any] = {}
+  for name, leaf in leaves.items():
+    *path, last = name.split("/")
+    node = out
+    for part in path:
+      node = node.setdefault(part, {})
+    node[last] = leaf
+  return out
+
+
+def _map(params: PyTree, adapter: PyTree, f: Callable[[Any, Any], Any]):
+  """The params with f(node, adapter node) at every layer that has one."""
+  if "lora_a" in adapter:
+    return f(params, adapter)
+  return {
+    k: _map(v, adapter[k], f) if k in adapter else v for k, v in params.items()
+  }
+
+
+def abstract_adapter(
+  params: PyTree, model: ModelConfig, config: LoraConfig
+) -> PyTree:
+  """Shapes and shardings of an adapter; each follows its kernel.
+
+  Args:
+    params: ShapeDtypeStructs with NamedShardings.
+    model: the architecture.
+    config: rank and targets.
+
+  Raises:
+    ValueError: see `targets`; or the rank is above the width of a layer.
+  """
+  leaves = {}
+  for name in targets(model, config):
+    kernel = params["layers"]
+    for part in name.split("/"):
+      kernel = kernel[part]
+    kernel = kernel["kernel"]
+    layers, fan_in, fan_out = kernel.shape
+    if config.rank > min(fan_in, fan_out):
+      raise ValueError(
+        f"lora.rank = {config.rank}: {name} is only {fan_in} x {fan_out}"
+      )
+    spec = (*kernel.sharding.spec, None, None, None)[:3]
+    shapes = {
+      "lora_a": ((layers, fan_in, config.rank), P(spec[0], spec[1], None)),
+      "lora_b": ((layers, config.rank, fan_out), P(spec[0], None, spec[2])),
+    }
+    for leaf, (shape, place) in shapes.items():
+      leaves[f"layers/{name}/{leaf}"] = jax.ShapeDtypeStruct(
+        shape, jnp.float32, sharding=NamedSharding(kernel.sharding.mesh, place)
+      )
+  return _nest(leaves)
+
+
+def init_adapter(abstract: PyTree, seed: int) -> PyTree:
+  """An adapter that changes nothing yet: A is random, B zero.
+
+  A is uniform within 1 / sqrt(in), as in peft.
+  """
+
+  def make(seed):
+    key = jax.random.PRNGKey(seed)
+    flat, tree = jax.tree.flatten_with_path(abstract)
+    out = []
+    for i, (path, leaf) in enumerate(flat):
+      if path[-1].key == "lora_b":
+        out.append(jnp.zeros(leaf.shape, leaf.dtype))
+        continue
+      bound = leaf.shape[1] ** -0.5
+      out.append(
+        jax.random.uniform(
+          jax.random.fold_in(key, i), leaf.shape, leaf.dtype, -bound, bound
+        )
+      )
+    return jax.tree.unflatten(tree, out)
+
+  place = jax.tree.map(lambda x: x.sharding, abstract)
+  return jax.jit(make, out_shardings=place)(jnp.uint32(seed))
+
+
+def join(weights: Weights) -> PyTree:
+  """Params with the adapter beside its kernels, for Decoder; B is scaled."""
+  if weights.lora is None:
+    return weights.params
+  scale = scaling(weights.lora)
+
+  def one(node, low):
+    return {**node, "lora_a": low["lora_a"], "lora_b": low["lora_b"] * scale}
+
+  return _map(weights.params, weights.adapter, one)
+
+
+def fold(weights: Weights) -> PyTree:
+  """Params with s A B added to the kernels, summed in float32."""
+  if weights.lora is None:
+    return weights.params
+  scale = scaling(weights.lora)
+
+  def one(node, low):
+    kernel = node["kernel"]
+    change = jnp.einsum(
+      "lir,lro->lio", low["lora_a"], low["lora_b"], precision="highest"
+    )
+    full = kernel.astype(jnp.float32) + scale * change
+    return {**node, "kernel": full.astype(kernel.dtype)}
+
+  return _map(weights.params, weights.adapter, one)

@@ -1,0 +1,207 @@
+"""Every supported family against a small random model of torch transformers.
+
+Logits short and long (past windows and past the context that rotary positions
+were scaled from), loss, all gradients, and greedy text through the KV cache.
+With BCT_JAX_PARITY_TABLE=FILE, the largest differences are written there.
+"""
+
+import json
+import os
+from pathlib import Path
+
+import jax
+import numpy as np
+import parity
+import pytest
+from helpers import make_mesh
+
+from bct_jax.data.chat import Tokens
+from bct_jax.models.config import from_hf
+
+pytestmark = pytest.mark.parity
+
+BASE = {
+  "vocab_size": 96,
+  "hidden_size": 32,
+  "intermediate_size": 48,
+  "num_hidden_layers": 3,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "max_position_embeddings": 128,
+  "bos_token_id": 1,
+  "eos_token_id": 2,
+  "pad_token_id": 0,
+}
+LLAMA3 = {
+  "rope_type": "llama3",
+  "rope_theta": 500000.0,
+  "factor": 8.0,
+  "low_freq_factor": 1.0,
+  "high_freq_factor": 4.0,
+  "original_max_position_embeddings": 32,
+}
+LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
+GEMMA = {
+  "head_dim": 16,
+  "sliding_window": 8,
+  "query_pre_attn_scalar": 24,
+  "num_hidden_layers": 4,
+}
+MIXTURE = {
+  "head_dim": 16,
+  "moe_intermediate_size": 24,
+  "num_experts": 8,
+  "num_experts_per_tok": 3,
+}
+# Name in the README's table -> model_type and what differs from BASE.
+FAMILIES = {
+  "Llama 2": ("llama", {"num_key_value_heads": 4}),
+  "Llama, tied": ("llama", {"tie_word_embeddings": True}),
+  "Llama, biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
+  "Llama, linear rope": ("llama", {"rope_parameters": LINEAR}),
+  "Llama 3.1, 3.2": ("llama", {"rope_parameters": LLAMA3}),
+  "Mistral": ("mistral", {"sliding_window": 8}),
+  "Mistral, no window": ("mistral", {"sliding_window": None}),
+  "Qwen 2, 2.5": ("qwen2", {}),
+  "Qwen 2, window": (
+    "qwen2",
+    {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1},
+  ),
+  "Qwen 3": ("qwen3", {"head_dim": 16}),
+  "Qwen 3 MoE": ("qwen3_moe", {**MIXTURE, "norm_topk_prob": True}),
+  "Qwen 3 MoE, plain": ("qwen3_moe", MIXTURE),
+  "Gemma 2": (
+    "gemma2",
+    {**GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
+  ),
+  "Gemma 3 text": (
+    "gemma3_text",
+    {
+      **GEMMA,
+      "num_hidden_layers": 7,
+      "rope_parameters": {
+        "full_attention": {**LINEAR, "rope_theta": 1e6},
+        "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+      },
+    },
+  ),
+  "SmolLM3": ("smollm3", {"num_hidden_layers": 5}),
+  "OLMo 2": ("olmo2", {}),
+}
+# Those whose parts the others share are left to the longer run.
+QUICK = ("Llama 3.1, 3.2", "Qwen 2, window", "Qwen 3 MoE", "Gemma 2", "OLMo 2")
+STOP = frozenset({2})
+SEEN: dict[str, list[str]] = {}
+
+
+def save_random(kind: str, values: dict, folder: Path) -> None:
+  """A seeded model with weights large enough that every part shows."""
+  import torch
+  import transformers
+
+  torch.manual_seed(0)
+  config = transformers.CONFIG_MAPPING[kind](**{**BASE, **values})
+  model = transformers.AutoModelForCausalLM.from_config(config)
+  with torch.no_grad():
+    for name, p in model.named_parameters():
+      around = 1.0 if "norm" in name and "gemma" not in kind else 0.0
+      p.copy_(around + torch.randn_like(p) * (0.3 if p.ndim == 1 else 0.15))
+  model.save_pretrained(folder, max_shard_size="20KB")
+  assert len(list(folder.glob("model-*.safetensors"))) > 2
+
+
+@pytest.fixture(
+  scope="module",
+  params=[
+    pytest.param(x, marks=() if x in QUICK else pytest.mark.slow)
+    for x in FAMILIES
+  ],
+)
+def family(request, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("family")
+  save_random(*FAMILIES[request.param], folder)
+  mesh = make_mesh(2, 2, 2)
+  model, params = parity.load(folder, mesh)
+  return request.param, mesh, model, params, parity.load_torch(folder)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def table():
+  yield
+  path = os.environ.get("BCT_JAX_PARITY_TABLE")
+  if path:
+    lines = [f"| {' | '.join([k, *v])} |" for k, v in SEEN.items()]
+    head = "| family | logits | gradients |\n|---|---|---|"
+    Path(path).write_text("\n".join([head, *lines]) + "\n", "utf-8")
+
+
+def rows(lengths, seed=0):
+  """Random ids; the second half of each row is trained."""
+  rng = np.random.default_rng(seed)
+  return [
+    Tokens(
+      tuple(int(t) for t in rng.integers(3, 96, n)),
+      tuple(float(i >= n // 2) for i in range(n)),
+    )
+    for n in lengths
+  ]
+
+
+def test_parameters(family):
+  name, _, _, params, reference = family
+  ours = sum(x.size for x in jax.tree.leaves(params))
+  assert ours == sum(p.numel() for p in reference.parameters())
+
+
+def test_logits(family):
+  # The long row is past every window (8) and original context (32).
+  data = rows([100, 5, 9, 30, 17, 40, 3, 12])
+  name, *setup = family
+  worst = parity.logits_difference(*setup, data)
+  SEEN.setdefault(name, ["", ""])[0] = f"{worst:.0e}"
+  assert worst <= 1e-4
+
+
+def test_loss_and_every_gradient(family):
+  # Every token occurs, so that every row of the embedding has a gradient.
+  data = rows([60, 5, 9, 30, 17, 40, 3, 12])
+  name, *setup = family
+  worst = parity.check_gradients(*setup, data)
+  SEEN.setdefault(name, ["", ""])[1] = f"{worst:.0e}"
+
+
+def test_greedy_text(family):
+  _, _, model, params, reference = family
+  mesh = make_mesh(1, 1, 2)
+  params = jax.tree.map(np.asarray, params)
+  prompts = [list(row.ids) for row in rows([3, 7, 12, 20, 33, 50], seed=1)]
+  ours = parity.greedy(mesh, model, params, prompts, 64, STOP)
+  lengths = set()
+  for prompt, completion in zip(prompts, ours, strict=True):
+    want = parity.greedy_torch(reference, prompt, 64, STOP)
+    assert list(completion.tokens) == want
+    lengths.add(len(want))
+  assert max(lengths) == 64
+
+
+@pytest.mark.parametrize("family_name", ["Gemma 3 text", "Llama 3.1, 3.2"])
+def test_spelling_of_older_releases(family_name, tmp_path):
+  """config.json as published before transformers 5 gives the same model."""
+  save_random(*FAMILIES[family_name], tmp_path)
+  want = from_hf(tmp_path)
+  path = tmp_path / "config.json"
+  raw = json.loads(path.read_text())
+  rope = raw.pop("rope_parameters")
+  raw["torch_dtype"] = raw.pop("dtype")
+  if "full_attention" in rope:
+    full = rope["full_attention"]
+    raw["rope_theta"] = full.pop("rope_theta")
+    raw["rope_scaling"] = full
+    raw["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+    raw["sliding_window_pattern"] = raw.pop("_sliding_window_pattern")
+    del raw["layer_types"]
+  else:
+    raw["rope_theta"] = rope.pop("rope_theta")
+    raw["rope_scaling"] = rope
+  path.write_text(json.dumps(raw))
+  assert from_hf(tmp_path) == want

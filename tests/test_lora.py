@@ -1,0 +1,202 @@
+"""Low-rank adapters: the maths, against peft, and as organisms and arms."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import CONFIG, OPTIM, init_params, make_mesh, make_rows
+
+from bct_jax import mesh as meshes
+from bct_jax import optim
+from bct_jax.config import LoraConfig
+from bct_jax.models import decoder, demo, lora, peft_files
+from bct_jax.models.lora import Weights
+from bct_jax.objectives import sft
+from bct_jax.train import make_train_step
+from bct_jax.types import TrainState
+
+LORA = LoraConfig(rank=4, alpha=8.0, targets="_proj$", rslora=False)
+MODEL = decoder.Decoder(CONFIG)
+
+
+def abstract(tree):
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+
+
+def random_adapter(params, model=CONFIG, config=LORA, seed=0):
+  """An adapter in which B is not zero, so that it changes something."""
+  shapes = lora.abstract_adapter(abstract(params), model, config)
+  made = lora.init_adapter(shapes, seed)
+
+  def fill(x):
+    noise = np.random.default_rng(x.size).normal(0, 0.1, x.shape)
+    return jax.device_put(noise.astype(np.float32), x.sharding)
+
+  return jax.tree.map(fill, made)
+
+
+def logits(params, tokens, model=MODEL):
+  at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+  hidden = model.hidden(params, tokens, at, jnp.ones_like(tokens))
+  return model.logits(params, hidden)
+
+
+@pytest.fixture(scope="module")
+def params():
+  return init_params(MODEL, make_mesh())
+
+
+@pytest.fixture(scope="module")
+def tokens():
+  return jnp.asarray(np.random.default_rng(0).integers(0, 96, (2, 12)))
+
+
+def test_a_new_adapter_changes_nothing(params, tokens):
+  shapes = lora.abstract_adapter(abstract(params), CONFIG, LORA)
+  adapter = lora.init_adapter(shapes, 3)
+  joined = lora.join(Weights(params, adapter, LORA))
+  np.testing.assert_array_equal(logits(joined, tokens), logits(params, tokens))
+  a = adapter["layers"]["attn"]["q"]["lora_a"]
+  assert 0.9 / 32**0.5 < np.abs(a).max() <= 1 / 32**0.5
+  other = lora.init_adapter(shapes, 4)["layers"]["attn"]["q"]["lora_a"]
+  assert not np.array_equal(a, other)
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("targets", ["_proj$", r"self_attn\.(q|v)_proj"])
+def test_joined_folded_and_by_hand(params, tokens, targets, rslora):
+  config = LoraConfig(4, 8.0, targets, rslora)
+  adapter = random_adapter(params, config=config)
+  weights = Weights(params, adapter, config)
+  scale = 8 / 2 if rslora else 8 / 4
+  by_hand = jax.tree.map(np.array, params)
+  for part, names in (("attn", "qkvo"), ("mlp", ("gate", "up", "down"))):
+    for name in names:
+      low = adapter["layers"].get(part, {}).get(name)
+      if low is not None:
+        for i in range(2):
+          kernel = by_hand["layers"][part][name]["kernel"]
+          kernel[i] += scale * np.asarray(low["lora_a"][i] @ low["lora_b"][i])
+  changed = {k for k in "qkvo" if k in adapter["layers"]["attn"]}
+  assert changed == (set("qkvo") if targets == "_proj$" else set("qv"))
+  want = logits(by_hand, tokens)
+  assert np.abs(want - logits(params, tokens)).max() > 0.1
+  np.testing.assert_allclose(
+    logits(lora.join(weights), tokens), want, atol=2e-5
+  )
+  np.testing.assert_allclose(
+    logits(lora.fold(weights), tokens), want, atol=2e-5
+  )
+
+
+def test_targets_that_fit_nothing_are_refused(params):
+  shapes = abstract(params)
+  for config, message in (
+    (LoraConfig(4, 8.0, "q_prj", False), "matches no linear layer.*q_proj"),
+    (LoraConfig(33, 8.0, "_proj$", False), "rank = 33: attn/q is only 32 x 32"),
+  ):
+    with pytest.raises(ValueError, match=message):
+      lora.abstract_adapter(shapes, CONFIG, config)
+  mixture = dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2)
+  with pytest.raises(ValueError, match=r"mlp\.experts.*not plain"):
+    lora.targets(mixture, LORA)
+  narrow = dataclasses.replace(LORA, targets="self_attn")
+  assert set(lora.targets(mixture, narrow)) == {f"attn/{x}" for x in "qkvo"}
+
+
+def one_step(shape):
+  """An update of the adapter alone, on a mesh."""
+  mesh = make_mesh(*shape)
+  with jax.set_mesh(mesh):
+    params = init_params(MODEL, mesh)
+    adapter = random_adapter(params)
+    tx = optim.make_optimizer(OPTIM)
+    state = TrainState(
+      jnp.int32(0), adapter, jax.jit(tx.init)(adapter), jax.random.PRNGKey(0)
+    )
+    moments = [x.size for x in jax.tree.leaves(state.opt_state) if x.ndim]
+    assert sum(moments) == 2 * sum(x.size for x in jax.tree.leaves(adapter))
+    place = jax.tree.map(
+      lambda _: meshes.NamedSharding(mesh, meshes.P()), state
+    )
+    at = jax.tree.map(lambda x: x.sharding, adapter)
+    place = place.replace(params=at)
+    step = make_train_step(
+      sft,
+      MODEL,
+      tx,
+      place,
+      jax.tree.map(lambda x: x.sharding, params),
+      mesh,
+      merge=lambda adapter, params: lora.join(Weights(params, adapter, LORA)),
+    )
+    state = jax.device_put(state, place)
+    batch = meshes.put_batch(make_rows(), mesh)
+    before = jax.tree.map(np.asarray, params)
+    state, metrics = step(state, params, batch, jnp.float32(1e-2))
+    # The base is neither changed nor given away.
+    jax.tree.map(np.testing.assert_array_equal, before, params)
+    return jax.tree.map(np.asarray, state.params), float(metrics["grad_norm"])
+
+
+def test_one_update_on_two_meshes():
+  one, norm = one_step((1, 1, 1))
+  other, other_norm = one_step((2, 2, 2))
+  assert norm == pytest.approx(other_norm, rel=1e-4)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, other
+  )
+
+
+# --- against peft -------------------------------------------------------------
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("rslora", [False, True])
+def test_logits_and_gradients_of_peft(tmp_path, rslora):
+  import peft
+  import torch
+  from parity import load, load_torch
+
+  folder = demo.tiny(tmp_path / "model")
+  model, params = load(folder, make_mesh(1, 2, 2))
+  config = LoraConfig(4, 6.0, "(q|o|up|down)_proj$", rslora)
+  adapter = random_adapter(params, model.config, config)
+  at = tmp_path / "adapter"
+  at.mkdir()
+  peft_files.write_adapter(at, adapter, model.config, config, str(folder))
+  theirs = peft.PeftModel.from_pretrained(
+    load_torch(folder), at, is_trainable=True
+  )
+  ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 20))
+  out = theirs(torch.tensor(ids)).logits
+  want = torch.nn.functional.cross_entropy(
+    out[:, :-1].reshape(-1, out.shape[-1]), torch.tensor(ids[:, 1:]).reshape(-1)
+  )
+  want.backward()
+
+  def loss(adapter):
+    joined = lora.join(Weights(params, adapter, config))
+    found = logits(joined, jnp.asarray(ids), model)
+    logprobs = jax.nn.log_softmax(found[:, :-1])
+    picked = jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1)
+    return -picked.mean(), found
+
+  (value, found), grads = jax.value_and_grad(loss, has_aux=True)(adapter)
+  np.testing.assert_allclose(found, out.detach().numpy(), atol=1e-4)
+  assert float(value) == pytest.approx(float(want.detach()), rel=1e-5)
+  ours = peft_files.adapter_tensors(grads, model.config, config)
+  seen = 0
+  for name, parameter in theirs.named_parameters():
+    if parameter.requires_grad:
+      grad = parameter.grad.numpy()
+      name = name.replace(".default.", ".")
+      np.testing.assert_allclose(
+        ours[name], grad, atol=1e-4 * np.abs(grad).max(), err_msg=name
+      )
+      seen += 1
+  assert seen == len(ours) == 2 * 4 * model.config.num_layers

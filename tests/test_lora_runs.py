@@ -1,0 +1,155 @@
+"""Organisms and arms that train an adapter, in whole experiments."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from bct_jax import experiment
+from bct_jax.config import ConfigError, from_dict
+from bct_jax.plan import make_plan, sample_rows
+from bct_jax.weights import load_weights
+from configs import tiny
+
+LORA = {"rank": 4}
+
+
+def config(folder, organism, merge, arms):
+  values = tiny.get_config().to_dict()
+  values["model"]["path"] = str(folder)
+  values["organism"]["lora"].update(organism)
+  values["organism"]["merge_lora"] = merge
+  values["arms"] = arms
+  values["sampling"]["max_new_tokens"] = 6
+  return from_dict(values)
+
+
+def run(plan, workdir):
+  """The result without times, and the text of every eval of every arm."""
+  result = experiment.run(plan, workdir)
+  for arm in result["arms"]:
+    arm.pop("seconds")
+  return result
+
+
+def texts(path):
+  return [json.loads(x)["text"] for x in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def merged(tiny_folder, tmp_path_factory):
+  """An adapter made part of the weights, then an arm of each kind."""
+  arms = {"full": {}, "adapter": {"lora": LORA, "optim": {"lr": 1e-2}}}
+  plan = make_plan(config(tiny_folder, LORA, True, arms))
+  workdir = tmp_path_factory.mktemp("merged")
+  return plan, workdir, run(plan, workdir)
+
+
+def test_arms_of_both_kinds_on_a_merged_organism(merged):
+  plan, workdir, result = merged
+  assert [a["rank"] for a in result["arms"]] == [None, 4]
+  (organism,) = (workdir / "organisms").iterdir()
+  start = texts(organism / "rollouts.jsonl")
+  for arm in result["arms"]:
+    rollouts = workdir / "arms" / arm["name"] / "rollouts"
+    assert texts(rollouts / "step_0.jsonl") == start
+    assert texts(rollouts / "step_4.jsonl") != start
+
+
+def test_saved_weights_give_the_arms_last_answers(merged):
+  plan, workdir, _ = merged
+  with jax.set_mesh(plan.runtime.mesh):
+    for name, adapted in (("adapter", True), ("full", False)):
+      folder = workdir / "arms" / name
+      weights = load_weights(plan.runtime, folder)
+      assert (weights.adapter is not None) == adapted
+      rows = sample_rows(plan, weights, name)
+      last = texts(folder / "rollouts" / "step_4.jsonl")
+      assert [r["text"] for r in rows] == last
+
+
+def test_an_arm_trains_nothing_but_its_adapter(merged):
+  plan, workdir, _ = merged
+  sizes = {}
+  for name in ("adapter", "full"):
+    folder = workdir / "arms" / name / "checkpoints"
+    files = [p for p in folder.rglob("*") if p.is_file()]
+    sizes[name] = sum(p.stat().st_size for p in files)
+  assert sizes["adapter"] < sizes["full"] / 2
+  with jax.set_mesh(plan.runtime.mesh):
+    arm = load_weights(plan.runtime, workdir / "arms" / "adapter")
+    (folder,) = (workdir / "organisms").iterdir()
+    organism = experiment.organism_weights(plan, folder)
+  assert organism.adapter is None
+  jax.tree.map(np.testing.assert_array_equal, arm.params, organism.params)
+
+
+def test_an_arm_goes_on_with_the_organisms_adapter(tiny_folder, tmp_path):
+  arms = {"still": {"lora": LORA, "optim": {"lr": 0.0}}, "on": {"lora": LORA}}
+  plan = make_plan(config(tiny_folder, LORA, False, arms))
+  run(plan, tmp_path)
+  (folder,) = (tmp_path / "organisms").iterdir()
+  with jax.set_mesh(plan.runtime.mesh):
+    organism = load_weights(plan.runtime, folder)
+    still, on = (
+      load_weights(plan.runtime, tmp_path / "arms" / n) for n in ("still", "on")
+    )
+    own = plan.runtime.load()
+  jax.tree.map(np.testing.assert_array_equal, own, organism.params)
+  jax.tree.map(np.testing.assert_array_equal, own, on.params)
+  jax.tree.map(np.testing.assert_array_equal, still.adapter, organism.adapter)
+  moved = jax.tree.map(np.array_equal, on.adapter, organism.adapter)
+  assert not any(jax.tree.leaves(moved))
+
+
+def test_interrupted_adapters_end_alike(merged, tmp_path, monkeypatch):
+  plan, _, want = merged
+
+  def interrupt(at):
+    def sample(plan, weights, name):
+      if name == at:
+        raise KeyboardInterrupt
+      return sample_rows(plan, weights, name)
+
+    monkeypatch.setattr(experiment, "sample_rows", sample)
+
+  for at in ("gate", "full eval 4", "adapter eval 2", "adapter eval 4"):
+    interrupt(at)
+    with pytest.raises(KeyboardInterrupt):
+      experiment.run(plan, tmp_path)
+  interrupt("never")
+  assert run(plan, tmp_path) == want
+
+
+def test_an_adapter_of_another_model_is_refused(merged, tiny_folder, tmp_path):
+  plan, workdir, _ = merged
+  other = dataclasses.replace(plan.runtime)
+  other.__dict__["model_hash"] = "another"
+  with pytest.raises(ConfigError, match="over another model"):
+    load_weights(other, workdir / "arms" / "adapter")
+  with pytest.raises(ConfigError, match="organisms/HASH or arms/NAME"):
+    load_weights(plan.runtime, tmp_path)
+
+
+@pytest.mark.parametrize(
+  ("organism", "arm", "message"),
+  [
+    (LORA, {"lora": {"rank": 8}}, "arms.a.lora = .*goes on training"),
+    (LORA, {}, "organism.merge_lora=True"),
+    ({}, {"lora": {"rank": -1}}, "arms.a.lora.rank = -1"),
+    ({}, {"lora": {"rank": 4, "alpha": 0.0}}, "arms.a.lora.alpha"),
+    ({}, {"lora": {"rank": 4, "targets": "(q"}}, "not a regular expression"),
+    ({}, {"lora": {"rnk": 4}}, "did you mean 'rank'"),
+  ],
+)
+def test_wrong_adapter_configs(tiny_folder, organism, arm, message):
+  with pytest.raises(ConfigError, match=message):
+    config(tiny_folder, organism, False, {"a": arm})
+
+
+def test_targets_are_checked_before_any_training(tiny_folder):
+  arms = {"a": {"lora": {"rank": 4, "targets": "query"}}}
+  with pytest.raises(ValueError, match="arms.a.lora.targets = 'query'"):
+    make_plan(config(tiny_folder, {}, True, arms))
