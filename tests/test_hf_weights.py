@@ -364,5 +364,6 @@ def test_peak_memory_of_a_gigabyte(tmp_path, dtype):
   assert found["params"] > 10**9
   # On a CPU the devices' memory is the host's.
   assert found["load"] < found["params"] + 1.3 * largest
-  # A copy on the devices, turned as it is stored, and one on the host.
-  assert found["export"] < found["params"] + 3 * largest
+  # A copy on the devices, turned as it is stored, and one on the host; the
+  # rest is compilers and buffers, whatever the size of the model.
+  assert found["export"] < found["params"] + 2 * largest + 250e6

@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from bct_jax import rundir
+from bct_jax.config import from_dict
 from bct_jax.models import hub
+from bct_jax.runtime import Runtime
+from configs import tiny
 
 ROOT = Path(__file__).parent.parent
 COMMIT, OLD = "a" * 39 + "1", "b" * 39 + "2"
@@ -107,9 +111,9 @@ def test_environment_records_the_commit(cache, tiny_folder):
   snapshot = cache / "models--org--name" / "snapshots" / COMMIT
   assert model["path"] == "org/name@main" and model["commit"] == COMMIT
   assert model["folder"] == str(snapshot)
-  code, out, err = python(cache, ENVIRONMENT, str(tiny_folder))
-  assert code == 0, err
-  local = json.loads(out)
+  values = tiny.get_config().to_dict()
+  values["model"]["path"] = str(tiny_folder)
+  local = rundir.environment(Runtime.make(from_dict(values)))["model"]
   assert local["commit"] is None and local["folder"] == str(tiny_folder)
   assert local["hash"] == model["hash"]
 
