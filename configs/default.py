@@ -57,7 +57,8 @@ def get_config() -> ConfigDict:
   c.name = "default"  # a title for reports
 
   c.model = ConfigDict()
-  # demo:smollm2, demo:tiny, a Hugging Face folder, or a hub id.
+  # demo:smollm2, demo:tiny, a Hugging Face folder, or org/name@revision of a
+  # hub (without @revision the newest).
   c.model.path = "demo:smollm2"
   c.model.param_dtype = "float32"  # of the params that are kept, or bfloat16
   c.model.dtype = "float32"  # of activations and matrix products, or bfloat16

@@ -215,8 +215,7 @@ def _stored(leaf: jax.Array, layer: Any, transposed: bool) -> jax.Array:
   """A layer of a parameter, or all of it, as a checkpoint has it."""
   if layer is not None:
     leaf = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
-  # A copy at least: an array keeps what was once fetched from it on the host.
-  return jnp.swapaxes(leaf, -1, -2) if transposed else jnp.copy(leaf)
+  return jnp.swapaxes(leaf, -1, -2) if transposed else leaf
 
 
 def _tensors(

@@ -218,7 +218,7 @@ def _programs(shape, dtype, sharding, transposed: bool):
   """How a piece becomes a parameter, or a layer of one in place."""
 
   def turned(piece):
-    return jnp.swapaxes(piece, -1, -2) if transposed else jnp.copy(piece)
+    return jnp.swapaxes(piece, -1, -2) if transposed else piece
 
   def fill(out, piece, layer):
     start = (layer, *[0] * (len(shape) - 1))
