@@ -8,15 +8,16 @@ from typing import Any
 import jax
 
 from bct_jax import evaluate, experiment, metrics, rundir
-from bct_jax.config import ConfigError, ExperimentConfig
+from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
+from bct_jax.models import export
 from bct_jax.plan import make_plan, sample_rows
 from bct_jax.progress import say, stage
 from bct_jax.report import write_report
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.weights import load_weights
+from bct_jax.weights import base_params, load_weights
 
 
 def run_experiment(
@@ -149,3 +150,25 @@ def printable(text: str) -> str:
     c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
     for c in text
   )
+
+
+def run_export(
+  config: ExperimentConfig,
+  params: Path | None,
+  out: Path | None,
+  dtype: str | None,
+) -> None:
+  """Writes one set of weights as a Hugging Face folder."""
+  if out is None:
+    raise ConfigError("--mode=export needs --out=FOLDER")
+  if dtype is not None:
+    choose(dtype, export.DTYPES, "--dtype")
+  export.check_target(out)  # before minutes of loading
+  runtime = Runtime.make(config)
+  about = {"model": config.model.path, "params": params and str(params)}
+  with jax.set_mesh(runtime.mesh):
+    whole = base_params(runtime, params)  # with an adapter folded in
+    written = export.export_hf(
+      whole, runtime.model.config, runtime.folder, out, dtype, about=about
+    )
+  print(f"wrote {written}")

@@ -16,7 +16,7 @@ from bct_jax.config import (
   from_dict,
 )
 
-MODES = ("experiment", "eval", "sample", "dry_run")
+MODES = ("experiment", "eval", "sample", "export", "dry_run")
 
 # Exit codes.
 DONE, BAD_INPUT, NUMERICAL, INTERRUPTED = 0, 2, 3, 130
@@ -31,12 +31,19 @@ _MODE = flags.DEFINE_string("mode", "experiment", f"One of {', '.join(MODES)}.")
 _PARAMS = flags.DEFINE_string(
   "params",
   None,
-  "For eval and sample: organisms/HASH or arms/NAME of a run, whose weights "
-  "are used instead of the model's own.",
+  "For eval, sample and export: organisms/HASH or arms/NAME of a run, whose "
+  "weights are used instead of the model's own.",
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
-_OUT = flags.DEFINE_string("out", None, "For eval and sample: a JSONL file.")
+_OUT = flags.DEFINE_string(
+  "out", None, "For eval and sample: a JSONL file; for export: a folder."
+)
+_DTYPE = flags.DEFINE_string(
+  "dtype",
+  None,
+  "For export: float32, bfloat16 or float16; default: as the weights are kept.",
+)
 
 
 def main(argv: list[str]) -> int:
@@ -93,6 +100,8 @@ def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
       commands.run_sample(
         config, params, _PROMPT.value, _path(_PROMPTS.value), out
       )
+    elif _MODE.value == "export":
+      commands.run_export(config, params, out, _DTYPE.value)
     else:
       dryrun.run_dry_run(config)
   except (ValueError, GateError) as e:

@@ -15,6 +15,7 @@ import jax
 
 from bct_jax import metrics
 from bct_jax.config import ConfigError
+from bct_jax.models import hub
 from bct_jax.runtime import Runtime
 
 
@@ -100,7 +101,12 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     "num_devices": jax.device_count(),
     "mesh": dict(runtime.mesh.shape),
     "git": _git(),
-    "model": {"path": runtime.config.model.path, "hash": runtime.model_hash},
+    "model": {
+      "path": runtime.config.model.path,
+      "folder": str(runtime.folder.absolute()),
+      "commit": hub.commit(runtime.folder),  # None where it is of no hub
+      "hash": runtime.model_hash,
+    },
     "tokenizer_hash": runtime.chat.tokenizer_hash,
     "chat_template_hash": runtime.chat.template_hash,
   }

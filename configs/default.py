@@ -57,7 +57,8 @@ def get_config() -> ConfigDict:
   c.name = "default"  # a title for reports
 
   c.model = ConfigDict()
-  # demo:smollm2, demo:tiny, a Hugging Face folder, or a hub id.
+  # demo:smollm2, demo:tiny, a Hugging Face folder, or org/name@revision of a
+  # hub (without @revision the newest).
   c.model.path = "demo:smollm2"
   # A config.json, relative to configs/ or absolute, for a dry run without the
   # model at hand; a run checks that the model's own says the same.

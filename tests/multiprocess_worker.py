@@ -4,6 +4,7 @@ python multiprocess_worker.py RANK COUNT PORT FOLDER. With COUNT 1 it is the
 reference: the same mesh in one process.
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -26,6 +27,7 @@ if COUNT > 1:
 import numpy as np  # noqa: E402
 from helpers import (  # noqa: E402
   CONFIG,
+  init_params,
   make_rows,
   make_step,
   run_steps,
@@ -36,6 +38,8 @@ from bct_jax import mesh as meshes  # noqa: E402
 from bct_jax import sampler  # noqa: E402
 from bct_jax.checkpoint import Checkpoints  # noqa: E402
 from bct_jax.models import decoder, partition  # noqa: E402
+from bct_jax.models.export import export_hf  # noqa: E402
+from bct_jax.models.hf_weights import load_params  # noqa: E402
 from bct_jax.objectives import sft  # noqa: E402
 
 
@@ -51,6 +55,30 @@ def sample(setup):
     run = sampler.make_sampler(setup.model, config, frozenset({5}), setup.mesh)
     prompts = [[3, 1, 4, 1, 5 + i, 9, 2] for i in range(6)]
     return [c.tokens for c in run(params, prompts, range(6), 0)]
+
+
+def export_and_load(mesh, folder):
+  """Hash of the exported weights, and whether they load as they were."""
+  model = decoder.Decoder(CONFIG)
+  params = init_params(model, mesh)
+  os.makedirs(f"{folder}-source", exist_ok=True)
+  with open(f"{folder}-source/config.json", "w") as f:
+    json.dump({"model_type": "llama"}, f)
+  with jax.set_mesh(mesh):
+    export_hf(params, CONFIG, f"{folder}-source", folder, shard_bytes=20_000)
+    place = jax.tree.map(lambda x: x.sharding, params)
+    again = load_params(folder, CONFIG, params, place)
+  same = jax.tree.map(
+    lambda a, b: bool(np.array_equal(a, b)),
+    meshes.to_host(again),
+    meshes.to_host(params),
+  )
+  names = sorted(n for n in os.listdir(folder) if n.endswith(".safetensors"))
+  digest = hashlib.sha256()
+  for name in names:
+    with open(os.path.join(folder, name), "rb") as f:
+      digest.update(f.read())
+  return [all(jax.tree.leaves(same)), len(names), digest.hexdigest()]
 
 
 def main():
@@ -80,6 +108,7 @@ def main():
       {
         "metrics": metrics,
         "samples": sample(setup),
+        "exported": export_and_load(mesh, f"{folder}-hf"),
         "restored": all(jax.tree.leaves(same)),
       }
     )

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from bct_jax.config import from_dict
+from bct_jax import commands
+from bct_jax.config import ConfigError, from_dict
 from bct_jax.models import demo
 from bct_jax.plan import make_plan
 from configs import tiny
@@ -338,6 +339,42 @@ def test_eval_mode_gives_the_arms_last_rates(finished, tiny_folder):
   rates, last = json.loads(out), comparable(workdir)["arms"][1]["curve"][-1]
   last.pop("step")
   assert rates == last
+
+
+def test_exported_arm_has_the_arms_rates(finished, tiny_folder, tmp_path):
+  workdir, _, _ = finished
+  arm, out_folder = workdir / "arms" / "high", tmp_path / "out" / "high"
+  code, out, err = run(
+    workdir,
+    tiny_folder,
+    "--mode=export",
+    f"--params={arm}",
+    f"--out={out_folder}",
+  )
+  assert code == 0, err
+  assert out.startswith(f"wrote {out_folder}: 20 tensors, 0.4 MB of float32")
+  key = json.loads((out_folder / "bct_manifest.json").read_text())["key"]
+  assert key["params"] == str(arm) and key["model"] == str(tiny_folder)
+  code, out, err = run(workdir, out_folder, "--mode=eval")
+  assert code == 0, err
+  rates, last = json.loads(out), comparable(workdir)["arms"][0]["curve"][-1]
+  last.pop("step")
+  assert rates == last
+
+
+def test_bad_export_is_one_line(tiny_folder, tmp_path):
+  (tmp_path / "notes.txt").write_text("mine")
+  code, _, err = run(
+    tmp_path / "run", tiny_folder, "--mode=export", f"--out={tmp_path}"
+  )
+  assert code == 2
+  assert "was not written by bct_jax export" in err.strip().splitlines()[-1]
+  assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
+  config = from_dict(tiny.get_config().to_dict())
+  with pytest.raises(ConfigError, match="--mode=export needs --out=FOLDER"):
+    commands.run_export(config, None, None, None)
+  with pytest.raises(ConfigError, match="--dtype = 'bf16': not one of"):
+    commands.run_export(config, None, tmp_path / "out", "bf16")
 
 
 def test_dry_run_trains_nothing(tiny_folder, tmp_path):

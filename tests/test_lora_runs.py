@@ -7,8 +7,9 @@ import jax
 import numpy as np
 import pytest
 
-from bct_jax import experiment
+from bct_jax import commands, experiment
 from bct_jax.config import ConfigError, from_dict
+from bct_jax.models.hf_weights import load_params
 from bct_jax.plan import make_plan, sample_rows
 from bct_jax.weights import load_weights
 from configs import tiny
@@ -68,6 +69,25 @@ def test_saved_weights_give_the_arms_last_answers(merged):
       rows = sample_rows(plan, weights, name)
       last = texts(folder / "rollouts" / "step_4.jsonl")
       assert [r["text"] for r in rows] == last
+
+
+def test_export_folds_the_adapter_in(merged, tmp_path):
+  plan, workdir, _ = merged
+  folder = workdir / "arms" / "adapter"
+  commands.run_export(plan.config, folder, tmp_path / "out", None)
+  runtime = plan.runtime
+  with jax.set_mesh(runtime.mesh):
+    whole = runtime.fold(load_weights(runtime, folder)).params
+    config, place = runtime.model.config, jax.tree.map(sharding, whole)
+    again = load_params(tmp_path / "out", config, whole, place)
+    base = runtime.load()
+  jax.tree.map(np.testing.assert_array_equal, again, whole)
+  q = [p["layers"]["attn"]["q"]["kernel"] for p in (again, base)]
+  assert not np.array_equal(*q)
+
+
+def sharding(x):
+  return x.sharding
 
 
 def test_an_arm_trains_nothing_but_its_adapter(merged):

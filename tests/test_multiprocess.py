@@ -54,5 +54,8 @@ def test_two_processes_equal_one(tmp_path):
   for ours, theirs in zip(first, alone, strict=True):
     assert ours["restored"] and theirs["restored"]
     assert ours["samples"] == theirs["samples"]
+    assert ours["exported"] == theirs["exported"]
+    same, files, _ = ours["exported"]
+    assert same and files > 1
     for a, b in zip(ours["metrics"], theirs["metrics"], strict=True):
       assert a == pytest.approx(b, rel=1e-5)

@@ -279,7 +279,8 @@ def from_hf(path: Path) -> ModelConfig:
   """
   path = Path(path)
   path = path / "config.json" if path.is_dir() or not path.suffix else path
-  raw = text_config(read_json(path))
+  whole = read_json(path)
+  raw = text_config(whole)
 
   def refuse(field: str, why: str) -> NoReturn:
     raise ValueError(f"{path}: {field} = {raw.get(field)!r}: {why}")
@@ -291,7 +292,10 @@ def from_hf(path: Path) -> ModelConfig:
   for field in sorted(set(raw) - known):
     refuse(field, "unknown field, it may change the model")
   for field in _REQUIRED:
-    if field not in raw:
+    # Gemma 3 4B is published without its heads, which are the default.
+    if field not in raw and not (
+      raw is not whole and field == "num_attention_heads"
+    ):
       refuse(field, "required field is missing")
   for field, allowed in family.only.items():
     if field in raw and raw[field] not in allowed:

@@ -11,14 +11,13 @@ this is SmolLM2 as 4 bits leave it: slightly worse than the original.
 import argparse
 import difflib
 import os
-import re
 import subprocess
 import sys
 import tempfile
 import zipfile
 from pathlib import Path
 
-from bct_jax.models import folders, gguf_file
+from bct_jax.models import folders, gguf_file, hub
 from bct_jax.models.folders import ModelSourceError
 from bct_jax.models.tiny import FORMAT as TINY_FORMAT
 from bct_jax.models.tiny import make as tiny
@@ -144,9 +143,8 @@ def resolve(
   """Turns what a config calls a model into a folder on this machine.
 
   Args:
-    path: "demo:smollm2" or "demo:tiny"; else a folder; else a hub id such as
-      "org/name" or "org/name@revision", downloaded by huggingface_hub into its
-      own cache.
+    path: "demo:smollm2" or "demo:tiny"; else a folder; else a hub id, see
+      hub.py.
     cache_dir: of the demo models; None is `default_cache()`.
     fetch: False takes from the hub only what was downloaded before.
 
@@ -161,12 +159,12 @@ def resolve(
     return _checked(folder)
   if folder.exists():
     raise ModelSourceError(f"model {text!r} is a file; give its folder")
-  if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", text):
+  if not hub.is_id(text):
     raise ModelSourceError(
       f"model {text!r}: no such folder, and not a hub id (org/name). The demo "
       f"models are {_demo_names()}{_did_you_mean(text)}"
     )
-  return _checked(_from_hub(text, fetch))
+  return _checked(hub.download(text, fetch))
 
 
 _DEMOS = ("smollm2", "tiny")
@@ -196,43 +194,18 @@ def _resolve_demo(name: str, cache_dir: str | Path | None) -> Path:
 
 def _checked(folder: Path) -> Path:
   """Raises unless the files that every loader needs are there."""
-  needs = {
-    "config.json": ("config.json",),
-    "weights (*.safetensors)": ("*.safetensors",),
-    "a tokenizer (tokenizer.json)": ("tokenizer.json", "tokenizer.model"),
-  }
-  for what, patterns in needs.items():
-    if not any(any(folder.glob(pattern)) for pattern in patterns):
-      raise ModelSourceError(
-        f"{folder} has no {what}: not a Hugging Face model folder"
-      )
-  return folder
-
-
-def _from_hub(text: str, fetch: bool) -> Path:
-  import huggingface_hub  # Slow to import; most runs need no hub.
-
-  name, _, revision = text.partition("@")
-  if fetch:
-    folders.say(f"looking for {text} on the hub")
-  try:
-    return Path(
-      huggingface_hub.snapshot_download(
-        name,
-        revision=revision or None,
-        allow_patterns=["*.json", "*.safetensors", "*.jinja", "*.model"],
-        local_files_only=not fetch,
-      )
-    )
-  except Exception as error:  # Of several libraries, without a common base.
-    if not fetch:
-      raise ModelSourceError(f"model {text!r} is not on this machine") from None
-    reason = str(error).strip().splitlines() or [type(error).__name__]
+  if not (folder / "config.json").is_file():
     raise ModelSourceError(
-      f"model {text!r}: no such folder here, and the hub gave nothing "
-      f"({reason[0]}). Check the name, the network, HF_ENDPOINT and HF_TOKEN, "
-      f"or use a demo model ({_demo_names()})"
-    ) from error
+      f"{folder} has no config.json: not a Hugging Face model folder"
+    )
+  if not any(folder.glob("*.safetensors")):
+    raise ModelSourceError(folders.no_weights(folder))
+  if not any((folder / f"tokenizer.{x}").is_file() for x in ("json", "model")):
+    raise ModelSourceError(
+      f"{folder} has no tokenizer (tokenizer.json): not a Hugging Face model "
+      "folder"
+    )
+  return folder
 
 
 def main(arguments: list[str] | None = None) -> int:

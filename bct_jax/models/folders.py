@@ -7,6 +7,7 @@ found before a loader trips over it.
 """
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -23,6 +24,8 @@ import safetensors.numpy
 import tokenizers
 
 MANIFEST = "bct_manifest.json"
+WEIGHTS = "model.safetensors"
+INDEX = "model.safetensors.index.json"
 
 
 class ModelSourceError(ValueError):
@@ -102,20 +105,100 @@ def _ensure_locked(
   build: Callable[[Path], None],
   replace: bool,
 ) -> Path:
-  # The lock is ours, so whatever builds are lying about were killed.
-  for leftover in folder.parent.glob(f".{folder.name}.tmp-*"):
-    shutil.rmtree(leftover, ignore_errors=True)
+  _remove_leftovers(folder)
   fault = problem(folder, key)
   if fault is None:  # Another process made it while we waited.
     return folder
-  occupied = folder.exists() and (folder.is_file() or any(folder.iterdir()))
+  occupied = _occupied(folder)
   if occupied and not replace:
     raise ModelSourceError(
       f"{folder} is in the way: {fault}. Remove it or name another folder"
     )
   if occupied:
     say(f"rebuilding {folder}: {fault}")
+  _build(folder, key, build, occupied)
+  return folder
+
+
+def write(
+  folder: Path, key: Mapping[str, Any], build: Callable[[Path], None]
+) -> Path:
+  """Builds `folder`, in place of one that an earlier `write` made.
+
+  Args:
+    folder: the final place.
+    key: JSON values to keep in the manifest; a folder counts as written by an
+      earlier call if its key has the same "made_by".
+    build: as for `ensure`.
+
+  Raises:
+    ModelSourceError: something that was not written this way is there, or the
+      folder cannot be written.
+  """
+  folder = folder.expanduser().absolute()
+  try:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with _lock(folder):
+      _remove_leftovers(folder)
+      check_writable(folder, key)
+      _build(folder, key, build, _occupied(folder))
+  except OSError as error:
+    raise ModelSourceError(f"cannot write {folder}: {error}") from error
+  return folder
+
+
+def check_writable(folder: Path, key: Mapping[str, Any]) -> None:
+  """Raises ModelSourceError where `write` may not put its folder."""
+  folder = folder.expanduser().absolute()
+  if not _occupied(folder):
+    return
+  fault = None
+  if folder.is_symlink():
+    fault = "it is a link"
+  elif not folder.is_dir():
+    fault = "it is a file"
+  else:
+    try:
+      manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+      made_by, files = manifest["key"].get("made_by"), manifest["files"]
+      others = {path.name for path in folder.iterdir()} - {*files, MANIFEST}
+      if made_by != key["made_by"]:
+        fault = f"{MANIFEST} says that it was made for {manifest['key']}"
+      elif others:
+        fault = f"{min(others)} in it was put there by somebody else"
+    except FileNotFoundError:
+      fault = f"it has no {MANIFEST}"
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+      fault = f"{MANIFEST} is unreadable ({error})"
+  if fault:
+    raise ModelSourceError(
+      f"{folder} is in the way and was not written by {key['made_by']}: "
+      f"{fault}. Remove it or name another folder"
+    )
+
+
+def _occupied(folder: Path) -> bool:
+  if folder.is_symlink() or folder.is_file():
+    return True
+  return folder.exists() and any(folder.iterdir())
+
+
+def _remove_leftovers(folder: Path) -> None:
+  """Removes builds that were killed; the lock must be held."""
+  name = glob.escape(folder.name)
+  for leftover in folder.parent.glob(f".{name}.tmp-*"):
+    shutil.rmtree(leftover, ignore_errors=True)
+
+
+def _build(
+  folder: Path,
+  key: Mapping[str, Any],
+  build: Callable[[Path], None],
+  occupied: bool,
+) -> None:
+  """Builds beside `folder` and puts the result in its place."""
   temporary = folder.parent / f".{folder.name}.tmp-{uuid.uuid4().hex[:12]}"
+  old = folder.parent / f".{folder.name}.tmp-old-{uuid.uuid4().hex[:8]}"
   temporary.mkdir()
   try:
     build(temporary)
@@ -123,14 +206,13 @@ def _ensure_locked(
     if occupied:
       # Renamed before it is deleted: a reader sees the old folder or the new
       # one, never a part of either.
-      old = folder.parent / f".{folder.name}.tmp-old-{uuid.uuid4().hex[:8]}"
       folder.rename(old)
-      shutil.rmtree(old, ignore_errors=True)
     temporary.rename(folder)
     _fsync(folder.parent)
   finally:
     shutil.rmtree(temporary, ignore_errors=True)
-  return folder
+    if folder.exists():
+      shutil.rmtree(old, ignore_errors=True)
 
 
 def _seal(folder: Path, key: Mapping[str, Any]) -> None:
@@ -188,6 +270,24 @@ def write_json(path: Path, value: Any) -> None:
 
 
 # --- The files of a Hugging Face folder ---------------------------------------
+
+
+def no_weights(folder: Path) -> str:
+  """Why a folder without model.safetensors cannot be read, and the way out."""
+  text = f"{folder}: neither {WEIGHTS} nor {INDEX}"
+  patterns = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+  pickles = sorted(p.name for x in patterns for p in folder.glob(x))
+  if not pickles:
+    return text
+  return (
+    f"{text}, but {', '.join(pickles[:3])}: pickled weights can run any code "
+    "when they are opened and are not read. If you trust them, convert them "
+    "where torch is installed: "
+    'python -c "from transformers import AutoModelForCausalLM as M, '
+    f"AutoTokenizer as T; a, b = '{folder}', '{folder}-safetensors'; "
+    "M.from_pretrained(a, dtype='auto').save_pretrained(b); "
+    'T.from_pretrained(a).save_pretrained(b)"'
+  )
 
 
 def llama_config(
@@ -251,7 +351,7 @@ def write_model(
   write_json(folder / "generation_config.json", stops)
   # transformers refuses a file that does not name its format.
   safetensors.numpy.save_file(
-    weights, folder / "model.safetensors", metadata={"format": "pt"}
+    weights, folder / WEIGHTS, metadata={"format": "pt"}
   )
 
 

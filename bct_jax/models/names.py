@@ -1,5 +1,8 @@
 """Names of parameters here and in Hugging Face checkpoints."""
 
+import itertools
+import re
+from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from bct_jax.models.config import ModelConfig
@@ -66,3 +69,87 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
     else:
       linear(f"mlp/{x}", f"mlp.{x}_proj", config.mlp_bias)
   return out
+
+
+class Part(NamedTuple):
+  """One tensor of a checkpoint, as a part of a parameter.
+
+  Attributes:
+    name: in the checkpoint.
+    leaf: slash-joined name of the parameter.
+    index: which of its stacked layers (and experts) the tensor is.
+    shape: in the checkpoint, so transposed where the name says so.
+  """
+
+  name: str
+  leaf: str
+  index: tuple[int, ...]
+  shape: tuple[int, ...]
+
+
+def hf_parts(
+  config: ModelConfig, shapes: Mapping[str, Sequence[int]]
+) -> list[Part]:
+  """All tensors of a checkpoint: embedding, layer by layer, the rest.
+
+  Args:
+    config: the architecture.
+    shapes: of every parameter here, by its slash-joined name.
+
+  Raises:
+    ValueError: a parameter has no name in a checkpoint.
+  """
+  names = hf_names(config)
+  out = []
+  for leaf, shape in shapes.items():
+    if leaf not in names:
+      raise ValueError(
+        f"parameter {leaf} {tuple(shape)} has no name in a checkpoint of the "
+        f"family {config.family}"
+      )
+    template, transposed = names[leaf]
+    inner = tuple(shape[names[leaf].stacked :])
+    inner = inner[::-1] if transposed else inner
+    for at in itertools.product(*map(range, shape[: names[leaf].stacked])):
+      out.append(Part(template.format(*at), leaf, at, inner))
+  return sorted(
+    out,
+    key=lambda p: (
+      0 if p.leaf == "embed" else 1 if p.index else 2,
+      p.index[:1],
+    ),
+  )
+
+
+# Gemma 3 with an image encoder: as written by transformers since 4.52, before.
+_LANGUAGE = ("model.language_model.", "language_model.model.")
+_HEADS = ("language_model.lm_head.",)
+_IMAGE = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
+
+
+def language_part(
+  config: ModelConfig, found: Iterable[str]
+) -> tuple[dict[str, str], int]:
+  """The language model's tensors in a checkpoint that may hold more.
+
+  Returns:
+    The name that such a tensor has in a checkpoint of the language model alone
+    -> its name in this one; and how many tensors of an image encoder there are
+    beside them.
+  """
+  if config.family != "gemma3_text":
+    return {name: name for name in found}, 0
+  out, images = {}, 0
+  for name in found:
+    if _IMAGE.match(name):
+      images += 1
+      continue
+    plain = name
+    for prefix in _LANGUAGE:
+      if name.startswith(prefix):
+        plain = "model." + name.removeprefix(prefix)
+    for prefix in _HEADS:
+      if name.startswith(prefix):
+        plain = "lm_head." + name.removeprefix(prefix)
+    out[plain] = name
+  return out, images
