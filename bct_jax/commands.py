@@ -11,13 +11,13 @@ from bct_jax import evaluate, experiment, metrics, rundir
 from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
-from bct_jax.models import export
+from bct_jax.models import export, hub, peft_files
 from bct_jax.plan import make_plan, sample_rows
 from bct_jax.progress import say, stage
 from bct_jax.report import write_report
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.weights import base_params, load_weights
+from bct_jax.weights import adapter_base, base_params, load_weights
 
 
 def run_experiment(
@@ -157,18 +157,56 @@ def run_export(
   params: Path | None,
   out: Path | None,
   dtype: str | None,
+  form: str = "merged",
 ) -> None:
-  """Writes one set of weights as a Hugging Face folder."""
+  """Writes weights as a Hugging Face folder, or an adapter as one of peft."""
   if out is None:
     raise ConfigError("--mode=export needs --out=FOLDER")
+  choose(form, ("merged", "adapter"), "--format")
   if dtype is not None:
     choose(dtype, export.DTYPES, "--dtype")
   export.check_target(out)  # before minutes of loading
   runtime = Runtime.make(config)
   about = {"model": config.model.path, "params": params and str(params)}
   with jax.set_mesh(runtime.mesh):
+    if form == "adapter":
+      folder = _export_adapter(runtime, params, out, dtype, about)
+      print(f"wrote {folder}: an adapter over {config.model.path}")
+      return
     whole = base_params(runtime, params)  # with an adapter folded in
     written = export.export_hf(
       whole, runtime.model.config, runtime.folder, out, dtype, about=about
     )
   print(f"wrote {written}")
+
+
+def _export_adapter(
+  runtime: Runtime,
+  params: Path | None,
+  out: Path,
+  dtype: str | None,
+  about: dict[str, Any],
+) -> Path:
+  if dtype is not None:
+    raise ConfigError("--dtype: an adapter is written as it is kept, float32")
+  if params is None or adapter_base(params) is not None:
+    what = "the model has none" if params is None else (
+      f"that of {params} is over an organism's weights, which no hub has"
+    )  # fmt: skip
+    raise ConfigError(
+      f"--format=adapter: {what}; use --format=merged to write all weights"
+    )
+  weights = load_weights(runtime, params)
+  if weights.lora is None:
+    raise ConfigError(
+      f"--format=adapter: {params} holds all params and no adapter; use "
+      "--format=merged"
+    )
+  path = runtime.config.model.path
+  return peft_files.export_adapter(
+    out,
+    weights,
+    runtime.model.config,
+    base=path if hub.is_id(path) else str(runtime.folder),
+    about=about,
+  )

@@ -39,6 +39,12 @@ _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
 _OUT = flags.DEFINE_string(
   "out", None, "For eval and sample: a JSONL file; for export: a folder."
 )
+_FORMAT = flags.DEFINE_string(
+  "format",
+  "merged",
+  "For export: merged, a model folder with any adapter made part of the "
+  "weights, or adapter, a folder for peft.",
+)
 _DTYPE = flags.DEFINE_string(
   "dtype",
   None,
@@ -101,7 +107,7 @@ def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
         config, params, _PROMPT.value, _path(_PROMPTS.value), out
       )
     elif _MODE.value == "export":
-      commands.run_export(config, params, out, _DTYPE.value)
+      commands.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
     else:
       dryrun.run_dry_run(config)
   except (ValueError, GateError) as e:

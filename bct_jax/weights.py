@@ -3,12 +3,14 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 from bct_jax import metrics
 from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import ConfigError, LoraConfig
 from bct_jax.models.lora import Weights
 from bct_jax.runtime import Runtime
+from bct_jax.types import PyTree
 
 _FILE = "weights.json"
 
@@ -44,12 +46,7 @@ def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
   """
   if folder is None:
     return Weights(runtime.load())
-  if not (folder / _FILE).is_file() or not (folder / "checkpoints").is_dir():
-    raise ConfigError(
-      f"--params={folder}: no {_FILE} and checkpoints there; it must be "
-      "organisms/HASH or arms/NAME of a run"
-    )
-  facts = metrics.read_json(folder / _FILE)
+  facts = _origin(folder)
   lora = LoraConfig(**facts["lora"]) if facts["lora"] else None
   if lora is not None and facts["model_hash"] != runtime.model_hash:
     raise ConfigError(
@@ -63,11 +60,26 @@ def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
     adapter = checkpoints.restore_params(runtime.abstract_trained(lora))
   finally:
     checkpoints.close()
-  base = None if facts["base"] is None else folder / facts["base"]
-  return Weights(base_params(runtime, base), adapter, lora)
+  base = base_params(runtime, adapter_base(folder))
+  return Weights(base, adapter, lora)
 
 
-def base_params(runtime: Runtime, folder: Path | None):
+def adapter_base(folder: Path) -> Path | None:
+  """The folder whose params an adapter is over; None is the model's own."""
+  base = _origin(folder)["base"]
+  return None if base is None else folder / base
+
+
+def _origin(folder: Path) -> dict[str, Any]:
+  if not (folder / _FILE).is_file() or not (folder / "checkpoints").is_dir():
+    raise ConfigError(
+      f"--params={folder}: no {_FILE} and checkpoints there; it must be "
+      "organisms/HASH or arms/NAME of a run"
+    )
+  return metrics.read_json(folder / _FILE)
+
+
+def base_params(runtime: Runtime, folder: Path | None) -> PyTree:
   """Params of a folder as an adapter's base: its own adapter is folded in."""
   weights = load_weights(runtime, folder)
   return (

@@ -40,6 +40,7 @@ echo "== pytest"
 marker=()
 if [[ "$all" == 1 ]]; then
   marker=(-m "")
+  export BCT_JAX_TEST_OPTIMIZED=1 # programs compiled as users have them
 fi
 # Two files at a time; a file keeps its process, which keeps what it compiled.
 exec "$VENV_PYTHON" -m pytest -n 2 --dist loadfile ${marker[@]+"${marker[@]}"} \

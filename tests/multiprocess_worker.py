@@ -14,7 +14,8 @@ FOLDER = sys.argv[4]
 DEVICES = 4
 os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["XLA_FLAGS"] = (
-  f"--xla_force_host_platform_device_count={DEVICES // COUNT}"
+  f"--xla_force_host_platform_device_count={DEVICES // COUNT} "
+  + os.environ["QUICK"]
 )
 
 import jax  # noqa: E402

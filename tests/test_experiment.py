@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from conftest import QUICK
 
 from bct_jax import commands
 from bct_jax.config import ConfigError, from_dict
@@ -21,7 +22,7 @@ ROOT = Path(__file__).parent.parent
 ENV = {
   **os.environ,
   "JAX_PLATFORMS": "cpu",
-  "XLA_FLAGS": "--xla_force_host_platform_device_count=4",
+  "XLA_FLAGS": "--xla_force_host_platform_device_count=4" + QUICK,
 }
 
 

@@ -166,9 +166,10 @@ def test_logits_and_gradients_of_peft(tmp_path, rslora):
   model, params = load(folder, make_mesh(1, 2, 2))
   config = LoraConfig(4, 6.0, "(q|o|up|down)_proj$", rslora)
   adapter = random_adapter(params, model.config, config)
-  at = tmp_path / "adapter"
-  at.mkdir()
-  peft_files.write_adapter(at, adapter, model.config, config, str(folder))
+  weights = Weights(params, adapter, config)
+  at = peft_files.export_adapter(
+    tmp_path / "adapter", weights, model.config, str(folder)
+  )
   theirs = peft.PeftModel.from_pretrained(
     load_torch(folder), at, is_trainable=True
   )

@@ -106,6 +106,45 @@ def test_an_arm_trains_nothing_but_its_adapter(merged):
   jax.tree.map(np.testing.assert_array_equal, arm.params, organism.params)
 
 
+def test_adapters_that_no_hub_has_the_base_of(merged, tmp_path):
+  plan, workdir, _ = merged
+
+  def refused(params, form="adapter", dtype=None):
+    out = tmp_path / "out"
+    with pytest.raises(ConfigError) as error:
+      commands.run_export(plan.config, params, out, dtype, form)
+    assert not out.exists()
+    return str(error.value)
+
+  assert "over an organism's weights" in refused(workdir / "arms" / "adapter")
+  assert "holds all params" in refused(workdir / "arms" / "full")
+  assert "the model has none" in refused(None)
+  assert "did you mean 'adapter'" in refused(None, "adaptor")
+  (organism,) = (workdir / "organisms").iterdir()
+  assert "--dtype" in refused(organism, dtype="bfloat16")
+
+
+@pytest.mark.parity
+def test_an_exported_adapter_answers_like_the_organism(merged, tmp_path):
+  """By peft over the model folder, and by ours with the adapter folded in."""
+  import peft
+  import torch
+  from parity import load_torch
+
+  plan, workdir, _ = merged
+  (organism,) = (workdir / "organisms").iterdir()
+  for form in ("adapter", "merged"):
+    commands.run_export(plan.config, organism, tmp_path / form, None, form)
+  base = load_torch(plan.runtime.folder)
+  ids = torch.tensor([plan.prompts[0].ids])
+  with torch.no_grad():
+    untouched = base(ids).logits
+    whole = load_torch(tmp_path / "merged")(ids).logits
+    adapted = peft.PeftModel.from_pretrained(base, tmp_path / "adapter")(ids)
+  assert (whole - untouched).abs().max() > 1e-3
+  assert (whole - adapted.logits).abs().max() < 1e-4
+
+
 def test_an_arm_goes_on_with_the_organisms_adapter(tiny_folder, tmp_path):
   arms = {"still": {"lora": LORA, "optim": {"lr": 0.0}}, "on": {"lora": LORA}}
   plan = make_plan(config(tiny_folder, LORA, False, arms))

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import QUICK
 
 HERE = Path(__file__).parent
 
@@ -21,7 +22,7 @@ def free_port() -> int:
 def run(count: int, folder: Path) -> list:
   port = free_port()
   env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-  env["PYTHONPATH"] = f"{HERE}:{HERE.parent}"
+  env |= {"PYTHONPATH": f"{HERE}:{HERE.parent}", "QUICK": QUICK}
   workers = [
     subprocess.Popen(
       [

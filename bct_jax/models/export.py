@@ -27,7 +27,7 @@ from bct_jax.types import PyTree
 
 DTYPES = ("float32", "bfloat16", "float16")
 SHARD_BYTES = 5_000_000_000
-_MADE_BY = "bct_jax export"
+MADE_BY = "bct_jax export"
 # What a folder may have besides config.json and weights, all of it optional.
 _COPIED = (
   "generation_config.json",
@@ -63,7 +63,7 @@ class Exported:
 
 def check_target(out: Path) -> None:
   """Raises ModelSourceError where `export_hf` would refuse to write."""
-  folders.check_writable(Path(out), {"made_by": _MADE_BY})
+  folders.check_writable(Path(out), {"made_by": MADE_BY})
 
 
 def export_hf(
@@ -104,7 +104,7 @@ def export_hf(
   parts = hf_parts(config, {name: x.shape for name, x in leaves.items()})
   shards = _plan(parts, kept.itemsize, shard_bytes)
   arrays = _tensors(parts, leaves, config, kept)
-  _agree_to_write(out)
+  agree_to_write(out)
 
   def build(target: Path) -> None:
     with stage("export", len(parts), "tensors") as bar:
@@ -123,7 +123,7 @@ def export_hf(
         shutil.copyfile(source / name, target / name)
 
   if jax.process_index() == 0:
-    key = {"made_by": _MADE_BY, "dtype": kept.name, **(about or {})}
+    key = {"made_by": MADE_BY, "dtype": kept.name, **(about or {})}
     out = folders.write(out, key, build)
   else:
     for _ in arrays:
@@ -192,7 +192,7 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   return out
 
 
-def _agree_to_write(out: Path) -> None:
+def agree_to_write(out: Path) -> None:
   """Raises in every process if the first one may not write."""
   error = None
   if jax.process_index() == 0:

@@ -1,15 +1,20 @@
 """A low-rank adapter as files that peft and vLLM load."""
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
+import jax
 import numpy as np
 import safetensors.numpy
+from jax.experimental import multihost_utils
 
 from bct_jax.config import LoraConfig
 from bct_jax.mesh import to_host
+from bct_jax.models import folders
 from bct_jax.models.config import ModelConfig
-from bct_jax.models.folders import write_json
-from bct_jax.models.lora import targets
+from bct_jax.models.export import MADE_BY, agree_to_write
+from bct_jax.models.lora import Weights, targets
 from bct_jax.types import PyTree
 
 
@@ -30,19 +35,31 @@ def adapter_tensors(
   return out
 
 
-def write_adapter(
-  folder: Path, adapter: PyTree, model: ModelConfig, lora: LoraConfig, base: str
-) -> None:
+def export_adapter(
+  out: Path,
+  weights: Weights,
+  model: ModelConfig,
+  base: str,
+  about: Mapping[str, Any] | None = None,
+) -> Path:
   """Writes adapter_config.json and adapter_model.safetensors.
 
+  All processes must call it; the first writes. As with export_hf, the folder
+  appears whole, and only one that an export wrote is replaced.
+
   Args:
-    folder: an existing folder.
-    adapter: the tree that was trained.
+    out: the folder to write.
+    weights: with an adapter.
     model: the architecture.
-    lora: rank, alpha and targets.
-    base: the model the adapter is over, a hub id or a folder.
+    base: the model that the adapter is over, a hub id or a folder.
+    about: JSON values to keep in the folder's manifest.
+
+  Raises:
+    ModelSourceError: something else is at `out`, or it cannot be written.
   """
-  tensors = adapter_tensors(adapter, model, lora)
+  lora = weights.lora
+  assert lora is not None
+  tensors = adapter_tensors(weights.adapter, model, lora)
   config = {
     "base_model_name_or_path": base,
     "bias": "none",
@@ -56,7 +73,16 @@ def write_adapter(
     "task_type": "CAUSAL_LM",
     "use_rslora": lora.rslora,
   }
-  write_json(folder / "adapter_config.json", config)
-  safetensors.numpy.save_file(
-    tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"}
-  )
+
+  def build(folder: Path) -> None:
+    folders.write_json(folder / "adapter_config.json", config)
+    safetensors.numpy.save_file(
+      tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
+
+  agree_to_write(out)
+  if jax.process_index() == 0:
+    key = {"made_by": MADE_BY, **(about or {})}
+    out = folders.write(out, key, build)
+  multihost_utils.sync_global_devices("export")
+  return out
