@@ -1,5 +1,6 @@
 """What the modes of the command line do."""
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from bct_jax.models import export, hub, peft_files
 from bct_jax.plan import make_plan, sample_rows
 from bct_jax.progress import say, stage
 from bct_jax.report import write_report
+from bct_jax.rollouts import sample_to_end
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.weights import adapter_base, base_params, load_weights
@@ -112,23 +114,25 @@ def run_sample(
     m if m[0]["role"] == "system" else evaluate.with_system(m, system)
     for m in prompts
   ]
-  runtime, stop = Runtime.make(config), config.sampling.stop
+  runtime, sampling = Runtime.make(config), config.sampling
   ids = [runtime.chat.prompt(m) for m in prompts]
-  with jax.set_mesh(runtime.mesh):
-    weights = runtime.decode_params(load_weights(runtime, params))
-    with stage("sample", len(ids), "rows") as bar:
-      completions = runtime.sampler(
-        weights,
-        ids,
-        range(len(ids)),
-        config.sampling.seed,
-        lambda index, completion: bar(1),
-        find_stop=runtime.chat.find_stop(stop),
-      )
+  partial = None if out is None else out.with_name(f".{out.name}.partial")
+  made_by = [dataclasses.asdict(sampling), runtime.model_hash, str(params)]
+  with jax.set_mesh(runtime.mesh), stage("sample", len(ids), "rows") as bar:
+    completions = sample_to_end(
+      runtime.sampler,
+      runtime.decode_params(load_weights(runtime, params)),
+      ids,
+      sampling.seed,
+      partial,
+      made_by,
+      bar,
+      runtime.chat.find_stop(sampling.stop),
+    )
   rows = [
     {
       "messages": list(m),
-      "text": runtime.chat.decode(c.tokens, stop),
+      "text": runtime.chat.decode(c.tokens, sampling.stop),
       "stop": "stop" if c.stopped else "length",
       "logprob": sum(c.logprobs),
       "num_tokens": len(c.tokens),
@@ -137,6 +141,8 @@ def run_sample(
   ]
   if out is not None:
     metrics.write_lines(out, rows)
+    if partial is not None:
+      partial.unlink()
     return
   for row in rows:
     cut = "" if row["stop"] == "stop" else " [cut]"

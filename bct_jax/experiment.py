@@ -124,8 +124,10 @@ def _gate(plan: Plan, folder: Path, weights: Weights | None) -> dict[str, Any]:
   if record.get("eval_hash") != facts:
     if weights is None:
       weights = organism_weights(plan, folder)
-    rows = sample_rows(plan, weights, "gate")
+    partial = folder / "rollouts.partial.jsonl"
+    rows = sample_rows(plan, weights, "gate", partial)
     metrics.write_lines(folder / "rollouts.jsonl", rows)
+    partial.unlink()
     record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": worst(rows), "eval_hash": facts}
   record |= check_gate(record, plan.config.gate)
@@ -168,7 +170,10 @@ def run_arm(
     if step == 0:  # the organism itself, which the gate has sampled already
       save_eval(step, metrics.read_lines(organism / "rollouts.jsonl"))
     else:
-      save_eval(step, sample_rows(plan, weights, f"{name} eval {step}"))
+      partial = folder / "rollouts" / f"step_{step}.partial.jsonl"
+      rows = sample_rows(plan, weights, f"{name} eval {step}", partial)
+      save_eval(step, rows)
+      partial.unlink()
 
   # An adapter that goes on from the organism's is over the model's own params.
   continued = (

@@ -1,6 +1,7 @@
 """The plan of a run: model, prompts and data, checked before any training."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 from jax.sharding import Mesh
@@ -23,6 +24,7 @@ from bct_jax.mesh import num_row_shards
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import OBJECTIVES
 from bct_jax.progress import stage
+from bct_jax.rollouts import sample_to_end
 from bct_jax.runtime import Runtime
 from bct_jax.sampler import check_prompts
 from bct_jax.settings import make_setting
@@ -129,20 +131,31 @@ def _dataset(
 
 
 def sample_rows(
-  plan: Plan, weights: Weights, name: str
+  plan: Plan, weights: Weights, name: str, partial: Path | None = None
 ) -> list[dict[str, Any]]:
-  """Rollouts of all eval, held-out and probe prompts, labelled."""
+  """Rollouts of all eval, held-out and probe prompts, labelled.
+
+  With `partial`, what was sampled before a kill is read from there; the caller
+  deletes it when the rows are saved.
+  """
   runtime, prompts = plan.runtime, plan.prompts
-  decode, stop = runtime.decode_params(weights), plan.config.sampling.stop
+  sampling = plan.config.sampling
   with stage(name, len(prompts), "rows") as bar:
-    completions = runtime.sampler(
-      decode,
+    completions = sample_to_end(
+      runtime.sampler,
+      runtime.decode_params(weights),
       [p.ids for p in prompts],
-      range(len(prompts)),
-      plan.config.sampling.seed,
-      lambda index, completion: bar(1),
-      find_stop=runtime.chat.find_stop(stop),
+      sampling.seed,
+      partial,
+      dataclasses.asdict(sampling),
+      bar,
+      runtime.chat.find_stop(sampling.stop),
     )
   return label_rollouts(
-    prompts, completions, runtime.chat, plan.setting, plan.probe, stop
+    prompts,
+    completions,
+    runtime.chat,
+    plan.setting,
+    plan.probe,
+    sampling.stop,
   )

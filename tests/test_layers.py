@@ -16,7 +16,7 @@ LAYERS = [
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings"},
   {"optim", "checkpoint", "decode", "pick", "sampler", "gate", "verdict"},
-  {"train", "evaluate"},
+  {"train", "evaluate", "rollouts"},
   {"runtime", "sizes"},
   {"plan", "weights"},
   {"training"},

@@ -167,10 +167,11 @@ def test_interrupted_adapters_end_alike(merged, tmp_path, monkeypatch):
   plan, _, want = merged
 
   def interrupt(at):
-    def sample(plan, weights, name):
+    def sample(plan, weights, name, partial):
+      rows = sample_rows(plan, weights, name, partial)
       if name == at:
         raise KeyboardInterrupt
-      return sample_rows(plan, weights, name)
+      return rows
 
     monkeypatch.setattr(experiment, "sample_rows", sample)
 

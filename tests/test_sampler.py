@@ -140,6 +140,88 @@ def test_every_stop_id_ends_a_row_and_nothing_follows(reference):
   assert again[0].tokens == (first,) and again[0].stopped
 
 
+def sample_all(prompts, slots=4, **arguments):
+  params, sample = make(make_mesh(), 1.0, slots, 32, 12, (5, 6, 7))
+  ids = arguments.pop("ids", range(len(prompts)))
+  with jax.set_mesh(make_mesh()):
+    return sample(params, prompts, ids, 0, **arguments)
+
+
+def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
+  """Three samples each, thirty rows in all, through four slots."""
+  prompts = [p for p in PROMPTS for _ in range(3)]
+  packed = []
+  group = sampler._Run._group
+
+  def counted(self, batch, held, skip):
+    packed.append({*batch.place})
+    return group(self, batch, held, skip)
+
+  monkeypatch.setattr(sampler._Run, "_group", counted)
+  ids = [100 * (i % 3) + i // 3 for i in range(30)]
+  out = sample_all(prompts, ids=ids)
+  # One slot's worth of rows at a time: each prompt is run once per row there.
+  assert sum(map(len, packed)) == 30
+  packed.clear()
+  wide = sample_all(prompts, slots=16, ids=ids)
+  assert sum(map(len, packed)) == 10
+  assert_same(wide, out)
+  for sample in range(3):
+    same = sample_all(PROMPTS, ids=[100 * sample + i for i in range(10)])
+    assert_same(out[sample::3], same)
+  assert len({c.tokens for c in out}) > 20
+
+
+def test_rows_may_have_limits_of_their_own(reference):
+  limits = [1 + i % 5 for i in range(10)]
+  out = sample_all(PROMPTS, limits=limits)
+  for short, whole, limit in zip(out, reference, limits, strict=True):
+    assert short.tokens == whole.tokens[:limit]
+    assert short.stopped == (whole.stopped and len(whole.tokens) <= limit)
+  with pytest.raises(ValueError, match="row 3 may have 13 new tokens"):
+    sample_all(PROMPTS, limits=[12, 12, 12, 13, 1, 1, 1, 1, 1, 1])
+
+
+def test_skipped_rows_change_no_bit_of_the_others():
+  seen = {}
+  whole = sample_all(PROMPTS, finished=seen.__setitem__)
+  assert [seen[i] for i in range(10)] == whole
+  for skip in ({0}, {1, 4, 6, 8}, set(range(9)), set(range(10))):
+    some = sample_all(PROMPTS, skip=skip)
+    for i, (a, b) in enumerate(zip(some, whole, strict=True)):
+      assert a is None if i in skip else a == b
+
+
+def test_a_row_can_be_ended_by_its_tokens(reference):
+  def third(tokens):
+    return 3 if len(tokens) >= 3 else None
+
+  out = sample_all(PROMPTS, find_stop=third)
+  for ended, whole in zip(out, reference, strict=True):
+    assert ended.tokens == whole.tokens[:3]
+    assert ended.stopped == (whole.stopped or len(whole.tokens) >= 3)
+
+
+def test_one_set_of_prompts_compiles_four_programs(monkeypatch):
+  engines = []
+  start = sampler.Engine.__init__
+
+  def kept(self, *arguments):
+    start(self, *arguments)
+    engines.append(self)
+
+  monkeypatch.setattr(sampler.Engine, "__init__", kept)
+  make.cache_clear()
+  for seed in (0, 1):
+    run(seed=seed)
+  params, sample = make(make_mesh(), 1.0, 4, 8, 12, (5, 6, 7))
+  with jax.set_mesh(make_mesh()):
+    sample(jax.tree.map(lambda x: x * 2, params), PROMPTS, range(10), 0)
+  (engine,) = engines
+  for name in ("start", "prefix", "admit", "advance"):
+    assert getattr(engine, name)._cache_size() == 1, name
+
+
 def test_logprobs_are_untempered():
   hot = run(prompts=[PROMPTS[0]], temperature=5.0, new=1)[0]
   cold = run(prompts=[PROMPTS[0]], temperature=0.0, new=1)[0]

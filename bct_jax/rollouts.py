@@ -1,0 +1,81 @@
+"""Sampling that goes on where it was killed.
+
+Completions are written as they end, to a file beside the one they will be in.
+A sample does not depend on what else is sampled, bit for bit while the set of
+prompts and the devices are the same, so the whole is as if never interrupted.
+"""
+
+import hashlib
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bct_jax import metrics
+from bct_jax.sampler import Completion, FindStop, Sample
+from bct_jax.types import PyTree
+
+
+def sample_to_end(
+  sample: Sample,
+  params: PyTree,
+  prompts: Sequence[Sequence[int]],
+  seed: int,
+  partial: Path | None,
+  made_by: Any,
+  done: Callable[[int], Any] = lambda count: None,
+  find_stop: FindStop | None = None,
+) -> list[Completion]:
+  """Samples every prompt whose completion is not in `partial` yet.
+
+  Args:
+    sample: see make_sampler; row ids are the numbers of the prompts.
+    params: for the sampler.
+    prompts: ids of each.
+    seed: of the samples.
+    partial: where to keep completions; None keeps none. It is left there: the
+      caller deletes it when it has saved the result.
+    made_by: JSON value of what else the completions depend on; a file that was
+      made by something else is begun anew.
+    done: called with the number of rows that are new, or known already.
+    find_stop: see make_sampler.
+  """
+  key = _hash([made_by, seed, [list(map(int, p)) for p in prompts]])
+  known = {} if partial is None else _read(partial, key)
+  done(len(known))
+
+  def finished(row: int, completion: Completion) -> None:
+    if partial is not None:
+      metrics.append_line(partial, {"row": row, **vars(completion)})
+    done(1)
+
+  new = sample(
+    params,
+    prompts,
+    range(len(prompts)),
+    seed,
+    finished,
+    find_stop=find_stop,
+    skip=frozenset(known),
+  )
+  both = {**{i: c for i, c in enumerate(new) if c is not None}, **known}
+  return [both[i] for i in range(len(prompts))]
+
+
+def _read(path: Path, key: str) -> dict[int, Completion]:
+  """Completions of an earlier run; makes the file ready to be added to."""
+  lines: list[dict[str, Any]] = metrics.read_lines(path)
+  if not lines or lines[0].get("key") != key:
+    lines = [{"key": key}]
+  # Also without a last line that was cut.
+  metrics.write_lines(path, lines)
+  return {
+    line["row"]: Completion(
+      tuple(line["tokens"]), tuple(line["logprobs"]), line["stopped"]
+    )
+    for line in lines[1:]
+  }
+
+
+def _hash(value: Any) -> str:
+  return hashlib.sha256(json.dumps(value).encode()).hexdigest()
