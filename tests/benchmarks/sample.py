@@ -1,0 +1,384 @@
+"""Sampling speed against transformers and Tunix, side by side.
+
+  python tests/benchmarks/sample.py [--model=FOLDER] [--rounds=3] [--out=FILE]
+    [--tunix_python=PYTHON] [--workloads=a,b1,b4]
+
+Each contender is a fresh process that gets the same token ids and compiles
+before it is timed; rounds are interleaved and medians compared. Parity comes
+first: greedy ids must be equal, but for rows where two tokens tie. Workloads:
+a: 64 prompts x 32 new tokens, no early stop. b1, b4: 200 prompts of 20 to 120
+tokens, the end of the turn respected, up to 64 new tokens, 1 and 4 samples.
+`ratio` in FILE is our rows per second over the faster peer's.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+HERE = Path(__file__).parent
+sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+
+WORKLOADS = {
+  "a": {"samples": 1, "new": 32, "stop": False},
+  "b1": {"samples": 1, "new": 64, "stop": True},
+  "b4": {"samples": 4, "new": 64, "stop": True},
+}
+TORCH_BATCHES = (16, 32, 64)
+
+
+def make_prompts(chat, name: str) -> list[list[int]]:
+  """Questions of the settings' world behind a few facts, as chat prompts."""
+  from bct_jax.settings.capability import make_probe
+
+  probe = make_probe("recall")
+  facts = [
+    e.messages[-1]["content"].split(". ")[0] + "."
+    for e in probe.examples(600, 7)
+  ]
+  questions = [e.messages[-1]["content"] for e in probe.examples(400, 8)]
+  out, i = [], 0
+  count = 64 if name == "a" else 200
+  while len(out) < count:
+    text = " ".join([*facts[i : i + i % 7], questions[i % len(questions)]])
+    system = {"role": "system", "content": "Answer at length."}
+    ids = chat.prompt([system, {"role": "user", "content": text}])
+    if 20 <= len(ids) <= 120:
+      out.append(ids)
+    i += 1
+  return out
+
+
+# --- contenders, each in a process of its own ---------------------------------
+
+
+def ours(task: dict, rounds: int) -> dict:
+  import jax
+  from helpers import make_mesh, sampling
+  from parity import load
+
+  from bct_jax import sampler
+  from bct_jax.models import decoder
+
+  mesh = make_mesh()
+  model, params = load(Path(task["model"]), mesh)
+  rows = [p for p in task["prompts"] for _ in range(task["samples"])]
+  config = sampling(
+    temperature=task["temperature"],
+    max_new_tokens=task["new"],
+    batch_size=task["batch"],
+    prefill_tokens=256,
+  )
+  stop = frozenset(task["stop_ids"]) or frozenset({-1})
+  sample = sampler.make_sampler(model, config, stop, mesh)
+  with jax.set_mesh(mesh):
+    flat = jax.jit(decoder.unstack)(params)
+    del params
+
+    def run():
+      return [c.tokens for c in sample(flat, rows, range(len(rows)), 0)]
+
+    return timed(run, rounds)
+
+
+def torch(task: dict, rounds: int) -> dict:
+  import torch as t
+  import transformers
+
+  t.manual_seed(0)
+  model = transformers.AutoModelForCausalLM.from_pretrained(
+    task["model"], dtype=t.float32
+  ).eval()
+  prompts, samples, batch = task["prompts"], task["samples"], task["batch"]
+  stop = task["stop_ids"]
+  order = sorted(range(len(task["prompts"])), key=lambda i: len(prompts[i]))
+  settings = {
+    "max_new_tokens": task["new"],
+    "do_sample": task["temperature"] > 0,
+    "num_return_sequences": samples,
+    "eos_token_id": stop or None,
+    "pad_token_id": 0,
+  }
+  if not stop:
+    settings["min_new_tokens"] = task["new"]
+    model.generation_config.eos_token_id = None
+  if task["temperature"] > 0:
+    settings |= {"temperature": task["temperature"], "top_k": 0, "top_p": 1.0}
+  if task["cache"] == "static":
+    settings["cache_implementation"] = "static"
+
+  def run():
+    out: list = [None] * (len(prompts) * samples)
+    step = max(1, batch // samples)
+    for start in range(0, len(order), step):
+      members = order[start : start + step]
+      longest = max(len(prompts[i]) for i in members)
+      ids = t.zeros(len(members), longest, dtype=t.long)
+      mask = t.zeros_like(ids)
+      for r, i in enumerate(members):
+        ids[r, longest - len(prompts[i]) :] = t.tensor(prompts[i])
+        mask[r, longest - len(prompts[i]) :] = 1
+      with t.no_grad():
+        made = model.generate(ids, attention_mask=mask, **settings)
+      for r, row in enumerate(made[:, longest:].tolist()):
+        ends = [n for n, token in enumerate(row) if token in stop]
+        at = members[r // samples] * samples + r % samples
+        out[at] = row[: ends[0] + 1] if ends else row
+    return out
+
+  return timed(run, rounds)
+
+
+def tunix(task: dict, rounds: int) -> dict:
+  """Tunix's sampler; it wants Python 3.12 and an environment of its own."""
+  import jax
+  import numpy as np
+  from flax import nnx
+  from tunix.generate import sampler as tunix_sampler
+  from tunix.models.llama3 import model as llama
+  from tunix.models.llama3 import params as llama_params
+
+  raw = json.loads((Path(task["model"]) / "config.json").read_text())
+  config = llama.ModelConfig(
+    num_layers=raw["num_hidden_layers"],
+    vocab_size=raw["vocab_size"],
+    embed_dim=raw["hidden_size"],
+    hidden_dim=raw["intermediate_size"],
+    num_heads=raw["num_attention_heads"],
+    head_dim=raw["head_dim"],
+    num_kv_heads=raw["num_key_value_heads"],
+    norm_eps=raw["rms_norm_eps"],
+    rope_theta=raw["rope_theta"],
+    weight_tying=True,
+  )
+  mesh = jax.make_mesh(
+    (1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2
+  )
+  with mesh:
+    model = llama_params.create_model_from_safe_tensors(
+      task["model"], config, mesh, dtype=jax.numpy.float32
+    )
+
+  class Tokenizer:
+    """Ids as text, so that no tokenizer's time is counted."""
+
+    def encode(self, text, **_):
+      return [int(x) for x in text.split()]
+
+    def decode(self, ids, **_):
+      return " ".join(map(str, np.asarray(ids).tolist()))
+
+    def pad_id(self):
+      return 0
+
+    def bos_id(self):
+      return None
+
+    def eos_id(self):
+      return task["stop_ids"][0] if task["stop_ids"] else -1
+
+  prompts, samples = task["prompts"], task["samples"]
+  longest = max(map(len, prompts))
+  cache = tunix_sampler.CacheConfig(
+    cache_size=longest + task["new"] + 8,
+    num_layers=config.num_layers,
+    num_kv_heads=config.num_kv_heads,
+    head_dim=config.head_dim,
+  )
+  sample = tunix_sampler.Sampler(model, Tokenizer(), cache)
+  order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+  rows = [i for i in order for _ in range(samples)]
+  del nnx
+
+  def run():
+    out: list = [None] * len(rows)
+    seen: dict[int, int] = {}
+    for start in range(0, len(rows), task["batch"]):
+      members = rows[start : start + task["batch"]]
+      made = sample(
+        input_strings=[" ".join(map(str, prompts[i])) for i in members],
+        max_generation_steps=task["new"],
+        max_prompt_length=longest,
+        temperature=task["temperature"],
+        top_p=1.0 if task["temperature"] else None,
+        eos_tokens=task["stop_ids"] or [-1],
+        echo=False,
+      )
+      for i, tokens in zip(members, made.tokens, strict=True):
+        k = seen[i] = seen.get(i, -1) + 1
+        out[i * samples + k] = np.asarray(tokens).tolist()
+    return out
+
+  return timed(run, rounds)
+
+
+def timed(run, rounds: int) -> dict:
+  """Compiles by a first run; then waits for each line on standard input."""
+  start = time.monotonic()
+  tokens = [list(map(int, row)) for row in run()]
+  first = time.monotonic() - start
+  print(json.dumps({"tokens": tokens, "first": first}), flush=True)
+  for _ in range(rounds):
+    sys.stdin.readline()
+    start = time.monotonic()
+    run()
+    print(json.dumps({"seconds": time.monotonic() - start}), flush=True)
+  return {}
+
+
+# --- the comparison -----------------------------------------------------------
+
+
+class Contender:
+  """A process that runs a task each time it is asked to."""
+
+  def __init__(self, name: str, python: str, task: dict, rounds: int):
+    self.name, self.rows = name, len(task["prompts"]) * task["samples"]
+    self.seconds: list[float] = []
+    kind = name.split()[0]
+    self.process = subprocess.Popen(
+      [python, __file__, f"--worker={kind}", f"--rounds={rounds}"],
+      stdin=subprocess.PIPE,
+      stdout=subprocess.PIPE,
+      text=True,
+      env={**os.environ, "JAX_PLATFORMS": "cpu"},
+    )
+    assert self.process.stdin
+    self.process.stdin.write(json.dumps(task) + "\n")
+    self.process.stdin.flush()
+    begun = self._read()
+    self.tokens, self.first = begun["tokens"], begun["first"]
+
+  def _read(self) -> dict:
+    assert self.process.stdout
+    while line := self.process.stdout.readline():
+      if line.startswith("{"):
+        return json.loads(line)
+    raise SystemExit(f"{self.name} ended without a result")
+
+  def round(self) -> None:
+    assert self.process.stdin
+    self.process.stdin.write("\n")
+    self.process.stdin.flush()
+    self.seconds.append(self._read()["seconds"])
+
+  @property
+  def rate(self) -> float:
+    return self.rows / statistics.median(self.seconds)
+
+
+def compare(name: str, task: dict, options) -> dict:
+  """Runs one workload with all contenders and prints a table."""
+  here = sys.executable
+  plan = [("ours", here, {"batch": 64})]
+  for batch in options.torch_batches:
+    plan.append((f"torch {batch}", here, {"batch": batch, "cache": "dynamic"}))
+  if options.static:
+    batch = options.torch_batches[-1]
+    plan.append(
+      (f"torch static {batch}", here, {"batch": batch, "cache": "static"})
+    )
+  if options.tunix_python:
+    plan.append(("tunix 64", options.tunix_python, {"batch": 64}))
+  runners = []
+  for label, python, extra in plan:
+    greedy = {**task, **extra, "temperature": 0.0}
+    tempered = {**greedy, "temperature": 1.0 if task["samples"] > 1 else 0.0}
+    runners.append(Contender(label, python, tempered, options.rounds))
+  if task["samples"] == 1:
+    agree(runners)
+  for _ in range(options.rounds):
+    for runner in runners:
+      runner.round()
+  best = max(r.rate for r in runners[1:])
+  print(f"\n### {name}: {runners[0].rows} rows, up to {task['new']} new tokens")
+  print(
+    "| contender | rows/s | seconds | first run | mean new tokens | ratio |"
+  )
+  print("|---|---|---|---|---|---|")
+  for r in runners:
+    mean = statistics.mean(map(len, r.tokens))
+    print(
+      f"| {r.name} | {r.rate:.2f} | {statistics.median(r.seconds):.1f} | "
+      f"{r.first:.1f} | {mean:.1f} | {runners[0].rate / r.rate:.2f} |",
+      flush=True,
+    )
+    r.process.kill()
+  rates = {r.name: r.rate for r in runners}
+  return {"ratio": runners[0].rate / best, "rates": rates}
+
+
+def with_theta(folder: Path, theta: float) -> Path:
+  """The same weights with another rotary base: Tunix 0.1.7 reads none."""
+  out = Path(tempfile.mkdtemp()) / "model"
+  out.mkdir()
+  for path in folder.iterdir():
+    (out / path.name).symlink_to(path)
+  raw = json.loads((folder / "config.json").read_text())
+  raw |= {"rope_theta": theta}
+  raw["rope_parameters"] = {"rope_theta": theta, "rope_type": "default"}
+  (out / "config.json").unlink()
+  (out / "config.json").write_text(json.dumps(raw))
+  return out
+
+
+def agree(runners: list[Contender]) -> None:
+  """Greedy rows equal ours, or part where a tie may be."""
+  for r in runners[1:]:
+    pairs = list(zip(runners[0].tokens, r.tokens, strict=True))
+    different = [i for i, (a, b) in enumerate(pairs) if a != b]
+    print(f"parity: {r.name}: {len(different)} of {len(pairs)} rows differ")
+    if len(different) > 0.03 * len(pairs):
+      raise SystemExit(f"{r.name} does not give the same greedy text")
+
+
+def main() -> None:
+  parser = argparse.ArgumentParser(description=__doc__)
+  parser.add_argument("--model", default="demo:smollm2")
+  parser.add_argument("--rounds", type=int, default=3)
+  parser.add_argument("--out")
+  parser.add_argument("--tunix_python")
+  parser.add_argument("--static", action="store_true")
+  parser.add_argument("--workloads", default="a,b1,b4")
+  parser.add_argument(
+    "--torch_batches",
+    type=lambda s: tuple(map(int, s.split(","))),
+    default=TORCH_BATCHES,
+  )
+  parser.add_argument("--worker", choices=("ours", "torch", "tunix"))
+  options = parser.parse_args()
+  if options.worker:
+    task = json.loads(sys.stdin.readline())
+    globals()[options.worker](task, options.rounds)
+    return
+  from bct_jax.data.chat import Chat
+  from bct_jax.models import demo
+  from bct_jax.models.config import from_hf
+
+  folder = demo.resolve(options.model)
+  if options.tunix_python:
+    folder = with_theta(folder, 1e6)
+  chat = Chat(folder, from_hf(folder).vocab_size)
+  out: dict = {"ratio": {}, "rates": {}}
+  for name in options.workloads.split(","):
+    work = WORKLOADS[name]
+    task = {
+      "model": str(folder),
+      "prompts": make_prompts(chat, name),
+      "samples": work["samples"],
+      "new": work["new"],
+      "stop_ids": sorted(chat.stop_ids) if work["stop"] else [],
+    }
+    found = compare(name, task, options)
+    out["ratio"][name], out["rates"][name] = found["ratio"], found["rates"]
+    if options.out:
+      Path(options.out).write_text(json.dumps(out, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+  main()
