@@ -254,7 +254,7 @@ def test_broken_index_is_refused(folder):
     write_index(folder, weight_map)
     with pytest.raises(ValueError, match=message):
       load(folder, make_mesh())
-  (folder / INDEX).write_text('{"weight_map": {\n"a": "b",\n}}')
+  (folder / INDEX).write_text('{"weight_map": {\n"a": "b",\n"c": }}')
   with pytest.raises(ValueError, match=f"{INDEX}:3: not JSON"):
     load(folder, make_mesh())
   write_index(folder, of)
