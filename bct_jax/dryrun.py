@@ -32,7 +32,7 @@ def run_dry_run(config: ExperimentConfig) -> None:
     if architecture is None:
       raise
     reason = str(e)
-    decoder = make_decoder(read_architecture(architecture), config.model)
+    decoder = make_decoder(read_architecture(architecture), config)
     check_length(config, decoder.config.max_length)
     model = MeshModel(config, decoder, mesh)
   else:

@@ -19,7 +19,6 @@ from bct_jax.config import (
   ArmConfig,
   ExperimentConfig,
   LoraConfig,
-  ModelOptions,
   OptimConfig,
   OrganismConfig,
 )
@@ -172,7 +171,7 @@ class Runtime(MeshModel):
     if mesh is None:
       mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
     chat = Chat(folder, architecture.vocab_size)
-    return cls(config, make_decoder(architecture, options), mesh, folder, chat)
+    return cls(config, make_decoder(architecture, config), mesh, folder, chat)
 
   def load(self) -> PyTree:
     """The params of the model folder."""
@@ -249,8 +248,14 @@ def _sharding(abstract: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def make_decoder(architecture: ModelConfig, options: ModelOptions) -> Decoder:
-  return Decoder(architecture, jnp.dtype(options.dtype), options.remat)
+def make_decoder(
+  architecture: ModelConfig, config: ExperimentConfig
+) -> Decoder:
+  """The decoder for the chips that the config names, or the devices here."""
+  on_cpu = config.mesh.chip is None and jax.default_backend() == "cpu"
+  options = config.model
+  dtype = jnp.dtype(options.dtype)
+  return Decoder(architecture, dtype, options.remat, grouped=on_cpu)
 
 
 def read_architecture(name: str) -> ModelConfig:

@@ -160,8 +160,9 @@ def activation_bytes(
   config, tensor = model.config, axes["tensor"]
   rows = -(-work.rows // (axes["data"] * axes["fsdp"] * work.accum))
   block = local_config(config, tensor)
-  saved = block_bytes(block, model.dtype, model.remat, rows, work.length)
-  every = block_bytes(block, model.dtype, "none", rows, work.length)
+  made = Block(block, model.dtype, model.grouped)
+  saved = block_bytes(made, model.remat, rows, work.length)
+  every = block_bytes(made, "none", rows, work.length)
   vocab = config.vocab_size // tensor
   table = vocab * config.width * jnp.dtype(model.dtype).itemsize
   head = 2 * table + 3 * 4 * rows * min(work.num_trained, CHUNK) * vocab
@@ -201,17 +202,14 @@ def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
   )
 
 
-def block_bytes(
-  config: ModelConfig, dtype: Any, remat: str, rows: int, length: int
-) -> int:
+def block_bytes(block: Block, remat: str, rows: int, length: int) -> int:
   """Bytes that the backward pass of one block keeps from the forward pass.
 
   The params themselves, the mask and the rotary angles are not counted: they
   are there once, not for every layer.
   """
-  block = Block(config, dtype)
-  shape = jax.ShapeDtypeStruct
-  x = shape((rows, length, config.width), dtype)
+  config, shape = block.config, jax.ShapeDtypeStruct
+  x = shape((rows, length, config.width), block.dtype)
   angles = (shape((rows, length, config.head_dim // 2), jnp.float32),) * 2
   mask = shape((rows, 1, length, length), jnp.bool_)
   params = jax.eval_shape(block.init, jax.random.PRNGKey(0), x, angles, mask)

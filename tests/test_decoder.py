@@ -70,6 +70,30 @@ def test_left_padded_equals_unpadded_and_pad_ids_do_not_matter(params):
     np.testing.assert_allclose(out[:, 4:], logits(params, tokens), atol=2e-5)
 
 
+def test_both_forms_of_attention_are_one(params):
+  """With padding, and the gradients of it all."""
+  rows = make_rows()
+  arrays = [jnp.asarray(x) for x in (rows.tokens, rows.positions)]
+  segments = jnp.asarray(rows.segments)
+
+  def run(grouped):
+    model = Decoder(CONFIG, grouped=grouped)
+
+    def total(params):
+      x = model.hidden(params, *arrays, segments) * (segments > 0)[..., None]
+      return jnp.sum(jnp.sin(x)), x
+
+    return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
+
+  ((_, one), one_grads), ((_, two), two_grads) = run(False), run(True)
+  np.testing.assert_allclose(one, two, atol=2e-5)
+  jax.tree.map(
+    lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4),
+    one_grads,
+    two_grads,
+  )
+
+
 @pytest.mark.parametrize("windows", [(None, None), (3, None)])
 def test_decoding_equals_the_whole_forward(params, windows):
   """With a prefix run once, and rows at different positions."""
