@@ -106,17 +106,16 @@ def test_decoding_equals_the_whole_forward(params, windows):
   tokens[:, :4] = tokens[0, :4]
   at = jnp.broadcast_to(jnp.arange(12), (2, 12))
   ones = jnp.ones((2, 12), jnp.int32)
-  hidden = model.hidden(params, tokens, at, ones)
+  hidden = jax.jit(model.hidden)(params, tokens, at, ones)
   whole = np.asarray(model.logits(params, hidden))
   flat = decoder.unstack(params)
-  _, kvs = model.prefill(flat, tokens[:1, :4], at[:1, :4], ones[:1, :4])
+  prefill, decode = jax.jit(model.prefill), jax.jit(model.decode)
+  _, kvs = prefill(flat, tokens[:1, :4], at[:1, :4], ones[:1, :4])
   prefix = [layers.Prefix(*kv) for kv in kvs]
   # The second row has two tokens less to begin with.
   lengths = np.array([8, 6])
   segments = (np.arange(4, 8) < lengths[:, None]).astype(np.int32)
-  hidden, kvs = model.prefill(
-    flat, tokens[:, 4:8], at[:, 4:8], segments, prefix
-  )
+  hidden, kvs = prefill(flat, tokens[:, 4:8], at[:, 4:8], segments, prefix)
   begun = model.logits(params, hidden)
   for row, length in enumerate(lengths):
     np.testing.assert_allclose(
@@ -136,7 +135,7 @@ def test_decoding_equals_the_whole_forward(params, windows):
   rows = np.arange(2)
   for _ in range(4):
     new = jnp.asarray(tokens[rows, lengths])
-    hidden, slots = model.decode(flat, new, jnp.asarray(lengths), slots)
+    hidden, slots = decode(flat, new, jnp.asarray(lengths), slots)
     np.testing.assert_allclose(
       model.logits(params, hidden), whole[rows, lengths], atol=2e-5
     )
