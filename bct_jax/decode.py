@@ -207,12 +207,11 @@ class Engine:
     hidden, past = self.model.decode(params, s.token, s.position, s.past)
     token, logprob = self._pick(params, hidden, s.key, s.lengths)
     stopped = s.live & self._stops(token)
-    at = (jnp.arange(self.batch_size), s.lengths)
 
     def write(old, new):
       # A slot that is free writes beyond its row, where it is dropped.
-      index = (at[0], jnp.where(s.live, at[1], old.shape[1]))
-      return old.at[index].set(new, mode="drop")
+      at = jnp.where(s.live, s.lengths, old.shape[1])
+      return old.at[jnp.arange(self.batch_size), at].set(new, mode="drop")
 
     lengths = s.lengths + s.live
     return State(

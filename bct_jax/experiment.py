@@ -5,8 +5,6 @@ are there; an unfinished stage continues from its last checkpoint.
 """
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -77,7 +75,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
       plan.install,
       lambda: load_weights(plan.runtime, None),
     )
-    if organism.merge_lora and weights.lora is not None:
+    if organism.merge_lora:
       weights = plan.runtime.fold(weights)
   gate = _gate(plan, folder, weights)
   if not gate["passed"]:
@@ -112,7 +110,7 @@ def organism_weights(plan: Plan, folder: Path) -> Weights:
   if plan.install is None:
     return load_weights(plan.runtime, None)
   weights = load_weights(plan.runtime, folder)
-  if plan.config.organism.merge_lora and weights.lora is not None:
+  if plan.config.organism.merge_lora:
     return plan.runtime.fold(weights)
   return weights
 
@@ -249,5 +247,4 @@ def eval_steps(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
 
 
 def _hash(value: Any) -> str:
-  text = json.dumps(value, sort_keys=True)
-  return hashlib.sha256(text.encode()).hexdigest()[:16]
+  return metrics.digest(value)[:16]

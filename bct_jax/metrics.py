@@ -1,5 +1,6 @@
 """Files of a run: JSON written by rename, JSON lines that survive a kill."""
 
+import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
@@ -11,6 +12,12 @@ def _dumps(value: Any, indent: int | None = None) -> str:
   # ASCII escapes keep lone surrogates and NUL of generated text readable by
   # every parser; NaN is refused since it is not JSON.
   return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent)
+
+
+def digest(value: Any) -> str:
+  """Hex SHA-256 of a JSON value; the order of keys does not matter."""
+  text = json.dumps(value, sort_keys=True)
+  return hashlib.sha256(text.encode()).hexdigest()
 
 
 def write_text(path: Path, text: str) -> None:

@@ -5,8 +5,6 @@ A sample does not depend on what else is sampled, bit for bit while the set of
 prompts and the devices are the same, so the whole is as if never interrupted.
 """
 
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -40,7 +38,7 @@ def sample_to_end(
     done: called with the number of rows that are new, or known already.
     find_stop: see make_sampler.
   """
-  key = _hash([made_by, seed, [list(map(int, p)) for p in prompts]])
+  key = metrics.digest([made_by, seed, [list(map(int, p)) for p in prompts]])
   known = {} if partial is None else _read(partial, key)
   done(len(known))
 
@@ -75,7 +73,3 @@ def _read(path: Path, key: str) -> dict[int, Completion]:
     )
     for line in lines[1:]
   }
-
-
-def _hash(value: Any) -> str:
-  return hashlib.sha256(json.dumps(value).encode()).hexdigest()

@@ -82,7 +82,10 @@ class MeshModel:
     return relayout(weights.params, weights.adapter)
 
   def fold(self, weights: Weights) -> Weights:
-    """The adapter made part of the params, which are taken over."""
+    """Weights without an adapter: one there is made part of the params, which
+    are taken over."""
+    if weights.lora is None:
+      return weights
     fold = jax.jit(
       lambda params, adapter: lora.fold(Weights(params, adapter, weights.lora)),
       out_shardings=_sharding(self.abstract_params),

@@ -81,7 +81,4 @@ def _origin(folder: Path) -> dict[str, Any]:
 
 def base_params(runtime: Runtime, folder: Path | None) -> PyTree:
   """Params of a folder as an adapter's base: its own adapter is folded in."""
-  weights = load_weights(runtime, folder)
-  return (
-    weights.params if weights.lora is None else runtime.fold(weights).params
-  )
+  return runtime.fold(load_weights(runtime, folder)).params

@@ -13,8 +13,6 @@ def get_config() -> ConfigDict:
   c.name = "llama3_1_8b"
   c.model.path = "meta-llama/Llama-3.1-8B-Instruct"
   c.model.architecture = "architectures/llama3_1_8b.json"
-  c.model.dtype = "bfloat16"
-  c.model.remat = "full"
   # 16 chips. The sampler's copy of the weights is spread over tensor only: 16
   # GB over 4 fit beside the state, over 1 they do not.
   c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 4, 4
@@ -24,7 +22,9 @@ def get_config() -> ConfigDict:
 
 
 def large(c: ConfigDict) -> None:
-  """Rows, and arms at two learning rates, for models of 7 to 30 billion."""
+  """What models of 7 to 30 billion share: precision, rows, two arms."""
+  c.model.dtype = "bfloat16"
+  c.model.remat = "full"
   c.max_length = 1024
   for train in (c.organism.train, c.train):
     train.batch_size = 32

@@ -14,8 +14,6 @@ def get_config() -> ConfigDict:
   c.name = "qwen2_5_7b"
   c.model.path = "Qwen/Qwen2.5-7B-Instruct"
   c.model.architecture = "architectures/qwen2_5_7b.json"
-  c.model.dtype = "bfloat16"
-  c.model.remat = "full"
   # A v5p-8 has 8 cores in 4 chips, and a chip is one device.
   c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 4, 1
   c.mesh.chip = "v5p"

@@ -14,8 +14,6 @@ def get_config() -> ConfigDict:
   c.name = "qwen3_30b_a3b"
   c.model.path = "Qwen/Qwen3-30B-A3B"
   c.model.architecture = "architectures/qwen3_30b_a3b.json"
-  c.model.dtype = "bfloat16"
-  c.model.remat = "full"
   # One of 4 key and value heads and 32 of 128 experts on a tensor device.
   c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 2, 4
   c.mesh.chip = "h100"

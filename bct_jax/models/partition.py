@@ -57,11 +57,10 @@ def rules(
   if c.qkv_bias:
     out.append((at + r"q/bias$", P(*lead, "tensor")))
     out.append((at + r"(k|v)/bias$", P(*lead, kv)))
-  if c.mlp_bias:
-    out.append((at + r"(gate|up)/bias$", P(*lead, "tensor")))
   if c.out_bias:
     out.append((at + r"o/bias$", P()))
   if c.mlp_bias:
+    out.append((at + r"(gate|up)/bias$", P(*lead, "tensor")))
     out.append((at + r"down/bias$", P()))
   if not c.tied:
     out.append((r"^head$", P(fsdp, "tensor")))
