@@ -1,9 +1,10 @@
 """Decoding on the devices: slots that hold a row each until it has ended.
 
-`admit` runs prompts, once for all the samples of each, and puts those into free
-slots; `advance` decodes all slots until enough of them are free again. A row's
-slot, its neighbours and the time it came in change nothing: its keys lie at its
-own positions, and its random keys are made from (seed, row id, position).
+`prefill` runs prompts, once for all the samples of each; `admit` puts some of
+those into free slots; `advance` decodes all slots until enough of them are free
+again. A row's slot, its neighbours and the time it came in change nothing: its
+keys lie at its own positions, and its random keys are made from (seed, row id,
+position).
 """
 
 import dataclasses
@@ -43,18 +44,35 @@ class State:
 
 
 @struct.dataclass
-class Group:
+class Prompts:
   """Prompts that are run together, and the rows that are sampled from them."""
 
   tokens: Any  # [r, T] int32, packed, without the common prefix
   positions: Any  # [r, T] int32, counted from the start of the prefix
   segments: Any  # [r, T] int32
-  source: Any  # [A, Q] int32, where in r * T each prompt token of a row is
-  last: Any  # [A] int32, where its last one is
-  length: Any  # [A] int32, tokens of its prompt with the prefix
-  slot: Any  # [A] int32; one that does not exist for what is not a row
+  last: Any  # [A] int32, where in r * T the last token of a row's prompt is
   row_id: Any  # [A] int32
-  limit: Any  # [A] int32
+
+
+@struct.dataclass
+class Ready:
+  """Rows that have a first token and wait for a slot."""
+
+  past: Any  # per layer: keys, values [r, T, K, H] of the prompts
+  token: Any  # [A] int32
+  logprob: Any  # [A] float32
+  key: Any  # [A, 2] uint32
+
+
+@struct.dataclass
+class Places:
+  """Which rows that are ready go where."""
+
+  index: Any  # [a] int32, of A
+  slot: Any  # [a] int32; one that does not exist for what is not a row
+  source: Any  # [a, Q] int32, where in r * T each token of its prompt is
+  length: Any  # [a] int32, tokens of its prompt with the prefix
+  limit: Any  # [a] int32
 
 
 class Engine:
@@ -63,10 +81,11 @@ class Engine:
   Attributes:
     start: slots -> State without rows, with room for that many positions.
     prefix: (params, tokens [1, S]) -> what all prompts begin with.
-    admit: (params, prefix or None, state, group, seed) -> State.
+    prefill: (params, prefix or None, prompts, seed) -> Ready.
+    admit: (state, prefix or None, ready, places) -> State.
     advance: (params, state, free, wanted, steps) -> State.
     batch_size: slots; a multiple of the row shards.
-    shards: row shards, and packed rows of a group.
+    shards: row shards; packed rows of prompts are a multiple of them.
     rows, whole: shardings over rows and of replicated arrays.
   """
 
@@ -87,7 +106,8 @@ class Engine:
     place = State(past, *[self.rows] * 9)
     self.start = jax.jit(self._start, static_argnums=0, out_shardings=place)
     self.prefix = jax.jit(self._prefix, out_shardings=self.whole)
-    self.admit = jax.jit(self._admit, out_shardings=place, donate_argnums=2)
+    self.prefill = jax.jit(self._prefill)
+    self.admit = jax.jit(self._admit, out_shardings=place, donate_argnums=0)
     self.advance = jax.jit(self._advance, out_shardings=place, donate_argnums=1)
 
   def _start(self, slots: int) -> State:
@@ -121,30 +141,41 @@ class Engine:
     _, kvs = self.model.prefill(params, tokens, at, jnp.ones_like(tokens))
     return [Prefix(*kv) for kv in kvs]
 
-  def _admit(
+  def _prefill(
     self,
     params: PyTree,
     prefix: list[Prefix] | None,
-    state: State,
-    group: Group,
+    prompts: Prompts,
     seed: jax.Array,
-  ) -> State:
-    hidden, kvs = self.model.prefill(
-      params, group.tokens, group.positions, group.segments, prefix
+  ) -> Ready:
+    hidden, past = self.model.prefill(
+      params, prompts.tokens, prompts.positions, prompts.segments, prefix
     )
-    last = hidden.reshape(-1, hidden.shape[-1])[group.last]  # [A, D]
+    last = hidden.reshape(-1, hidden.shape[-1])[prompts.last]  # [A, D]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
-      jax.random.PRNGKey(seed), group.row_id
+      jax.random.PRNGKey(seed), prompts.row_id
     )
-    token, logprob = self._pick(params, last, keys, jnp.zeros_like(group.last))
+    token, logprob = self._pick(params, last, keys, jnp.zeros_like(prompts.last))
+    return Ready(past, token, logprob, keys)
+
+  def _admit(
+    self,
+    state: State,
+    prefix: list[Prefix] | None,
+    ready: Ready,
+    places: Places,
+  ) -> State:
+    token, logprob, keys = (
+      x[places.index] for x in (ready.token, ready.logprob, ready.key)
+    )
     stopped = self._stops(token)
 
     def put(old, new):
-      return old.at[group.slot].set(new.astype(old.dtype), mode="drop")
+      return old.at[places.slot].set(new.astype(old.dtype), mode="drop")
 
     def put_past(slots: Slots, kv, begin: Prefix | None) -> Slots:
-      # [r, T, K, H] -> [A, Q, K, H]
-      k, v = (x.reshape(-1, *x.shape[2:])[group.source] for x in kv)
+      # [r, T, K, H] -> [a, Q, K, H]
+      k, v = (x.reshape(-1, *x.shape[2:])[places.source] for x in kv)
       if begin is not None:
         rows = (k.shape[0], *begin.keys.shape[1:])
         k = jnp.concatenate([jnp.broadcast_to(begin.keys, rows), k], axis=1)
@@ -152,29 +183,28 @@ class Engine:
       k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
       length = k.shape[-1]
       return Slots(
-        slots.keys.at[group.slot, :, :, :length].set(
+        slots.keys.at[places.slot, :, :, :length].set(
           k.astype(slots.keys.dtype), mode="drop"
         ),
-        slots.values.at[group.slot, :, :length].set(
+        slots.values.at[places.slot, :, :length].set(
           v.astype(slots.values.dtype), mode="drop"
         ),
       )
 
-    begins = prefix or [None] * len(kvs)
-    one = jnp.ones_like(group.slot)
+    begins = prefix or [None] * len(ready.past)
     return State(
       past=[
         put_past(s, kv, begin)
-        for s, kv, begin in zip(state.past, kvs, begins, strict=True)
+        for s, kv, begin in zip(state.past, ready.past, begins, strict=True)
       ],
       token=put(state.token, token),
-      position=put(state.position, group.length),
+      position=put(state.position, places.length),
       key=put(state.key, keys),
-      limit=put(state.limit, group.limit),
-      live=put(state.live, ~stopped & (group.limit > 1)),
-      tokens=state.tokens.at[group.slot, 0].set(token, mode="drop"),
-      logprobs=state.logprobs.at[group.slot, 0].set(logprob, mode="drop"),
-      lengths=put(state.lengths, one),
+      limit=put(state.limit, places.limit),
+      live=put(state.live, ~stopped & (places.limit > 1)),
+      tokens=state.tokens.at[places.slot, 0].set(token, mode="drop"),
+      logprobs=state.logprobs.at[places.slot, 0].set(logprob, mode="drop"),
+      lengths=put(state.lengths, jnp.ones_like(places.slot)),
       stopped=put(state.stopped, stopped),
     )
 

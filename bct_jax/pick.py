@@ -2,7 +2,8 @@
 
 Cut-offs are found exactly without sorting the vocabulary: the ones for top-p by
 bisection over the 32 bits of a float32. Tokens that tie with the last one kept
-are kept too.
+are kept too. A draw takes two uniform numbers, not one for every token: it
+inverts the cumulative sum over chunks of the vocabulary, then the one within.
 """
 
 import jax
@@ -24,12 +25,51 @@ def pick(
   renormalised to what top-k, top-p and min-p leave over.
   """
   if config.temperature == 0:
-    chosen = jnp.argmax(logits, axis=-1)
+    chosen = _argmax(logits)
   else:
     scores = restrict(logits / config.temperature, config)
-    chosen = jax.vmap(jax.random.categorical)(keys, scores)
+    chosen = _draw(scores, keys)
   picked = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
   return chosen, picked - jax.nn.logsumexp(logits, axis=-1)
+
+
+def _argmax(scores: jax.Array) -> jax.Array:  # [B, V] -> [B]
+  """The first of the highest: the best chunk, then the best in it.
+
+  A single argmax over the vocabulary is a scalar loop on CPU, 10 times slower.
+  """
+  chunks = _chunks(scores)
+  at = jnp.argmax(jnp.max(chunks, axis=-1), axis=-1)
+  chunk = jnp.take_along_axis(chunks, at[:, None, None], axis=1)[:, 0]
+  return at * chunks.shape[-1] + jnp.argmax(chunk, axis=-1)
+
+
+def _draw(scores: jax.Array, keys: jax.Array) -> jax.Array:
+  """A token of each row [B, V] with the probabilities softmax(scores)."""
+  chunks = _chunks(scores)
+  uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)  # [B, 2]
+  masses = jnp.exp(chunks - jnp.max(scores, axis=-1)[:, None, None])
+  at = _invert(jnp.sum(masses, axis=-1), uniform[:, 0])
+  chunk = jnp.take_along_axis(masses, at[:, None, None], axis=1)[:, 0]
+  return at * chunks.shape[-1] + _invert(chunk, uniform[:, 1])
+
+
+def _invert(masses: jax.Array, uniform: jax.Array) -> jax.Array:
+  """Where `uniform` [B] of all mass is reached in [B, n]; never where is none.
+
+  The last sum is the whole by definition, and a uniform number is below 1, but
+  their product may round up to it: then it is the last one with any mass.
+  """
+  sums = jnp.cumsum(masses, axis=-1)
+  at = jnp.sum(sums <= uniform[:, None] * sums[:, -1:], axis=-1)
+  last = jnp.sum(sums < sums[:, -1:], axis=-1)
+  return jnp.minimum(at, last)
+
+
+def _chunks(scores: jax.Array) -> jax.Array:  # [B, V] -> [B, V / n, n]
+  """n is the largest power of 2, up to 512, that divides the vocabulary."""
+  rows, vocab = scores.shape
+  return scores.reshape(rows, -1, min(512, vocab & -vocab))
 
 
 def restrict(scores: jax.Array, config: SamplingConfig) -> jax.Array:

@@ -2,11 +2,12 @@
 
 The tokens that all prompts begin with are run once, then each distinct prompt
 once, packed with others; its samples are decoded in slots that take in the next
-rows as soon as enough of them are free (see decode.py). So the cost follows the
+rows as soon as some of them are free (see decode.py). So the cost follows the
 mean length of the completions. What is compiled depends on the set of prompts
-alone: four programs for an eval, however often it is run.
+alone: five programs for an eval, however often it is run.
 """
 
+import bisect
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -16,12 +17,14 @@ from jax.sharding import Mesh
 
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
-from bct_jax.decode import Engine, Group, State
+from bct_jax.decode import Engine, Places, Prompts, Ready, State
 from bct_jax.models.decoder import Decoder
 from bct_jax.types import PyTree
 
 # Steps between two looks at the rows, for progress and stop strings.
 STEPS = 32
+# Tokens of a packed row, if no prompt is longer: attention costs their square.
+LENGTH = 128
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,17 +47,17 @@ Sample = Callable[..., list[Any]]
 FindStop = Callable[[Sequence[int]], int | None]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Batch:
+@dataclasses.dataclass
+class _Packed:
   """Prompts that are run together: indices of their rows, and where they lie.
 
   Attributes:
-    rows: indices of rows, in the order of their prompts.
-    place: (packed row, first token) of each row's prompt.
+    rows: indices of rows, those of a prompt behind each other.
+    first: for each of them, where in the packed tokens its prompt begins.
   """
 
   rows: list[int]
-  place: list[tuple[int, int]]
+  first: list[int]
 
 
 def make_sampler(
@@ -123,16 +126,13 @@ class _Run:
     self.engine, self.params = engine, params
     self.prompts, self.row_ids, self.limits = prompts, row_ids, limits
     self.shared = common_prefix(prompts)
-    config = engine.config
     rests = [tuple(prompt[self.shared :]) for prompt in prompts]
-    longest = _round_up(max(map(len, rests)), 8)
-    self.width = longest  # Q
-    share = -(-config.prefill_tokens // engine.shards)
-    self.length = max(longest, _round_up(share, 8))  # T
-    self.batches = _pack(
-      rests, (engine.shards, self.length), max(1, engine.batch_size // 4)
+    self.width = _round_up(max(map(len, rests)), 8)  # Q
+    self.share = max(1, engine.batch_size // 8)  # a
+    self.packed, self.shape = _pack(
+      rests, engine.config.prefill_tokens, engine.shards, engine.batch_size
     )
-    self.most = max(len(b.rows) for b in self.batches)  # A
+    self.most = max(len(p.rows) for p in self.packed)  # A
     self.slots = num_slots(prompts, limits)  # S
     self.seed = meshes.put(np.asarray(seed, np.uint32), engine.whole)
 
@@ -140,26 +140,32 @@ class _Run:
     """Runs every row that is not skipped."""
     engine, count = self.engine, self.engine.batch_size
     out: list[Completion | None] = [None] * len(self.prompts)
-    waiting = [b for b in self.batches if not skip.issuperset(b.rows)]
+    waiting = [p for p in self.packed if not skip.issuperset(p.rows)]
     held: list[int | None] = [None] * count  # the row in each slot
-    prefix = None
-    if self.shared and waiting:
-      tokens = np.asarray([self.prompts[0][: self.shared]], np.int32)
-      prefix = engine.prefix(self.params, meshes.put(tokens, engine.whole))
-    state = engine.start(self.slots)
+    prefix, state = self._prefix(waiting), engine.start(self.slots)
+    ready: Ready | None = None
+    left: list[tuple[int, int, int]] = []  # of those ready: (index, row, first)
 
-    def wanted() -> int:  # slots that the next prompts need
-      left = [r for r in waiting[0].rows if r not in skip] if waiting else []
-      return len(left) or count + 1
-
-    while waiting or any(row is not None for row in held):
-      while sum(row is None for row in held) >= wanted():
-        group = self._group(waiting.pop(0), held, skip)
-        state = engine.admit(self.params, prefix, state, group, self.seed)
-      free = np.array([row is None for row in held])
+    while waiting or left or any(row is not None for row in held):
+      while waiting or left:
+        if not left:
+          packed = waiting.pop(0)
+          ready = engine.prefill(
+            self.params, prefix, self._prompts(packed), self.seed
+          )
+          rows = enumerate(zip(packed.rows, packed.first, strict=True))
+          left = [(i, row, at) for i, (row, at) in rows if row not in skip]
+        wanted = min(len(left), self.share)
+        if sum(row is None for row in held) < wanted:
+          break
+        places = self._places(left[:wanted], held)
+        state = engine.admit(state, prefix, ready, places)
+        left = left[wanted:]
+      else:
+        wanted = count + 1  # nothing waits for a slot
       numbers = (
-        free,
-        np.asarray(wanted(), np.int32),
+        np.array([row is None for row in held]),
+        np.asarray(wanted, np.int32),
         np.asarray(STEPS, np.int32),
       )
       state = engine.advance(
@@ -171,36 +177,48 @@ class _Run:
         finished(row, completion)
     return out
 
-  def _group(self, batch: _Batch, held: list, skip) -> Group:
-    """The arrays of a batch; takes slots for its rows."""
-    packed = (self.engine.shards, self.length)
-    tokens, positions, segments = np.zeros((3, *packed), np.int32)
-    source = np.zeros((self.most, self.width), np.int32)
-    last, size, row_id, limit = np.zeros((4, self.most), np.int32)
-    slot = np.full(self.most, len(held), np.int32)
-    free = iter([i for i, row in enumerate(held) if row is None])
-    for a, (row, (r, start)) in enumerate(
-      zip(batch.rows, batch.place, strict=True)
+  def _prefix(self, waiting):
+    if not self.shared or not waiting:
+      return None
+    tokens = np.asarray([self.prompts[0][: self.shared]], np.int32)
+    whole = self.engine.whole
+    return self.engine.prefix(self.params, meshes.put(tokens, whole))
+
+  def _prompts(self, packed: _Packed) -> Prompts:
+    tokens, positions, segments = np.zeros((3, self.shape[0] * self.shape[1]))
+    last, row_id = np.zeros((2, self.most), np.int32)
+    for a, (row, first) in enumerate(
+      zip(packed.rows, packed.first, strict=True)
     ):
       ids = self.prompts[row][self.shared :]
-      at = (r, slice(start, start + len(ids)))
+      at = slice(first, first + len(ids))
       tokens[at] = ids
       positions[at] = self.shared + np.arange(len(ids))
-      segments[at] = 1 + start
-      first = r * self.length + start
-      source[a] = np.minimum(first + np.arange(self.width), tokens.size - 1)
-      last[a], size[a] = first + len(ids) - 1, self.shared + len(ids)
-      row_id[a], limit[a] = self.row_ids[row], self.limits[row]
-      if row not in skip:
-        slot[a] = next(free)
-        held[slot[a]] = row
-    rows, whole = self.engine.rows, self.engine.whole
-    return Group(
-      *(meshes.put(x, rows) for x in (tokens, positions, segments)),
-      *(
-        meshes.put(x, whole) for x in (source, last, size, slot, row_id, limit)
-      ),
+      segments[at] = 1 + first
+      last[a], row_id[a] = at.stop - 1, self.row_ids[row]
+    arrays = (
+      x.reshape(self.shape).astype(np.int32)
+      for x in (tokens, positions, segments)
     )
+    rows, whole = self.engine.rows, self.engine.whole
+    return Prompts(
+      *(meshes.put(x, rows) for x in arrays),
+      *(meshes.put(x, whole) for x in (last, row_id)),
+    )
+
+  def _places(self, chosen: list[tuple[int, int, int]], held: list) -> Places:
+    """Takes slots for rows."""
+    source = np.zeros((self.share, self.width), np.int32)
+    index, length, limit = np.zeros((3, self.share), np.int32)
+    slot = np.full(self.share, len(held), np.int32)
+    free = [i for i, row in enumerate(held) if row is None]
+    end = self.shape[0] * self.shape[1] - 1
+    for a, (i, row, first) in enumerate(chosen):
+      index[a], slot[a], held[free[a]] = i, free[a], row
+      source[a] = np.minimum(first + np.arange(self.width), end)
+      length[a], limit[a] = len(self.prompts[row]), self.limits[row]
+    arrays = (index, slot, source, length, limit)
+    return Places(*(meshes.put(x, self.engine.whole) for x in arrays))
 
 
 def num_slots(prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> int:
@@ -208,7 +226,7 @@ def num_slots(prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> int:
   ends = [len(p) + n for p, n in zip(prompts, limits, strict=True)]
   shared = common_prefix(prompts)
   longest = max(len(p) - shared for p in prompts)
-  return _round_up(max(max(ends), shared + _round_up(longest, 8)), 16)
+  return _round_up(max(max(ends), shared + _round_up(longest, 8)), 8)
 
 
 def _round_up(count: int, multiple: int) -> int:
@@ -216,33 +234,65 @@ def _round_up(count: int, multiple: int) -> int:
 
 
 def _pack(
-  rests: Sequence[tuple[int, ...]], packed: tuple[int, int], most: int
-) -> list[_Batch]:
-  """Distinct prompts, shortest first, as many at a time as fit `packed` rows.
+  rests: Sequence[tuple[int, ...]], tokens: int, shards: int, most: int
+) -> tuple[list[_Packed], tuple[int, int]]:
+  """Packs distinct prompts into rows, best fit first, and rows into batches.
 
   Args:
     rests: what is run of each row's prompt.
-    packed: rows and tokens of each.
-    most: rows to sample per batch; more samples of a prompt are split.
+    tokens: about how many are run together.
+    shards: packed rows are a multiple of it.
+    most: rows to sample per batch; further samples of a prompt run it again.
+
+  Returns:
+    The batches and their shape (packed rows, tokens of each).
   """
-  rows: dict[tuple[int, ...], list[int]] = {}
-  for i, rest in enumerate(rests):
-    rows.setdefault(rest, []).append(i)
-  count, length = packed
-  out: list[_Batch] = []
-  r, filled = count, 0  # of the newest batch
-  for rest in sorted(rows, key=lambda rest: (len(rest), rows[rest][0])):
-    for at in range(0, len(rows[rest]), most):
-      members = rows[rest][at : at + most]
-      if filled + len(rest) > length:
-        r, filled = r + 1, 0
-      if r >= count or len(out[-1].rows) + len(members) > most:
-        out.append(_Batch([], []))
-        r, filled = 0, 0
-      out[-1].rows.extend(members)
-      out[-1].place.extend([(r, filled)] * len(members))
-      filled += len(rest)
-  return out
+  samples: dict[tuple[int, ...], list[int]] = {}
+  for row, rest in enumerate(rests):
+    samples.setdefault(rest, []).append(row)
+  longest = max(map(len, samples))
+  length = _round_up(max(longest, min(tokens, LENGTH)), 8)
+  items = [
+    (len(rest), rows[i : i + most])
+    for rest, rows in samples.items()
+    for i in range(0, len(rows), most)
+  ]
+  bins = _best_fit(sorted(items, key=lambda x: (-x[0], x[1])), length, most)
+  width = _round_up(max(1, tokens // length), shards)
+  count = -(-len(bins) // width)
+  width = _round_up(-(-len(bins) // count), shards)  # as even as can be
+  out: list[_Packed] = []
+  r = width
+  for members in bins:
+    if r == width or len(out[-1].rows) + sum(len(m[1]) for m in members) > most:
+      out.append(_Packed([], []))
+      r = 0
+    at = r * length
+    for size, rows in members:
+      out[-1].rows.extend(rows)
+      out[-1].first.extend([at] * len(rows))
+      at += size
+    r += 1
+  return out, (width, length)
+
+
+def _best_fit(items, length: int, most: int):
+  """Puts each item (tokens, rows) where it leaves the least room."""
+  bins: list[list[tuple[int, list[int]]]] = []
+  room: list[tuple[int, int, int]] = []  # (tokens, bin, rows), sorted
+  for item in items:
+    size, rows = item[0], len(item[1])
+    at = bisect.bisect_left(room, (size,))
+    while at < len(room) and room[at][2] < rows:
+      at += 1
+    if at == len(room):
+      bins.append([])
+      left, index, free = length, len(bins) - 1, most
+    else:
+      left, index, free = room.pop(at)
+    bins[index].append(item)
+    bisect.insort(room, (left - size, index, free - rows))
+  return bins
 
 
 def _ended(state: State, held, find_stop):
@@ -285,12 +335,8 @@ def check_prompts(
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-  """How many first tokens all prompts share, down to a multiple of 8.
-
-  Every prompt keeps at least one token of its own. The multiple bounds the
-  number of programs that are compiled.
-  """
+  """How many first tokens all prompts share; each keeps one of its own."""
   shortest = min(len(p) for p in prompts)
   columns = zip(*prompts, strict=False)
   same = next((i for i, c in enumerate(columns) if len(set(c)) > 1), shortest)
-  return min(same, shortest - 1) // 8 * 8
+  return min(same, shortest - 1)

@@ -151,17 +151,16 @@ def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
   """Three samples each, thirty rows in all, through four slots."""
   prompts = [p for p in PROMPTS for _ in range(3)]
   packed = []
-  group = sampler._Run._group
+  run_prompts = sampler._Run._prompts
 
-  def counted(self, batch, held, skip):
-    packed.append({*batch.place})
-    return group(self, batch, held, skip)
+  def counted(self, batch):
+    packed.append({*batch.first})
+    return run_prompts(self, batch)
 
-  monkeypatch.setattr(sampler._Run, "_group", counted)
+  monkeypatch.setattr(sampler._Run, "_prompts", counted)
   ids = [100 * (i % 3) + i // 3 for i in range(30)]
   out = sample_all(prompts, ids=ids)
-  # One slot's worth of rows at a time: each prompt is run once per row there.
-  assert sum(map(len, packed)) == 30
+  assert sum(map(len, packed)) == 10
   packed.clear()
   wide = sample_all(prompts, slots=16, ids=ids)
   assert sum(map(len, packed)) == 10
@@ -202,7 +201,7 @@ def test_a_row_can_be_ended_by_its_tokens(reference):
     assert ended.stopped == (whole.stopped or len(whole.tokens) >= 3)
 
 
-def test_one_set_of_prompts_compiles_four_programs(monkeypatch):
+def test_one_set_of_prompts_compiles_five_programs(monkeypatch):
   engines = []
   start = sampler.Engine.__init__
 
@@ -218,7 +217,7 @@ def test_one_set_of_prompts_compiles_four_programs(monkeypatch):
   with jax.set_mesh(make_mesh()):
     sample(jax.tree.map(lambda x: x * 2, params), PROMPTS, range(10), 0)
   (engine,) = engines
-  for name in ("start", "prefix", "admit", "advance"):
+  for name in ("start", "prefix", "prefill", "admit", "advance"):
     assert getattr(engine, name)._cache_size() == 1, name
 
 
@@ -260,12 +259,11 @@ def test_prompt_that_leaves_no_room_is_refused(length):
 @pytest.mark.parametrize(
   ("prompts", "shared"),
   [
-    ([[1] * 20, [1] * 20], 16),
-    ([[1] * 16, [1] * 16], 8),
+    ([[1] * 20, [1] * 20], 19),
     ([[1] * 9, [1] * 30], 8),
-    ([[1] * 10 + [2], [1] * 10 + [3]], 8),
+    ([[1] * 10 + [2], [1] * 10 + [3]], 10),
     ([[2], [1] * 30], 0),
-    ([list(range(40))], 32),
+    ([list(range(40))], 39),
   ],
 )
 def test_common_prefix_leaves_each_prompt_a_token(prompts, shared):
