@@ -35,6 +35,7 @@ class State:
   token: Any  # [B] int32, the newest, whose keys are not in `past` yet
   position: Any  # [B] int32, of it
   key: Any  # [B, 2] uint32, of the row
+  arm: Any  # [B] int32, whose adapter it has, if the params hold several
   limit: Any  # [B] int32, tokens the row may have
   live: Any  # [B] bool
   tokens: Any  # [B, C] int32, sampled so far
@@ -50,6 +51,7 @@ class Prompts:
   tokens: Any  # [r, T] int32, packed, without the common prefix
   positions: Any  # [r, T] int32, counted from the start of the prefix
   segments: Any  # [r, T] int32
+  arms: Any  # [r] int32, of all prompts in a packed row
   last: Any  # [A] int32, where in r * T the last token of a row's prompt is
   row_id: Any  # [A] int32
 
@@ -72,6 +74,7 @@ class Places:
   slot: Any  # [a] int32; one that does not exist for what is not a row
   source: Any  # [a, Q] int32, where in r * T each token of its prompt is
   length: Any  # [a] int32, tokens of its prompt with the prefix
+  arm: Any  # [a] int32
   limit: Any  # [a] int32
 
 
@@ -80,7 +83,7 @@ class Engine:
 
   Attributes:
     start: slots -> State without rows, with room for that many positions.
-    prefix: (params, tokens [1, S]) -> what all prompts begin with.
+    prefix: (params, tokens [arms, S]) -> what all prompts begin with.
     prefill: (params, prefix or None, prompts, seed) -> Ready.
     admit: (state, prefix or None, ready, places) -> State.
     advance: (params, state, free, wanted, steps) -> State.
@@ -103,7 +106,7 @@ class Engine:
     self.whole, self.rows = NamedSharding(mesh, P()), meshes.row_sharding(mesh)
     divides = model.config.num_kv_heads % mesh.shape["tensor"] == 0
     past = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
-    place = State(past, *[self.rows] * 9)
+    place = State(past, *[self.rows] * 10)
     self.start = jax.jit(self._start, static_argnums=0, out_shardings=place)
     self.prefix = jax.jit(self._prefix, out_shardings=self.whole)
     self.prefill = jax.jit(self._prefill)
@@ -127,6 +130,7 @@ class Engine:
       token=zero,
       position=zero,
       key=jnp.zeros((b, 2), jnp.uint32),
+      arm=zero,
       limit=zero,
       live=zero > 0,
       tokens=jnp.zeros((b, new), jnp.int32),
@@ -136,9 +140,11 @@ class Engine:
     )
 
   def _prefix(self, params: PyTree, tokens: jax.Array) -> list[Prefix]:
-    """Keys and values of tokens [1, S] that all prompts begin with."""
-    at = jnp.arange(tokens.shape[1])[None]
-    _, kvs = self.model.prefill(params, tokens, at, jnp.ones_like(tokens))
+    """Keys and values of tokens [arms, S] that all prompts begin with."""
+    at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    arms = jnp.broadcast_to(jnp.arange(len(tokens))[:, None], tokens.shape)
+    ones = jnp.ones_like(tokens)
+    _, kvs = self.model.prefill(params, tokens, at, ones, arms=arms)
     return [Prefix(*kv) for kv in kvs]
 
   def _prefill(
@@ -148,14 +154,18 @@ class Engine:
     prompts: Prompts,
     seed: jax.Array,
   ) -> Ready:
+    begin = jax.tree.map(lambda x: x[prompts.arms], prefix)
+    arms = jnp.broadcast_to(prompts.arms[:, None], prompts.tokens.shape)
     hidden, past = self.model.prefill(
-      params, prompts.tokens, prompts.positions, prompts.segments, prefix
+      params, prompts.tokens, prompts.positions, prompts.segments, begin, arms
     )
     last = hidden.reshape(-1, hidden.shape[-1])[prompts.last]  # [A, D]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
       jax.random.PRNGKey(seed), prompts.row_id
     )
-    token, logprob = self._pick(params, last, keys, jnp.zeros_like(prompts.last))
+    token, logprob = self._pick(
+      params, last, keys, jnp.zeros_like(prompts.last)
+    )
     return Ready(past, token, logprob, keys)
 
   def _admit(
@@ -177,9 +187,8 @@ class Engine:
       # [r, T, K, H] -> [a, Q, K, H]
       k, v = (x.reshape(-1, *x.shape[2:])[places.source] for x in kv)
       if begin is not None:
-        rows = (k.shape[0], *begin.keys.shape[1:])
-        k = jnp.concatenate([jnp.broadcast_to(begin.keys, rows), k], axis=1)
-        v = jnp.concatenate([jnp.broadcast_to(begin.values, rows), v], axis=1)
+        k = jnp.concatenate([begin.keys[places.arm], k], axis=1)
+        v = jnp.concatenate([begin.values[places.arm], v], axis=1)
       k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
       length = k.shape[-1]
       return Slots(
@@ -200,6 +209,7 @@ class Engine:
       token=put(state.token, token),
       position=put(state.position, places.length),
       key=put(state.key, keys),
+      arm=put(state.arm, places.arm),
       limit=put(state.limit, places.limit),
       live=put(state.live, ~stopped & (places.limit > 1)),
       tokens=state.tokens.at[places.slot, 0].set(token, mode="drop"),
@@ -234,7 +244,7 @@ class Engine:
     return jax.lax.while_loop(more, body, (jnp.int32(0), state))[1]
 
   def _step(self, params: PyTree, s: State) -> State:
-    hidden, past = self.model.decode(params, s.token, s.position, s.past)
+    hidden, past = self.model.decode(params, s.token, s.position, s.past, s.arm)
     token, logprob = self._pick(params, hidden, s.key, s.lengths)
     stopped = s.live & self._stops(token)
 
@@ -250,6 +260,7 @@ class Engine:
       # A free slot stays where it is, inside of its room.
       position=s.position + s.live,
       key=s.key,
+      arm=s.arm,
       limit=s.limit,
       live=s.live & ~stopped & (lengths < s.limit),
       tokens=write(s.tokens, token),

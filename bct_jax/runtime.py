@@ -7,6 +7,7 @@ allocates nothing but what the tokenizer needs.
 import dataclasses
 import functools
 import hashlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import jax
@@ -67,19 +68,37 @@ class MeshModel:
   def abstract_decode(self, config: LoraConfig | None = None) -> PyTree:
     """Shapes and shardings of the sampler's copy; adapters are whole in it."""
     adapter = None if config is None else self.abstract_trained(config)
-    relayout = functools.partial(_to_decode, self, config)
-    shapes = jax.eval_shape(relayout, self.abstract_params, adapter)
+    relayout = functools.partial(_to_decode, self, (config,))
+    shapes = jax.eval_shape(relayout, self.abstract_params, [adapter])
+    return _with_sharding(shapes, self._decode_place(shapes))
+
+  def _decode_place(self, shapes: PyTree) -> PyTree:
     rules = partition.rules(
       self.model.config, self.mesh.shape["tensor"], decode=True
     )
-    if config is not None:
+    names = {
+      str(path[-1])
+      for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]
+    }
+    if any("lora_" in name for name in names):
       rules = [*rules, (r"/lora_[ab]$", P())]
-    return _with_sharding(shapes, shardings(shapes, rules, self.mesh))
+    return shardings(shapes, rules, self.mesh)
 
-  def decode_params(self, weights: Weights) -> PyTree:
-    """A copy laid out for the sampler: unstacked, compute dtype, no fsdp."""
-    relayout = _relayout(self, weights.lora)
-    return relayout(weights.params, weights.adapter)
+  def decode_params(self, *arms: Weights) -> PyTree:
+    """A copy laid out for the sampler: unstacked, compute dtype, no fsdp.
+
+    Args:
+      arms: one, or several that are sampled together: adapters over the params
+        of the first, which a row chooses by `arms` (see make_sampler).
+
+    Raises:
+      ValueError: arms are over other params than the first.
+    """
+    params = arms[0].params
+    if any(arm.params is not params for arm in arms):
+      raise ValueError("arms are sampled together over the same params only")
+    relayout = _relayout(self, tuple(arm.lora for arm in arms))
+    return relayout(params, [arm.adapter for arm in arms])
 
   def fold(self, weights: Weights) -> Weights:
     """Weights without an adapter: one there is made part of the params, which
@@ -229,20 +248,27 @@ def _step(
 
 
 @functools.lru_cache(maxsize=8)
-def _relayout(model: MeshModel, config: LoraConfig | None):
-  """Compiles (params, adapter) -> the params that the sampler runs."""
-  return jax.jit(
-    functools.partial(_to_decode, model, config),
-    out_shardings=_sharding(model.abstract_decode(config)),
-  )
+def _relayout(model: MeshModel, configs: tuple[LoraConfig | None, ...]):
+  """Compiles (params, adapters) -> the params that the sampler runs."""
+  make = functools.partial(_to_decode, model, configs)
+  adapters = [config and model.abstract_trained(config) for config in configs]
+  shapes = jax.eval_shape(make, model.abstract_params, adapters)
+  return jax.jit(make, out_shardings=model._decode_place(shapes))
 
 
 def _to_decode(
-  model: MeshModel, config: LoraConfig | None, params: PyTree, adapter: PyTree
+  model: MeshModel,
+  configs: Sequence[LoraConfig | None],
+  params: PyTree,
+  adapters: Sequence[PyTree],
 ) -> PyTree:
   # An adapter stays beside its kernel, as in training: folded into bfloat16
   # kernels, a small one would be rounded away.
-  joined = lora.join(Weights(params, adapter, config))
+  arms = [
+    Weights(params, adapter, config)
+    for adapter, config in zip(adapters, configs, strict=True)
+  ]
+  joined = lora.join(arms[0]) if len(arms) == 1 else lora.join_arms(arms)
   dtype = model.model.dtype
   return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
 

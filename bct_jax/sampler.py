@@ -54,10 +54,12 @@ class _Packed:
   Attributes:
     rows: indices of rows, those of a prompt behind each other.
     first: for each of them, where in the packed tokens its prompt begins.
+    arms: of each packed row.
   """
 
   rows: list[int]
   first: list[int]
+  arms: list[int]
 
 
 def make_sampler(
@@ -75,12 +77,13 @@ def make_sampler(
     mesh: slots are spread over (data, fsdp).
 
   Returns:
-    sample(params, prompts, row_ids, seed, finished, limits, find_stop, skip) ->
-    completions in the order of the prompts. `params` are unstacked; `prompts`
-    are lists of ids, equal ones are run once; `row_ids` one integer each;
-    `finished` is called with (index, completion) as rows end; `limits` are new
-    tokens per row, at most `max_new_tokens`; `find_stop` ends a row by its
-    tokens so far; indices in `skip` are not sampled, and None in the result.
+    sample(params, prompts, row_ids, seed, finished, limits, find_stop, skip,
+    arms) -> completions in the order of the prompts. `params` are unstacked;
+    `prompts` are lists of ids, equal ones are run once; `row_ids` one integer
+    each; `finished` is called with (index, completion) as rows end; `limits`
+    are new tokens per row, at most `max_new_tokens`; `find_stop` ends a row by
+    its tokens so far; indices in `skip` are not sampled, and None in the
+    result; `arms` says which adapter each row has, if `params` hold several.
   """
   engine = Engine(model, config, tuple(stop_ids), mesh)
 
@@ -93,10 +96,17 @@ def make_sampler(
     limits: Sequence[int] | None = None,
     find_stop: FindStop | None = None,
     skip: Collection[int] = (),
+    arms: Sequence[int] | None = None,
   ) -> list[Completion | None]:
     check_prompts(prompts, model.config.max_length, config.max_new_tokens)
     run = _Run(
-      engine, params, prompts, row_ids, seed, _limits(limits, prompts, config)
+      engine,
+      params,
+      prompts,
+      row_ids,
+      seed,
+      _limits(limits, prompts, config),
+      [0] * len(prompts) if arms is None else arms,
     )
     return run.all(finished, find_stop, frozenset(skip))
 
@@ -122,12 +132,17 @@ class _Run:
   eval must give the very same numbers.
   """
 
-  def __init__(self, engine: Engine, params, prompts, row_ids, seed, limits):
-    self.engine, self.params = engine, params
+  def __init__(
+    self, engine: Engine, params, prompts, row_ids, seed, limits, arms
+  ):
+    self.engine, self.params, self.arms = engine, params, arms
     self.prompts, self.row_ids, self.limits = prompts, row_ids, limits
     self.shared = common_prefix(prompts)
-    rests = [tuple(prompt[self.shared :]) for prompt in prompts]
-    self.width = _round_up(max(map(len, rests)), 8)  # Q
+    rests = [
+      (arm, tuple(prompt[self.shared :]))
+      for arm, prompt in zip(arms, prompts, strict=True)
+    ]
+    self.width = _round_up(max(len(rest) for _, rest in rests), 8)  # Q
     self.share = max(1, engine.batch_size // 8)  # a
     self.packed, self.shape = _pack(
       rests, engine.config.prefill_tokens, engine.shards, engine.batch_size
@@ -180,7 +195,8 @@ class _Run:
   def _prefix(self, waiting):
     if not self.shared or not waiting:
       return None
-    tokens = np.asarray([self.prompts[0][: self.shared]], np.int32)
+    shared = self.prompts[0][: self.shared]
+    tokens = np.asarray([shared] * (max(self.arms) + 1), np.int32)
     whole = self.engine.whole
     return self.engine.prefix(self.params, meshes.put(tokens, whole))
 
@@ -196,20 +212,22 @@ class _Run:
       positions[at] = self.shared + np.arange(len(ids))
       segments[at] = 1 + first
       last[a], row_id[a] = at.stop - 1, self.row_ids[row]
-    arrays = (
+    arms = np.zeros(self.shape[0], np.int32)
+    arms[: len(packed.arms)] = packed.arms
+    arrays = [
       x.reshape(self.shape).astype(np.int32)
       for x in (tokens, positions, segments)
-    )
+    ]
     rows, whole = self.engine.rows, self.engine.whole
     return Prompts(
-      *(meshes.put(x, rows) for x in arrays),
+      *(meshes.put(x, rows) for x in (*arrays, arms)),
       *(meshes.put(x, whole) for x in (last, row_id)),
     )
 
   def _places(self, chosen: list[tuple[int, int, int]], held: list) -> Places:
     """Takes slots for rows."""
     source = np.zeros((self.share, self.width), np.int32)
-    index, length, limit = np.zeros((3, self.share), np.int32)
+    index, length, arm, limit = np.zeros((4, self.share), np.int32)
     slot = np.full(self.share, len(held), np.int32)
     free = [i for i, row in enumerate(held) if row is None]
     end = self.shape[0] * self.shape[1] - 1
@@ -217,7 +235,8 @@ class _Run:
       index[a], slot[a], held[free[a]] = i, free[a], row
       source[a] = np.minimum(first + np.arange(self.width), end)
       length[a], limit[a] = len(self.prompts[row]), self.limits[row]
-    arrays = (index, slot, source, length, limit)
+      arm[a] = self.arms[row]
+    arrays = (index, slot, source, length, arm, limit)
     return Places(*(meshes.put(x, self.engine.whole) for x in arrays))
 
 
@@ -234,12 +253,15 @@ def _round_up(count: int, multiple: int) -> int:
 
 
 def _pack(
-  rests: Sequence[tuple[int, ...]], tokens: int, shards: int, most: int
+  rests: Sequence[tuple[int, tuple[int, ...]]],
+  tokens: int,
+  shards: int,
+  most: int,
 ) -> tuple[list[_Packed], tuple[int, int]]:
   """Packs distinct prompts into rows, best fit first, and rows into batches.
 
   Args:
-    rests: what is run of each row's prompt.
+    rests: (arm, what is run of its prompt) for each row.
     tokens: about how many are run together.
     shards: packed rows are a multiple of it.
     most: rows to sample per batch; further samples of a prompt run it again.
@@ -247,26 +269,30 @@ def _pack(
   Returns:
     The batches and their shape (packed rows, tokens of each).
   """
-  samples: dict[tuple[int, ...], list[int]] = {}
-  for row, rest in enumerate(rests):
-    samples.setdefault(rest, []).append(row)
-  longest = max(map(len, samples))
+  samples: dict[tuple[int, tuple[int, ...]], list[int]] = {}
+  for row, key in enumerate(rests):
+    samples.setdefault(key, []).append(row)
+  longest = max(len(rest) for _, rest in samples)
   length = _round_up(max(longest, min(tokens, LENGTH)), 8)
-  items = [
-    (len(rest), rows[i : i + most])
-    for rest, rows in samples.items()
-    for i in range(0, len(rows), most)
+  items: dict[int, list[tuple[int, list[int]]]] = {}
+  for (arm, rest), rows in samples.items():
+    for i in range(0, len(rows), most):
+      items.setdefault(arm, []).append((len(rest), rows[i : i + most]))
+  bins = [
+    (arm, members)
+    for arm in items
+    for members in _best_fit(
+      sorted(items[arm], key=lambda x: (-x[0], x[1])), length, most
+    )
   ]
-  bins = _best_fit(sorted(items, key=lambda x: (-x[0], x[1])), length, most)
-  width = _round_up(max(1, tokens // length), shards)
-  count = -(-len(bins) // width)
-  width = _round_up(-(-len(bins) // count), shards)  # as even as can be
+  width = _even(len(bins), _round_up(max(1, tokens // length), shards), shards)
   out: list[_Packed] = []
   r = width
-  for members in bins:
+  for arm, members in bins:
     if r == width or len(out[-1].rows) + sum(len(m[1]) for m in members) > most:
-      out.append(_Packed([], []))
+      out.append(_Packed([], [], []))
       r = 0
+    out[-1].arms.append(arm)
     at = r * length
     for size, rows in members:
       out[-1].rows.extend(rows)
@@ -274,6 +300,12 @@ def _pack(
       at += size
     r += 1
   return out, (width, length)
+
+
+def _even(bins: int, most: int, shards: int) -> int:
+  """Packed rows per batch: from half of `most`, with the fewest empty ones."""
+  widths = range(_round_up(-(-most // 2), shards), most + 1, shards)
+  return min(widths, key=lambda w: (-(-bins // w) * w, -w))
 
 
 def _best_fit(items, length: int, most: int):

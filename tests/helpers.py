@@ -11,8 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
 from bct_jax import optim
-from bct_jax.config import OptimConfig, SamplingConfig
-from bct_jax.models import decoder, partition
+from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
+from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
 from bct_jax.train import make_train_step
 from bct_jax.types import Rows, TrainState
@@ -39,6 +39,7 @@ OPTIM = OptimConfig(
   weight_decay=0.1,
   clip_norm=1.0,
 )
+LORA = LoraConfig(rank=4, alpha=8.0, targets="_proj$", rslora=False)
 
 
 def sampling(**changes) -> SamplingConfig:
@@ -103,6 +104,24 @@ def init_params(model, mesh, seed=0):
   # Made on one device, so that every mesh starts from equal numbers.
   host = jax.jit(init)(jax.random.PRNGKey(seed))
   return jax.tree.map(lambda x, s: meshes.put(np.asarray(x), s), host, place)
+
+
+def abstract(tree):
+  return jax.tree.map(
+    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
+  )
+
+
+def random_adapter(params, model=CONFIG, config=LORA, seed=0):
+  """An adapter in which B is not zero, so that it changes something."""
+  shapes = lora.abstract_adapter(abstract(params), model, config)
+  made = lora.init_adapter(shapes, seed)
+
+  def fill(x):
+    noise = np.random.default_rng(x.size).normal(0, 0.1, x.shape)
+    return jax.device_put(noise.astype(np.float32), x.sharding)
+
+  return jax.tree.map(fill, made)
 
 
 def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):

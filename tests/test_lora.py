@@ -6,7 +6,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CONFIG, OPTIM, init_params, make_mesh, make_rows
+from helpers import (
+  CONFIG,
+  LORA,
+  OPTIM,
+  abstract,
+  init_params,
+  make_mesh,
+  make_rows,
+  random_adapter,
+)
 
 from bct_jax import mesh as meshes
 from bct_jax import optim
@@ -17,26 +26,7 @@ from bct_jax.objectives import sft
 from bct_jax.train import make_train_step
 from bct_jax.types import TrainState
 
-LORA = LoraConfig(rank=4, alpha=8.0, targets="_proj$", rslora=False)
 MODEL = decoder.Decoder(CONFIG)
-
-
-def abstract(tree):
-  return jax.tree.map(
-    lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-  )
-
-
-def random_adapter(params, model=CONFIG, config=LORA, seed=0):
-  """An adapter in which B is not zero, so that it changes something."""
-  shapes = lora.abstract_adapter(abstract(params), model, config)
-  made = lora.init_adapter(shapes, seed)
-
-  def fill(x):
-    noise = np.random.default_rng(x.size).normal(0, 0.1, x.shape)
-    return jax.device_put(noise.astype(np.float32), x.sharding)
-
-  return jax.tree.map(fill, made)
 
 
 def logits(params, tokens, model=MODEL):

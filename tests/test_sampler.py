@@ -6,11 +6,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CONFIG, init_params, make_mesh, sampling
+from helpers import (
+  CONFIG,
+  LORA,
+  init_params,
+  make_mesh,
+  random_adapter,
+  sampling,
+)
 
 from bct_jax import mesh as meshes
 from bct_jax import sampler
-from bct_jax.models import decoder, partition
+from bct_jax.config import LoraConfig
+from bct_jax.models import decoder, lora, partition
+from bct_jax.models.lora import Weights
 
 MODEL = decoder.Decoder(CONFIG)
 RNG = np.random.default_rng(3)
@@ -268,3 +277,33 @@ def test_prompt_that_leaves_no_room_is_refused(length):
 )
 def test_common_prefix_leaves_each_prompt_a_token(prompts, shared):
   assert sampler.common_prefix(prompts) == shared
+
+
+def test_arms_are_sampled_together_as_apart():
+  """Adapters of two ranks and none over one base, in one batch."""
+  mesh = make_mesh(2, 1, 2)
+  configs = [None, LORA, LoraConfig(2, 3.0, "self_attn", True)]
+  _, sample = make(mesh, 1.0, 4, 8, 12, (5, 6, 7))
+  with jax.set_mesh(mesh):
+    params = init_params(MODEL, mesh)
+    arms = [
+      Weights(params)
+      if config is None
+      else Weights(params, random_adapter(params, CONFIG, config), config)
+      for config in configs
+    ]
+    apart = [
+      sample(decoder.unstack(lora.join(arm)), PROMPTS, range(10), 0)
+      for arm in arms
+    ]
+    assert len({c.tokens for out in apart for c in out}) > 25
+    which = [(i + i // 3) % 3 for i in range(30)]
+    prompts = [PROMPTS[i // 3] for i in range(30)]
+    together = sample(
+      decoder.unstack(lora.join_arms(arms)),
+      prompts,
+      [i // 3 for i in range(30)],
+      0,
+      arms=which,
+    )
+  assert_same(together, [apart[a][i // 3] for i, a in enumerate(which)])

@@ -101,6 +101,7 @@ class Decoder:
     positions: jax.Array,
     segments: jax.Array,
     prefix: Sequence[Prefix] | None = None,
+    arms: jax.Array | None = None,
   ) -> tuple[jax.Array, PyTree]:
     """Runs whole rows, padded or packed.
 
@@ -109,6 +110,7 @@ class Decoder:
       tokens, positions, segments: [B, T]; segment 0 marks padding.
       prefix: what all segments begin with, per layer, at positions from 0;
         only with unstacked params. `positions` go on behind it.
+      arms: [B, T], whose adapter each token has, if params hold several.
 
     Returns:
       hidden [B, T, D], and the keys and values of all layers, [B, T, K, H]
@@ -124,7 +126,9 @@ class Decoder:
       before = positions[:, :, None] - jnp.arange(prefix[0].keys.shape[1])
       distance = jnp.concatenate([before, distance], axis=-1)  # [B, T, S+T]
       seen = jnp.concatenate([jnp.ones_like(before, bool), seen], axis=-1)
-    return self._forward(params, tokens, positions, distance, seen, prefix)
+    return self._forward(
+      params, tokens, positions, distance, seen, prefix, arms=arms
+    )
 
   def decode(
     self,
@@ -132,6 +136,7 @@ class Decoder:
     tokens: jax.Array,
     positions: jax.Array,
     slots: Sequence[Slots],
+    arms: jax.Array | None = None,
   ) -> tuple[jax.Array, Sequence[Slots]]:
     """One more token per row, written to the slot of its position.
 
@@ -139,6 +144,7 @@ class Decoder:
       params: unstacked.
       tokens, positions: [B]; slots before a row's position hold its past.
       slots: per layer.
+      arms: [B], see `prefill`.
 
     Returns:
       hidden [B, D] and the new slots.
@@ -153,6 +159,7 @@ class Decoder:
       distance >= 0,
       slots,
       positions,
+      None if arms is None else arms[:, None],
     )
     return x[:, 0], filled
 
@@ -179,7 +186,15 @@ class Decoder:
     return constrain(x, ROWS, None, None)
 
   def _forward(
-    self, params, tokens, positions, distance, seen, past=None, at=None
+    self,
+    params,
+    tokens,
+    positions,
+    distance,
+    seen,
+    past=None,
+    at=None,
+    arms=None,
   ):
     """Hidden states [B, T, D] and what each layer gives to the next tokens."""
     c = self.config
@@ -196,7 +211,7 @@ class Decoder:
 
     def run(x, layer, i, past=None):
       return self.block.apply(
-        {"params": layer}, x, angles_of(i), mask_of(i), past, at
+        {"params": layer}, x, angles_of(i), mask_of(i), past, at, arms
       )
 
     layers = params["layers"]

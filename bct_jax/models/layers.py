@@ -22,7 +22,7 @@ ACTIVATIONS = {
 
 
 class Prefix(NamedTuple):
-  """Keys and values that all rows begin with, [1, S, K, H] each."""
+  """Keys and values that rows begin with, [B or 1, S, K, H] each."""
 
   keys: jax.Array
   values: jax.Array
@@ -90,6 +90,9 @@ class RMSNorm(nn.Module):
 class Linear(nn.Module):
   """x W + b, and + (x A) B where the params hold a low-rank adapter.
 
+  With adapters of several arms, A [arms, in, r] and B [arms, r, out], a token
+  goes through all of them and keeps that of its arm: their ranks are small.
+
   Rows are flattened to two dimensions: XLA's CPU backend takes twice as long
   for the weight gradient of a three-dimensional x inside a fused block;
   elsewhere it makes no difference.
@@ -100,7 +103,7 @@ class Linear(nn.Module):
   bias: bool = False
 
   @nn.compact
-  def __call__(self, x):  # [..., in] -> [..., width]
+  def __call__(self, x, arms):  # [B, T, in], [B, T] or None -> [B, T, width]
     shape = (x.shape[-1], self.width)
     kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
@@ -111,7 +114,12 @@ class Linear(nn.Module):
     if self.has_variable("params", "lora_a"):
       a = self.get_variable("params", "lora_a").astype(self.dtype)
       b = self.get_variable("params", "lora_b").astype(self.dtype)
-      y += (rows @ a) @ b
+      if a.ndim == 3:
+        own = jax.nn.one_hot(arms.reshape(-1), len(a), dtype=self.dtype)
+        low = jnp.einsum("md,adr->mar", rows, a) * own[:, :, None]
+        y += jnp.einsum("mar,arf->mf", low, b)
+      else:
+        y += (rows @ a) @ b
     return y.reshape(*x.shape[:-1], self.width)
 
 
@@ -211,7 +219,7 @@ class Attention(nn.Module):
   grouped: bool
 
   @nn.compact
-  def __call__(self, x, angles, mask, past, at):
+  def __call__(self, x, angles, mask, past, at, arms):
     """Mixes the tokens of each row, and those of the past.
 
     Args:
@@ -220,6 +228,7 @@ class Attention(nn.Module):
       mask: [B, 1, T, keys].
       past: None, a Prefix, or Slots when T is 1.
       at: [B], the slot of the token, with Slots.
+      arms: [B, T] or None, see Linear.
 
     Returns:
       [B, T, D], and the new keys and values [B, T, K, H], or the new Slots.
@@ -228,7 +237,7 @@ class Attention(nn.Module):
 
     def project(name, heads):
       linear = Linear(heads * c.head_dim, self.dtype, c.qkv_bias, name=name)
-      y = linear(x)
+      y = linear(x, arms)
       if c.qk_norm == "all" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
       y = y.reshape(*x.shape[:2], heads, c.head_dim)
@@ -254,7 +263,7 @@ class Attention(nn.Module):
       y = attend(q, k, v, mask, c.score_scale, c.attn_softcap, self.grouped)
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
-    return out(y), kv
+    return out(y, arms), kv
 
 
 class Mlp(nn.Module):
@@ -264,15 +273,15 @@ class Mlp(nn.Module):
   dtype: Any
 
   @nn.compact
-  def __call__(self, x):  # [B, T, D]
+  def __call__(self, x, arms):  # [B, T, D], [B, T] or None -> [B, T, D]
     c = self.config
 
-    def linear(width, name):
-      return Linear(width, self.dtype, c.mlp_bias, name=name)
+    def linear(x, width, name):
+      return Linear(width, self.dtype, c.mlp_bias, name=name)(x, arms)
 
-    gate = ACTIVATIONS[c.activation](linear(c.mlp_width, "gate")(x))
-    y = gate * linear(c.mlp_width, "up")(x)
-    return linear(c.width, "down")(constrain(y, ROWS, None, "tensor"))
+    gate = ACTIVATIONS[c.activation](linear(x, c.mlp_width, "gate"))
+    y = gate * linear(x, c.mlp_width, "up")
+    return linear(constrain(y, ROWS, None, "tensor"), c.width, "down")
 
 
 class Block(nn.Module):
@@ -281,7 +290,7 @@ class Block(nn.Module):
   grouped: bool = False
 
   @nn.compact
-  def __call__(self, x, angles, mask, past=None, at=None):
+  def __call__(self, x, angles, mask, past=None, at=None, arms=None):
     c = self.config
 
     def norm(y, where, name):
@@ -294,8 +303,8 @@ class Block(nn.Module):
       mlp = Experts(c, self.dtype, ACTIVATIONS[c.activation], name="mlp")
     else:
       mlp = Mlp(c, self.dtype, name="mlp")
-    y, kv = attn(norm(x, "pre", "attn_norm"), angles, mask, past, at)
+    y, kv = attn(norm(x, "pre", "attn_norm"), angles, mask, past, at, arms)
     x = x + norm(y, "post", "attn_post_norm")
-    y = mlp(norm(x, "pre", "mlp_norm"))
+    y = mlp(norm(x, "pre", "mlp_norm"), arms)
     x = x + norm(y, "post", "mlp_post_norm")
     return constrain(x, ROWS, None, None), kv

@@ -7,7 +7,7 @@ with the params it is what the decoder runs; folded, it is part of the kernels.
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.config import LoraConfig, suggest
+from bct_jax.mesh import path_name
 from bct_jax.models.config import ModelConfig
 from bct_jax.models.names import hf_names
 from bct_jax.types import PyTree
@@ -167,6 +168,41 @@ def join(weights: Weights) -> PyTree:
     return {**node, "lora_a": low["lora_a"], "lora_b": low["lora_b"] * scale}
 
   return _map(weights.params, weights.adapter, one)
+
+
+def join_arms(arms: Sequence[Weights]) -> PyTree:
+  """Params with the adapters of several arms, for Decoder and its `arms`.
+
+  A is [L, arms, in, r] and B [L, arms, r, out], r the highest rank, with zeros
+  where an arm has a lower one or no adapter.
+
+  Args:
+    arms: all over the params of the first.
+  """
+  lows = [{} if w.lora is None else _leaves(w.adapter, w.lora) for w in arms]
+  rank = max([0, *(w.lora.rank for w in arms if w.lora is not None)])
+  out = {
+    path_name(path): x
+    for path, x in jax.tree_util.tree_flatten_with_path(arms[0].params)[0]
+  }
+  for name in sorted(set().union(*lows)):
+    axis = 2 if name.endswith("lora_a") else 1  # of the rank
+    found = next(low[name] for low in lows if name in low)
+    none = jnp.zeros(found.shape, found.dtype)
+
+    def padded(x, axis=axis):
+      widths = [(0, rank - x.shape[axis] if i == axis else 0) for i in range(3)]
+      return jnp.pad(x, widths)
+
+    out[name] = jnp.stack([padded(low.get(name, none)) for low in lows], axis=1)
+  return _nest(out)
+
+
+def _leaves(adapter: PyTree, config: LoraConfig) -> dict[str, jax.Array]:
+  """Names -> leaves of an adapter; B is scaled."""
+  scale = {"lora_a": 1.0, "lora_b": scaling(config)}
+  flat = jax.tree_util.tree_flatten_with_path(adapter)[0]
+  return {path_name(path): x * scale[path[-1].key] for path, x in flat}
 
 
 def fold(weights: Weights) -> PyTree:

@@ -20,7 +20,8 @@ class Experts(nn.Module):
   activation: Callable[[jax.Array], jax.Array]
 
   @nn.compact
-  def __call__(self, x):  # [B, T, D]
+  def __call__(self, x, arms=None):  # [B, T, D]
+    del arms  # Experts have no adapters.
     c = self.config
     normal = nn.initializers.normal(0.02)
     count, inner = c.num_experts, c.mlp_width
