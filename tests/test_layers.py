@@ -15,7 +15,16 @@ LAYERS = [
   {"__init__", "types", "examples", "chips", "config", "progress", "metrics"},
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings"},
-  {"optim", "checkpoint", "decode", "pick", "sampler", "gate", "verdict"},
+  {
+    "optim",
+    "checkpoint",
+    "decode",
+    "pick",
+    "sampler",
+    "score",
+    "gate",
+    "verdict",
+  },
   {"train", "evaluate", "rollouts"},
   {"runtime", "sizes"},
   {"plan", "weights"},
@@ -23,7 +32,7 @@ LAYERS = [
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun"},
-  {"main"},
+  {"main", "interop"},
 ]
 # Package -> the parts that may import it.
 OWNERS = {
