@@ -110,6 +110,7 @@ class EvalConfig:
   seed: int
   steps: tuple[int, ...]
   system_prompt: str | None
+  answer_prefix: str | None
 
 
 @dataclasses.dataclass(frozen=True)
