@@ -32,7 +32,7 @@ from bct_jax.settings.capability import Probe, make_probe
 from bct_jax.settings.decorations import DECORATIONS
 
 # Eval rollouts whose log-probabilities the trainer's forward pass gives too.
-CHECKED = 16
+CHECKED = 8
 
 
 @dataclasses.dataclass(frozen=True)

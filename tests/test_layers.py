@@ -42,6 +42,8 @@ OWNERS = {
   "transformers": {"data", "models"},
   "ml_collections": {"main"},
   "absl": {"main"},
+  "inspect_ai": {"interop"},
+  "lm_eval": {"interop"},
 }
 NO_JAX = {
   "chips",
