@@ -4,7 +4,10 @@ import json
 import os
 import subprocess
 import sys
+import threading
+from concurrent.futures import Future
 from importlib import metadata
+from importlib.util import find_spec
 from pathlib import Path
 
 import jax
@@ -513,6 +516,30 @@ def test_inspect_messages(inspect_model):
   assert begun.completion == model.text(model.generate([request])[0][0])
   with pytest.raises(ValueError, match="a tool message"):
     generate(ChatMessageTool(content="4"))
+
+
+@pytest.mark.interop
+def test_inspect_waits_without_holding_up_the_loop():
+  pytest.importorskip("inspect_ai")
+  import anyio
+
+  from bct_jax.interop.inspect_provider import _finished
+
+  done, later, never = Future(), Future(), Future()
+  done.set_result(1)
+
+  async def run():
+    assert await _finished(done) == 1
+    with anyio.move_on_after(0.01) as scope:
+      await _finished(never)
+    assert scope.cancelled_caught and never.cancelled()
+    threading.Timer(0.05, later.set_exception, [KeyError("x")]).start()
+    with pytest.raises(KeyError):
+      await _finished(later)
+
+  for backend in ("asyncio", "trio") if find_spec("trio") else ("asyncio",):
+    anyio.run(run, backend=backend)
+    later, never = Future(), Future()
 
 
 @pytest.mark.interop

@@ -8,6 +8,7 @@ a thread of its own.
 # The extra `eval` may not be installed.
 # pyright: reportMissingImports=false
 
+import threading
 from concurrent.futures import Future
 from typing import Any
 
@@ -165,9 +166,14 @@ def _message(message: ChatMessage) -> Message:
 async def _finished(future: Future) -> Any:
   """The result of another thread's work, without holding up the event loop."""
   event, token = anyio.Event(), lowlevel.current_token()
+  here = threading.get_ident()
 
   def wake(_: Future) -> None:
-    from_thread.run_sync(event.set, token=token)
+    # Called here if it is done, or cancelled, already.
+    if threading.get_ident() == here:
+      event.set()
+    else:
+      from_thread.run_sync(event.set, token=token)
 
   future.add_done_callback(wake)
   try:
