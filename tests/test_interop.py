@@ -126,13 +126,13 @@ def test_like_batches_share_their_programs(tiny_folder):
     ]
 
   start = tuple(range(20, 45))
-  model.generate(batch(9, 41, 49) + batch(1, 48, 49))
-  model.generate(batch(9, 20, 31, start) + batch(1, 31, 32, start))
+  model.generate(batch(9, 41, 48) + batch(1, 47, 48))
+  model.generate(batch(9, 16, 23, start) + batch(1, 22, 23, start))
   before = sum("backend_compile" in name for name in compiled)
   assert before > 0
   for count in (1, 2, 7, 30):
-    model.generate(batch(count, 41, 49))
-    model.generate(batch(count + 1, 24, 32, start))
+    model.generate(batch(count, 41, 48))
+    model.generate(batch(count + 1, 16, 23, start))
   after = sum("backend_compile" in name for name in compiled)
   assert after == before
 

@@ -198,21 +198,23 @@ class LocalModel:
     """Rows that are never sampled, and what limit they have.
 
     The programs of a sampler follow from the longest prompt, what all begin
-    with and how many share one, also of rows that are skipped. These rows round
-    all three up, so that the next set of prompts finds its programs compiled.
+    with and how many are run together, also of rows that are skipped. These
+    rows round all three, so that the next set of prompts finds its programs
+    compiled.
     """
     longest = max(map(len, prompts))
     same = all(p == prompts[0] for p in prompts)  # run once anyhow
     shared = 0 if same else common_prefix(prompts)
     shared = 1 << (shared.bit_length() - 1) if shared else 0
-    length = max(bucket(longest), shared + 1)
+    # Longer than all others, so that it does not come between them.
+    length = max(bucket(longest + 1), shared + 1)
     if length + most > self.max_length:
       length, most = longest, min(most, self.max_length - longest)
     other = (prompts[0][shared] + 1) % self.runtime.model.config.vocab_size
     row = [*prompts[0][:shared], *[other] * (length - shared)]
     shards = self.runtime.mesh.shape["data"] * self.runtime.mesh.shape["fsdp"]
     slots = -(-self.sampling.batch_size // shards) * shards
-    return [row] * max(1, slots // 4), most
+    return [row] * slots, most  # as many as one prefill may have rows
 
 
 def load(
