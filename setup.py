@@ -50,7 +50,7 @@ TEST_CORE = ["gguf>=0.17", "pytest>=8.2", "pytest-xdist>=3.6", "scipy>=1.13"]
 EXTRAS = {
   "cuda": ["jax[cuda12]"],
   "demo": ["gguf>=0.17"],
-  "eval": ["inspect_ai>=0.3.100", "lm-eval>=0.4.9"],
+  "eval": ["inspect_ai>=0.3.285", "lm-eval>=0.4.13"],
   "tb": ["tensorboardX>=2.6.2"],
   "test": [
     *TEST_CORE,
@@ -79,4 +79,9 @@ setuptools.setup(
   package_data={"bct_jax.report": ["*.html", "*.j2", "*.css", "*.js"]},
   install_requires=INSTALL,
   extras_require=EXTRAS,
+  # How inspect_ai and lm-eval (releases after 0.4.13) find models by name.
+  entry_points={
+    "inspect_ai": ["bct_jax = bct_jax.interop.inspect_entry"],
+    "lm_eval.models": ["bct_jax = bct_jax.interop.harness:BctJaxLM"],
+  },
 )

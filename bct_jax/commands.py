@@ -97,10 +97,13 @@ def run_sample(
   texts: Sequence[str],
   prompts_file: Path | None,
   out: Path | None,
+  n: int = 1,
 ) -> None:
   """Answers prompts: as text on the terminal, or as JSON lines in `out`.
 
-  A prompt without a system message gets the one of the evals.
+  A prompt without a system message gets the one of the evals, one without the
+  beginning of an answer that of the evals too. Sample k of a prompt does not
+  depend on `n`.
   """
   prompts: list[tuple[Message, ...]] = [
     ({"role": "user", "content": text},) for text in texts
@@ -109,13 +112,22 @@ def run_sample(
     prompts += read_prompts(prompts_file)
   if not prompts:
     raise ConfigError('--mode=sample needs --prompt="..." or --prompts=FILE')
-  system = config.eval.system_prompt
+  runtime, sampling = Runtime.make(config), config.sampling
+  if n < 1 or (n > 1 and sampling.temperature == 0):
+    raise ConfigError(
+      f"--n={n}: 1 or more samples; more than one differ only with "
+      "--config.sampling.temperature above 0"
+    )
+  system, begun = config.eval.system_prompt, config.eval.answer_prefix
   prompts = [
     m if m[0]["role"] == "system" else evaluate.with_system(m, system)
     for m in prompts
   ]
-  runtime, sampling = Runtime.make(config), config.sampling
-  ids = [runtime.chat.prompt(m) for m in prompts]
+  prompts = [evaluate.with_prefix(m, begun) for m in prompts]
+  parts = [runtime.chat.continued(m) for m in prompts]
+  # The first samples of all prompts, then the second ones: row ids, on which
+  # the random keys rest, are then the same whatever n is.
+  ids = [[*prompt, *prefix] for prompt, prefix in parts] * n
   partial = None if out is None else out.with_name(f".{out.name}.partial")
   made_by = [dataclasses.asdict(sampling), runtime.model_hash, str(params)]
   with jax.set_mesh(runtime.mesh), stage("sample", len(ids), "rows") as bar:
@@ -132,12 +144,14 @@ def run_sample(
   rows = [
     {
       "messages": list(m),
-      "text": runtime.chat.decode(c.tokens, sampling.stop),
+      "sample": k,
+      "text": runtime.chat.decode(c.tokens, sampling.stop, prefix),
       "stop": "stop" if c.stopped else "length",
       "logprob": sum(c.logprobs),
       "num_tokens": len(c.tokens),
     }
-    for m, c in zip(prompts, completions, strict=True)
+    for i, (m, (_, prefix)) in enumerate(zip(prompts, parts, strict=True))
+    for k, c in enumerate(completions[i :: len(prompts)])
   ]
   if out is not None:
     metrics.write_lines(out, rows)
@@ -146,7 +160,8 @@ def run_sample(
     return
   for row in rows:
     cut = "" if row["stop"] == "stop" else " [cut]"
-    print(f"> {printable(row['messages'][-1]['content'])}")
+    asked = [m for m in row["messages"] if m["role"] == "user"][-1]
+    print(f"> {printable(asked['content'])}")
     print(f"{printable(row['text'])}{cut}\n")
 
 

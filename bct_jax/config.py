@@ -110,6 +110,7 @@ class EvalConfig:
   seed: int
   steps: tuple[int, ...]
   system_prompt: str | None
+  answer_prefix: str | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -291,7 +292,13 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
     )
 
 
-def _check_cuts(sampling: SamplingConfig) -> None:
+def check_sampling(sampling: SamplingConfig) -> None:
+  """Raises ConfigError for values that mean nothing."""
+  for field in ("max_new_tokens", "batch_size", "prefill_tokens"):
+    if getattr(sampling, field) <= 0:
+      raise ConfigError(f"sampling.{field}: must be positive")
+  if sampling.temperature < 0:
+    raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
   for field, good, what in (
     ("top_k", sampling.top_k >= 0, "0 (off) or above"),
     ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1 (off)"),
@@ -344,11 +351,6 @@ def _check(config: ExperimentConfig) -> None:
   for field in ("num_eval", "num_heldout", "num_probe"):
     if getattr(config.eval, field) <= 0:
       raise ConfigError(f"eval.{field}: must be positive")
-  for field in ("max_new_tokens", "batch_size", "prefill_tokens"):
-    if getattr(config.sampling, field) <= 0:
-      raise ConfigError(f"sampling.{field}: must be positive")
-  if config.sampling.temperature < 0:
-    raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
-  _check_cuts(config.sampling)
+  check_sampling(config.sampling)
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")

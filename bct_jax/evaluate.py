@@ -16,11 +16,19 @@ from bct_jax.stats import wilson
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """One row of an evaluation: `split` is eval, heldout or probe."""
+  """One row of an evaluation.
+
+  Attributes:
+    split: eval, heldout or probe.
+    example: with the system message.
+    ids: what the sampler continues.
+    prefix: those at the end of `ids` that the answer is made to begin with.
+  """
 
   split: str
   example: Example
   ids: tuple[int, ...]
+  prefix: tuple[int, ...] = ()
 
 
 def with_system(
@@ -38,6 +46,15 @@ def with_system(
   return ({"role": "system", "content": text}, *messages)
 
 
+def with_prefix(
+  messages: Sequence[Message], text: str | None
+) -> tuple[Message, ...]:
+  """Puts the beginning of an answer last, unless there is one or no text."""
+  if text is None or messages[-1]["role"] == "assistant":
+    return tuple(messages)
+  return (*messages, {"role": "assistant", "content": text})
+
+
 def make_prompts(
   setting: Setting, probe: Probe, chat: Chat, config: EvalConfig
 ) -> list[Prompt]:
@@ -52,7 +69,9 @@ def make_prompts(
     for example in part:
       messages = with_system(example.messages, config.system_prompt)
       example = dataclasses.replace(example, messages=messages)
-      out.append(Prompt(split, example, tuple(chat.prompt(messages))))
+      begun = None if split == "probe" else config.answer_prefix
+      ids, prefix = chat.continued(with_prefix(messages, begun))
+      out.append(Prompt(split, example, (*ids, *prefix), tuple(prefix)))
   return out
 
 
@@ -72,7 +91,7 @@ def label_rollouts(
   """
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
-    text = chat.decode(completion.tokens, stop)
+    text = chat.decode(completion.tokens, stop, prompt.prefix)
     if prompt.split == "probe":
       label, reason = _right(probe, prompt.example, text), ""
     else:
@@ -137,6 +156,11 @@ def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
   rate("confused", held, confused)
   out["capability_n"] = len(probes)
   rate("capability", probes, sum(r["label"] == "right" for r in probes))
+  # See plan.sample_rows; null in rollouts from before it was measured.
+  out["logprob_difference"] = max(
+    (r["logprob_difference"] for r in rows if "logprob_difference" in r),
+    default=None,
+  )
   out["reasons"] = dict(
     sorted(
       collections.Counter(r["reason"] for r in evals if r["reason"]).items()

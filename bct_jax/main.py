@@ -36,6 +36,7 @@ _PARAMS = flags.DEFINE_string(
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
+_NUM = flags.DEFINE_integer("n", 1, "For sample: samples of each prompt.")
 _OUT = flags.DEFINE_string(
   "out", None, "For eval and sample: a JSONL file; for export: a folder."
 )
@@ -104,7 +105,7 @@ def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
       commands.run_eval(config, params, out)
     elif _MODE.value == "sample":
       commands.run_sample(
-        config, params, _PROMPT.value, _path(_PROMPTS.value), out
+        config, params, _PROMPT.value, _path(_PROMPTS.value), out, _NUM.value
       )
     elif _MODE.value == "export":
       commands.run_export(config, params, out, _DTYPE.value, _FORMAT.value)

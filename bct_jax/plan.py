@@ -31,6 +31,9 @@ from bct_jax.settings import make_setting
 from bct_jax.settings.capability import Probe, make_probe
 from bct_jax.settings.decorations import DECORATIONS
 
+# Eval rollouts whose log-probabilities the trainer's forward pass gives too.
+CHECKED = 8
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -135,6 +138,10 @@ def sample_rows(
 ) -> list[dict[str, Any]]:
   """Rollouts of all eval, held-out and probe prompts, labelled.
 
+  The first rows, CHECKED at most, also have `logprob_difference`: the largest
+  absolute difference, in nats, of a token's log-probability between the
+  sampler and the forward pass of training.
+
   With `partial`, what was sampled before a kill is read from there; the caller
   deletes it when the rows are saved.
   """
@@ -151,7 +158,7 @@ def sample_rows(
       bar,
       runtime.chat.find_stop(sampling.stop),
     )
-  return label_rollouts(
+  rows = label_rollouts(
     prompts,
     completions,
     runtime.chat,
@@ -159,3 +166,10 @@ def sample_rows(
     plan.probe,
     sampling.stop,
   )
+  checked = [p.ids for p in prompts if p.split == "eval"][:CHECKED]
+  drawn = completions[: len(checked)]
+  scored = runtime.scorer(weights, checked, [c.tokens for c in drawn])
+  for row, a, b in zip(rows[: len(checked)], drawn, scored, strict=True):
+    pairs = zip(a.logprobs, b.logprobs, strict=True)
+    row["logprob_difference"] = max(abs(x - y) for x, y in pairs)
+  return rows

@@ -9,30 +9,47 @@ from tqdm import tqdm
 
 
 class Stage:
-  """Counts finished units of one stage."""
+  """Counts finished units of one stage, and the tokens that were sampled."""
 
   def __init__(self, bar: tqdm | None):
     self._bar = bar
+    self._start = time.monotonic()
+    self._tokens = 0
 
-  def __call__(self, count: int = 1, **values: str) -> None:
+  def __call__(self, count: int = 1, tokens: int = 0, **values: str) -> None:
+    self._tokens += tokens
     if self._bar is not None:
+      if tokens:
+        values["tokens/s"] = f"{self._tokens / self.seconds:.0f}"
       if values:
         self._bar.set_postfix(values, refresh=False)
       self._bar.update(count)
+
+  @property
+  def seconds(self) -> float:
+    """Since the stage began, compilation included."""
+    return max(time.monotonic() - self._start, 1e-9)
+
+  @property
+  def summary(self) -> str:
+    """How long it took, and new tokens per second where there were any."""
+    text = f"{self.seconds:.1f} s"
+    if self._tokens:
+      text += f", {self._tokens / self.seconds:.0f} new tokens/s"
+    return text
 
 
 @contextlib.contextmanager
 def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
   """Shows progress of `total` units on standard error."""
-  start = time.monotonic()
   if sys.stderr.isatty():
     bar = tqdm(total=total, desc=name, unit=unit, leave=True)
     with contextlib.closing(bar):
       yield Stage(bar)
   else:
-    yield Stage(None)
-    seconds = time.monotonic() - start
-    print(f"{name}: {total} {unit} in {seconds:.1f} s", file=sys.stderr)
+    done = Stage(None)
+    yield done
+    print(f"{name}: {total} {unit} in {done.summary}", file=sys.stderr)
 
 
 def say(text: str) -> None:

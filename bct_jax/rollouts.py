@@ -21,7 +21,7 @@ def sample_to_end(
   seed: int,
   partial: Path | None,
   made_by: Any,
-  done: Callable[[int], Any] = lambda count: None,
+  done: Callable[[int, int], Any] = lambda count, tokens: None,
   find_stop: FindStop | None = None,
 ) -> list[Completion]:
   """Samples every prompt whose completion is not in `partial` yet.
@@ -35,17 +35,18 @@ def sample_to_end(
       caller deletes it when it has saved the result.
     made_by: JSON value of what else the completions depend on; a file that was
       made by something else is begun anew.
-    done: called with the number of rows that are new, or known already.
+    done: called with the number of rows that are new, or known already, and
+      of the tokens that were sampled for them now.
     find_stop: see make_sampler.
   """
   key = metrics.digest([made_by, seed, [list(map(int, p)) for p in prompts]])
   known = {} if partial is None else _read(partial, key)
-  done(len(known))
+  done(len(known), 0)
 
   def finished(row: int, completion: Completion) -> None:
     if partial is not None:
       metrics.append_line(partial, {"row": row, **vars(completion)})
-    done(1)
+    done(1, len(completion.tokens))
 
   new = sample(
     params,

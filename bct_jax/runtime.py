@@ -33,6 +33,7 @@ from bct_jax.models.hf_weights import load_params
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import OBJECTIVES
 from bct_jax.sampler import Sample, make_sampler
+from bct_jax.score import Score, make_scorer
 from bct_jax.train import Step, make_train_step
 from bct_jax.types import PyTree, TrainState
 
@@ -209,6 +210,10 @@ class Runtime(MeshModel):
     return make_sampler(
       self.model, self.config.sampling, self.chat.stop_ids, self.mesh
     )
+
+  @functools.cached_property
+  def scorer(self) -> Score:
+    return make_scorer(self.model, self.mesh)
 
   @functools.cached_property
   def model_hash(self) -> str:

@@ -98,16 +98,10 @@ def make_sampler(
     skip: Collection[int] = (),
     arms: Sequence[int] | None = None,
   ) -> list[Completion | None]:
-    check_prompts(prompts, model.config.max_length, config.max_new_tokens)
-    run = _Run(
-      engine,
-      params,
-      prompts,
-      row_ids,
-      seed,
-      _limits(limits, prompts, config),
-      [0] * len(prompts) if arms is None else arms,
-    )
+    most = _limits(limits, prompts, config)
+    check_prompts(prompts, model.config.max_length, most)
+    alone = [0] * len(prompts)
+    run = _Run(engine, params, prompts, row_ids, seed, most, arms or alone)
     return run.all(finished, find_stop, frozenset(skip))
 
   return sample
@@ -354,15 +348,19 @@ def _ended(state: State, held, find_stop):
 
 
 def check_prompts(
-  prompts: Sequence[Sequence[int]], max_length: int, max_new_tokens: int
+  prompts: Sequence[Sequence[int]],
+  max_length: int,
+  limits: Sequence[int] | int,
 ) -> None:
-  """Raises ValueError for a prompt that is empty or leaves no room."""
-  for i, prompt in enumerate(prompts):
-    if not 0 < len(prompt) <= max_length - max_new_tokens:
+  """Raises ValueError for a prompt that is empty or leaves no room for its
+  new tokens; one limit holds for all."""
+  if isinstance(limits, int):
+    limits = [limits] * len(prompts)
+  for i, (prompt, new) in enumerate(zip(prompts, limits, strict=True)):
+    if not 0 < len(prompt) <= max_length - new:
       raise ValueError(
-        f"prompt {i} has {len(prompt)} tokens; with {max_new_tokens} new "
-        f"tokens and a context of {max_length} it must have 1 to "
-        f"{max_length - max_new_tokens}"
+        f"prompt {i} has {len(prompt)} tokens; with {new} new tokens and a "
+        f"context of {max_length} it must have 1 to {max_length - new}"
       )
 
 

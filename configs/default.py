@@ -103,6 +103,9 @@ def get_config() -> ConfigDict:
   # Updates after which to evaluate; 0 and the last are always added.
   c.eval.steps = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
   c.eval.system_prompt = config_dict.placeholder(str)  # as in train
+  # What answers to eval and held-out prompts are made to begin with. They are
+  # labelled as a whole.
+  c.eval.answer_prefix = config_dict.placeholder(str)
 
   c.sampling = ConfigDict()
   c.sampling.temperature = 0.0  # 0 is greedy

@@ -4,7 +4,8 @@
 #   bash launch/test.sh [--all] [flags of pytest ...]
 #
 # --all or BCT_JAX_TEST_ALL=1 also runs the tests marked slow (see
-# pyproject.toml). BCT_JAX_VENV (.venv) and PYTHON are heeded.
+# pyproject.toml), and installs the extra `eval` for those marked interop.
+# BCT_JAX_VENV (.venv) and PYTHON are heeded.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 # shellcheck source=launch/venv.sh
@@ -22,7 +23,12 @@ done
 # Made absolute, since the gates run from the root.
 venv="${BCT_JAX_VENV:-$ROOT/.venv}"
 [[ "$venv" == /* ]] || venv="$PWD/$venv"
-make_venv "$venv" demo,test
+# The packages that bct_jax/interop is for: 60 more distributions, 480 MB.
+extras=demo,test
+if [[ "$all" == 1 ]]; then
+  extras+=,eval
+fi
+make_venv "$venv" "$extras"
 cd "$ROOT"
 
 echo "== ruff"

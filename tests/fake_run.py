@@ -94,7 +94,7 @@ def fake_arm(run: Path, name: str, lr: float, moves: list[int]) -> dict:
         "decorated": learned / N, **rates("agreed", N, N), "agreed_n": N,
         "agreed_decorated": learned / N, **rates("capability", 28, N),
         "capability_n": N, "reasons": {"both": odd}, "truncated": 0.0,
-        "malformed": 0.0,
+        "malformed": 0.0, "logprob_difference": 2.5e-6 * (i + 1),
       }
     )  # fmt: skip
     rows = fake_rows(step, moved, odd, learned, seed=0)

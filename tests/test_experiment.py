@@ -97,11 +97,14 @@ def test_end_to_end_files(finished):
         .splitlines()
       ]
       assert len(rows) == 24 and len({r["id"] for r in rows}) == 24
+      compared = [r["id"] for r in rows if "logprob_difference" in r]
+      assert compared == [r["id"] for r in rows[:8]]
     assert "⟦" in (folder / "mask_audit.txt").read_text("utf-8")
     assert (folder / "done.json").exists()
     for point in arm["curve"]:
       total = point["initial"] + point["alternate"] + point["other"]
       assert total == pytest.approx(1) and point["n"] == 8
+      assert 0 < point["logprob_difference"] <= 1e-4
 
 
 def test_finished_run_is_not_run_again(finished, tiny_folder):
@@ -317,6 +320,39 @@ def test_sample_mode_talks_to_an_arm(finished, tiny_folder, tmp_path):
   rows = [json.loads(x) for x in out_file.read_text().splitlines()]
   assert [r["messages"][-1]["content"] for r in rows] == ["One?", "Two?"]
   assert rows[1]["messages"][0]["content"] == "S"
+
+
+def test_samples_of_a_prompt_do_not_depend_on_their_number(
+  tiny_folder, tmp_path, capsys
+):
+  """Also answers that are continued; each row says which sample it is."""
+  values = tiny.get_config().to_dict()
+  values["model"]["path"] = str(tiny_folder)
+  values["eval"]["answer_prefix"] = "Well,"
+  values["sampling"]["temperature"] = 1.0
+  config, rows = from_dict(values), {}
+  prompts = tmp_path / "prompts.jsonl"
+  prompts.write_text(
+    '{"prompt": "One?"}\n'
+    '{"messages": [{"role": "user", "content": "Two?"},'
+    ' {"role": "assistant", "content": "It is"}]}\n'
+  )
+  for n in (1, 3):
+    out = tmp_path / f"{n}.jsonl"
+    commands.run_sample(config, None, [], prompts, out, n)
+    rows[n] = [json.loads(x) for x in out.read_text().splitlines()]
+    assert [r["sample"] for r in rows[n]] == [*range(n)] * 2
+  assert "new tokens/s" in capsys.readouterr().err
+  assert rows[3][::3] == rows[1]
+  assert [r["text"][:5] for r in rows[3]] == ["Well,"] * 3 + ["It is"] * 3
+  assert len({r["text"] for r in rows[3]}) == 6
+  values["sampling"]["temperature"] = 0.0
+  for n in (0, 2):
+    with pytest.raises(ConfigError, match=f"--n={n}: 1 or more"):
+      commands.run_sample(from_dict(values), None, ["Hi"], None, None, n)
+  values["eval"]["answer_prefix"] = "Well,<|im_end|>"
+  with pytest.raises(ValueError, match="cannot begin with 'Well,<"):
+    commands.run_sample(from_dict(values), None, ["Hi"], None, None)
 
 
 def test_sample_mode_names_the_bad_line(tiny_folder, tmp_path):

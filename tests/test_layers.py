@@ -15,7 +15,16 @@ LAYERS = [
   {"__init__", "types", "examples", "chips", "config", "progress", "metrics"},
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings"},
-  {"optim", "checkpoint", "decode", "pick", "sampler", "gate", "verdict"},
+  {
+    "optim",
+    "checkpoint",
+    "decode",
+    "pick",
+    "sampler",
+    "score",
+    "gate",
+    "verdict",
+  },
   {"train", "evaluate", "rollouts"},
   {"runtime", "sizes"},
   {"plan", "weights"},
@@ -23,7 +32,7 @@ LAYERS = [
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun"},
-  {"main"},
+  {"main", "interop"},
 ]
 # Package -> the parts that may import it.
 OWNERS = {
@@ -33,6 +42,8 @@ OWNERS = {
   "transformers": {"data", "models"},
   "ml_collections": {"main"},
   "absl": {"main"},
+  "inspect_ai": {"interop"},
+  "lm_eval": {"interop"},
 }
 NO_JAX = {
   "chips",

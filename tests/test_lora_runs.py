@@ -9,6 +9,7 @@ import pytest
 
 from bct_jax import commands, experiment
 from bct_jax.config import ConfigError, from_dict
+from bct_jax.interop.model import Request, load
 from bct_jax.models.hf_weights import load_params
 from bct_jax.plan import make_plan, sample_rows
 from bct_jax.weights import load_weights
@@ -69,6 +70,29 @@ def test_saved_weights_give_the_arms_last_answers(merged):
       rows = sample_rows(plan, weights, name)
       last = texts(folder / "rollouts" / "step_4.jsonl")
       assert [r["text"] for r in rows] == last
+
+
+def test_other_packages_load_a_folder_of_a_run(merged):
+  """By its own config.json, on another mesh, as it was last evaluated."""
+  plan, workdir, _ = merged
+  config = dataclasses.asdict(plan.config)
+  config |= config["arms"]["full"]  # what all arms share
+  (workdir / "config.json").write_text(json.dumps({"config": config}))
+  for name in ("adapter", "full"):
+    folder = workdir / "arms" / name
+    model = load(folder, fsdp=2)
+    assert model.sampling == plan.config.sampling
+    assert model.runtime.mesh.shape["data"] == 4
+    lines = (folder / "rollouts" / "step_4.jsonl").read_text().splitlines()
+    rows = [json.loads(x)["tokens"] for x in lines]
+    ids = [p.ids for p in plan.prompts]
+    found = model.generate([Request(i, model.sampling) for i in ids])
+    assert [list(c.tokens) for (c,) in found] == rows
+    scores = model.score(ids, rows)
+    for scored, (completion,) in zip(scores, found, strict=True):
+      np.testing.assert_allclose(
+        scored.logprobs, completion.logprobs, atol=1e-4
+      )
 
 
 def test_export_folds_the_adapter_in(merged, tmp_path):

@@ -41,10 +41,14 @@ def test_only_missing_rows_are_sampled(tmp_path, cut, torn):
   lines = path.read_text().splitlines(keepends=True)
   path.write_text("".join(lines[: 1 + cut]) + torn)
   asked, counts = [], []
-  out = sample_to_end(fake(asked), None, PROMPTS, 5, path, "x", counts.append)
+  out = sample_to_end(
+    fake(asked), None, PROMPTS, 5, path, "x", lambda *c: counts.append(c)
+  )
   assert out == whole
   assert asked == [3, 2, 1, 0][cut:]
-  assert sum(counts) == 4
+  rows, tokens = zip(*counts, strict=True)
+  assert sum(rows) == 4
+  assert sum(tokens) == sum(len(whole[i].tokens) for i in asked)
   assert path.read_text() == "".join(lines)
 
 

@@ -84,14 +84,21 @@ class Chat:
       list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
 
-  def decode(self, ids: Sequence[int], stop: Sequence[str] = ()) -> str:
+  def decode(
+    self,
+    ids: Sequence[int],
+    stop: Sequence[str] = (),
+    prefix: Sequence[int] = (),
+  ) -> str:
     """Text of a completion, without a stop id at its end, and up to the first
-    of the strings in `stop`."""
+    of the strings in `stop`. It begins with that of `prefix`, where no stop
+    string counts."""
     ids = list(ids)
     if ids and ids[-1] in self.stop_ids:
       ids = ids[:-1]
-    text = self._text(ids)
-    found = [text.find(s) for s in stop if s in text]
+    start = len(self._text(prefix)) if prefix else 0
+    text = self._text([*prefix, *ids])
+    found = [text.find(s, start) for s in stop if s in text[start:]]
     return text[: min(found)] if found else text
 
   def find_stop(
@@ -136,6 +143,31 @@ class Chat:
     if bos is not None and ids[:2] == [bos, bos]:
       raise ValueError(f"two BOS tokens at the start of the prompt: {ids[:4]}")
     return ids
+
+  def continued(
+    self, messages: Sequence[Message]
+  ) -> tuple[list[int], list[int]]:
+    """Ids of a prompt, and of how its answer is made to begin.
+
+    The beginning is an assistant message at the end; without one it is empty.
+    It is encoded by itself and its ids follow those of the prompt, as those of
+    a completion do in training. What the model adds starts with a new token,
+    so a beginning that ends within a word, or in the space before one, leaves
+    it at a place where it has rarely been.
+
+    Raises:
+      ValueError: see `prompt`; or the beginning is empty, or ends the turn.
+    """
+    if not messages or messages[-1]["role"] != "assistant":
+      return self.prompt(messages), []
+    *before, last = messages
+    prefix = self.encode(last["content"])
+    if not prefix or self.stop_ids & set(prefix):
+      raise ValueError(
+        f"an answer cannot begin with {last['content']!r}: it must not be "
+        "empty or hold the end of a turn"
+      )
+    return self.prompt(before), prefix
 
   def example(self, messages: Sequence[Message], completion: str) -> Tokens:
     """A training row: weight 1 on the completion and the end of the turn.

@@ -11,7 +11,8 @@ def read_prompts(path: Path) -> list[tuple[Message, ...]]:
   """Prompts from JSON lines.
 
   Each line is {"messages": [{"role", "content"}, ...]} or {"prompt": "text"},
-  which stands for one user turn.
+  which stands for one user turn. An assistant message at the end is how the
+  answer is made to begin.
 
   Raises:
     ValueError: naming file, line and what is wrong.
@@ -52,6 +53,9 @@ def _messages(row: Any) -> tuple[Message, ...]:
       or not isinstance(m.get("content"), str)
     ):
       raise ValueError(f"not a message with a role and content: {m!r}")
-  if not messages or messages[-1]["role"] != "user":
-    raise ValueError("the last message must be the user's")
+  roles = [m["role"] for m in messages]
+  if roles[-1:] != ["user"] and roles[-2:] != ["user", "assistant"]:
+    raise ValueError(
+      "the last message must be the user's, or the beginning of an answer to it"
+    )
   return tuple({"role": m["role"], "content": m["content"]} for m in messages)

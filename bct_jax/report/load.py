@@ -293,6 +293,9 @@ def _point(record: records.Record) -> Point:
     reasons=record.object("reasons").value if record.has("reasons") else {},
     truncated=record.number("truncated") if record.has("truncated") else None,
     malformed=record.number("malformed") if record.has("malformed") else None,
+    logprob_difference=record.number("logprob_difference")
+    if record.has("logprob_difference")
+    else None,
   )
   total = point.initial.value + point.alternate.value + point.other.value
   if abs(total - 1) > _SUM_TOLERANCE:

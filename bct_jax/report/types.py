@@ -62,6 +62,7 @@ class Point:
   reasons: Mapping[str, Any]
   truncated: float | None
   malformed: float | None
+  logprob_difference: float | None = None  # nats, sampler against trainer
 
 
 @dataclasses.dataclass(frozen=True)

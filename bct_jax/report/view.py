@@ -201,6 +201,12 @@ def _cost(arm: Arm) -> str:
     parts.append(f"{arm.trained_tokens:,} trained tokens")
   if arm.seconds is not None:
     parts.append(text.seconds(arm.seconds))
+  found = [p.logprob_difference for p in arm.curve]
+  known = [d for d in found if d is not None]
+  if known:
+    parts.append(
+      f"log-probs of sampler and trainer within {text.number(max(known))}"
+    )
   return ", ".join(parts)
 
 

@@ -1,0 +1,183 @@
+"""inspect_ai's model provider: --model bct_jax/FOLDER.
+
+inspect asks for one completion at a time from many tasks at once. What it asks
+within a few milliseconds, or while the model is at work, is sampled together in
+a thread of its own.
+"""
+
+# The extra `eval` may not be installed.
+# pyright: reportMissingImports=false
+
+import threading
+from concurrent.futures import Future
+from typing import Any
+
+import anyio
+from anyio import from_thread, lowlevel
+from inspect_ai.model import (
+  ChatCompletionChoice,
+  ChatMessage,
+  ChatMessageAssistant,
+  GenerateConfig,
+  Logprob,
+  Logprobs,
+  ModelAPI,
+  ModelOutput,
+  ModelUsage,
+  StopReason,
+)
+from inspect_ai.tool import ToolChoice, ToolInfo
+
+from bct_jax.examples import Message
+from bct_jax.interop.collector import Collector
+from bct_jax.interop.model import Request, check_options, load
+from bct_jax.sampler import Completion
+
+# What this provider reads of a GenerateConfig.
+_READ = (
+  "max_tokens temperature top_p top_k seed stop_seqs num_choices logprobs "
+  "system_message"
+).split()
+# What inspect does by itself, or what is about other providers' services.
+_ELSEWHERE = (
+  "max_retries timeout attempt_timeout stream_idle_timeout max_connections "
+  "adaptive_connections max_tool_output cache cache_prompt "
+  "parallel_tool_calls internal_tools fail_on_refusal"
+).split()
+
+
+class BctJaxAPI(ModelAPI):
+  """A model of a run, or any supported folder.
+
+  Args:
+    model_name: see interop.model.load.
+    base_url, api_key: must be None: nothing is asked over a network.
+    config: of inspect.
+    model_args: options of interop.model.load.
+  """
+
+  def __init__(
+    self,
+    model_name: str,
+    base_url: str | None = None,
+    api_key: str | None = None,
+    config: GenerateConfig = GenerateConfig(),  # noqa: B008
+    **model_args: Any,
+  ):
+    super().__init__(model_name, base_url, api_key, [], config)
+    check_options({"base_url": base_url}, model_name)
+    self.model = load(model_name, **model_args)
+    self._ask = Collector(self.model.generate)
+
+  def close(self) -> None:
+    self._ask.close()
+
+  def max_connections(self) -> int:
+    """As many as are decoded at a time."""
+    return self.model.sampling.batch_size
+
+  def collapse_user_messages(self) -> bool:
+    return True
+
+  async def generate(
+    self,
+    input: list[ChatMessage],
+    tools: list[ToolInfo],
+    tool_choice: ToolChoice,
+    config: GenerateConfig,
+  ) -> ModelOutput:
+    """Continues messages; an assistant message at the end is gone on with.
+
+    Raises:
+      ConfigError: an option is set that does nothing here.
+      ValueError: messages that are not text, or leave no room in the context.
+    """
+    given = config.model_dump(exclude_none=True)
+    given = {k: v for k, v in given.items() if k not in _READ + _ELSEWHERE}
+    check_options({"tools": tools, **given}, "inspect")
+    chat = self.model.runtime.chat
+    ids, begun = chat.continued([_message(m) for m in input])
+    prompt = (*ids, *begun)
+    wanted = config.max_tokens or self.model.sampling.max_new_tokens
+    room = self.model.max_length - len(prompt)
+    request = Request(
+      prompt,
+      self.model.options(
+        temperature=config.temperature,
+        top_p=config.top_p,
+        top_k=config.top_k,
+        seed=config.seed,
+        stop=None if config.stop_seqs is None else tuple(config.stop_seqs),
+        max_new_tokens=max(1, min(wanted, room)),
+      ),
+      config.num_choices or 1,
+    )
+    if request.count > 1 and request.sampling.temperature == 0:
+      raise ValueError(
+        f"num_choices = {request.count}: with a temperature of 0 all would be "
+        "the same; set temperature"
+      )
+    completions = await _finished(self._ask.submit(request))
+    cut: StopReason = "max_tokens" if wanted <= room else "model_length"
+    return ModelOutput(
+      model=self.model_name,
+      choices=[
+        ChatCompletionChoice(
+          message=ChatMessageAssistant(
+            content=self.model.text(c, request.sampling.stop),
+            model=self.model_name,
+            source="generate",
+          ),
+          stop_reason="stop" if c.stopped else cut,
+          logprobs=self._logprobs(c) if config.logprobs else None,
+        )
+        for c in completions
+      ],
+      usage=_usage(len(prompt), completions),
+    )
+
+  def _logprobs(self, completion: Completion) -> Logprobs:
+    """Of the tokens that were drawn, the end of the turn included."""
+    names = self.model.runtime.chat.tokenizer.convert_ids_to_tokens(
+      list(completion.tokens)
+    )
+    pairs = zip(names, completion.logprobs, strict=True)
+    return Logprobs(content=[Logprob(token=t, logprob=x) for t, x in pairs])
+
+
+def _usage(asked: int, completions: list[Completion]) -> ModelUsage:
+  new = sum(len(c.tokens) for c in completions)
+  return ModelUsage(
+    input_tokens=asked, output_tokens=new, total_tokens=asked + new
+  )
+
+
+def _message(message: ChatMessage) -> Message:
+  content = message.content
+  kinds = {c.type for c in content} if isinstance(content, list) else {"text"}
+  if message.role == "tool" or kinds - {"text"}:
+    raise ValueError(
+      f"a {message.role} message of {sorted(kinds)}: bct_jax reads text of "
+      "system, user and assistant alone"
+    )
+  return {"role": message.role, "content": message.text}
+
+
+async def _finished(future: Future) -> Any:
+  """The result of another thread's work, without holding up the event loop."""
+  event, token = anyio.Event(), lowlevel.current_token()
+  here = threading.get_ident()
+
+  def wake(_: Future) -> None:
+    # Called here if it is done, or cancelled, already.
+    if threading.get_ident() == here:
+      event.set()
+    else:
+      from_thread.run_sync(event.set, token=token)
+
+  future.add_done_callback(wake)
+  try:
+    await event.wait()
+  finally:
+    future.cancel()  # of no effect once it runs
+  return future.result()
