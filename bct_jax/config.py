@@ -123,6 +123,7 @@ class SamplingConfig:
   max_new_tokens: int
   batch_size: int
   prefill_tokens: int
+  kv_cache_dtype: str
   seed: int
 
 
@@ -304,6 +305,11 @@ def check_sampling(sampling: SamplingConfig) -> None:
     ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1 (off)"),
     ("min_p", 0 <= sampling.min_p < 1, "from 0 (off) to below 1"),
     ("stop", all(sampling.stop), "strings that are not empty"),
+    (
+      "kv_cache_dtype",
+      sampling.kv_cache_dtype in ("auto", "int8"),
+      "auto or int8",
+    ),
   ):
     if not good:
       value = getattr(sampling, field)

@@ -22,7 +22,7 @@ from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
 from bct_jax.mesh import ROWS
 from bct_jax.models.decoder import Decoder
-from bct_jax.models.layers import Prefix, Slots
+from bct_jax.models.layers import POSITIONS, Prefix, Slots, as_slots
 from bct_jax.pick import pick
 from bct_jax.types import PyTree
 
@@ -31,7 +31,7 @@ from bct_jax.types import PyTree
 class State:
   """All slots; a slot that is not live is free."""
 
-  past: Any  # per layer: Slots, [B, K, H, S] and [B, K, S, H]
+  past: Any  # per layer: Slots
   token: Any  # [B] int32, the newest, whose keys are not in `past` yet
   position: Any  # [B] int32, of it
   key: Any  # [B, 2] uint32, of the row
@@ -78,6 +78,11 @@ class Places:
   limit: Any  # [a] int32
 
 
+def kv_dtype(config: SamplingConfig, dtype: Any) -> np.dtype:
+  """In which keys and values wait in their slots; `dtype` is the model's."""
+  return jnp.dtype(jnp.int8 if config.kv_cache_dtype == "int8" else dtype)
+
+
 class Engine:
   """Compiled functions over `State` for one model on one mesh.
 
@@ -100,6 +105,7 @@ class Engine:
     mesh: Mesh,
   ):
     self.model, self.config = model, config
+    self.kv_dtype = kv_dtype(config, model.dtype)
     self.stop_ids = np.asarray(sorted(stop_ids), np.int32)
     self.shards = meshes.num_row_shards(mesh)
     self.batch_size = -(-config.batch_size // self.shards) * self.shards
@@ -115,15 +121,13 @@ class Engine:
 
   def _start(self, slots: int) -> State:
     """No row yet, room for `slots` positions of each."""
-    c, dtype = self.model.config, self.model.dtype
-    b, new = self.batch_size, self.config.max_new_tokens
-    past = [
-      Slots(
-        jnp.zeros((b, c.num_kv_heads, c.head_dim, slots), dtype),
-        jnp.zeros((b, c.num_kv_heads, slots, c.head_dim), dtype),
-      )
-      for _ in range(c.num_layers)
-    ]
+    c, b = self.model.config, self.batch_size
+    new = self.config.max_new_tokens
+    kv = jax.ShapeDtypeStruct((b, slots, c.num_kv_heads, c.head_dim), "float32")
+    one = jax.eval_shape(lambda kv: as_slots(kv, kv, self.kv_dtype), kv)
+    past = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), [one] * c.num_layers
+    )
     zero = jnp.zeros((b,), jnp.int32)
     return State(
       past=past,
@@ -189,16 +193,15 @@ class Engine:
       if begin is not None:
         k = jnp.concatenate([begin.keys[places.arm], k], axis=1)
         v = jnp.concatenate([begin.values[places.arm], v], axis=1)
-      k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
-      length = k.shape[-1]
-      return Slots(
-        slots.keys.at[places.slot, :, :, :length].set(
-          k.astype(slots.keys.dtype), mode="drop"
-        ),
-        slots.values.at[places.slot, :, :length].set(
-          v.astype(slots.values.dtype), mode="drop"
-        ),
-      )
+
+      def one(old, new, axis):
+        if old is None:
+          return None
+        part = (places.slot, *[slice(None)] * (axis - 1), slice(k.shape[1]))
+        return old.at[part].set(new, mode="drop")
+
+      new = as_slots(k, v, self.kv_dtype)
+      return Slots(*map(one, slots, new, POSITIONS))
 
     begins = prefix or [None] * len(ready.past)
     return State(

@@ -4,6 +4,7 @@ from bct_jax import experiment, sizes
 from bct_jax.chips import CHIPS
 from bct_jax.config import ArmConfig, ExperimentConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
+from bct_jax.decode import kv_dtype
 from bct_jax.mesh import abstract_mesh, num_row_shards
 from bct_jax.models.folders import ModelSourceError
 from bct_jax.plan import Plan, check_length, make_plan
@@ -62,7 +63,11 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
     activations=sizes.activation_bytes(model.model, axes, work, params),
     decode_weights=sizes.device_bytes(model.abstract_decode(lora)),
     cache=sizes.cache_bytes(
-      model.model.config, model.model.dtype, axes, sampling.batch_size, slots
+      model.model.config,
+      kv_dtype(sampling, model.model.dtype),
+      axes,
+      sampling.batch_size,
+      slots,
     ),
   )
 
@@ -153,6 +158,7 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
   config, c = model.config, model.model.config
   chip = config.mesh.chip
   memory = CHIPS[chip].memory if chip else None
+  cached = kv_dtype(config.sampling, model.model.dtype).itemsize
 
   def line(name: str, size: int, note: str) -> str:
     return f"  {name:<15}{size / _GIB:8.2f}  {note}".rstrip()
@@ -183,7 +189,8 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
       found.cache,
       f"{c.num_layers} layers x {config.sampling.batch_size} rows / (data x "
       f"fsdp) x {slots} slots x {c.num_kv_heads} heads / tensor x "
-      f"{c.head_dim} x 2 x {model.model.dtype.itemsize} bytes",
+      f"2 x {c.head_dim} x {cached} bytes"
+      + (" + scales" if cached == 1 else ""),
     ),
     total("= sampling", found.sampling, "these two with weights and optimizer"),
   ]

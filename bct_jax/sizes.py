@@ -112,16 +112,18 @@ def cache_bytes(
 ) -> int:
   """Keys and values on one device.
 
-  layers x rows per device x slots x key/value heads per device x head_dim x 2
-  x bytes of the compute dtype. Heads are spread over tensor where they divide,
-  and whole on every device where they do not.
+  layers x rows per device x slots x key/value heads per device x 2 x bytes of
+  each, which are head_dim x those of its dtype, and in int8 4 more for a scale.
+  Heads are spread over tensor where they divide, and whole on every device
+  where they do not.
   """
   tensor = axes["tensor"]
   heads = config.num_kv_heads
   heads = heads // tensor if heads % tensor == 0 else heads
   rows = -(-rows // (axes["data"] * axes["fsdp"]))
-  each = config.head_dim * 2 * jnp.dtype(dtype).itemsize
-  return config.num_layers * rows * slots * heads * each
+  each = config.head_dim * jnp.dtype(dtype).itemsize
+  each += 4 if dtype == jnp.int8 else 0
+  return config.num_layers * rows * slots * heads * 2 * each
 
 
 # --- activations --------------------------------------------------------------

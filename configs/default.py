@@ -115,7 +115,9 @@ def get_config() -> ConfigDict:
   c.sampling.stop = ()  # strings that end a completion, and are cut from it
   c.sampling.max_new_tokens = 32  # a completion cut there counts as truncated
   c.sampling.batch_size = 32  # completions decoded at a time
-  c.sampling.prefill_tokens = 256  # prompt tokens run at a time
+  c.sampling.prefill_tokens = 512  # prompt tokens run at a time
+  # auto is model.dtype; int8 takes half of bfloat16 and rounds keys and values.
+  c.sampling.kv_cache_dtype = "auto"
   c.sampling.seed = 0  # of the samples
 
   c.gate = ConfigDict()  # what an organism must show before arms are trained

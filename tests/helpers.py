@@ -53,6 +53,7 @@ def sampling(**changes) -> SamplingConfig:
     max_new_tokens=8,
     batch_size=8,
     prefill_tokens=32,
+    kv_cache_dtype="auto",
     seed=0,
   )
   return dataclasses.replace(small, **changes)

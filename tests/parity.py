@@ -141,7 +141,7 @@ def greedy(mesh, model, params, prompts, new, stop_ids):
   place = meshes.shardings(shapes, rules, mesh)
   with jax.set_mesh(mesh):
     flat = jax.jit(decoder.unstack, out_shardings=place)(params)
-    config = sampling(max_new_tokens=new)
+    config = sampling(max_new_tokens=new, batch_size=32)
     sample = sampler.make_sampler(model, config, stop_ids, mesh)
     return sample(flat, prompts, range(len(prompts)), 0)
 
@@ -158,3 +158,29 @@ def greedy_torch(reference, prompt, new, stop_ids):
     pad_token_id=0,
   )
   return out[0, len(prompt) :].tolist()
+
+
+def greedy_torch_together(reference, prompts, new, stops):
+  """Greedy ids of many prompts, padded on the left to the longest."""
+  import torch
+
+  longest = max(map(len, prompts))
+  ids = torch.zeros(len(prompts), longest, dtype=torch.long)
+  mask = torch.zeros_like(ids)
+  for row, prompt in enumerate(prompts):
+    ids[row, longest - len(prompt) :] = torch.tensor(prompt)
+    mask[row, longest - len(prompt) :] = 1
+  with torch.no_grad():
+    made = reference.generate(
+      ids,
+      attention_mask=mask,
+      max_new_tokens=new,
+      do_sample=False,
+      eos_token_id=sorted(stops),
+      pad_token_id=0,
+    )
+  out = []
+  for row in made[:, longest:].tolist():
+    ends = [i for i, token in enumerate(row) if token in stops]
+    out.append(row[: ends[0] + 1] if ends else row)
+  return out

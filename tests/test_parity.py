@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import parity
 import pytest
-from helpers import make_mesh
+from helpers import make_mesh, sampling
 
 from bct_jax.data.chat import Chat
-from bct_jax.models import demo
+from bct_jax.models import decoder, demo
+from bct_jax.sampler import make_sampler
+from bct_jax.settings.capability import make_probe
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 
@@ -58,16 +60,77 @@ def test_smollm2_logits_packed_and_padded(smollm2):
   assert worst <= 1e-3
 
 
-def test_smollm2_greedy_text_of_20_prompts(smollm2):
+def hundred_prompts(chat):
+  """The questions above, and 80 about a fact among one to sixteen others."""
+  examples = make_probe("recall").examples(80, 5)
+  facts = [e.messages[-1]["content"].split(". ")[0] + "." for e in examples]
+  asked = []
+  for i, e in enumerate(examples):
+    others = facts[i : i + i % 17]
+    asked.append(" ".join([*others, e.messages[-1]["content"]]))
+  return real_prompts(chat) + [
+    chat.prompt([{"role": "user", "content": q}]) for q in asked
+  ]
+
+
+def margin(reference, ids, a, b):
+  """How far apart the scores of two next tokens are in torch."""
+  import torch
+
+  with torch.no_grad():
+    scores = reference(torch.tensor([ids])).logits[0, -1]
+  return abs(float(scores[a] - scores[b]))
+
+
+def test_smollm2_greedy_text_of_100_prompts(smollm2):
+  """Equal for 64 tokens, but after a tie, which is printed."""
   mesh, model, params, chat, reference = smollm2
-  prompts = real_prompts(chat)
+  prompts = hundred_prompts(chat)
+  lengths = sorted(map(len, prompts))
+  assert len(prompts) == 100 and lengths[0] < 40 and lengths[-1] > 140
   ours = parity.greedy(mesh, model, params, prompts, 64, chat.stop_ids)
-  different = []
-  for q, prompt, completion in zip(REAL, prompts, ours, strict=True):
-    theirs = parity.greedy_torch(reference, prompt, 64, chat.stop_ids)
-    if list(completion.tokens) != theirs:
-      different.append(q)
-  assert not different
+  order = sorted(range(100), key=lambda i: len(prompts[i]))
+  ties = 0
+  for start in range(0, 100, 25):
+    members = order[start : start + 25]
+    theirs = parity.greedy_torch_together(
+      reference, [prompts[i] for i in members], 64, chat.stop_ids
+    )
+    for i, want in zip(members, theirs, strict=True):
+      found = list(ours[i].tokens)
+      if found == want:
+        continue
+      pairs = zip(found, want, strict=False)
+      at = next(n for n, (a, b) in enumerate(pairs) if a != b)
+      ids = [*prompts[i], *want[:at]]
+      apart = margin(reference, ids, found[at], want[at])
+      print(f"prompt {i}, token {at}: scores of the two differ by {apart:.1e}")
+      assert apart < 1e-3
+      ties += 1
+  assert ties <= 3
+
+
+def test_smollm2_rates_with_an_int8_cache(smollm2):
+  """Of 70 closed-book facts; the answers may differ, the rate hardly does."""
+  mesh, model, params, chat, _ = smollm2
+  probe = make_probe("facts")
+  examples = probe.examples(70, 0)
+  prompts = [chat.prompt(e.messages) for e in examples]
+  right, answers = {}, {}
+  with jax.set_mesh(mesh):
+    flat = jax.jit(decoder.unstack)(params)
+    for dtype in ("auto", "int8"):
+      config = sampling(max_new_tokens=24, batch_size=32, kv_cache_dtype=dtype)
+      sample = make_sampler(model, config, chat.stop_ids, mesh)
+      answers[dtype] = sample(flat, prompts, range(70), 0)
+      right[dtype] = sum(
+        probe.score(e, chat.decode(c.tokens))
+        for e, c in zip(examples, answers[dtype], strict=True)
+      )
+  pairs = list(zip(answers["auto"], answers["int8"], strict=True))
+  assert any(a.logprobs != b.logprobs for a, b in pairs)
+  assert sum(a.tokens == b.tokens for a, b in pairs) >= 50
+  assert right["auto"] >= 30 and abs(right["auto"] - right["int8"]) <= 5
 
 
 def test_smollm2_sampler_and_trainer_logprobs_agree(smollm2):

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from bct_jax import mesh as meshes
 from bct_jax import optim, sizes
 from bct_jax.config import LoraConfig, from_dict
-from bct_jax.decode import Engine
+from bct_jax.decode import Engine, kv_dtype
 from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
@@ -111,13 +111,15 @@ def test_bytes_are_those_of_real_arrays(architecture):
     assert sizes.device_bytes(abstract.abstract_decode(weights.lora)) == decode
 
 
+@pytest.mark.parametrize("cached", ["auto", "int8"])
 @pytest.mark.parametrize("tensor", [2, 4], ids=["split", "whole heads"])
-def test_cache_bytes_are_those_of_the_cache(tensor):
+def test_cache_bytes_are_those_of_the_cache(tensor, cached):
   mesh = make_mesh(1, 2, tensor)
   model = mesh_model(CONFIG, mesh)
-  config = sampling(batch_size=6)
+  config = sampling(batch_size=6, kv_cache_dtype=cached)
   state = Engine(model.model, config, (), mesh).start(24)
-  found = sizes.cache_bytes(CONFIG, jnp.float32, mesh.shape, 6, 24)
+  dtype = kv_dtype(config, jnp.float32)
+  found = sizes.cache_bytes(CONFIG, dtype, mesh.shape, 6, 24)
   assert found == on_first_device(state.past)
 
 

@@ -41,7 +41,8 @@ SAMPLING = SamplingConfig(
   stop=(),
   max_new_tokens=256,
   batch_size=32,
-  prefill_tokens=256,
+  prefill_tokens=512,
+  kv_cache_dtype="auto",
   seed=0,
 )
 # Samplers that are kept; each holds what it compiled.

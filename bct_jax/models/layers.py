@@ -32,11 +32,36 @@ class Slots(NamedTuple):
   """Past keys and values by row, as attention over one new token reads them.
 
   A product over the head width wants it next to the positions, one over the
-  positions wants it last; other orders are copied at every token.
+  positions wants it last; other orders are copied at every token. In int8 each
+  key and each value has a scale, the largest of its H magnitudes over 127.
   """
 
   keys: jax.Array  # [B, K, H, S]
   values: jax.Array  # [B, K, S, H]
+  key_scale: jax.Array | None = None  # [B, K, S] float32, with int8
+  value_scale: jax.Array | None = None  # [B, K, S] float32, with int8
+
+
+# Where the positions are in each of these arrays.
+POSITIONS = Slots(3, 2, 2, 2)
+
+
+def as_slots(k: jax.Array, v: jax.Array, dtype: Any) -> Slots:
+  """Keys and values [B, T, K, H] in the layout and dtype of Slots."""
+  k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+  if dtype != jnp.int8:
+    return Slots(k.astype(dtype), v.astype(dtype))
+  k, key_scale = _quantize(k, 2)
+  v, value_scale = _quantize(v, 3)
+  return Slots(k, v, key_scale, value_scale)
+
+
+def _quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+  """x is nearly int8 * scale, with one scale along `axis`."""
+  full = x.astype(jnp.float32)
+  scale = jnp.max(jnp.abs(full), axis=axis, keepdims=True) / 127
+  whole = jnp.round(full / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
+  return whole, jnp.squeeze(scale, axis)
 
 
 def rope_angles(
@@ -161,7 +186,16 @@ def attend_slots(
   """Grouped-query attention of one token per row."""
   rows, _, heads, width = q.shape
   q = q.reshape(rows, slots.keys.shape[1], -1, width)
-  y = _attend(q, slots.keys, slots.values, mask, scale, softcap)
+  y = _attend(
+    q,
+    slots.keys.astype(q.dtype),
+    slots.values.astype(q.dtype),
+    mask,
+    scale,
+    softcap,
+    slots.key_scale,
+    slots.value_scale,
+  )
   return y.reshape(rows, 1, heads, width)
 
 
@@ -172,6 +206,8 @@ def _attend(
   mask: jax.Array,  # [B, 1, M or 1, S]
   scale: float,
   softcap: float | None,
+  key_scale: jax.Array | None = None,  # [B, K, S]
+  value_scale: jax.Array | None = None,  # [B, K, S]
 ) -> jax.Array:  # [B, K, M, H]
   """Attention with softmax in float32, divided by its sum at the end.
 
@@ -180,12 +216,16 @@ def _attend(
   scores = scale * jnp.einsum(
     "bkmh,bkhs->bkms", q, keys, preferred_element_type=jnp.float32
   )
+  if key_scale is not None:
+    scores *= key_scale[:, :, None]
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
   highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
   weights = jnp.exp(scores - highest)
   total = jnp.sum(weights, axis=-1, keepdims=True)
+  if value_scale is not None:
+    weights *= value_scale[:, :, None]
   y = jnp.einsum(
     "bkms,bksh->bkmh",
     weights.astype(values.dtype),
@@ -203,14 +243,15 @@ def put_in_slots(
 ) -> Slots:
   """The slots with one more position of every row written, each at its own."""
 
-  def one(keys, values, k, v, at):  # [K, H, S], [K, S, H], [1, K, H] twice
-    k, v = k.transpose(1, 2, 0), v.transpose(1, 0, 2)
-    return Slots(
-      jax.lax.dynamic_update_slice(keys, k.astype(keys.dtype), (0, 0, at)),
-      jax.lax.dynamic_update_slice(values, v.astype(values.dtype), (0, at, 0)),
-    )
+  def put(old, new, axis):
+    def one(old, new, at):  # of one row, so without the first axis
+      starts = [at if i == axis else 0 for i in range(1, new.ndim + 1)]
+      return jax.lax.dynamic_update_slice(old, new, starts)
 
-  return jax.vmap(one)(slots.keys, slots.values, k, v, at)
+    return None if old is None else jax.vmap(one)(old, new, at)
+
+  new = as_slots(k, v, slots.keys.dtype)
+  return Slots(*map(put, slots, new, POSITIONS))
 
 
 class Attention(nn.Module):
