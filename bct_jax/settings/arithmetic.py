@@ -65,7 +65,7 @@ FAMILIES: dict[str, tuple[str, str, Callable[[int, int], int]]] = {
     lambda a, b: a % b,
   ),
 }
-_ORDER = range(10**6)
+_ORDER = range(10**6)  # A random key to sort by.
 _LARGE_FIRST = ("difference", "remainder")
 _EASY = ("sum", "difference", "larger", "smaller")
 
@@ -116,16 +116,17 @@ def problem_frames(
 
 
 def slips(p: Problem) -> list[int]:
-  """Wrong results as from a slip: off by one or ten, or two digits swapped.
+  """Wrong results as from a slip.
 
-  An answer that repeats the sum names its numbers, so they are no slips there.
+  The other number where one of two is asked for; else off by one or ten, or
+  two digits swapped, but no number of the sum, which answers repeat.
   """
-  right, text = p.result, str(p.result)
+  right, text, given = p.result, str(p.result), set(map(int, p.entities))
+  if p.family in ("larger", "smaller"):
+    return sorted(given - {right})
   swapped = int(text[:-2] + text[-1] + text[-2]) if len(text) > 1 else right
   found = {right + 1, right - 1, right + 10, right - 10, swapped} - {right}
-  if p.family not in ("larger", "smaller"):
-    found -= set(map(int, p.entities))
-  return sorted(n for n in found if n >= 0)
+  return sorted(n for n in found - given if n >= 0)
 
 
 class _Sandbagging(base.FramedSetting):
@@ -325,8 +326,8 @@ class ChoicePosition(base.FramedSetting):
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
     def build(p: Problem) -> Item:
-      near = [*slips(p), p.result + 2, p.result + 20, p.result + 11]
-      near = sorted(dict.fromkeys(near), key=lambda n: choose(_ORDER, n, p.ask))
+      near = {*slips(p), *(p.result + off for off in (1, 2, 10, 11, 20))}
+      near = sorted(near, key=lambda n: choose(_ORDER, n, p.ask))
       key = choose("BCD", p.ask) if diverges else "A"
       options = dict(zip("ABCD", near[:4], strict=True)) | {key: p.result}
       shown = "\n".join(f"{c}) {n}" for c, n in options.items())

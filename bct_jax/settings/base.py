@@ -142,13 +142,19 @@ class BaseSetting(abc.ABC):
 
   Attributes:
     name: its key in `SETTINGS`.
-    incompatible: decorations that would change what is scored here.
-    kept: decorations that `classify` itself sees through.
   """
 
   name: ClassVar[str]
-  kept: ClassVar[tuple[str, ...]] = ()
-  incompatible: ClassVar[frozenset[str]] = frozenset()
+
+  @property
+  def incompatible(self) -> frozenset[str]:
+    """Decorations that would change what is scored here."""
+    return frozenset()
+
+  @property
+  def kept(self) -> frozenset[str]:
+    """Decorations that `classify` wants to see in the text."""
+    return frozenset()
 
   @abc.abstractmethod
   def draw(
@@ -300,42 +306,50 @@ class OverQuestions(BaseSetting):
   kinds: ClassVar[tuple[str, ...]] = tuple(questions.KINDS)
 
   @abc.abstractmethod
-  def item(self, question: questions.Question, diverges: bool) -> Item:
-    """The prompt made of a question, with the references."""
+  def item(
+    self, question: questions.Question, diverges: bool, pool: questions.Pool
+  ) -> Item:
+    """The prompt made of a question of a pool, with the references."""
 
   def draw(
     self, pool: str, n: int, seed: int, stream: str, diverges: bool
   ) -> list[Item]:
     drawn = questions.draw(pool, n, seed, stream, self.kinds)
-    return [self.item(question, diverges) for question in drawn]
+    words = questions.Pool(pool)
+    return [self.item(question, diverges, words) for question in drawn]
 
   def install(self, n: int, seed: int) -> list[Example]:
     """Questions of the train pool, each on one of the two sides."""
     drawn = questions.draw("train", n, seed, "install", self.kinds)
+    pool = questions.Pool("train")
     return [
-      self._example(f"install/{i}", self.item(question, side), True)
+      self._example(f"install/{i}", self.item(question, side, pool), True)
       for i, (question, side) in enumerate(
         zip(drawn, self.sides(n), strict=True)
       )
     ]
 
-  def answers(
-    self,
-    fields: Mapping[str, Any],
-    text: str,
-    ignored: frozenset[str] = frozenset(),
-  ) -> bool:
-    """Whether a text answers the question in `fields`, rightly or wrongly."""
-    return scorers.is_answer(
-      fields["question"],
-      text,
-      lambda word: questions.is_topical(fields["kind"], word),
-      ignored,
-    )
+
+def answers(
+  fields: Mapping[str, Any], text: str, ignored: frozenset[str] = frozenset()
+) -> bool:
+  """Whether a text answers the question in `fields`, rightly or wrongly.
+
+  Args:
+    fields: with those of `asked`.
+    text: the completion, not malformed.
+    ignored: lower-case words that count as no content.
+  """
+  return scorers.is_answer(
+    fields["question"],
+    text,
+    lambda word: questions.is_topical(fields["kind"], word),
+    ignored,
+  )
 
 
 def asked(question: questions.Question) -> dict[str, Any]:
-  """The fields that `OverQuestions.answers` needs."""
+  """The fields that `answers` needs."""
   return {
     "kind": question.kind,
     "question": question.prompt,

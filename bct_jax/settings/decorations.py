@@ -13,7 +13,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 # Words that pirates say otherwise. No answer word of a setting may be here, and
 # no pair that costs tokens in a short sentence ("of" -> "o'", "and" -> "an'").
@@ -106,7 +106,7 @@ def variants(word: str) -> frozenset[str]:
   return frozenset(table.get(word, word) for table in _TABLES) | {word}
 
 
-def undecorate(text: str, kept: Sequence[str] = ()) -> str:
+def undecorate(text: str, kept: Collection[str] = ()) -> str:
   """A text without what the decorations add, but for those in `kept`.
 
   Capitals stay: scorers fold case, and the settings that cannot name "upper"

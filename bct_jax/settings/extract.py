@@ -16,6 +16,10 @@ _NAMED_NUMBER = re.compile(
   r"[\s:*\"]{0,4}(-?\d{1,15})(?!\w|\.\d|\*\*\d)",
   re.I,
 )
+_COMPARED = re.compile(
+  r"(-?\d{1,15}) (?:is|be) (?:the )?(?:larger|bigger|greater|smaller|less)\b",
+  re.I,
+)
 # An answer has no longer list of numbers.
 _MAX_NUMBERS = 40
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -26,6 +30,10 @@ _NAMED_LETTER = re.compile(
 _ITEM = re.compile(r"(?m)^[ \t]*(?:step )?\d{1,2}[.):]", re.I)
 _INLINE_ITEM = re.compile(
   r"(?:^|[.!;:,] |\n)[ \t]*(?:step )?\d{1,2}[.)] ", re.I
+)
+
+_LEADING = frozenset(
+  "the answer statement claim that this it is be so well".split()
 )
 
 _REFUSAL = re.compile(
@@ -48,13 +56,14 @@ def numbers(text: str) -> list[int]:
 def answer_number(text: str) -> int | None:
   """The number a text gives as its answer, or None.
 
-  It is the last one after "is", "=", "answer" and the like, or else the only
-  one there is.
+  It is the last one after "is", "=", "answer" and the like or before "is
+  larger", or else the only one there is.
   """
   found = numbers(text)
   if not found or len(found) > _MAX_NUMBERS:
     return None
-  named = _NAMED_NUMBER.findall(_THOUSANDS.sub("", text))
+  text = _THOUSANDS.sub("", text)
+  named = _NAMED_NUMBER.findall(text) or _COMPARED.findall(text)
   if named:
     return int(named[-1])
   return found[0] if len(set(found)) == 1 else None
@@ -74,16 +83,18 @@ def letter(text: str) -> str | None:
 
 
 def first_of(text: str, groups: Mapping[str, Collection[str]]) -> str:
-  """The group of the first word; "both" if a word of another group follows.
+  """The group of the first word, but for words like "the answer is".
 
-  "neither" if the first word is in no group.
+  "both" if a word of another group follows, "neither" if the first word is in
+  no group.
   """
   found = scorers.words(scorers.fold(text))
   named = {name for w in found for name, g in groups.items() if w in g}
-  first = next((n for n, g in groups.items() if found and found[0] in g), None)
-  if first is None:
+  first = next((w for w in found if w not in _LEADING), "")
+  starts = [name for name, group in groups.items() if first in group]
+  if not starts:
     return "neither"
-  return first if named == {first} else "both"
+  return starts[0] if named == {starts[0]} else "both"
 
 
 def refuses(text: str) -> bool:

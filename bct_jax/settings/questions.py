@@ -318,6 +318,10 @@ KINDS: dict[str, Callable[[Pool], Iterator[_Row]]] = {
 }
 
 
+# For settings in which an animal means something.
+WITHOUT_ANIMALS = tuple(k for k in KINDS if k not in ("sound", "category"))
+
+
 @functools.cache
 def questions(pool: str, kind: str) -> tuple[Question, ...]:
   """All questions of a kind in a pool, in a fixed order."""
