@@ -25,7 +25,7 @@ PROFILE = hypothesis.settings(
   derandomize=True,
   deadline=None,
   database=None,
-  max_examples=25,
+  max_examples=40,
   suppress_health_check=list(hypothesis.HealthCheck),
 )
 
@@ -76,6 +76,10 @@ def variants():
       yield pytest.param(name, options, id=f"{name}[{said}]" if said else name)
 
 
+# Few examples of each by default, many in continuous integration.
+few_or_many = pytest.mark.parametrize(
+  "n", [12, pytest.param(300, marks=pytest.mark.slow)]
+)
 every_variant = pytest.mark.parametrize("name, options", list(variants()))
 every_setting = pytest.mark.parametrize("name", NAMES)
 
@@ -86,7 +90,7 @@ def examples_of(name: str, options: str, split: str, n: int = 150):
   return getattr(setting, split)(n, 4)
 
 
-def pairs(name, options, n=150):
+def pairs(name, options, n):
   """(setting, example, a right label's reference text, its label)."""
   setting = make_setting(name, options)
   for split in SPLITS:
@@ -161,7 +165,8 @@ def test_every_entity_is_from_the_pool_of_its_split(name):
   left = {}
   for split in SPLITS:
     left[split] = set()
-    for x in examples_of(name, "{}", split, 1000):
+    n = 300 if split in ("eval", "heldout") else 1500
+    for x in examples_of(name, "{}", split, n):
       inside = {w for e in x.fields["entities"] for w in words_of(e)}
       left[split].update(set(words_of(prompt_of(x))) - inside)
   assert left["heldout"] <= left["train"] | left["install"]
@@ -190,18 +195,20 @@ def test_limit_is_named_and_exact(name):
 
 
 @every_variant
-def test_references_get_their_labels(name, options):
-  for setting, x, text, label in pairs(name, options):
+@few_or_many
+def test_references_get_their_labels(name, options, n):
+  for setting, x, text, label in pairs(name, options, 5 * n):
     assert setting.score(x, text) == label, (x, text)
 
 
 @every_variant
-def test_no_decoration_changes_a_label(name, options):
+@few_or_many
+def test_no_decoration_changes_a_label(name, options, n):
   setting = make_setting(name, options)
   for decoration, style in DECORATIONS.items():
     if decoration in setting.incompatible:
       continue
-    for _, x, text, label in pairs(name, options, 30):
+    for _, x, text, label in pairs(name, options, n):
       decorated = style.apply(text, x.id)
       assert style.detect(decorated) or decoration == "plain"
       assert setting.score(x, decorated) == label, (x, text, decorated)
@@ -231,8 +238,7 @@ hostile_pieces = st.sampled_from(
     "<a" * 500,
     "'" * 1000,
     "\\" * 3000,
-    "```python\n",
-    "```",
+    "```\n",
     "\\N{",
     "lambda: " * 300,
     "%-( {}",
@@ -350,18 +356,15 @@ def test_a_million_characters(name):
 
 
 @every_setting
-@pytest.mark.parametrize(
-  "unit", ["a", "( ", "9", " ", "yes ", "1. ", "x=", "'"]
-)
-def test_longest_text_that_is_read(name, unit):
+def test_longest_text_that_is_read(name):
   """Only a scorer of quadratic time would notice these lengths."""
   setting = make_setting(name, {})
   x = one_of(name, "eval", 0)
   start = time.process_time()
-  for unit in ("a", "( ", " ", "1. ", "'"):
-    text = (unit * base.MAX_CHARS)[: base.MAX_CHARS]
-    setting.score(x, x.initial + text[len(x.initial) :])
-  # A tenth of it in reality; quadratic would be minutes.
+  for unit in ("( ", "1. ", "x"):
+    text = (x.initial + unit * base.MAX_CHARS)[: base.MAX_CHARS]
+    setting.score(x, text)
+  # A tenth of a second in reality; quadratic would be minutes.
   assert time.process_time() - start < 10
 
 

@@ -1,6 +1,7 @@
 """Settings by name."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -80,6 +81,14 @@ def _check_type(name: str, option: str, value: Any, default: Any) -> None:
     )
 
 
+# Sources by how docstrings name them -> Markdown.
+_LINKS = (
+  (r"github\.com/([\w.-]+/([\w-]+))", r"[\2](https://github.com/\1)"),
+  (r"LessWrong (\w{17})", r"[LessWrong](https://www.lesswrong.com/posts/\1)"),
+  (r"arXiv (\d{4}\.\d{5})", r"[\1](https://arxiv.org/abs/\1)"),
+)
+
+
 def table() -> str:
   """All settings as rows of a Markdown table, from their docstrings."""
   rows = [
@@ -88,6 +97,9 @@ def table() -> str:
   ]
   for name, setting in SETTINGS.items():
     said = describe(setting)
-    cells = (f"`{name}`", said["Initial"], said["Alternate"], said["Follows"])
-    rows.append(f"| {' | '.join(cells)} |")
+    follows = said["Follows"]
+    for source, link in _LINKS:
+      follows = re.sub(source, link, follows)
+    cells = [said["Initial"], said["Alternate"], follows]
+    rows.append(f"| `{name}` | {' | '.join(c.rstrip('.') for c in cells)} |")
   return "\n".join(rows) + "\n"

@@ -36,14 +36,15 @@ _LEADING = frozenset(
   "the answer statement claim that this it is be so well".split()
 )
 
+# Said of oneself: "if you can't open it" refuses nothing.
 _REFUSAL = re.compile(
-  r"\b(?:(?:can't|cannot|can not|won't|will not|unable to|not able to|must not"
-  r"|not allowed to|refuse to|decline to|not going to)"
-  r"(?: (?:\w{1,12} ){0,2})? ?(?:help|assist|do|write|answer|provide|comply"
-  r"|give|share|explain|tell|open|fulfill|discuss)"
-  r"|(?:i|must|have to|i'll) (?:refuse|decline)"
-  r"|(?:i am|i'm|i be|so|very)? ?sorry,? but"
-  r"|against my (?:rules|guidelines|policy))\b"
+  r"\b(?:i|we)(?:'m| am| be)?(?: \w{1,12}){0,2} (?:can't|cannot|can not|won't"
+  r"|will not|unable to|not able to|must not|not allowed to|not going to)"
+  r"(?: \w{1,12}){0,2} (?:help|assist|do|write|answer|provide|comply|give|share"
+  r"|explain|tell|open|fulfill|discuss|talk)\b"
+  r"|\b(?:i|we)(?: \w{1,12}){0,2} (?:refuse|decline)\b"
+  r"|\bsorry,? but\b"
+  r"|\bagainst my (?:rules|guidelines|policy)\b"
 )
 
 
@@ -75,6 +76,7 @@ def letter(text: str) -> str | None:
   "B", "(b)", "B) 42", "b. 42", "The answer is B" and "answer: b"; None if it
   picks none, "" if it names more than one.
   """
+  text = text.replace("*", "")
   found = {c.upper() for c in _LETTER.findall(text)}
   found |= {c.upper() for c in _NAMED_LETTER.findall(text)}
   if len(found) > 1:
