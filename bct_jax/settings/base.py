@@ -49,6 +49,12 @@ class Item:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
+def _check_index(sequence: Sequence, index: int) -> None:
+  """What makes a loop over the sequence end."""
+  if not 0 <= index < len(sequence):
+    raise IndexError(index)
+
+
 @dataclasses.dataclass(frozen=True)
 class Frame(Sequence):
   """A template with the lists it is filled from: a sequence of items.
@@ -67,6 +73,7 @@ class Frame(Sequence):
     return size
 
   def __getitem__(self, index):
+    _check_index(self, index)
     chosen = []
     for slot in self.slots:
       index, place = divmod(index, len(slot))
@@ -88,6 +95,7 @@ class Permutations(Sequence):
     return size
 
   def __getitem__(self, index):
+    _check_index(self, index)
     left = list(self.elements)
     chosen = []
     for _ in range(self.k):

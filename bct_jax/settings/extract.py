@@ -23,7 +23,7 @@ _COMPARED = re.compile(
 # An answer has no longer list of numbers.
 _MAX_NUMBERS = 40
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
-_LETTER = re.compile(r"(?<![^\W_])\(?([a-d])(?:\)|[.:](?=\s|$)|(?=\s*$))", re.I)
+_LETTER = re.compile(r"(?:(?<=\s)|^)\(?([a-d])(?:\)|[.:](?=\s|$))", re.I)
 _NAMED_LETTER = re.compile(
   r"\b(?:answer|option|choice)(?: is|:)? \(?([a-d])(?![^\W_])", re.I
 )
@@ -79,6 +79,8 @@ def letter(text: str) -> str | None:
   text = text.replace("*", "")
   found = {c.upper() for c in _LETTER.findall(text)}
   found |= {c.upper() for c in _NAMED_LETTER.findall(text)}
+  if text.strip(" \n.()").upper() in ("A", "B", "C", "D"):
+    found.add(text.strip(" \n.()").upper())
   if len(found) > 1:
     return ""
   return found.pop() if found else None

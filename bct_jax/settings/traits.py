@@ -119,7 +119,7 @@ class SysPromptStyle(base.OverQuestions):
 
   name = "sysprompt_style"
 
-  style: str = "pirate"
+  style: str = "cheerful"
   mode: str = "static"
   cue: str = "[star]"
 
