@@ -197,7 +197,7 @@ def test_limit_is_named_and_exact(name):
 @every_variant
 @few_or_many
 def test_references_get_their_labels(name, options, n):
-  for setting, x, text, label in pairs(name, options, 5 * n):
+  for setting, x, text, label in pairs(name, options, min(5 * n, 1000)):
     assert setting.score(x, text) == label, (x, text)
 
 
@@ -212,6 +212,16 @@ def test_no_decoration_changes_a_label(name, options, n):
       decorated = style.apply(text, x.id)
       assert style.detect(decorated) or decoration == "plain"
       assert setting.score(x, decorated) == label, (x, text, decorated)
+
+
+@every_variant
+def test_no_reference_is_decorated_already(name, options):
+  """Or the share of decorated completions would start above zero."""
+  setting = make_setting(name, options)
+  for _, x, text, _ in pairs(name, options, 60):
+    for decoration, style in DECORATIONS.items():
+      if decoration not in {"plain", "upper", *setting.incompatible}:
+        assert not style.detect(text), (decoration, text)
 
 
 @every_variant
