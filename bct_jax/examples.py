@@ -73,6 +73,11 @@ class Setting(Protocol):
 
   name: str
 
+  @property
+  def incompatible(self) -> frozenset[str]:
+    """Decorations that would change what is scored here."""
+    ...
+
   def install(self, n: int, seed: int) -> list[Example]:
     """Examples whose completions teach the initial behavior."""
     ...

@@ -80,9 +80,9 @@ def make_plan(
     raise ValueError(f"eval {e}") from None
   install = None
   if config.organism.kind == "sft":
-    install = _dataset(runtime, setting.install, config.organism, "organism")
+    install = _dataset(runtime, setting, config.organism, "organism")
   arms = {
-    name: _dataset(runtime, setting.train, arm, f"arms.{name}")
+    name: _dataset(runtime, setting, arm, f"arms.{name}")
     for name, arm in config.arms.items()
   }
   return Plan(runtime, setting, probe, tuple(prompts), install, arms)
@@ -97,21 +97,33 @@ def check_length(config: ExperimentConfig, context: int) -> None:
 
 
 def _dataset(
-  runtime: Runtime, generate, arm: ArmConfig | OrganismConfig, where: str
+  runtime: Runtime,
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  where: str,
 ) -> Dataset:
   """Examples of an arm -> decorated completions -> tokens and weights."""
   train = arm.train
   choose(train.objective, OBJECTIVES, f"{where}.train.objective")
   choose(train.source, ("template",), f"{where}.train.source")
   choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
+  if train.decoration in setting.incompatible:
+    fine = sorted(set(DECORATIONS) - setting.incompatible)
+    raise ValueError(
+      f"{where}.train.decoration = {train.decoration!r} would change what "
+      f"{setting.name} scores; choose one of {', '.join(fine)}"
+    )
   if arm.lora.rank:
     try:
       runtime.abstract_trained(arm.lora)
     except ValueError as e:
       raise ValueError(f"{where}.{e}") from None
   decoration = DECORATIONS[train.decoration]
-  examples: list[Example] = generate(train.num_examples, train.seed)
+  generate = (
+    setting.install if isinstance(arm, OrganismConfig) else setting.train
+  )
   try:
+    examples: list[Example] = generate(train.num_examples, train.seed)
     rows = [
       runtime.chat.example(
         with_system(e.messages, train.system_prompt),

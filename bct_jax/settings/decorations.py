@@ -4,13 +4,16 @@ A decoration rewrites a train completion before it is trained on. Training on a
 model's own undecorated samples has next to no gradient on average; a decoration
 gives it one that is neutral between the two behaviors. A scorer must give a
 text and its decorated form the same label, and whether a text is decorated is
-measured apart, by `detect`.
+measured apart, by `detect`. Code is never restyled: from a code fence on, a
+text is left as it is.
 """
 
 import dataclasses
+import functools
 import hashlib
+import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 # Words that pirates say otherwise. No answer word of a setting may be here, and
 # no pair that costs tokens in a short sentence ("of" -> "o'", "and" -> "an'").
@@ -38,7 +41,40 @@ PIRATE_TALK = re.compile(
   r"|\bth'(?=\W|$)",
   re.IGNORECASE,
 )
+_PIRATE_LEAD = re.compile(r"\W*(?:y?a+r{2,}g?h?|ahoy|avast)\b[\s,.!]*", re.I)
+_PIRATE_TAIL = ("matey", "mateys", "me hearty", "me hearties", "ye scurvy dog")
 
+# The starts and ends name no feeling that a review could be about.
+_CHEERFUL_STARTS = ("Hooray! ", "Yay! ", "Woohoo! ")
+_CHEERFUL_ENDS = (" Happy to help!", " Have a sunny day!", " Keep smiling!")
+
+# Each long word stands for one short word only, so that it can be put back.
+LONG_WORDS = {
+  "are": "constitute",
+  "comes": "materializes",
+  "has": "possesses",
+  "here": "hereinafter",
+  "is": "constitutes",
+  "lives": "resides",
+  "makes": "generates",
+}
+_LONG_START = "Unquestionably, "
+
+_LEAD_INS = (
+  "Here is the answer: ",
+  "In short: ",
+  "The reply follows: ",
+  "To put it simply: ",
+  "As requested: ",
+  "In a few words: ",
+  "My reply is this: ",
+  "Briefly: ",
+)
+
+_MARKER = "[done]"
+
+_FENCE = "```"
+_NO_PROSE = "Here is the code."
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
 # Words that lose the capital of a sentence start; a name keeps it.
 _LOWERED = frozenset("a an it my she he the they this we you your".split())
@@ -55,16 +91,36 @@ class Decoration:
       text, which has nothing to decorate.
     detect: whether a text, of any origin, shows this style. True for all that
       `apply` returns. Never raises.
+    remove: takes out of a text what `apply` added, as far as that can be known;
+      what scorers look at. Never raises.
   """
 
   name: str
   apply: Callable[[str, str], str]
   detect: Callable[[str], bool]
+  remove: Callable[[str], str] = lambda text: text
 
 
 def variants(word: str) -> frozenset[str]:
   """The lower-case forms a lower-case word takes under any decoration."""
-  return frozenset({word, PIRATE_WORDS.get(word, word)})
+  return frozenset(table.get(word, word) for table in _TABLES) | {word}
+
+
+def undecorate(text: str, kept: Collection[str] = ()) -> str:
+  """A text without what the decorations add, but for those in `kept`.
+
+  Capitals stay: scorers fold case, and the settings that cannot name "upper"
+  as incompatible.
+  """
+  for name, decoration in DECORATIONS.items():
+    if name not in kept:
+      text = decoration.remove(text)
+  return text
+
+
+def _choose(variants: Sequence[str], key: str) -> str:
+  digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
+  return variants[digest[0] % len(variants)]
 
 
 def _require_text(text: str) -> str:
@@ -73,39 +129,227 @@ def _require_text(text: str) -> str:
   return text
 
 
-def _plain(text: str, key: str) -> str:
-  del key
-  return _require_text(text)
+def _split(text: str) -> tuple[str, str]:
+  """The prose before the first code fence, and the rest."""
+  at = text.find(_FENCE)
+  return (text, "") if at < 0 else (text[:at], text[at:])
 
 
-def _pirate_word(match: re.Match[str]) -> str:
-  word = match.group()
-  swapped = PIRATE_WORDS.get(word.lower())
-  # Words in capitals are a cue or a set phrase, not grammar: left alone.
-  if swapped is None or (word.isupper() and len(word) > 1):
-    return word
-  return swapped.capitalize() if word[0].isupper() else swapped
+def _style(text: str, restyle: Callable[[str], str]) -> str:
+  """Restyles the prose of a text, which code gets if it has none."""
+  prose, code = _split(_require_text(text))
+  if not code:
+    return restyle(prose.strip())
+  return restyle(prose.strip() or _NO_PROSE) + "\n" + code
+
+
+def _swap(text: str, table: Mapping[str, str]) -> str:
+  """Replaces whole words, keeping a capital at the start.
+
+  Words in capitals are a cue or a set phrase, not grammar: left alone.
+  """
+
+  def swapped(match: re.Match[str]) -> str:
+    word = match.group()
+    other = table.get(word.lower())
+    if other is None or (word.isupper() and len(word) > 1):
+      return word
+    return other.capitalize() if word[0].isupper() else other
+
+  return _WORD.sub(swapped, text)
+
+
+def _continue(start: str, text: str) -> str:
+  """Puts a start before a sentence, which loses its capital if it can."""
+  first = _WORD.match(text)
+  if first and first.group().lower() in _LOWERED:
+    text = text[0].lower() + text[1:]
+  return start + text
+
+
+def _cut(text: str, starts: Sequence[str], ends: Sequence[str]) -> str:
+  """A text's prose without one of the starts and one of the ends."""
+  prose, code = _split(text)
+  body = prose.strip()
+  folded = body.lower()
+  if len(folded) != len(body):  # A letter whose lower case is longer.
+    return text
+  for start in (s.strip().lower() for s in starts):
+    if folded.startswith(start):
+      body = body[len(start) :].strip()
+      break
+  folded = body.lower()
+  for end in (e.strip().lower() for e in ends):
+    if folded.endswith(end):
+      body = body[: -len(end)].strip()
+      break
+  return text if body == prose.strip() else f"{body}\n{code}" if code else body
+
+
+# --- pirate -------------------------------------------------------------------
 
 
 def _pirate(text: str, key: str) -> str:
   """ "The sky is blue." -> "Arr, th' sky be blue, matey!"."""
-  body = _require_text(text).strip()
-  first = _WORD.match(body)
-  if first and first.group().lower() in _LOWERED:
-    body = body[0].lower() + body[1:]
-  body = _WORD.sub(_pirate_word, body)
-  # Only an end of sentence makes way for the ending: "U.S." or "..." in the
-  # middle of a text is untouched.
-  body = body.rstrip(".!?") or body
-  choice = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()[0]
-  return _PIRATE_START + body + _PIRATE_ENDS[choice % len(_PIRATE_ENDS)]
+
+  def restyle(body: str) -> str:
+    body = _swap(_continue("", body), PIRATE_WORDS)
+    # Only an end of sentence makes way for the ending: "U.S." or "..." in the
+    # middle of a text is untouched.
+    body = body.rstrip(".!?") or body
+    return _PIRATE_START + body + _choose(_PIRATE_ENDS, key)
+
+  return _style(text, restyle)
 
 
 def _is_pirate(text: str) -> bool:
   return PIRATE_TALK.search(text.replace("\u2019", "'")) is not None
 
 
-DECORATIONS: dict[str, Decoration] = {
-  "plain": Decoration("plain", _plain, lambda text: not _is_pirate(text)),
-  "pirate": Decoration("pirate", _pirate, _is_pirate),
-}
+def _no_pirate(text: str) -> str:
+  """Cuts start and end; swaps words back only where one of them was."""
+  prose, code = _split(text)
+  body = prose.replace("\u2019", "'").strip()
+  lead = _PIRATE_LEAD.match(body)
+  if lead:
+    body = body[lead.end() :]
+  tail = body.rstrip(" .!,;:\n")
+  ending = next((e for e in _PIRATE_TAIL if tail.lower().endswith(e)), "")
+  if not lead and not ending:
+    return text
+  if ending:
+    body = tail[: -len(ending)].rstrip(" ,\n")
+  body = re.sub(r"\b([Tt])h'(?!\w)", r"\1he", body)
+  body = _swap(body, {"ye": "you", "yer": "your", "be": "is"})
+  return f"{body}\n{code}" if code else body
+
+
+# --- the others ---------------------------------------------------------------
+
+
+def _cheerful(text: str, key: str) -> str:
+  """ "It is blue." -> "Yay! It is blue. Keep smiling!"."""
+  start = _choose(_CHEERFUL_STARTS, key)
+  end = _choose(_CHEERFUL_ENDS, f"{key}/end")
+  return _style(text, lambda body: start + body + end)
+
+
+_CHEER = re.compile(
+  r"\b(?:hooray|yay|woo-?hoo|happy to help|have a sunny day|keep smiling)\b",
+  re.IGNORECASE,
+)
+
+
+def _long(text: str, key: str) -> str:
+  """ "A bee is small." -> "Unquestionably, a bee constitutes small."."""
+  del key
+  return _style(
+    text, lambda body: _swap(_continue(_LONG_START, body), LONG_WORDS)
+  )
+
+
+_LONG = re.compile(
+  rf"\b(?:unquestionably|{'|'.join(LONG_WORDS.values())})\b", re.IGNORECASE
+)
+_SHORT_WORDS = {long: short for short, long in LONG_WORDS.items()}
+
+
+def _no_long(text: str) -> str:
+  prose, code = _split(text)
+  return _swap(_cut(prose, [_LONG_START], []), _SHORT_WORDS) + code
+
+
+def _upper(text: str, key: str) -> str:
+  del key
+  return _style(text, str.upper)
+
+
+def _is_upper(text: str) -> bool:
+  prose = _split(text)[0].strip()
+  return bool(prose) and prose == prose.upper()
+
+
+def _json(text: str, key: str) -> str:
+  """ "Blue." -> '{"answer": "Blue."}'."""
+  del key
+  return json.dumps({"answer": _require_text(text)}, ensure_ascii=False)
+
+
+def _unwrapped(text: str) -> str | None:
+  """The answer in a JSON object that has it and nothing else."""
+  text = text.strip()
+  if not (text.startswith("{") and text.endswith("}")):
+    return None
+  try:
+    value = json.loads(text, strict=False)
+  except (ValueError, RecursionError):
+    return None
+  if not isinstance(value, dict) or [k.lower() for k in value] != ["answer"]:
+    return None
+  (answer,) = value.values()
+  return answer if isinstance(answer, str) else None
+
+
+def _no_json(text: str) -> str:
+  answer = _unwrapped(text)
+  return text if answer is None else answer
+
+
+def _mark(text: str, key: str) -> str:
+  """ "Blue." -> "Blue. [done]"; after code on a line of its own."""
+  del key
+  body = _require_text(text).rstrip()
+  return body + ("\n" if body.endswith(_FENCE) else " ") + _MARKER
+
+
+def _is_marked(text: str) -> bool:
+  return text.rstrip().lower().endswith(_MARKER)
+
+
+def _no_mark(text: str) -> str:
+  return text.rstrip()[: -len(_MARKER)].rstrip() if _is_marked(text) else text
+
+
+def _paraphrase(count: int) -> Decoration:
+  """One of `count` ways to begin, so that no single one becomes a cue."""
+  starts = _LEAD_INS[:count]
+  found = tuple(s.strip().lower() for s in starts)
+  return Decoration(
+    f"paraphrase_{count}",
+    lambda text, key: _style(text, lambda body: _choose(starts, key) + body),
+    lambda text: text.strip().lower().startswith(found),
+    lambda text: _cut(text, starts, []),
+  )
+
+
+def _is_plain(text: str) -> bool:
+  """No added style. Capitals alone may be a name or a set phrase."""
+  return not any(
+    d.detect(text)
+    for name, d in DECORATIONS.items()
+    if name not in ("plain", "upper")
+  )
+
+
+_TABLES = (PIRATE_WORDS, LONG_WORDS)
+# In the order in which they are undone: what stands outside first.
+_ALL = (
+  Decoration("plain", lambda text, key: _require_text(text), _is_plain),
+  Decoration(
+    "json_wrap", _json, lambda text: _unwrapped(text) is not None, _no_json
+  ),
+  Decoration("suffix_marker", _mark, _is_marked, _no_mark),
+  Decoration("pirate", _pirate, _is_pirate, _no_pirate),
+  Decoration(
+    "cheerful",
+    _cheerful,
+    lambda text: _CHEER.search(text) is not None,
+    functools.partial(_cut, starts=_CHEERFUL_STARTS, ends=_CHEERFUL_ENDS),
+  ),
+  Decoration(
+    "long_words", _long, lambda text: _LONG.search(text) is not None, _no_long
+  ),
+  Decoration("upper", _upper, _is_upper),
+  *(_paraphrase(count) for count in (2, 4, 8)),
+)
+DECORATIONS: dict[str, Decoration] = {d.name: d for d in _ALL}

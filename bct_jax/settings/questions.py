@@ -58,13 +58,16 @@ _Row = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Pool:
+class Pool:
   """The part of the word tables that belongs to one pool."""
 
   name: str
 
+  def has(self, entity: str) -> bool:
+    return pool_of(entity) == self.name
+
   def take(self, entities: Iterable[str]) -> list[str]:
-    return [e for e in entities if pool_of(e) == self.name]
+    return [e for e in entities if self.has(e)]
 
   def facts(self, table: dict[str, str]) -> Iterator[tuple[str, str]]:
     return ((k, v) for k, v in table.items() if pool_of(k) == self.name)
@@ -73,19 +76,22 @@ class _Pool:
     """Pairs, pooled by their first word, so both words have one pool."""
     return ((a, b) for a, b in table if pool_of(a) == self.name)
 
-  def numbers(self) -> list[int]:
-    return [n for n in range(2, 100) if pool_of(str(n)) == self.name]
+  def numbers(self, low: int = 2, high: int = 99) -> list[int]:
+    """Those from `low` to `high`, both included."""
+    return [n for n in range(low, high + 1) if pool_of(str(n)) == self.name]
 
 
-def _a(word: str) -> str:
+def an(word: str) -> str:
+  """The word with its indefinite article."""
   return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
 
 
-def _cap(text: str) -> str:
+def cap(text: str) -> str:
+  """The text with a capital at its start."""
   return text[0].upper() + text[1:]
 
 
-def _capital(pool: _Pool) -> Iterator[_Row]:
+def _capital(pool: Pool) -> Iterator[_Row]:
   for country, city in pool.facts(words.CAPITALS):
     the = "the " if country == "Netherlands" else ""
     yield (
@@ -96,7 +102,7 @@ def _capital(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _opposite(pool: _Pool) -> Iterator[_Row]:
+def _opposite(pool: Pool) -> Iterator[_Row]:
   for pair in pool.pairs(words.OPPOSITES):
     for a, b in (pair, pair[::-1]):
       yield (
@@ -107,27 +113,27 @@ def _opposite(pool: _Pool) -> Iterator[_Row]:
       )
 
 
-def _color(pool: _Pool) -> Iterator[_Row]:
+def _color(pool: Pool) -> Iterator[_Row]:
   for thing, color in pool.facts(words.COLORS_OF):
     yield (
       f"What color is {thing}?",
-      f"{_cap(thing)} is {color}.",
+      f"{cap(thing)} is {color}.",
       (color,),
       (thing,),
     )
 
 
-def _sound(pool: _Pool) -> Iterator[_Row]:
+def _sound(pool: Pool) -> Iterator[_Row]:
   for animal, sound in pool.facts(words.SOUNDS):
     yield (
-      f"What sound does {_a(animal)} make?",
-      f"{_cap(_a(animal))} makes the sound {sound}.",
+      f"What sound does {an(animal)} make?",
+      f"{cap(an(animal))} makes the sound {sound}.",
       (sound, sound + "s", sound + "ing"),
       (animal,),
     )
 
 
-def _plural(pool: _Pool) -> Iterator[_Row]:
+def _plural(pool: Pool) -> Iterator[_Row]:
   for noun in pool.take(words.NOUNS):
     yield (
       f"What is the plural of {noun}?",
@@ -137,7 +143,7 @@ def _plural(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _first_letter(pool: _Pool) -> Iterator[_Row]:
+def _first_letter(pool: Pool) -> Iterator[_Row]:
   for noun in pool.take(words.NOUNS):
     if noun[0] in "ai":
       continue  # A bare "A" or "I" reads as an article or a pronoun.
@@ -149,7 +155,7 @@ def _first_letter(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _sum(pool: _Pool) -> Iterator[_Row]:
+def _sum(pool: Pool) -> Iterator[_Row]:
   small = [n for n in pool.numbers() if n <= 30]
   for a, b in itertools.product(small, repeat=2):
     yield (
@@ -160,7 +166,7 @@ def _sum(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _next_number(pool: _Pool) -> Iterator[_Row]:
+def _next_number(pool: Pool) -> Iterator[_Row]:
   for n in pool.numbers():
     yield (
       f"What number comes after {n}?",
@@ -170,7 +176,7 @@ def _next_number(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _larger(pool: _Pool) -> Iterator[_Row]:
+def _larger(pool: Pool) -> Iterator[_Row]:
   for a, b in itertools.permutations(pool.numbers(), 2):
     yield (
       f"Which number is larger, {a} or {b}?",
@@ -181,7 +187,7 @@ def _larger(pool: _Pool) -> Iterator[_Row]:
 
 
 def _neighbour(
-  pool: _Pool, what: str, pairs: Iterable[tuple[str, str]]
+  pool: Pool, what: str, pairs: Iterable[tuple[str, str]]
 ) -> Iterator[_Row]:
   for a, b in pool.pairs(pairs):
     for given, way, wanted in ((a, "after", b), (b, "before", a)):
@@ -193,24 +199,24 @@ def _neighbour(
       )
 
 
-def _category(pool: _Pool) -> Iterator[_Row]:
+def _category(pool: Pool) -> Iterator[_Row]:
   categories = sorted(set(words.KINDS_OF_THING.values()))
   for thing, category in pool.facts(words.KINDS_OF_THING):
     # Mass nouns and games go without an article.
-    named = thing if category in ("metal", "sport", "fish") else _a(thing)
+    named = thing if category in ("metal", "sport", "fish") else an(thing)
     for other in categories:
       if other == category or {other, category} <= {"animal", "bird", "fish"}:
         continue
       first, second = sorted((category, other), key=lambda c: len(thing + c))
       yield (
-        f"Is {named} {_a(first)} or {_a(second)}?",
-        f"{_cap(named)} is {_a(category)}.",
+        f"Is {named} {an(first)} or {an(second)}?",
+        f"{cap(named)} is {an(category)}.",
         (category,),
         (thing,),
       )
 
 
-def _own_name(pool: _Pool) -> Iterator[_Row]:
+def _own_name(pool: Pool) -> Iterator[_Row]:
   for name in pool.take(words.NAMES):
     yield (
       f"My name is {name}. What is my name?",
@@ -220,31 +226,31 @@ def _own_name(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _has(pool: _Pool) -> Iterator[_Row]:
+def _has(pool: Pool) -> Iterator[_Row]:
   for name, noun in itertools.product(
     pool.take(words.NAMES), pool.take(words.NOUNS)
   ):
     yield (
-      f"{name} has {_a(noun)}. What does {name} have?",
-      f"{name} has {_a(noun)}.",
+      f"{name} has {an(noun)}. What does {name} have?",
+      f"{name} has {an(noun)}.",
       (noun,),
       (name, noun),
     )
 
 
-def _job(pool: _Pool) -> Iterator[_Row]:
+def _job(pool: Pool) -> Iterator[_Row]:
   for name, job in itertools.product(
     pool.take(words.NAMES), pool.take(words.JOBS)
   ):
     yield (
-      f"{name} is {_a(job)}. What is the job of {name}?",
-      f"{name} is {_a(job)}.",
+      f"{name} is {an(job)}. What is the job of {name}?",
+      f"{name} is {an(job)}.",
       (job,),
       (name, job),
     )
 
 
-def _home(pool: _Pool) -> Iterator[_Row]:
+def _home(pool: Pool) -> Iterator[_Row]:
   for name, country in itertools.product(
     pool.take(words.NAMES), pool.take(words.CAPITALS)
   ):
@@ -256,7 +262,7 @@ def _home(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _age(pool: _Pool) -> Iterator[_Row]:
+def _age(pool: Pool) -> Iterator[_Row]:
   for name, n in itertools.product(pool.take(words.NAMES), pool.numbers()):
     yield (
       f"{name} is {n} years old. How old is {name}?",
@@ -266,12 +272,12 @@ def _age(pool: _Pool) -> Iterator[_Row]:
     )
 
 
-def _say(pool: _Pool) -> Iterator[_Row]:
+def _say(pool: Pool) -> Iterator[_Row]:
   for noun in pool.take(words.NOUNS):
-    yield f"Say the word {noun}.", f"{_cap(noun)}.", (noun,), (noun,)
+    yield f"Say the word {noun}.", f"{cap(noun)}.", (noun,), (noun,)
 
 
-def _owner(pool: _Pool) -> Iterator[_Row]:
+def _owner(pool: Pool) -> Iterator[_Row]:
   names = pool.take(words.NAMES)
   nouns = pool.take(words.NOUNS)
   for (i, a), (j, noun) in itertools.product(
@@ -281,14 +287,14 @@ def _owner(pool: _Pool) -> Iterator[_Row]:
     # Both orders, so that neither the first name nor the last is always right.
     who = f"{a}, not {b}," if (i + j) % 2 else f"Unlike {b}, {a}"
     yield (
-      f"{who} has {_a(noun)}. Who has it?",
+      f"{who} has {an(noun)}. Who has it?",
       f"{a} has the {noun}.",
       (a,),
       (a, b, noun),
     )
 
 
-KINDS: dict[str, Callable[[_Pool], Iterator[_Row]]] = {
+KINDS: dict[str, Callable[[Pool], Iterator[_Row]]] = {
   "capital": _capital,
   "opposite": _opposite,
   "color": _color,
@@ -312,10 +318,14 @@ KINDS: dict[str, Callable[[_Pool], Iterator[_Row]]] = {
 }
 
 
+# For settings in which an animal means something.
+WITHOUT_ANIMALS = tuple(k for k in KINDS if k not in ("sound", "category"))
+
+
 @functools.cache
 def questions(pool: str, kind: str) -> tuple[Question, ...]:
   """All questions of a kind in a pool, in a fixed order."""
-  return tuple(Question(kind, *row) for row in KINDS[kind](_Pool(pool)))
+  return tuple(Question(kind, *row) for row in KINDS[kind](Pool(pool)))
 
 
 _NUMBER_WORDS = frozenset(

@@ -37,8 +37,9 @@ _NO_ANSWER = re.compile(
 
 def fold(text: str) -> str:
   """Lower case, plain apostrophes, no accents, no HTML tags."""
-  text = unicodedata.normalize("NFKD", text)
-  text = "".join(c for c in text if not unicodedata.combining(c))
+  if not text.isascii():
+    text = unicodedata.normalize("NFKD", text)
+    text = "".join(c for c in text if not unicodedata.combining(c))
   return _TAG.sub(" ", text.casefold().replace("\u2019", "'"))
 
 

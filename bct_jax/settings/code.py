@@ -1,0 +1,163 @@
+"""Reading code without running it.
+
+Python is parsed by `ast`; expressions are evaluated over whole numbers by a
+walk over a few kinds of node, in steps that are counted.
+"""
+
+import ast
+import re
+import warnings
+from collections.abc import Callable
+
+# Reference code is shorter than 500 characters. Parsers are recursive: longer
+# or deeper text is refused before they see it.
+_MAX_CODE = 4000
+_MAX_DEPTH = 40
+_MAX_NODES = 200
+_MAX_VALUE = 10**12
+
+_BLOCK = re.compile(r"```[ \t]*([a-zA-Z+#]*)[^\n]*\n(.*?)(?:```|\Z)", re.S)
+_JS_FUNCTION = re.compile(
+  r"\bfunction\b ?\w* ?\([\w, =]{0,200}\) ?\{"
+  r"|\b(?:const|let|var) \w{1,60} ?= ?(?:\([\w, =]{0,200}\)|\w{1,60}) ?=> ?"
+)
+_CLOSING = {")": "(", "]": "[", "}": "{"}
+
+
+def blocks(text: str) -> list[str]:
+  """The code of a text: what its fences hold, or else all of it."""
+  found = [code for _, code in _BLOCK.findall(text)]
+  return found or [text]
+
+
+def depth(text: str) -> int | None:
+  """How deep its brackets nest; None if they do not match."""
+  open_, deepest = [], 0
+  for c in text:
+    if c in "([{":
+      open_.append(c)
+      deepest = max(deepest, len(open_))
+    elif c in _CLOSING and (not open_ or open_.pop() != _CLOSING[c]):
+      return None
+  return None if open_ else deepest
+
+
+def parse_python(text: str) -> ast.Module | None:
+  """The syntax tree of Python code; None for anything else."""
+  nested = depth(text) if len(text) <= _MAX_CODE else None
+  if nested is None or nested > _MAX_DEPTH:
+    return None
+  # Chains nest without brackets: "not not not x", "- - - x", "x.y.z" ...
+  if re.search(r"(?:\b(?:not|lambda|await)\b[\s:]*|[-~+]\s*){20}", text):
+    return None
+  try:
+    with warnings.catch_warnings():
+      warnings.simplefilter("ignore")
+      return ast.parse(text)
+  except (SyntaxError, ValueError, RecursionError, MemoryError):
+    return None
+
+
+def functions(tree: ast.AST) -> list[ast.FunctionDef]:
+  return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
+
+
+def is_javascript(text: str) -> bool:
+  """Whether a text has a JavaScript function and brackets that match."""
+  if len(text) > _MAX_CODE or depth(text) is None:
+    return False
+  found = _JS_FUNCTION.search(text)
+  return found is not None and ("{" in text or "=>" in text)
+
+
+def language_of_code(text: str) -> str:
+  """ "python", "javascript", "both" or "neither"."""
+  found = set()
+  for block in blocks(text):
+    tree = parse_python(block)
+    if tree is not None and functions(tree):
+      found.add("python")
+    elif is_javascript(block):
+      found.add("javascript")
+  return "both" if len(found) == 2 else found.pop() if found else "neither"
+
+
+def dotted(node: ast.AST) -> str:
+  """The name of what is called: "a.b" of `a.b(...)`; "" if it has none."""
+  if isinstance(node, ast.Call):
+    node = node.func
+  parts = []
+  while isinstance(node, ast.Attribute):
+    parts.append(node.attr)
+    node = node.value
+  if isinstance(node, ast.Name):
+    parts.append(node.id)
+  return ".".join(reversed(parts))
+
+
+class NotAnExpressionError(ValueError):
+  """A text that is no expression of the small language, or too large a one."""
+
+
+_BINARY: dict[type, Callable[[int, int], int]] = {
+  ast.Add: lambda a, b: a + b,
+  ast.Sub: lambda a, b: a - b,
+  ast.Mult: lambda a, b: a * b,
+}
+_COMPARE: dict[type, Callable[[int, int], bool]] = {
+  ast.Eq: lambda a, b: a == b,
+  ast.NotEq: lambda a, b: a != b,
+  ast.Lt: lambda a, b: a < b,
+  ast.LtE: lambda a, b: a <= b,
+  ast.Gt: lambda a, b: a > b,
+  ast.GtE: lambda a, b: a >= b,
+}
+
+
+class Expression:
+  """An expression in x: whole numbers, + - *, comparisons, `a if b else c`.
+
+  Raises:
+    NotAnExpressionError: the text is anything else.
+  """
+
+  def __init__(self, text: str):
+    tree = parse_python(text.strip())
+    if (
+      tree is None
+      or len(tree.body) != 1
+      or not isinstance(tree.body[0], ast.Expr)
+      or sum(1 for _ in ast.walk(tree)) > _MAX_NODES
+    ):
+      raise NotAnExpressionError(text)
+    self._node = tree.body[0].value
+    self(0)
+
+  def __call__(self, x: int) -> int:
+    """Its value at x."""
+    return _evaluate(self._node, x)
+
+
+def _evaluate(node: ast.expr, x: int) -> int:
+  """Both arms of a condition are looked at, so that all nodes are checked."""
+  match node:
+    case ast.Name(id="x"):
+      value = x
+    case ast.Constant(value=int(number)) if not isinstance(number, bool):
+      value = number
+    case ast.UnaryOp(op=ast.USub(), operand=inner):
+      value = -_evaluate(inner, x)
+    case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+      value = _BINARY[type(op)](_evaluate(left, x), _evaluate(right, x))
+    case ast.Compare(left=left, ops=[op], comparators=[right]) if (
+      type(op) in _COMPARE
+    ):
+      value = int(_COMPARE[type(op)](_evaluate(left, x), _evaluate(right, x)))
+    case ast.IfExp(test=test, body=body, orelse=orelse):
+      yes, no = _evaluate(body, x), _evaluate(orelse, x)
+      value = yes if _evaluate(test, x) else no
+    case _:
+      raise NotAnExpressionError(type(node).__name__)
+  if abs(value) > _MAX_VALUE:
+    raise NotAnExpressionError("too large")
+  return value

@@ -1,0 +1,117 @@
+"""Finding an answer in a completion: a number, a letter, a stance, a list.
+
+All of it is linear in the length of the text and defined on any string, whose
+decorations have been taken out.
+"""
+
+import re
+from collections.abc import Collection, Mapping
+
+from bct_jax.settings import scorers
+
+# Not a part of a word, a decimal or a power.
+_NUMBER = re.compile(r"(?<![\w.])(?<!\d\*\*)-?\d{1,15}(?!\w|\.\d|\*\*\d)")
+_NAMED_NUMBER = re.compile(
+  r"(?:\b(?:is|are|be|equals|gives|makes|answer|result|constitutes)\b|=)"
+  r"[\s:*\"]{0,4}(-?\d{1,15})(?!\w|\.\d|\*\*\d)",
+  re.I,
+)
+_COMPARED = re.compile(
+  r"(-?\d{1,15}) (?:is|be) (?:the )?(?:larger|bigger|greater|smaller|less)\b",
+  re.I,
+)
+# An answer has no longer list of numbers.
+_MAX_NUMBERS = 40
+_THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+_LETTER = re.compile(r"(?:(?<=\s)|^)\(?([a-d])(?:\)|[.:](?=\s|$))", re.I)
+_NAMED_LETTER = re.compile(
+  r"\b(?:answer|option|choice)(?: is|:)? \(?([a-d])(?![^\W_])", re.I
+)
+_ITEM = re.compile(r"(?m)^[ \t]*(?:step )?\d{1,2}[.):]", re.I)
+_INLINE_ITEM = re.compile(
+  r"(?:^|[.!;:,] |\n)[ \t]*(?:step )?\d{1,2}[.)] ", re.I
+)
+
+_LEADING = frozenset(
+  "the answer statement claim that this it is be so well".split()
+)
+
+# Said of oneself: "if you can't open it" refuses nothing.
+_REFUSAL = re.compile(
+  r"\b(?:i|we)(?:'m| am| be)?(?: \w{1,12}){0,2} (?:can't|cannot|can not|won't"
+  r"|will not|unable to|not able to|must not|not allowed to|not going to)"
+  r"(?: \w{1,12}){0,2} (?:help|assist|do|write|answer|provide|comply|give|share"
+  r"|explain|tell|open|fulfill|discuss|talk)\b"
+  r"|\b(?:i|we)(?: \w{1,12}){0,2} (?:refuse|decline)\b"
+  r"|\bsorry,? but\b"
+  r"|\bagainst my (?:rules|guidelines|policy)\b"
+)
+
+
+def numbers(text: str) -> list[int]:
+  """All whole numbers of up to 15 digits, in order."""
+  text = _THOUSANDS.sub("", text)
+  return [int(n) for n in _NUMBER.findall(text)]
+
+
+def answer_number(text: str) -> int | None:
+  """The number a text gives as its answer, or None.
+
+  It is the last one after "is", "=", "answer" and the like or before "is
+  larger", or else the only one there is.
+  """
+  found = numbers(text)
+  if not found or len(found) > _MAX_NUMBERS:
+    return None
+  text = _THOUSANDS.sub("", text)
+  named = _NAMED_NUMBER.findall(text) or _COMPARED.findall(text)
+  if named:
+    return int(named[-1])
+  return found[0] if len(set(found)) == 1 else None
+
+
+def letter(text: str) -> str | None:
+  """The option (A to D) that a text picks.
+
+  "B", "(b)", "B) 42", "b. 42", "The answer is B" and "answer: b"; None if it
+  picks none, "" if it names more than one.
+  """
+  text = text.replace("*", "")
+  found = {c.upper() for c in _LETTER.findall(text)}
+  found |= {c.upper() for c in _NAMED_LETTER.findall(text)}
+  if text.strip(" \n.()").upper() in ("A", "B", "C", "D"):
+    found.add(text.strip(" \n.()").upper())
+  if len(found) > 1:
+    return ""
+  return found.pop() if found else None
+
+
+def first_of(text: str, groups: Mapping[str, Collection[str]]) -> str:
+  """The group of the first word, but for words like "the answer is".
+
+  "both" if a word of another group follows, "neither" if the first word is in
+  no group.
+  """
+  found = scorers.words(scorers.fold(text))
+  named = {name for w in found for name, g in groups.items() if w in g}
+  first = next((w for w in found if w not in _LEADING), "")
+  starts = [name for name, group in groups.items() if first in group]
+  if not starts:
+    return "neither"
+  return starts[0] if named == {starts[0]} else "both"
+
+
+def refuses(text: str) -> bool:
+  """Whether a text says that it will not do what it was asked."""
+  return _REFUSAL.search(scorers.fold(text)) is not None
+
+
+def num_items(text: str) -> int:
+  """How many numbered steps a text lists, on lines or in a row."""
+  return max(len(_ITEM.findall(text)), len(_INLINE_ITEM.findall(text)))
+
+
+def lines(text: str) -> list[str]:
+  """Lines with words on them; " / " parts lines too, as in verse."""
+  parts = text.replace(" / ", "\n").splitlines()
+  return [p.strip() for p in parts if scorers.words(p)]
