@@ -45,8 +45,9 @@ def make_prompts(chat, name: str) -> list[list[int]]:
   out, i = [], 0
   count = 64 if name == "a" else 200
   while len(out) < count:
-    text = " ".join([*facts[i : i + i % 7], questions[i % len(questions)]])
-    system = {"role": "system", "content": "Answer at length."}
+    others = i % (7 if name == "a" else 15)
+    text = " ".join([*facts[i : i + others], questions[i % len(questions)]])
+    system = {"role": "system", "content": "Answer briefly."}
     ids = chat.prompt([system, {"role": "user", "content": text}])
     if 20 <= len(ids) <= 120:
       out.append(ids)
@@ -72,7 +73,7 @@ def ours(task: dict, rounds: int) -> dict:
     temperature=task["temperature"],
     max_new_tokens=task["new"],
     batch_size=task["batch"],
-    prefill_tokens=256,
+    prefill_tokens=512,
   )
   stop = frozenset(task["stop_ids"]) or frozenset({-1})
   sample = sampler.make_sampler(model, config, stop, mesh)
