@@ -8,7 +8,7 @@ from typing import Any
 
 import jax
 
-from bct_jax import evaluate, experiment, metrics, rundir
+from bct_jax import evaluate, experiment, metrics, rundir, signals
 from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
@@ -33,7 +33,7 @@ def run_experiment(
     raise ConfigError("--workdir is needed: the directory of the run")
   if not config.arms:
     raise ConfigError("config.arms is empty: there is nothing to train")
-  with rundir.hold(workdir):
+  with rundir.hold(workdir), signals.heeded():
     rundir.keep_config(workdir, raw, overrides)
     done = workdir / "done.json"
     if done.exists():

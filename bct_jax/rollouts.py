@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax import metrics
+from bct_jax import metrics, processes, signals
 from bct_jax.sampler import Completion, FindStop, Sample
 from bct_jax.types import PyTree
 
@@ -38,6 +38,9 @@ def sample_to_end(
     done: called with the number of rows that are new, or known already, and
       of the tokens that were sampled for them now.
     find_stop: see make_sampler.
+
+  Raises:
+    signals.Preempted: a signal asked to stop; `partial` has what ended.
   """
   key = metrics.digest([made_by, seed, [list(map(int, p)) for p in prompts]])
   known = {} if partial is None else _read(partial, key)
@@ -47,6 +50,8 @@ def sample_to_end(
     if partial is not None:
       metrics.append_line(partial, {"row": row, **vars(completion)})
     done(1, len(completion.tokens))
+    if bool(processes.vote(signals.asked())):
+      raise signals.Preempted("while sampling")
 
   new = sample(
     params,
