@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import orbax.checkpoint as ocp
 
+from bct_jax import processes
 from bct_jax.mesh import path_name
 from bct_jax.types import PyTree, TrainState
 
@@ -29,7 +30,7 @@ class Checkpoints:
 
   def latest(self) -> int | None:
     """Step of the newest complete checkpoint."""
-    return self._manager.latest_step()
+    return processes.first("latest checkpoint", self._manager.latest_step)
 
   def save(
     self, state: TrainState, meta: dict[str, Any], final: bool = False
@@ -42,8 +43,10 @@ class Checkpoints:
     if not final:
       rest = {"opt_state": state.opt_state, "rng": state.rng}
       items["rest"] = ocp.args.StandardSave(rest)
-    self._manager.save(int(state.step), args=ocp.args.Composite(**items))
-    self._manager.wait_until_finished()
+    step = int(state.step)
+    with processes.deadline(f"saving {self._at(step)}"):
+      self._manager.save(step, args=ocp.args.Composite(**items))
+      self._manager.wait_until_finished()
 
   def meta(self) -> dict[str, Any]:
     """Metadata of the newest checkpoint.
@@ -116,7 +119,8 @@ class Checkpoints:
       )
     args = {k: ocp.args.StandardRestore(v) for k, v in items.items()}
     try:
-      read = self._manager.restore(step, args=ocp.args.Composite(**args))
+      with processes.deadline(f"reading {self._at(step)}"):
+        read = self._manager.restore(step, args=ocp.args.Composite(**args))
       return {name: read[name] for name in items}
     except (OSError, ValueError, KeyError) as e:
       raise ValueError(f"{self._at(step)}: unreadable: {e}") from e

@@ -154,7 +154,7 @@ def _run(
   # It would tell that torch is absent, which is how it is meant.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
-  from bct_jax import commands, dryrun, processes, signals
+  from bct_jax import commands, dryrun, processes, progress, rundir, signals
   from bct_jax.gate import GateError
   from bct_jax.train import NumericalError
 
@@ -162,6 +162,9 @@ def _run(
   try:
     if where is not None:
       processes.join(**where)
+      if not processes.is_first():
+        progress.silence()
+      rundir.agree_on_code(raw, _MODE.value)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
       commands.run_experiment(config, raw, overrides, _path(_WORKDIR.value))

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jax
 
-from bct_jax import metrics, optim
+from bct_jax import metrics, optim, processes
 from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
@@ -59,11 +59,10 @@ def train_run(
   resumed = int(state.step)
   if resumed:
     say(f"{name}: continuing at step {resumed} of {steps}")
-  metrics.keep_until(folder / "metrics.jsonl", resumed)
-  metrics.keep_until(folder / "evals.jsonl", resumed)
-  metrics.write_text(
-    folder / "mask_audit.txt", mask_audit(runtime.chat, dataset.examples)
+  processes.first(
+    f"begin of {name}", lambda: _begin(folder, resumed, runtime, dataset)
   )
+  processes.barrier(f"begin of {name}")
 
   def next_batch(step: int, state: TrainState):
     del state
@@ -72,7 +71,8 @@ def train_run(
 
   def log(values: dict[str, float]) -> None:
     counts = dataset.counts(int(values["step"]) - 1)
-    metrics.append_line(folder / "metrics.jsonl", {**values, **counts})
+    if processes.is_first():
+      metrics.append_line(folder / "metrics.jsonl", {**values, **counts})
     bar(loss=f"{values['loss']:.3f}")
 
   def save(state: TrainState) -> None:
@@ -94,6 +94,17 @@ def train_run(
     )
   checkpoints.close()
   return weights(state.params)
+
+
+def _begin(
+  folder: Path, resumed: int, runtime: Runtime, dataset: Dataset
+) -> None:
+  """Readies the files of a run that begins or goes on."""
+  metrics.keep_until(folder / "metrics.jsonl", resumed)
+  metrics.keep_until(folder / "evals.jsonl", resumed)
+  metrics.write_text(
+    folder / "mask_audit.txt", mask_audit(runtime.chat, dataset.examples)
+  )
 
 
 def _first_state(
