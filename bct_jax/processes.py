@@ -36,7 +36,7 @@ class ProcessError(RuntimeError):
 
 
 class _State:
-  timeout = 600.0
+  timeout = 600.0  # seconds
   waits = 0  # so that no two waits share a key; equal in all processes
 
 
@@ -86,6 +86,11 @@ def join(
 def is_first() -> bool:
   """Whether this is the process that writes."""
   return distributed.global_state.process_id == 0
+
+
+def timeout() -> float:
+  """Seconds that processes wait for each other."""
+  return _State.timeout
 
 
 def count() -> int:
@@ -244,8 +249,9 @@ def leave(code: int) -> None:
   sys.stdout.flush()
   sys.stderr.flush()
   # A process that fails alone must not wait for those that wait for it.
+  seconds = 1 if code == MACHINE else 20
   with contextlib.suppress(RuntimeError):
-    _client().wait_at_barrier("leave", 20_000)
+    _client().wait_at_barrier("leave", seconds * 1000)
     jax.distributed.shutdown()
   os._exit(code)
 

@@ -66,7 +66,7 @@ def _locked(workdir: Path) -> Iterator[None]:
     yield
 
 
-def _check_shared(workdir: Path, seconds: float = 30) -> None:
+def _check_shared(workdir: Path) -> None:
   """All processes read checkpoints where the first one writes."""
   if processes.count() == 1:
     return
@@ -75,7 +75,8 @@ def _check_shared(workdir: Path, seconds: float = 30) -> None:
   nonce = processes.first(
     "run directory", lambda: [metrics.write_text(mark, nonce), nonce][1]
   )
-  end = time.monotonic() + seconds  # a network file system may lag behind
+  # A network file system may lag behind.
+  end = time.monotonic() + min(30, processes.timeout() / 2)
   while not (mark.is_file() and mark.read_text() == nonce):
     if time.monotonic() > end:
       error = (

@@ -149,24 +149,8 @@ def test_second_signal_ends_at_once_while_nothing_of_python_runs():
     process.communicate()
 
 
-# Nothing near the end of the run, which the signal must find running.
-@pytest.mark.parametrize(
-  ("pattern", "how"),
-  [
-    ("organisms/*/mask_audit.txt", signal.SIGTERM),
-    pytest.param(
-      "arms/high/evals.jsonl", signal.SIGINT, marks=pytest.mark.slow
-    ),
-    pytest.param(
-      "arms/low/weights.json", signal.SIGTERM, marks=pytest.mark.slow
-    ),
-  ],
-)
-def test_the_same_command_goes_on(
-  pattern, how, finished, tiny_folder, tmp_path
-):
-  workdir = tmp_path / "run"
-  process = start(workdir, tiny_folder)
+def stop_at(pattern, how, workdir, folder):
+  process = start(workdir, folder)
   wait_for(process, workdir, pattern)
   process.send_signal(how)
   _, err = process.communicate(timeout=100)
@@ -175,6 +159,32 @@ def test_the_same_command_goes_on(
   assert f"{how.name}: stopping after this step" in err
   last = err.strip().splitlines()[-1]
   assert last.startswith("error: stopped ") and "goes on from here" in last
+
+
+def test_a_stopped_run_is_saved(tiny_folder, tmp_path):
+  stop_at("config.json", signal.SIGTERM, tmp_path, tiny_folder)
+  assert not (tmp_path / "result.json").exists()
+  (metrics_file,) = tmp_path.glob("organisms/*/metrics.jsonl")
+  (checkpoint,) = tmp_path.glob("organisms/*/checkpoints/*/params")
+  done = metrics.read_lines(metrics_file)[-1]["step"]
+  assert checkpoint.parent.name == str(done)
+
+
+# Nothing near the end of the run, which the signal must find running.
+@pytest.mark.parametrize(
+  ("pattern", "how"),
+  [
+    ("organisms/*/mask_audit.txt", signal.SIGTERM),
+    ("arms/high/evals.jsonl", signal.SIGINT),
+    ("arms/low/weights.json", signal.SIGTERM),
+  ],
+)
+@pytest.mark.slow
+def test_the_same_command_goes_on(
+  pattern, how, finished, tiny_folder, tmp_path
+):
+  workdir = tmp_path / "run"
+  stop_at(pattern, how, workdir, tiny_folder)
   code, _, err = run(workdir, tiny_folder)
   assert code == 0, err
   assert comparable(workdir) == comparable(finished[0])
