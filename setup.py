@@ -46,7 +46,13 @@ INSTALL = [
 ]
 # What the tests need on any Python; `test` adds the reference implementation
 # (torch; accelerate, by which transformers reads GGUF; peft) and the gates.
-TEST_CORE = ["gguf>=0.17", "pytest>=8.2", "pytest-xdist>=3.6", "scipy>=1.13"]
+TEST_CORE = [
+  "gguf>=0.17",
+  "pytest>=8.2",
+  "pytest-xdist>=3.6",
+  "pyyaml>=6.0",
+  "scipy>=1.13",
+]
 EXTRAS = {
   "cuda": ["jax[cuda12]"],
   "demo": ["gguf>=0.17"],
