@@ -35,8 +35,12 @@ def run_experiment(
   raw: Mapping[str, Any],
   overrides: Mapping[str, Any],
   workdir: Path | None,
+  fall_back: bool = False,
 ) -> None:
-  """Runs or resumes the experiment in `workdir` and writes its report."""
+  """Runs or resumes the experiment in `workdir` and writes its report.
+
+  With `fall_back`, damaged checkpoints are set aside.
+  """
   if workdir is None:
     raise ConfigError("--workdir is needed: the directory of the run")
   if not config.arms:
@@ -51,6 +55,7 @@ def run_experiment(
       processes.first(
         "env.json", lambda: metrics.write_json(workdir / "env.json", facts)
       )
+      plan = dataclasses.replace(plan, fall_back=fall_back)
       experiment.run(plan, workdir)
     processes.first("report", lambda: _report(workdir))
 

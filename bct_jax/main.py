@@ -52,6 +52,12 @@ _DTYPE = flags.DEFINE_string(
   None,
   "For export: float32, bfloat16 or float16; default: as the weights are kept.",
 )
+_RESUME = flags.DEFINE_string(
+  "resume",
+  "latest",
+  "latest: a damaged checkpoint is an error. latest_good: it is renamed, and "
+  "training goes on from the one before, or begins anew.",
+)
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
   False,
@@ -90,6 +96,7 @@ def main(argv: list[str]) -> int:
     if left:
       raise ConfigError(f"arguments that are not flags: {left}")
     choose(_MODE.value, MODES, "--mode")
+    choose(_RESUME.value, ("latest", "latest_good"), "--resume")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -115,10 +122,9 @@ def main(argv: list[str]) -> int:
     # and a config file is a program of its own.
     return _fail(str(e.args[0] if len(e.args) == 1 else e))
   code = _run(config, raw, where)
-  if where is not None:
-    from bct_jax import processes
+  from bct_jax import processes
 
-    processes.leave(code)
+  processes.leave(code)
   return code
 
 
@@ -167,7 +173,13 @@ def _run(
       rundir.agree_on_code(raw, _MODE.value)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
-      commands.run_experiment(config, raw, overrides, _path(_WORKDIR.value))
+      commands.run_experiment(
+        config,
+        raw,
+        overrides,
+        _path(_WORKDIR.value),
+        fall_back=_RESUME.value == "latest_good",
+      )
     elif _MODE.value == "eval":
       commands.run_eval(config, params, out)
     elif _MODE.value == "sample":

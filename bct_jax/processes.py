@@ -242,12 +242,15 @@ def deadline(name: str) -> Iterator[None]:
 def leave(code: int) -> None:
   """Ends this process with the others, or without those that do not end.
 
-  Returns only where there are no others.
+  Returns only where there are no others and the machine is well: threads that
+  could not write would bury the message under theirs.
   """
-  if not jax.distributed.is_initialized():
-    return
   sys.stdout.flush()
   sys.stderr.flush()
+  if not jax.distributed.is_initialized():
+    if code == MACHINE:
+      os._exit(code)
+    return
   # A process that fails alone must not wait for those that wait for it.
   seconds = 1 if code == MACHINE else 20
   with contextlib.suppress(RuntimeError):

@@ -17,9 +17,12 @@ ENV = {
 }
 
 
-def start(workdir: Path, folder: Path, *flags: str) -> subprocess.Popen:
+def start(
+  workdir: Path, folder: Path, *flags: str, prefix=()
+) -> subprocess.Popen:
   return subprocess.Popen(
     [
+      *prefix,
       sys.executable,
       "-m",
       "bct_jax.main",
