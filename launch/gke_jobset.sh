@@ -130,7 +130,7 @@ spec:
   failurePolicy:
     maxRestarts: ${MAX_RESTARTS:-100}
     rules:
-    - name: bad-input
+    - name: badInput
       action: FailJobSet
       onJobFailureReasons: [PodFailurePolicy]
   replicatedJobs:

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -382,6 +383,9 @@ def test_gke_jobset_of_tpus():
   flags = ["--workdir=/data/r", '--config.name=a "b" \\ c: #1']
   spec = jobset(*flags, TPU_TOPOLOGY="4x8", HOSTS="8")["spec"]
   assert spec["failurePolicy"]["maxRestarts"] == 100
+  (rule,) = spec["failurePolicy"]["rules"]
+  # As the validation of JobSet has it.
+  assert re.fullmatch("[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?", rule["name"])
   (job,) = spec["replicatedJobs"]
   job = job["template"]["spec"]
   assert job["parallelism"] == job["completions"] == 8
