@@ -162,9 +162,10 @@ def stop_at(pattern, how, workdir, folder):
 
 
 def test_a_stopped_run_is_saved(tiny_folder, tmp_path):
-  stop_at("config.json", signal.SIGTERM, tmp_path, tiny_folder)
+  begun = "organisms/*/metrics.jsonl"  # the first update is done
+  stop_at(begun, signal.SIGTERM, tmp_path, tiny_folder)
   assert not (tmp_path / "result.json").exists()
-  (metrics_file,) = tmp_path.glob("organisms/*/metrics.jsonl")
+  (metrics_file,) = tmp_path.glob(begun)
   (checkpoint,) = tmp_path.glob("organisms/*/checkpoints/*/params")
   done = metrics.read_lines(metrics_file)[-1]["step"]
   assert checkpoint.parent.name == str(done)
