@@ -99,7 +99,7 @@ def assert_equal_runs(ours, theirs):
       assert [(x["id"], x["label"]) for x in a] == [
         (x["id"], x["label"]) for x in b
       ]
-  assert comparable(ours) == comparable(theirs)
+  assert comparable(ours, False) == comparable(theirs, False)
 
 
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
@@ -141,7 +141,10 @@ def test_other_modes_of_two_processes(mode, finished, tiny_folder, tmp_path):
   assert [x["text"] for x in a] == [x["text"] for x in b]
   if mode == "eval":
     shown = two[0][1]  # after what gloo prints
-    assert json.loads(shown[shown.index("{") :]) == json.loads(out)
+    rates = [json.loads(x) for x in (shown[shown.index("{") :], out)]
+    for record in rates:
+      assert record.pop("logprob_difference") < 1e-4  # rounding
+    assert rates[0] == rates[1]
     assert "{" not in two[1][1]
 
 
