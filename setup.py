@@ -51,6 +51,7 @@ TEST_CORE = [
   "hypothesis>=6.100",
   "pytest>=8.2",
   "pytest-xdist>=3.6",
+  "pyyaml>=6.0",
   "scipy>=1.13",
 ]
 EXTRAS = {

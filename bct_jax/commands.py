@@ -1,5 +1,6 @@
 """What the modes of the command line do."""
 
+import contextlib
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence
@@ -8,12 +9,19 @@ from typing import Any
 
 import jax
 
-from bct_jax import evaluate, experiment, metrics, rundir
+from bct_jax import (
+  evaluate,
+  experiment,
+  metrics,
+  processes,
+  rundir,
+  signals,
+)
 from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
 from bct_jax.models import export, hub, peft_files
-from bct_jax.plan import make_plan, sample_rows
+from bct_jax.plan import sample_rows
 from bct_jax.progress import say, stage
 from bct_jax.report import write_report
 from bct_jax.rollouts import sample_to_end
@@ -27,25 +35,36 @@ def run_experiment(
   raw: Mapping[str, Any],
   overrides: Mapping[str, Any],
   workdir: Path | None,
+  fall_back: bool = False,
 ) -> None:
-  """Runs or resumes the experiment in `workdir` and writes its report."""
+  """Runs or resumes the experiment in `workdir` and writes its report.
+
+  With `fall_back`, damaged checkpoints are set aside.
+  """
   if workdir is None:
     raise ConfigError("--workdir is needed: the directory of the run")
   if not config.arms:
     raise ConfigError("config.arms is empty: there is nothing to train")
-  with rundir.hold(workdir):
+  with rundir.hold(workdir), signals.heeded():
     rundir.keep_config(workdir, raw, overrides)
-    done = workdir / "done.json"
-    if done.exists():
+    if processes.first("done.json", (workdir / "done.json").exists):
       say(f"{workdir} is done already")
     else:
-      plan = make_plan(config)
-      metrics.write_json(workdir / "env.json", rundir.environment(plan.runtime))
+      plan = rundir.agreed_plan(config)
+      facts = rundir.environment(plan.runtime)
+      processes.first(
+        "env.json", lambda: metrics.write_json(workdir / "env.json", facts)
+      )
+      plan = dataclasses.replace(plan, fall_back=fall_back)
       experiment.run(plan, workdir)
-    report = write_report([workdir], workdir / "report.html")
-    metrics.write_json(done, {"report": report.name})
-    print(verdict_text(metrics.read_json(workdir / "result.json")))
-    print(f"report: {report}")
+    processes.first("report", lambda: _report(workdir))
+
+
+def _report(workdir: Path) -> None:
+  report = write_report([workdir], workdir / "report.html")
+  metrics.write_json(workdir / "done.json", {"report": report.name})
+  print(verdict_text(metrics.read_json(workdir / "result.json")))
+  print(f"report: {report}")
 
 
 def verdict_text(result: Mapping[str, Any]) -> str:
@@ -77,18 +96,22 @@ def run_eval(
 
   Decorated means the decoration of the arms, if they share one.
   """
-  plan = make_plan(config)
+  plan = rundir.agreed_plan(config)
   names = {arm.train.decoration for arm in config.arms.values()}
   decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
   with jax.set_mesh(plan.runtime.mesh):
     weights = load_weights(plan.runtime, params)
     rows = sample_rows(plan, weights, "eval")
   rows = evaluate.decorate(rows, decoration)
-  if out is not None:
-    metrics.write_lines(out, rows)
   record = evaluate.summarize(rows, 0)
   record.pop("step")
-  print(json.dumps(record, indent=1))
+
+  def show() -> None:
+    if out is not None:
+      metrics.write_lines(out, rows)
+    print(json.dumps(record, indent=1))
+
+  processes.first("rates", show)
 
 
 def run_sample(
@@ -128,9 +151,16 @@ def run_sample(
   # The first samples of all prompts, then the second ones: row ids, on which
   # the random keys rest, are then the same whatever n is.
   ids = [[*prompt, *prefix] for prompt, prefix in parts] * n
+  processes.agree("prompts differ", {"hash": metrics.digest(ids)})
   partial = None if out is None else out.with_name(f".{out.name}.partial")
+  # Without a file there is nothing to go on from, so a signal ends it.
+  heeded = contextlib.nullcontext() if out is None else signals.heeded()
   made_by = [dataclasses.asdict(sampling), runtime.model_hash, str(params)]
-  with jax.set_mesh(runtime.mesh), stage("sample", len(ids), "rows") as bar:
+  with (
+    jax.set_mesh(runtime.mesh),
+    heeded,
+    stage("sample", len(ids), "rows") as bar,
+  ):
     completions = sample_to_end(
       runtime.sampler,
       runtime.decode_params(load_weights(runtime, params)),
@@ -153,6 +183,12 @@ def run_sample(
     for i, (m, (_, prefix)) in enumerate(zip(prompts, parts, strict=True))
     for k, c in enumerate(completions[i :: len(prompts)])
   ]
+  processes.first("samples", lambda: _save_or_show(rows, out, partial))
+
+
+def _save_or_show(
+  rows: Sequence[Mapping[str, Any]], out: Path | None, partial: Path | None
+) -> None:
   if out is not None:
     metrics.write_lines(out, rows)
     if partial is not None:
@@ -192,13 +228,15 @@ def run_export(
   with jax.set_mesh(runtime.mesh):
     if form == "adapter":
       folder = _export_adapter(runtime, params, out, dtype, about)
-      print(f"wrote {folder}: an adapter over {config.model.path}")
+      if processes.is_first():
+        print(f"wrote {folder}: an adapter over {config.model.path}")
       return
     whole = base_params(runtime, params)  # with an adapter folded in
     written = export.export_hf(
       whole, runtime.model.config, runtime.folder, out, dtype, about=about
     )
-  print(f"wrote {written}")
+  if processes.is_first():
+    print(f"wrote {written}")
 
 
 def _export_adapter(

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bct_jax import metrics, verdict
+from bct_jax import metrics, processes, verdict
 from bct_jax.evaluate import decorate, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
@@ -41,12 +41,12 @@ def run(plan: Plan, workdir: Path) -> dict[str, Any]:
     "organism": {
       "kind": plan.config.organism.kind,
       "hash": folder.name,
-      "provenance": metrics.read_json(folder / "provenance.json"),
+      "provenance": provenance(plan),
       "gate": gate,
     },
     "arms": arms,
   }
-  metrics.write_json(workdir / "result.json", result)
+  _write(workdir / "result.json", result)
   return result
 
 
@@ -62,7 +62,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   facts = provenance(plan)
   digest = _hash(facts)
   folder = workdir / "organisms" / digest
-  metrics.write_json(folder / "provenance.json", facts)
+  _write(folder / "provenance.json", facts)
   organism = plan.config.organism
   weights = None
   if plan.install is not None:
@@ -118,18 +118,22 @@ def organism_weights(plan: Plan, folder: Path) -> Weights:
 def _gate(plan: Plan, folder: Path, weights: Weights | None) -> dict[str, Any]:
   """Evaluates the organism once; the same prompts as every arm's evals."""
   path, facts = folder / "gate.json", _hash(_eval_facts(plan))
-  record = metrics.read_json(path) if path.exists() else {}
+  record = _read(path) or {}
   if record.get("eval_hash") != facts:
     if weights is None:
       weights = organism_weights(plan, folder)
     partial = folder / "rollouts.partial.jsonl"
     rows = sample_rows(plan, weights, "gate", partial)
-    metrics.write_lines(folder / "rollouts.jsonl", rows)
-    partial.unlink()
+
+    def save() -> None:
+      metrics.write_lines(folder / "rollouts.jsonl", rows)
+      partial.unlink()
+
+    processes.first("rollouts of the gate", save)
     record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": worst(rows), "eval_hash": facts}
   record |= check_gate(record, plan.config.gate)
-  metrics.write_json(path, record)
+  _write(path, record)
   return record
 
 
@@ -149,11 +153,14 @@ def run_arm(
 ) -> dict[str, Any]:
   """Trains and judges one arm, or returns what it said when it was done."""
   done = folder / "done.json"
-  if done.exists():
-    return metrics.read_json(done)
+  if (record := _read(done)) is not None:
+    return record
   arm, dataset = plan.config.arms[name], plan.arms[name]
   decoration = DECORATIONS[arm.train.decoration]
   steps = eval_steps(plan.config.eval.steps, arm.train.steps)
+
+  def known() -> list[int]:
+    return [r["step"] for r in metrics.read_lines(folder / "evals.jsonl")]
 
   def save_eval(step: int, rows: list[dict[str, Any]]) -> None:
     rows = decorate(rows, decoration)
@@ -161,17 +168,24 @@ def run_arm(
     record = summarize(rows, step)
     metrics.append_line(folder / "evals.jsonl", record)
     say(f"{name} {describe(record)}")
+    partial(step).unlink(missing_ok=True)
+
+  def partial(step: int) -> Path:
+    return folder / "rollouts" / f"step_{step}.partial.jsonl"
 
   def evaluate(step: int, weights: Weights) -> None:
-    if step in {r["step"] for r in metrics.read_lines(folder / "evals.jsonl")}:
+    title = f"{name} eval {step}"
+    if step in processes.first(title, known):
       return
-    if step == 0:  # the organism itself, which the gate has sampled already
-      save_eval(step, metrics.read_lines(organism / "rollouts.jsonl"))
-    else:
-      partial = folder / "rollouts" / f"step_{step}.partial.jsonl"
-      rows = sample_rows(plan, weights, f"{name} eval {step}", partial)
-      save_eval(step, rows)
-      partial.unlink()
+    rows = None
+    if step > 0:
+      rows = sample_rows(plan, weights, title, partial(step))
+
+    def save() -> None:  # at 0 the organism, which the gate has sampled
+      before = organism / "rollouts.jsonl"
+      save_eval(step, metrics.read_lines(before) if rows is None else rows)
+
+    processes.first(title, save)
 
   # An adapter that goes on from the organism's is over the model's own params.
   continued = (
@@ -189,9 +203,13 @@ def run_arm(
     eval_steps=steps,
     evaluate=evaluate,
   )
-  record = _arm_result(plan, name, folder)
-  metrics.write_json(done, record)
-  return record
+
+  def finish() -> dict[str, Any]:
+    record = _arm_result(plan, name, folder)
+    metrics.write_json(done, record)
+    return record
+
+  return processes.first(f"result of {name}", finish)
 
 
 def _arm_result(plan: Plan, name: str, folder: Path) -> dict[str, Any]:
@@ -248,3 +266,14 @@ def eval_steps(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
 
 def _hash(value: Any) -> str:
   return metrics.digest(value)[:16]
+
+
+def _write(path: Path, value: Any) -> None:
+  processes.first(path.name, lambda: metrics.write_json(path, value))
+
+
+def _read(path: Path) -> dict[str, Any] | None:
+  """JSON of a file, alike in all processes; None if there is none."""
+  return processes.first(
+    path.name, lambda: metrics.read_json(path) if path.exists() else None
+  )

@@ -18,8 +18,9 @@ from bct_jax.config import (
 
 MODES = ("experiment", "eval", "sample", "export", "dry_run")
 
-# Exit codes.
-DONE, BAD_INPUT, NUMERICAL, INTERRUPTED = 0, 2, 3, 130
+# Exit codes; after MACHINE and PREEMPTED the same command goes on.
+DONE, BAD_INPUT, NUMERICAL, MACHINE, PREEMPTED = 0, 2, 3, 74, 75
+INTERRUPTED = 130
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The experiment, a file in configs/.", lock_config=True
@@ -51,6 +52,39 @@ _DTYPE = flags.DEFINE_string(
   None,
   "For export: float32, bfloat16 or float16; default: as the weights are kept.",
 )
+_RESUME = flags.DEFINE_string(
+  "resume",
+  "latest",
+  "latest: a damaged checkpoint is an error. latest_good: it is renamed, and "
+  "training goes on from the one before, or begins anew.",
+)
+_MULTIHOST = flags.DEFINE_bool(
+  "multihost",
+  False,
+  "Join the other processes of a pod or cluster, which run the same command.",
+)
+_COORDINATOR = flags.DEFINE_string(
+  "coordinator",
+  None,
+  "With --multihost: HOST:PORT of process 0. Default: BCT_JAX_COORDINATOR, "
+  "else what JAX detects (Cloud TPU, GKE TPU, Slurm, Open MPI).",
+)
+_NUM_PROCESSES = flags.DEFINE_integer(
+  "num_processes",
+  None,
+  "With --multihost: how many must come. Default: BCT_JAX_NUM_PROCESSES.",
+)
+_PROCESS_ID = flags.DEFINE_integer(
+  "process_id",
+  None,
+  "With --multihost: of this process, from 0. Default: BCT_JAX_PROCESS_ID.",
+)
+_TIMEOUT = flags.DEFINE_integer(
+  "timeout",
+  600,
+  "With --multihost: seconds that processes wait for each other.",
+  lower_bound=1,
+)
 
 
 def main(argv: list[str]) -> int:
@@ -62,6 +96,7 @@ def main(argv: list[str]) -> int:
     if left:
       raise ConfigError(f"arguments that are not flags: {left}")
     choose(_MODE.value, MODES, "--mode")
+    choose(_RESUME.value, ("latest", "latest_good"), "--resume")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -71,6 +106,7 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"--config={file}: get_config must give a ConfigDict")
     raw = _CONFIG.value.to_dict()
     config = from_dict(raw)
+    where = _processes()
   except flags.Error as e:
     return _fail(str(e))
   except (
@@ -85,22 +121,65 @@ def main(argv: list[str]) -> int:
     # ml_collections reports unknown fields and wrong types by any of these,
     # and a config file is a program of its own.
     return _fail(str(e.args[0] if len(e.args) == 1 else e))
-  return _run(config, raw)
+  code = _run(config, raw, where)
+  from bct_jax import processes
+
+  processes.leave(code)
+  return code
 
 
-def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
+def _processes() -> dict[str, Any] | None:
+  """Arguments of processes.join, or None for a run of one process."""
+  given = {
+    "coordinator": _COORDINATOR.value,
+    "num_processes": _NUM_PROCESSES.value,
+    "process_id": _PROCESS_ID.value,
+  }
+  if not _MULTIHOST.value:
+    named = [f"--{k}" for k, v in given.items() if v is not None]
+    if named:
+      raise ConfigError(f"{', '.join(named)}: only with --multihost")
+    return None
+  for name, value in given.items():
+    text = os.environ.get(f"BCT_JAX_{name.upper()}")
+    if value is None and text:
+      try:
+        given[name] = text if name == "coordinator" else int(text)
+      except ValueError:
+        raise ConfigError(
+          f"BCT_JAX_{name.upper()}={text!r}: a number is needed"
+        ) from None
+  return {**given, "timeout": _TIMEOUT.value}
+
+
+def _run(
+  config: ExperimentConfig,
+  raw: Mapping[str, Any],
+  where: Mapping[str, Any] | None,
+) -> int:
   # It would tell that torch is absent, which is how it is meant.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
-  from bct_jax import commands, dryrun
+  from bct_jax import commands, dryrun, processes, progress, rundir, signals
   from bct_jax.gate import GateError
   from bct_jax.train import NumericalError
 
   params, out = _path(_PARAMS.value), _path(_OUT.value)
   try:
+    if where is not None:
+      processes.join(**where)
+      if not processes.is_first():
+        progress.silence()
+      rundir.agree_on_code(raw, _MODE.value)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
-      commands.run_experiment(config, raw, overrides, _path(_WORKDIR.value))
+      commands.run_experiment(
+        config,
+        raw,
+        overrides,
+        _path(_WORKDIR.value),
+        fall_back=_RESUME.value == "latest_good",
+      )
     elif _MODE.value == "eval":
       commands.run_eval(config, params, out)
     elif _MODE.value == "sample":
@@ -115,8 +194,12 @@ def _run(config: ExperimentConfig, raw: Mapping[str, Any]) -> int:
     return _fail(str(e))
   except NumericalError as e:
     return _fail(str(e), NUMERICAL)
+  except (OSError, processes.ProcessError) as e:
+    return _fail(str(e), MACHINE)
+  except signals.Preempted as e:
+    return _fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   except KeyboardInterrupt:
-    return _fail("interrupted; the same command goes on from here", INTERRUPTED)
+    return _fail("interrupted", INTERRUPTED)
   return DONE
 
 

@@ -11,6 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bct_jax import processes
 from bct_jax.types import Batch, PyTree, Rows
 
 AXES = ("data", "fsdp", "tensor")
@@ -18,22 +19,6 @@ AXES = ("data", "fsdp", "tensor")
 ROWS = ("data", "fsdp")
 
 Rules = Sequence[tuple[str, P]]
-
-
-def init_distributed(num_processes: int | None = None) -> None:
-  """Joins the processes of a pod or cluster. Call before any other JAX call.
-
-  Args:
-    num_processes: how many are expected; None trusts what JAX detects.
-
-  Raises:
-    RuntimeError: JAX found another number of processes than expected.
-  """
-  jax.distributed.initialize()
-  if num_processes is not None and jax.process_count() != num_processes:
-    raise RuntimeError(
-      f"expected {num_processes} processes, found {jax.process_count()}"
-    )
 
 
 def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
@@ -206,12 +191,13 @@ def put_batch(rows: Rows, mesh: Mesh) -> Batch:
   )
 
 
-def to_host(tree: PyTree) -> PyTree:
-  """Whole numpy arrays on every process."""
+def to_host(tree: PyTree, name: str = "arrays of the devices") -> PyTree:
+  """Whole numpy arrays on every process; `name` says what is waited for."""
 
   def one(x):
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
 
-  return jax.tree.map(one, tree)
+  with processes.deadline(name):
+    return jax.tree.map(one, tree)

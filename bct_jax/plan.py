@@ -45,6 +45,7 @@ class Plan:
   prompts: tuple[Prompt, ...]
   install: Dataset | None
   arms: dict[str, Dataset]
+  fall_back: bool = False  # whether damaged checkpoints are set aside
 
   @property
   def config(self) -> ExperimentConfig:

@@ -7,6 +7,14 @@ from collections.abc import Iterator
 
 from tqdm import tqdm
 
+_silent = False
+
+
+def silence() -> None:
+  """Shows nothing from here on: another process of the run does."""
+  global _silent
+  _silent = True
+
 
 class Stage:
   """Counts finished units of one stage, and the tokens that were sampled."""
@@ -42,7 +50,9 @@ class Stage:
 @contextlib.contextmanager
 def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
   """Shows progress of `total` units on standard error."""
-  if sys.stderr.isatty():
+  if _silent:
+    yield Stage(None)
+  elif sys.stderr.isatty():
     bar = tqdm(total=total, desc=name, unit=unit, leave=True)
     with contextlib.closing(bar):
       yield Stage(bar)
@@ -54,4 +64,5 @@ def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
 
 def say(text: str) -> None:
   """A line for the user, kept apart from any bar."""
-  tqdm.write(text, file=sys.stderr)
+  if not _silent:
+    tqdm.write(text, file=sys.stderr)

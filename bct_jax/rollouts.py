@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax import metrics
+from bct_jax import metrics, processes, signals
 from bct_jax.sampler import Completion, FindStop, Sample
 from bct_jax.types import PyTree
 
@@ -38,15 +38,24 @@ def sample_to_end(
     done: called with the number of rows that are new, or known already, and
       of the tokens that were sampled for them now.
     find_stop: see make_sampler.
+
+  Raises:
+    signals.Preempted: a signal asked to stop; `partial` has what ended.
   """
   key = metrics.digest([made_by, seed, [list(map(int, p)) for p in prompts]])
-  known = {} if partial is None else _read(partial, key)
+  known = {} if partial is None else _known(partial, key)
   done(len(known), 0)
 
   def finished(row: int, completion: Completion) -> None:
-    if partial is not None:
-      metrics.append_line(partial, {"row": row, **vars(completion)})
+    error = None
+    if partial is not None and processes.is_first():
+      try:
+        metrics.append_line(partial, {"row": row, **vars(completion)})
+      except OSError as e:
+        error = e  # raised when the other processes know
     done(1, len(completion.tokens))
+    if bool(processes.vote(signals.asked() or error is not None)):
+      raise error or signals.Preempted("while sampling")
 
   new = sample(
     params,
@@ -61,16 +70,21 @@ def sample_to_end(
   return [both[i] for i in range(len(prompts))]
 
 
-def _read(path: Path, key: str) -> dict[int, Completion]:
+def _known(path: Path, key: str) -> dict[int, Completion]:
   """Completions of an earlier run; makes the file ready to be added to."""
+  lines = processes.first(path.name, lambda: _read(path, key))
+  return {
+    line["row"]: Completion(
+      tuple(line["tokens"]), tuple(line["logprobs"]), line["stopped"]
+    )
+    for line in lines
+  }
+
+
+def _read(path: Path, key: str) -> list[dict[str, Any]]:
   lines: list[dict[str, Any]] = metrics.read_lines(path)
   if not lines or lines[0].get("key") != key:
     lines = [{"key": key}]
   # Also without a last line that was cut.
   metrics.write_lines(path, lines)
-  return {
-    line["row"]: Completion(
-      tuple(line["tokens"]), tuple(line["logprobs"]), line["stopped"]
-    )
-    for line in lines[1:]
-  }
+  return lines[1:]

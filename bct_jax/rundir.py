@@ -2,20 +2,25 @@
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.metadata
 import json
 import os
 import platform
+import socket
 import subprocess
+import time
+import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from bct_jax import metrics
-from bct_jax.config import ConfigError
+from bct_jax import metrics, processes
+from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.models import hub
+from bct_jax.plan import Plan, make_plan
 from bct_jax.runtime import Runtime
 
 
@@ -26,24 +31,117 @@ def hold(workdir: Path) -> Iterator[None]:
   The system lets go of the lock when the process dies, however that happens.
 
   Raises:
-    ConfigError: it cannot be made, or another process holds it.
+    ValueError: it cannot be made or written, another run holds it, or some
+      process of this run does not see it.
   """
+  with contextlib.ExitStack() as held:
+    processes.first(
+      "run directory", lambda: held.enter_context(_locked(workdir))
+    )
+    _check_shared(workdir)
+    yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
   try:
     workdir.mkdir(parents=True, exist_ok=True)
+    lock = open(workdir / ".lock", "a+")
   except OSError as e:
-    raise ConfigError(f"--workdir={workdir}: cannot be made: {e}") from None
-  with open(workdir / ".lock", "a+") as f:
+    raise ConfigError(
+      f"--workdir={workdir}: cannot be made or written: {e}"
+    ) from None
+  with lock:
     try:
-      fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-      f.seek(0)
+      lock.seek(0)
       raise ConfigError(
-        f"{workdir} is in use by process {f.read().strip() or 'unknown'}"
+        f"{workdir} is in use by process {lock.read().strip() or 'unknown'}; "
+        "the system frees it when that process ends"
       ) from None
-    f.truncate(0)
-    f.write(str(os.getpid()))
-    f.flush()
+    lock.truncate(0)
+    lock.write(f"{os.getpid()} on {socket.gethostname()}")
+    lock.flush()
     yield
+
+
+def _check_shared(workdir: Path) -> None:
+  """All processes read checkpoints where the first one writes."""
+  if processes.count() == 1:
+    return
+  mark = workdir / ".processes"
+  nonce = str(uuid.uuid4())
+  nonce = processes.first(
+    "run directory", lambda: [metrics.write_text(mark, nonce), nonce][1]
+  )
+  # A network file system may lag behind.
+  end = time.monotonic() + min(30, processes.timeout() / 2)
+  while not (mark.is_file() and mark.read_text() == nonce):
+    if time.monotonic() > end:
+      error = (
+        f"--workdir={workdir}: what process 0 writes there is not seen; it "
+        "must be on a file system that all hosts share"
+      )
+      return processes.agree("run directory", {"error": error})
+    time.sleep(0.1)
+  processes.agree("run directory", {})
+
+
+def agree_on_code(raw: Mapping[str, Any], mode: str) -> None:
+  """Checks that every process runs the same code on the same config.
+
+  Raises:
+    ValueError: naming the processes and fields that differ.
+  """
+  here = Path(__file__).parent
+  code = {
+    str(p.relative_to(here)): hashlib.sha256(p.read_bytes()).hexdigest()
+    for p in sorted(here.rglob("*.py"))
+  }
+  processes.agree(
+    "the processes do not run the same",
+    {
+      "code": metrics.digest(code)[:16],
+      "jax": jax.__version__,
+      "mode": mode,
+      **{f"config.{k}": v for k, v in flat(raw).items()},
+    },
+  )
+
+
+def agreed_plan(config: ExperimentConfig) -> Plan:
+  """The plan, checked to be of the same data and model in every process.
+
+  Raises:
+    ValueError: as make_plan, or naming the processes and what differs.
+  """
+  if processes.count() == 1:
+    return make_plan(config)
+  plan, facts = None, {}
+  try:
+    plan = make_plan(config)
+    facts = _facts(plan)
+  except (OSError, ValueError) as e:
+    facts = {"error": str(e)}
+  processes.agree("the processes do not have the same", facts)
+  assert plan is not None
+  return plan
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+  """What must be the same everywhere, by hash."""
+  data = {f"data of arms.{name}": d.hash for name, d in plan.arms.items()}
+  if plan.install is not None:
+    data["data of organism"] = plan.install.hash
+  return {
+    **data,
+    "eval prompts": metrics.digest([p.ids for p in plan.prompts]),
+    "tokenizer": plan.runtime.chat.tokenizer_hash,
+    "chat template": plan.runtime.chat.template_hash,
+    "weights of the model": plan.runtime.model_hash,
+    "devices": f"{jax.local_device_count()} {jax.devices()[0].device_kind}",
+  }
 
 
 def keep_config(
@@ -52,16 +150,21 @@ def keep_config(
   """Writes config.json, or checks that the run was begun with the same.
 
   Raises:
-    ConfigError: it was begun with another config; the message lists fields.
+    ValueError: it was begun with another config; the message lists fields.
   """
+  processes.first("config.json", lambda: _keep_config(workdir, raw, overrides))
+
+
+def _keep_config(
+  workdir: Path, raw: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> None:
   path = workdir / "config.json"
   # Through JSON, so that tuples and lists compare alike.
   now = json.loads(json.dumps(raw))
   if path.exists():
     then = metrics.read_json(path)["config"]
     changed = [
-      f"{k}: {a!r} -> {b!r}"
-      for k, a, b in _differences(_flat(then), _flat(now))
+      f"{k}: {a!r} -> {b!r}" for k, a, b in _differences(flat(then), flat(now))
     ]
     if changed:
       raise ConfigError(
@@ -72,11 +175,12 @@ def keep_config(
   metrics.write_json(path, {"config": now, "overrides": dict(overrides)})
 
 
-def _flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested groups as one, the names joined by dots."""
   out = {}
   for k, v in values.items():
     if isinstance(v, Mapping) and v:
-      out.update(_flat(v, f"{prefix}{k}."))
+      out.update(flat(v, f"{prefix}{k}."))
     else:
       out[prefix + k] = v
   return out
@@ -99,6 +203,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     "platform": platform.platform(),
     "device_kind": jax.devices()[0].device_kind,
     "num_devices": jax.device_count(),
+    "num_processes": processes.count(),
     "mesh": dict(runtime.mesh.shape),
     "git": _git(),
     "model": {

@@ -12,6 +12,7 @@ import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bct_jax import processes, signals
 from bct_jax.mesh import row_sharding, to_host
 from bct_jax.types import (
   Batch,
@@ -189,10 +190,14 @@ def fit(
   read after the next one is dispatched, so that logging does not hold up the
   device, but always before anything is saved or evaluated.
 
+  A signal that asks to stop has the state saved as soon as no update is under
+  way; all processes stop at the same step.
+
   Raises:
     NumericalError: the loss or gradient norm of an update is not finite.
+    signals.Preempted: a signal asked to stop; the state is saved.
   """
-  start = int(state.step)
+  saved = start = int(state.step)
   pending: tuple[int, Sequence[str], float, dict[str, Any]] | None = None
   clock = time.monotonic()
 
@@ -202,7 +207,8 @@ def fit(
       return
     done, ids, lr, metrics = pending
     pending = None
-    values = {k: float(v) for k, v in to_host(metrics).items()}
+    read = to_host(metrics, f"metrics of update {done + 1}")
+    values = {k: float(v) for k, v in read.items()}
     bad = [k for k, v in values.items() if not math.isfinite(v)]
     if bad:
       raise NumericalError(
@@ -213,17 +219,34 @@ def fit(
     log({"step": done + 1, "lr": lr, **values, "seconds": now - clock})
     clock = now
 
-  for t in range(start, config.steps + 1):
-    if t > start and (t % config.checkpoint_every == 0 or t == config.steps):
+  def keep(t: int) -> None:
+    nonlocal saved
+    if t > saved:
       flush()
       save(state)
+      saved = t
+
+  # Asked ahead of an update and read after the next is dispatched, like the
+  # metrics. Alone, there is nobody to ask.
+  stop = processes.vote(signals.asked())
+  for t in range(start, config.steps + 1):
+    stopping = signals.asked() if processes.count() == 1 else bool(stop)
+    if t % config.checkpoint_every == 0 or t == config.steps or stopping:
+      keep(t)
+    if stopping:
+      raise signals.Preempted(f"at step {t} of {config.steps}")
     if t in config.eval_steps:
       flush()
-      evaluate(t, state.params)
+      try:
+        evaluate(t, state.params)
+      except signals.Preempted:
+        keep(t)
+        raise
       clock = time.monotonic()
     if t == config.steps:
       break
     batch, ids = next_batch(t, state)
+    stop = processes.vote(signals.asked())
     lr = learning_rate(t)
     state, metrics = step(state, frozen, batch, jnp.float32(lr))
     flush()

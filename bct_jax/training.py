@@ -5,8 +5,8 @@ from pathlib import Path
 
 import jax
 
-from bct_jax import metrics, optim
-from bct_jax.checkpoint import Checkpoints
+from bct_jax import metrics, optim, processes
+from bct_jax.checkpoint import Checkpoints, Damaged
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
@@ -15,7 +15,7 @@ from bct_jax.models.lora import Weights
 from bct_jax.plan import Plan
 from bct_jax.progress import Stage, say, stage
 from bct_jax.runtime import Runtime
-from bct_jax.train import FitConfig, fit
+from bct_jax.train import FitConfig, NumericalError, fit
 from bct_jax.types import PyTree, TrainState
 
 
@@ -46,12 +46,15 @@ def train_run(
     The weights after the last step.
 
   Raises:
-    ValueError: the checkpoint there is of other data, or cannot be read.
+    ValueError: the checkpoint there is of other data, or cannot be read (then
+      `plan.fall_back` sets it aside).
+    OSError: a checkpoint cannot be written.
+    signals.Preempted: a signal asked to stop; the state is saved.
     train.NumericalError: the loss or gradient of an update is not finite.
   """
   runtime, steps = plan.runtime, arm.train.steps
   checkpoints = Checkpoints(folder / "checkpoints")
-  state, frozen = _first_state(runtime, checkpoints, arm, dataset, start)
+  state, frozen = _first_state(plan, checkpoints, arm, dataset, start)
 
   def weights(trained: PyTree) -> Weights:
     return Weights(frozen, trained, arm.lora) if frozen else Weights(trained)
@@ -59,11 +62,10 @@ def train_run(
   resumed = int(state.step)
   if resumed:
     say(f"{name}: continuing at step {resumed} of {steps}")
-  metrics.keep_until(folder / "metrics.jsonl", resumed)
-  metrics.keep_until(folder / "evals.jsonl", resumed)
-  metrics.write_text(
-    folder / "mask_audit.txt", mask_audit(runtime.chat, dataset.examples)
+  processes.first(
+    f"begin of {name}", lambda: _begin(folder, resumed, runtime, dataset)
   )
+  processes.barrier(f"begin of {name}")
 
   def next_batch(step: int, state: TrainState):
     del state
@@ -72,7 +74,8 @@ def train_run(
 
   def log(values: dict[str, float]) -> None:
     counts = dataset.counts(int(values["step"]) - 1)
-    metrics.append_line(folder / "metrics.jsonl", {**values, **counts})
+    if processes.is_first():
+      metrics.append_line(folder / "metrics.jsonl", {**values, **counts})
     bar(loss=f"{values['loss']:.3f}")
 
   def save(state: TrainState) -> None:
@@ -81,22 +84,57 @@ def train_run(
 
   bar: Stage
   with stage(f"train {name}", steps - resumed, "steps") as bar:
-    state = fit(
-      state,
-      frozen,
-      runtime.step(arm),
-      next_batch,
-      lambda t: optim.learning_rate(arm.optim, t, steps),
-      lambda step, trained: evaluate(step, weights(trained)),
-      save,
-      log,
-      FitConfig(steps, eval_steps, arm.train.checkpoint_every),
-    )
+    try:
+      state = fit(
+        state,
+        frozen,
+        runtime.step(arm),
+        next_batch,
+        lambda t: optim.learning_rate(arm.optim, t, steps),
+        lambda step, trained: evaluate(step, weights(trained)),
+        save,
+        log,
+        FitConfig(steps, eval_steps, arm.train.checkpoint_every),
+      )
+    except NumericalError as e:
+      last = checkpoints.latest()
+      where = (
+        "none yet" if last is None else f"{checkpoints.folder / str(last)}"
+      )
+      raise NumericalError(f"{name}: {e}; last checkpoint: {where}") from e
   checkpoints.close()
   return weights(state.params)
 
 
+def _begin(
+  folder: Path, resumed: int, runtime: Runtime, dataset: Dataset
+) -> None:
+  """Readies the files of a run that begins or goes on."""
+  metrics.keep_until(folder / "metrics.jsonl", resumed)
+  metrics.keep_until(folder / "evals.jsonl", resumed)
+  metrics.write_text(
+    folder / "mask_audit.txt", mask_audit(runtime.chat, dataset.examples)
+  )
+
+
 def _first_state(
+  plan: Plan,
+  checkpoints: Checkpoints,
+  arm: ArmConfig | OrganismConfig,
+  dataset: Dataset,
+  start: Callable[[], Weights],
+) -> tuple[TrainState, PyTree]:
+  """The state to go on from, and the frozen params."""
+  while True:
+    try:
+      return _newest_state(plan.runtime, checkpoints, arm, dataset, start)
+    except Damaged as e:
+      if not plan.fall_back:
+        raise
+      say(f"{e}: set aside as {checkpoints.set_aside(e.step)}")
+
+
+def _newest_state(
   runtime: Runtime,
   checkpoints: Checkpoints,
   arm: ArmConfig | OrganismConfig,
@@ -105,7 +143,8 @@ def _first_state(
 ) -> tuple[TrainState, PyTree]:
   """The newest checkpoint's state, else step 0; and the frozen params."""
   latest = checkpoints.latest()
-  if latest is not None and checkpoints.meta()["data_hash"] != dataset.hash:
+  meta = {} if latest is None else checkpoints.meta()
+  if latest is not None and meta["data_hash"] != dataset.hash:
     raise ValueError(
       f"{checkpoints.folder}: was made from other training data than the "
       "config gives now (a changed setting, tokenizer or template); use "
@@ -117,6 +156,11 @@ def _first_state(
   if latest is None:
     assert begin is not None
     return runtime.init_state(begin, arm), frozen
+  if meta["devices"] != jax.device_count():
+    say(
+      f"{checkpoints.folder}: saved on {meta['devices']} devices, read on "
+      f"{jax.device_count()}: what follows is the same up to rounding"
+    )
   abstract = runtime.abstract_state(arm.optim, arm.lora)
   if latest < arm.train.steps:
     return checkpoints.restore(abstract), frozen

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from bct_jax import metrics
+from bct_jax import metrics, processes
 from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import ConfigError, LoraConfig
 from bct_jax.models.lora import Weights
@@ -26,14 +26,12 @@ def record_origin(
     lora: of the adapter that is trained there; rank 0 means all params.
     base: the folder whose params the adapter is over; None is the model's own.
   """
-  metrics.write_json(
-    folder / _FILE,
-    {
-      "lora": dataclasses.asdict(lora) if lora.rank else None,
-      "base": os.path.relpath(base, folder) if base and lora.rank else None,
-      "model_hash": runtime.model_hash,
-    },
-  )
+  facts = {
+    "lora": dataclasses.asdict(lora) if lora.rank else None,
+    "base": os.path.relpath(base, folder) if base and lora.rank else None,
+    "model_hash": runtime.model_hash,
+  }
+  processes.first(_FILE, lambda: metrics.write_json(folder / _FILE, facts))
 
 
 def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
@@ -71,6 +69,10 @@ def adapter_base(folder: Path) -> Path | None:
 
 
 def _origin(folder: Path) -> dict[str, Any]:
+  return processes.first(_FILE, lambda: _read_origin(folder))
+
+
+def _read_origin(folder: Path) -> dict[str, Any]:
   if not (folder / _FILE).is_file() or not (folder / "checkpoints").is_dir():
     raise ConfigError(
       f"--params={folder}: no {_FILE} and checkpoints there; it must be "

@@ -23,3 +23,13 @@ from bct_jax.models import demo  # noqa: E402
 def tiny_folder(tmp_path_factory):
   """A random two-layer model folder whose pad token is its end of turn."""
   return demo.tiny(tmp_path_factory.mktemp("tiny") / "model")
+
+
+@pytest.fixture(scope="session")
+def finished(tmp_path_factory, tiny_folder):
+  workdir = tmp_path_factory.mktemp("runs with spaces") / "done"
+  from runs import run
+
+  code, out, err = run(workdir, tiny_folder)
+  assert code == 0, err
+  return workdir, out, err

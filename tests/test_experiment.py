@@ -1,70 +1,18 @@
 """Whole runs through the command line, in processes of their own."""
 
 import json
-import os
 import shutil
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
-from conftest import QUICK
+from runs import comparable, run, start, wait_for
 
 from bct_jax import commands
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.models import demo
 from bct_jax.plan import make_plan
 from configs import tiny
-
-ROOT = Path(__file__).parent.parent
-ENV = {
-  **os.environ,
-  "JAX_PLATFORMS": "cpu",
-  "XLA_FLAGS": "--xla_force_host_platform_device_count=4" + QUICK,
-}
-
-
-def start(workdir: Path, folder: Path, *flags: str) -> subprocess.Popen:
-  return subprocess.Popen(
-    [
-      sys.executable,
-      "-m",
-      "bct_jax.main",
-      "--config=configs/tiny.py",
-      f"--config.model.path={folder}",
-      f"--workdir={workdir}",
-      *flags,
-    ],
-    cwd=ROOT,
-    env=ENV,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
-  )
-
-
-def run(workdir: Path, folder: Path, *flags: str):
-  process = start(workdir, folder, *flags)
-  out, err = process.communicate(timeout=300)
-  return process.returncode, out, err
-
-
-def comparable(workdir: Path) -> dict:
-  """result.json without the times, which are all that may differ."""
-  result = json.loads((workdir / "result.json").read_text())
-  for arm in result["arms"]:
-    assert arm.pop("seconds") > 0
-  return result
-
-
-@pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny_folder):
-  workdir = tmp_path_factory.mktemp("runs with spaces") / "done"
-  code, out, err = run(workdir, tiny_folder)
-  assert code == 0, err
-  return workdir, out, err
 
 
 def test_end_to_end_files(finished):
@@ -166,16 +114,12 @@ def test_killed_anywhere_ends_with_the_same_result(
 
 def kill_at(stage, how, workdir, folder):
   process = start(workdir, folder)
-  end = time.monotonic() + 200
-  while not list(workdir.glob(STAGES[stage])):
-    assert process.poll() is None, process.communicate()[1]
-    assert time.monotonic() < end
-    time.sleep(0.01)
+  wait_for(process, workdir, STAGES[stage])
   process.send_signal(how)
   _, err = process.communicate(timeout=100)
   # It may have been so quick that it finished all the same.
   if process.returncode != 0:
-    assert process.returncode == (-9 if how == signal.SIGKILL else 130), err
+    assert process.returncode == (-9 if how == signal.SIGKILL else 75), err
     assert how == signal.SIGKILL or "Traceback" not in err
 
 

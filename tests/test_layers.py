@@ -12,7 +12,8 @@ MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-  {"__init__", "types", "examples", "chips", "config", "progress", "metrics"},
+  {"__init__", "types", "examples", "chips", "config", "progress", "metrics"}
+  | {"processes", "signals"},
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings"},
   {
@@ -56,6 +57,7 @@ NO_JAX = {
   "gate",
   "stats",
   "progress",
+  "signals",
 }
 
 # Pairs of the same or an upper layer that must not meet all the same.

@@ -15,8 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 
+from bct_jax import processes
 from bct_jax.mesh import path_name, to_host
 from bct_jax.models import folders, safetensors_file
 from bct_jax.models.config import ModelConfig, read_json, text_config
@@ -104,7 +104,7 @@ def export_hf(
   parts = hf_parts(config, {name: x.shape for name, x in leaves.items()})
   shards = _plan(parts, kept.itemsize, shard_bytes)
   arrays = _tensors(parts, leaves, config, kept)
-  agree_to_write(out)
+  processes.first("target of the export", lambda: check_target(out))
 
   def build(target: Path) -> None:
     with stage("export", len(parts), "tensors") as bar:
@@ -122,13 +122,13 @@ def export_hf(
       if (source / name).is_file():
         shutil.copyfile(source / name, target / name)
 
-  if jax.process_index() == 0:
+  if processes.is_first():
     key = {"made_by": MADE_BY, "dtype": kept.name, **(about or {})}
     out = folders.write(out, key, build)
   else:
     for _ in arrays:
       pass
-  multihost_utils.sync_global_devices("export")
+  processes.barrier("end of the export")
   size = sum(map(_size, parts)) * kept.itemsize
   return Exported(out, kept.name, len(parts), size, tuple(shards))
 
@@ -190,21 +190,6 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
     out["num_key_value_heads"] = model.num_kv_heads
     out["head_dim"] = model.head_dim
   return out
-
-
-def agree_to_write(out: Path) -> None:
-  """Raises in every process if the first one may not write."""
-  error = None
-  if jax.process_index() == 0:
-    try:
-      check_target(out)
-    except folders.ModelSourceError as e:
-      error = e
-  refused = multihost_utils.broadcast_one_to_all(np.int32(error is not None))
-  if error is not None:
-    raise error
-  if refused:
-    raise folders.ModelSourceError(f"{out}: refused by the first process")
 
 
 # --- from the devices ---------------------------------------------------------

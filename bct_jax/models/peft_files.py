@@ -4,16 +4,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 import safetensors.numpy
-from jax.experimental import multihost_utils
 
+from bct_jax import processes
 from bct_jax.config import LoraConfig
 from bct_jax.mesh import to_host
 from bct_jax.models import folders
 from bct_jax.models.config import ModelConfig
-from bct_jax.models.export import MADE_BY, agree_to_write
+from bct_jax.models.export import MADE_BY, check_target
 from bct_jax.models.lora import Weights, targets
 from bct_jax.types import PyTree
 
@@ -80,9 +79,10 @@ def export_adapter(
       tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"}
     )
 
-  agree_to_write(out)
-  if jax.process_index() == 0:
-    key = {"made_by": MADE_BY, **(about or {})}
-    out = folders.write(out, key, build)
-  multihost_utils.sync_global_devices("export")
-  return out
+  key = {"made_by": MADE_BY, **(about or {})}
+
+  def write() -> str:
+    check_target(out)
+    return str(folders.write(out, key, build))
+
+  return Path(processes.first("export", write))

@@ -1,0 +1,70 @@
+"""Whole runs of configs/tiny.py through the command line."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from conftest import QUICK
+
+ROOT = Path(__file__).parent.parent
+ENV = {
+  **os.environ,
+  "JAX_PLATFORMS": "cpu",
+  "XLA_FLAGS": "--xla_force_host_platform_device_count=4" + QUICK,
+}
+
+
+def start(
+  workdir: Path, folder: Path, *flags: str, prefix=()
+) -> subprocess.Popen:
+  return subprocess.Popen(
+    [
+      *prefix,
+      sys.executable,
+      "-m",
+      "bct_jax.main",
+      "--config=configs/tiny.py",
+      f"--config.model.path={folder}",
+      f"--workdir={workdir}",
+      *flags,
+    ],
+    cwd=ROOT,
+    env=ENV,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def run(workdir: Path, folder: Path, *flags: str):
+  process = start(workdir, folder, *flags)
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def comparable(workdir: Path, exact: bool = True) -> dict:
+  """result.json without the times, which are all that may differ.
+
+  Not exact: also without the difference of log-probabilities, which is rounding
+  and so depends on the devices.
+  """
+  result = json.loads((workdir / "result.json").read_text())
+  for arm in result["arms"]:
+    assert arm.pop("seconds") > 0
+  if not exact:
+    points = [p for arm in result["arms"] for p in arm["curve"]]
+    for record in (result["organism"]["gate"], *points):
+      assert 0 <= record.pop("logprob_difference") < 1e-4
+  return result
+
+
+def wait_for(process, workdir, pattern):
+  """Waits until a running process has made a file."""
+  end = time.monotonic() + 200
+  while not list(workdir.glob(pattern)):
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < end
+    time.sleep(0.01)
