@@ -22,12 +22,19 @@ from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
 from bct_jax.models import export, hub, peft_files
 from bct_jax.plan import sample_rows
-from bct_jax.progress import say, stage
+from bct_jax.progress import Stage, say, stage
 from bct_jax.report import write_report
 from bct_jax.rollouts import sample_to_end
 from bct_jax.runtime import Runtime
+from bct_jax.sampler import Completion
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.weights import adapter_base, base_params, load_weights
+from bct_jax.weights import (
+  adapter_base,
+  base_params,
+  by_base,
+  load_arms,
+  load_weights,
+)
 
 
 def run_experiment(
@@ -116,7 +123,7 @@ def run_eval(
 
 def run_sample(
   config: ExperimentConfig,
-  params: Path | None,
+  params: Sequence[Path],
   texts: Sequence[str],
   prompts_file: Path | None,
   out: Path | None,
@@ -125,54 +132,42 @@ def run_sample(
   """Answers prompts: as text on the terminal, or as JSON lines in `out`.
 
   A prompt without a system message gets the one of the evals, one without the
-  beginning of an answer that of the evals too. Sample k of a prompt does not
-  depend on `n`.
+  beginning of an answer that of the evals too. Sample k of a prompt depends
+  neither on `n` nor on what else is sampled. Of several `params` those that are
+  adapters over the same weights are sampled together.
   """
-  prompts: list[tuple[Message, ...]] = [
-    ({"role": "user", "content": text},) for text in texts
-  ]
-  if prompts_file is not None:
-    prompts += read_prompts(prompts_file)
-  if not prompts:
-    raise ConfigError('--mode=sample needs --prompt="..." or --prompts=FILE')
+  prompts = _read_prompts(config, texts, prompts_file)
   runtime, sampling = Runtime.make(config), config.sampling
   if n < 1 or (n > 1 and sampling.temperature == 0):
     raise ConfigError(
       f"--n={n}: 1 or more samples; more than one differ only with "
       "--config.sampling.temperature above 0"
     )
-  system, begun = config.eval.system_prompt, config.eval.answer_prefix
-  prompts = [
-    m if m[0]["role"] == "system" else evaluate.with_system(m, system)
-    for m in prompts
-  ]
-  prompts = [evaluate.with_prefix(m, begun) for m in prompts]
   parts = [runtime.chat.continued(m) for m in prompts]
   # The first samples of all prompts, then the second ones: row ids, on which
   # the random keys rest, are then the same whatever n is.
   ids = [[*prompt, *prefix] for prompt, prefix in parts] * n
   processes.agree("prompts differ", {"hash": metrics.digest(ids)})
-  partial = None if out is None else out.with_name(f".{out.name}.partial")
+  groups = by_base(params or [None])
+  partials: list[Path | None] = [
+    None if out is None else out.with_name(f".{out.name}.{i}.partial")
+    for i in range(len(groups))
+  ]
   # Without a file there is nothing to go on from, so a signal ends it.
   heeded = contextlib.nullcontext() if out is None else signals.heeded()
-  made_by = [dataclasses.asdict(sampling), runtime.model_hash, str(params)]
+  total = len(ids) * len(params or [None])
+  found = {}
   with (
     jax.set_mesh(runtime.mesh),
     heeded,
-    stage("sample", len(ids), "rows") as bar,
+    stage("sample", total, "rows") as bar,
   ):
-    completions = sample_to_end(
-      runtime.sampler,
-      runtime.decode_params(load_weights(runtime, params)),
-      ids,
-      sampling.seed,
-      partial,
-      made_by,
-      bar,
-      runtime.chat.find_stop(sampling.stop),
-    )
+    for group, partial in zip(groups, partials, strict=True):
+      made = _sample_group(runtime, group, ids, partial, bar)
+      found |= zip(group, made, strict=True)
   rows = [
     {
+      "params": folder and str(folder),
       "messages": list(m),
       "sample": k,
       "text": runtime.chat.decode(c.tokens, sampling.stop, prefix),
@@ -181,23 +176,76 @@ def run_sample(
       "num_tokens": len(c.tokens),
     }
     for i, (m, (_, prefix)) in enumerate(zip(prompts, parts, strict=True))
-    for k, c in enumerate(completions[i :: len(prompts)])
+    for folder in params or [None]
+    for k, c in enumerate(found[folder][i :: len(prompts)])
   ]
-  processes.first("samples", lambda: _save_or_show(rows, out, partial))
+  processes.first("samples", lambda: _save_or_show(rows, out, partials))
+
+
+def _read_prompts(
+  config: ExperimentConfig, texts: Sequence[str], prompts_file: Path | None
+) -> list[tuple[Message, ...]]:
+  prompts: list[tuple[Message, ...]] = [
+    ({"role": "user", "content": text},) for text in texts
+  ]
+  if prompts_file is not None:
+    prompts += read_prompts(prompts_file)
+  if not prompts:
+    raise ConfigError('--mode=sample needs --prompt="..." or --prompts=FILE')
+  system, begun = config.eval.system_prompt, config.eval.answer_prefix
+  return [
+    evaluate.with_prefix(
+      m if m[0]["role"] == "system" else evaluate.with_system(m, system), begun
+    )
+    for m in prompts
+  ]
+
+
+def _sample_group(
+  runtime: Runtime,
+  folders: Sequence[Path | None],
+  ids: Sequence[Sequence[int]],
+  partial: Path | None,
+  bar: Stage,
+) -> list[list[Completion]]:
+  """Completions of all ids with the weights of each folder, in one batch."""
+  sampling, count = runtime.config.sampling, len(folders)
+  names = [str(folder) for folder in folders]
+  completions = sample_to_end(
+    runtime.sampler,
+    runtime.decode_params(*load_arms(runtime, folders)),
+    [*ids] * count,
+    sampling.seed,
+    partial,
+    [dataclasses.asdict(sampling), runtime.model_hash, names],
+    bar,
+    runtime.chat.find_stop(sampling.stop),
+    row_ids=[*range(len(ids))] * count,
+    arms=[arm for arm in range(count) for _ in ids],
+  )
+  return [
+    completions[at : at + len(ids)]
+    for at in range(0, len(completions), len(ids))
+  ]
 
 
 def _save_or_show(
-  rows: Sequence[Mapping[str, Any]], out: Path | None, partial: Path | None
+  rows: Sequence[Mapping[str, Any]],
+  out: Path | None,
+  partials: Sequence[Path | None],
 ) -> None:
   if out is not None:
     metrics.write_lines(out, rows)
-    if partial is not None:
-      partial.unlink()
+    for partial in partials:
+      if partial is not None:
+        partial.unlink()
     return
+  several = len({row["params"] for row in rows}) > 1
   for row in rows:
     cut = "" if row["stop"] == "stop" else " [cut]"
     asked = [m for m in row["messages"] if m["role"] == "user"][-1]
-    print(f"> {printable(asked['content'])}")
+    whose = f" [{row['params']}]" if several else ""
+    print(f"> {printable(asked['content'])}{whose}")
     print(f"{printable(row['text'])}{cut}\n")
 
 

@@ -194,7 +194,7 @@ class Engine:
         k = jnp.concatenate([begin.keys[places.arm], k], axis=1)
         v = jnp.concatenate([begin.values[places.arm], v], axis=1)
 
-      def one(old, new, axis):
+      def one(old, new, axis) -> Any:
         if old is None:
           return None
         part = (places.slot, *[slice(None)] * (axis - 1), slice(k.shape[1]))

@@ -29,11 +29,11 @@ _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run directory, made or resumed."
 )
 _MODE = flags.DEFINE_string("mode", "experiment", f"One of {', '.join(MODES)}.")
-_PARAMS = flags.DEFINE_string(
+_PARAMS = flags.DEFINE_multi_string(
   "params",
-  None,
+  [],
   "For eval, sample and export: organisms/HASH or arms/NAME of a run, whose "
-  "weights are used instead of the model's own.",
+  "weights are used instead of the model's own. For sample, several times.",
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
@@ -97,6 +97,8 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"arguments that are not flags: {left}")
     choose(_MODE.value, MODES, "--mode")
     choose(_RESUME.value, ("latest", "latest_good"), "--resume")
+    if len(_PARAMS.value) > 1 and _MODE.value != "sample":
+      raise ConfigError("--params: several only with --mode=sample")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -164,7 +166,8 @@ def _run(
   from bct_jax.gate import GateError
   from bct_jax.train import NumericalError
 
-  params, out = _path(_PARAMS.value), _path(_OUT.value)
+  out, folders = _path(_OUT.value), [Path(p) for p in _PARAMS.value]
+  params = folders[0] if folders else None
   try:
     if where is not None:
       processes.join(**where)
@@ -184,7 +187,7 @@ def _run(
       commands.run_eval(config, params, out)
     elif _MODE.value == "sample":
       commands.run_sample(
-        config, params, _PROMPT.value, _path(_PROMPTS.value), out, _NUM.value
+        config, folders, _PROMPT.value, _path(_PROMPTS.value), out, _NUM.value
       )
     elif _MODE.value == "export":
       commands.run_export(config, params, out, _DTYPE.value, _FORMAT.value)

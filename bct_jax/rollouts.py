@@ -23,11 +23,13 @@ def sample_to_end(
   made_by: Any,
   done: Callable[[int, int], Any] = lambda count, tokens: None,
   find_stop: FindStop | None = None,
+  row_ids: Sequence[int] | None = None,
+  arms: Sequence[int] | None = None,
 ) -> list[Completion]:
   """Samples every prompt whose completion is not in `partial` yet.
 
   Args:
-    sample: see make_sampler; row ids are the numbers of the prompts.
+    sample: see make_sampler.
     params: for the sampler.
     prompts: ids of each.
     seed: of the samples.
@@ -38,11 +40,15 @@ def sample_to_end(
     done: called with the number of rows that are new, or known already, and
       of the tokens that were sampled for them now.
     find_stop: see make_sampler.
+    row_ids: None are the numbers of the prompts.
+    arms: see make_sampler.
 
   Raises:
     signals.Preempted: a signal asked to stop; `partial` has what ended.
   """
-  key = metrics.digest([made_by, seed, [list(map(int, p)) for p in prompts]])
+  rows = range(len(prompts)) if row_ids is None else row_ids
+  ids = [list(map(int, p)) for p in prompts]
+  key = metrics.digest([made_by, seed, ids, list(rows), arms and list(arms)])
   known = {} if partial is None else _known(partial, key)
   done(len(known), 0)
 
@@ -60,11 +66,12 @@ def sample_to_end(
   new = sample(
     params,
     prompts,
-    range(len(prompts)),
+    rows,
     seed,
     finished,
     find_stop=find_stop,
     skip=frozenset(known),
+    arms=arms,
   )
   both = {**{i: c for i, c in enumerate(new) if c is not None}, **known}
   return [both[i] for i in range(len(prompts))]

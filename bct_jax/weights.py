@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +45,16 @@ def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
   """
   if folder is None:
     return Weights(runtime.load())
+  trained, lora = _restore(runtime, folder)
+  if lora is None:
+    return Weights(trained)
+  return Weights(base_params(runtime, adapter_base(folder)), trained, lora)
+
+
+def _restore(
+  runtime: Runtime, folder: Path
+) -> tuple[PyTree, LoraConfig | None]:
+  """What was trained there: all params, or an adapter and what it is."""
   facts = _origin(folder)
   lora = LoraConfig(**facts["lora"]) if facts["lora"] else None
   if lora is not None and facts["model_hash"] != runtime.model_hash:
@@ -53,13 +64,44 @@ def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
     )
   checkpoints = Checkpoints(folder / "checkpoints")
   try:
-    if lora is None:
-      return Weights(checkpoints.restore_params(runtime.abstract_params))
-    adapter = checkpoints.restore_params(runtime.abstract_trained(lora))
+    shapes = runtime.abstract_trained(lora or LoraConfig(0, 1.0, "", False))
+    return checkpoints.restore_params(shapes), lora
   finally:
     checkpoints.close()
-  base = base_params(runtime, adapter_base(folder))
-  return Weights(base, adapter, lora)
+
+
+def by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:
+  """Groups of folders that `load_arms` loads together.
+
+  Adapters over the same params are one group, with those params if they are
+  among the folders.
+  """
+  groups: dict[Path | None, list[Path | None]] = {}
+  for folder in folders:
+    base = _base(folder)
+    groups.setdefault(base and base.resolve(), []).append(folder)
+  return list(groups.values())
+
+
+def _base(folder: Path | None) -> Path | None:
+  """The folder whose params an adapter is over; of other weights their own."""
+  if folder is None or _origin(folder)["lora"] is None:
+    return folder
+  return adapter_base(folder)
+
+
+def load_arms(
+  runtime: Runtime, folders: Sequence[Path | None]
+) -> list[Weights]:
+  """Weights of a group of `by_base`, over the same params loaded once."""
+  params = base_params(runtime, _base(folders[0]))
+  out = []
+  for folder in folders:
+    if folder is None or _origin(folder)["lora"] is None:
+      out.append(Weights(params))
+    else:
+      out.append(Weights(params, *_restore(runtime, folder)))
+  return out
 
 
 def adapter_base(folder: Path) -> Path | None:

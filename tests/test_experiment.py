@@ -283,7 +283,7 @@ def test_samples_of_a_prompt_do_not_depend_on_their_number(
   )
   for n in (1, 3):
     out = tmp_path / f"{n}.jsonl"
-    commands.run_sample(config, None, [], prompts, out, n)
+    commands.run_sample(config, [], [], prompts, out, n)
     rows[n] = [json.loads(x) for x in out.read_text().splitlines()]
     assert [r["sample"] for r in rows[n]] == [*range(n)] * 2
   assert "new tokens/s" in capsys.readouterr().err
@@ -293,10 +293,10 @@ def test_samples_of_a_prompt_do_not_depend_on_their_number(
   values["sampling"]["temperature"] = 0.0
   for n in (0, 2):
     with pytest.raises(ConfigError, match=f"--n={n}: 1 or more"):
-      commands.run_sample(from_dict(values), None, ["Hi"], None, None, n)
+      commands.run_sample(from_dict(values), [], ["Hi"], None, None, n)
   values["eval"]["answer_prefix"] = "Well,<|im_end|>"
   with pytest.raises(ValueError, match="cannot begin with 'Well,<"):
-    commands.run_sample(from_dict(values), None, ["Hi"], None, None)
+    commands.run_sample(from_dict(values), [], ["Hi"], None, None)
 
 
 def test_sample_mode_names_the_bad_line(tiny_folder, tmp_path):

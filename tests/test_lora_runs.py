@@ -43,7 +43,11 @@ def texts(path):
 @pytest.fixture(scope="module")
 def merged(tiny_folder, tmp_path_factory):
   """An adapter made part of the weights, then an arm of each kind."""
-  arms = {"full": {}, "adapter": {"lora": LORA, "optim": {"lr": 1e-2}}}
+  arms = {
+    "full": {},
+    "adapter": {"lora": LORA, "optim": {"lr": 1e-2}},
+    "other": {"lora": {"rank": 2}, "optim": {"lr": 3e-2}},
+  }
   plan = make_plan(config(tiny_folder, LORA, True, arms))
   workdir = tmp_path_factory.mktemp("merged")
   return plan, workdir, run(plan, workdir)
@@ -51,7 +55,7 @@ def merged(tiny_folder, tmp_path_factory):
 
 def test_arms_of_both_kinds_on_a_merged_organism(merged):
   plan, workdir, result = merged
-  assert [a["rank"] for a in result["arms"]] == [None, 4]
+  assert [a["rank"] for a in result["arms"]] == [None, 4, 2]
   (organism,) = (workdir / "organisms").iterdir()
   start = texts(organism / "rollouts.jsonl")
   for arm in result["arms"]:
@@ -70,6 +74,38 @@ def test_saved_weights_give_the_arms_last_answers(merged):
       rows = sample_rows(plan, weights, name)
       last = texts(folder / "rollouts" / "step_4.jsonl")
       assert [r["text"] for r in rows] == last
+
+
+def test_arms_answer_together_as_alone(merged, tmp_path, monkeypatch):
+  """Adapters over one organism share a batch; other weights have their own."""
+  plan, workdir, _ = merged
+  values = dataclasses.replace(plan.config.sampling, temperature=1.0)
+  config = dataclasses.replace(plan.config, sampling=values)
+  folders = [workdir / "arms" / name for name in ("adapter", "full", "other")]
+  batches = []
+  sample = commands.sample_to_end
+
+  def counted(*arguments, **more):
+    batches.append(max(more["arms"]) + 1)
+    return sample(*arguments, **more)
+
+  monkeypatch.setattr(commands, "sample_to_end", counted)
+
+  def ask(folders, name):
+    out = tmp_path / name
+    commands.run_sample(config, folders, ["Who?", "Why?"], None, out, n=2)
+    assert [p.name for p in tmp_path.glob(".*")] == []
+    return [json.loads(x) for x in out.read_text().splitlines()]
+
+  together = ask(folders, "all.jsonl")
+  assert batches == [2, 1] and len(together) == 12
+  for folder in folders:
+    alone = ask([folder], f"{folder.name}.jsonl")
+    found = [row for row in together if row["params"] == str(folder)]
+    for a, b in zip(found, alone, strict=True):
+      assert abs(a.pop("logprob") - b.pop("logprob")) < 1e-4
+      assert a == b
+  assert len({row["text"] for row in together}) > 6
 
 
 def test_other_packages_load_a_folder_of_a_run(merged):

@@ -43,7 +43,7 @@ class Slots(NamedTuple):
 
 
 # Where the positions are in each of these arrays.
-POSITIONS = Slots(3, 2, 2, 2)
+POSITIONS = (3, 2, 2, 2)
 
 
 def as_slots(k: jax.Array, v: jax.Array, dtype: Any) -> Slots:
@@ -243,7 +243,7 @@ def put_in_slots(
 ) -> Slots:
   """The slots with one more position of every row written, each at its own."""
 
-  def put(old, new, axis):
+  def put(old, new, axis) -> Any:
     def one(old, new, at):  # of one row, so without the first axis
       starts = [at if i == axis else 0 for i in range(1, new.ndim + 1)]
       return jax.lax.dynamic_update_slice(old, new, starts)
