@@ -16,6 +16,9 @@ from typing import Any
 
 from bct_jax.chips import CHIPS
 
+OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "wsd")
+
 
 class ConfigError(ValueError):
   """A field of the configuration is wrong; the message names it."""
@@ -46,9 +49,12 @@ class SettingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
+  optimizer: str
   lr: float
+  lr_groups: tuple[tuple[str, float], ...]
   schedule: str
   warmup_steps: int
+  decay_steps: int
   b1: float
   b2: float
   eps: float
@@ -240,7 +246,11 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   if origin is tuple:
     if not isinstance(value, (tuple, list)):
       raise ConfigError(f"{where}: a tuple is needed, found {value!r}")
-    return tuple(_convert(args[0], v, where) for v in value)
+    if args[-1] is Ellipsis:
+      args = (args[0],) * len(value)
+    if len(value) != len(args):
+      raise ConfigError(f"{where}: {len(args)} values are needed: {value!r}")
+    return tuple(map(_convert, args, value, [where] * len(args)))
   if origin is not None:  # Mapping[str, ...]
     if not isinstance(value, Mapping):
       raise ConfigError(f"{where}: a group of fields is needed: {value!r}")
@@ -270,11 +280,6 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
     # A learning rate of zero is the control arm in which nothing may change.
     if value < 0 or (value == 0 and field != "optim.lr"):
       raise ConfigError(f"{where}.{field} = {value!r}: must be positive")
-  choose(
-    arm.optim.schedule,
-    ("constant", "linear", "cosine"),
-    f"{where}.optim.schedule",
-  )
   if arm.train.batch_size % arm.train.accum:
     raise ConfigError(
       f"{where}.train.accum = {arm.train.accum}: must divide batch_size "
@@ -286,11 +291,46 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
       f"batch of {arm.train.batch_size} is needed"
     )
   _check_lora(arm.lora, where)
-  if not 0 <= arm.optim.warmup_steps <= arm.train.steps:
+  _check_optim(arm.optim, arm.train.steps, f"{where}.optim")
+
+
+def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
+  choose(optim.optimizer, OPTIMIZERS, f"{where}.optimizer")
+  choose(optim.schedule, SCHEDULES, f"{where}.schedule")
+  last = steps - optim.warmup_steps
+  wsd = optim.schedule == "wsd"
+  for field, good, what in (
+    ("warmup_steps", 0 <= last <= steps, f"between 0 and the {steps} steps"),
+    (
+      "decay_steps",
+      0 < optim.decay_steps <= last if wsd else optim.decay_steps == 0,
+      f"from 1 to the {last} steps after the warm-up for the schedule wsd, "
+      "0 for others",
+    ),
+    ("b1", 0 <= optim.b1 < 1, "from 0 to below 1"),
+    ("b2", 0 <= optim.b2 < 1, "from 0 to below 1"),
+    ("weight_decay", optim.weight_decay >= 0, "0 (off) or above"),
+    ("clip_norm", optim.clip_norm >= 0, "0 (off) or above"),
+  ):
+    if not good:
+      value = getattr(optim, field)
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {what}")
+  for pattern, factor in optim.lr_groups:
+    _check_pattern(pattern, f"{where}.lr_groups")
+    if factor < 0:
+      raise ConfigError(
+        f"{where}.lr_groups: {pattern!r} multiplies the learning rate by "
+        f"{factor}: must be 0 (frozen) or above"
+      )
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+  try:
+    re.compile(pattern)
+  except re.error as e:
     raise ConfigError(
-      f"{where}.optim.warmup_steps = {arm.optim.warmup_steps}: between 0 and "
-      f"the {arm.train.steps} steps"
-    )
+      f"{where} = {pattern!r}: not a regular expression: {e}"
+    ) from None
 
 
 def check_sampling(sampling: SamplingConfig) -> None:
@@ -321,12 +361,7 @@ def _check_lora(lora: LoraConfig, where: str) -> None:
     raise ConfigError(f"{where}.lora.rank = {lora.rank}: 0 (full) or above")
   if lora.rank and lora.alpha <= 0:
     raise ConfigError(f"{where}.lora.alpha = {lora.alpha}: must be positive")
-  try:
-    re.compile(lora.targets)
-  except re.error as e:
-    raise ConfigError(
-      f"{where}.lora.targets = {lora.targets!r}: not a regular expression: {e}"
-    ) from None
+  _check_pattern(lora.targets, f"{where}.lora.targets")
 
 
 def _check_adapters(config: ExperimentConfig) -> None:

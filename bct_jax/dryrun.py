@@ -7,6 +7,7 @@ from bct_jax.data.batches import Dataset
 from bct_jax.decode import kv_dtype
 from bct_jax.mesh import abstract_mesh, num_row_shards
 from bct_jax.models.folders import ModelSourceError
+from bct_jax.optim import state_note
 from bct_jax.plan import Plan, check_length, make_plan
 from bct_jax.runtime import MeshModel, make_decoder, read_architecture
 from bct_jax.sampler import num_slots
@@ -52,7 +53,7 @@ def run_dry_run(config: ExperimentConfig) -> None:
 def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
   """Bytes on one device, see sizes.py."""
   axes, sampling = model.mesh.shape, model.config.sampling
-  run = _runs(model.config)[-1][1]
+  run = _largest(model)
   state = model.abstract_state(run.optim, run.lora)
   params, lora = model.abstract_params, run.lora if run.lora.rank else None
   adapter = sizes.device_bytes(state.params) if lora else 0
@@ -85,6 +86,16 @@ def _runs(config: ExperimentConfig, plan: Plan | None = None) -> list[Run]:
   return out
 
 
+def _largest(model: MeshModel) -> ArmConfig | OrganismConfig:
+  """The run whose trained weights and optimizer state need most memory."""
+
+  def memory(run: ArmConfig | OrganismConfig) -> int:
+    return sizes.device_bytes(model.abstract_state(run.optim, run.lora))
+
+  # Arms come last, and are what equal sizes are told of.
+  return max((run for _, run, _ in reversed(_runs(model.config))), key=memory)
+
+
 def _work(model: MeshModel, plan: Plan | None) -> Work:
   """The update that needs most memory, of all runs.
 
@@ -112,7 +123,7 @@ def _work(model: MeshModel, plan: Plan | None) -> Work:
 
   def memory(work: Work) -> int:
     params, axes = model.abstract_params, model.mesh.shape
-    trained = model.abstract_trained(_runs(model.config)[-1][1].lora)
+    trained = model.abstract_trained(_largest(model).lora)
     return sizes.gradient_bytes(trained, work.accum) + sizes.activation_bytes(
       model.model, axes, work, params
     )
@@ -175,7 +186,7 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
     "GiB on each device:",
     line("weights", found.weights, "shards x bytes of each leaf"),
     line("gradients", found.gradients, "as weights; twice with microbatches"),
-    line("optimizer", found.optimizer, "two moments for each weight"),
+    line("optimizer", found.optimizer, state_note(_largest(model).optim)),
     line(
       "activations",
       found.activations,

@@ -6,12 +6,18 @@ learning rate and schedule of a sweep.
 """
 
 import math
+import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
+import optax.contrib
+from jax.sharding import AbstractMesh, AxisType, NamedSharding
+from jax.sharding import PartitionSpec as P
 
-from bct_jax.config import OptimConfig
+from bct_jax.config import OptimConfig, suggest
 from bct_jax.mesh import path_name
 from bct_jax.types import PyTree
 
@@ -20,42 +26,185 @@ from bct_jax.types import PyTree
 _NO_DECAY = ("scale", "bias", "embed", "lora_a", "lora_b")
 
 
+def _map_names(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+  return jax.tree_util.tree_map_with_path(
+    lambda path, x: f(path_name(path), x), tree
+  )
+
+
 def decay_mask(params: PyTree) -> PyTree:
   """True where weight decay applies."""
+  return _map_names(
+    lambda name, _: name.split("/")[-1] not in _NO_DECAY, params
+  )
 
-  def one(path, _):
-    return path_name(path).split("/")[-1] not in _NO_DECAY
 
-  return jax.tree_util.tree_map_with_path(one, params)
+def lr_factors(config: OptimConfig, params: PyTree) -> PyTree:
+  """What the learning rate of each parameter is multiplied by.
+
+  Raises:
+    ValueError: a parameter matches several patterns of `lr_groups`, or a
+      pattern matches no parameter.
+  """
+  names = []
+
+  def one(name: str, _: Any) -> float:
+    names.append(name)
+    hits = [(r, x) for r, x in config.lr_groups if re.search(r, name)]
+    if len(hits) > 1:
+      raise ValueError(
+        f"optim.lr_groups: {len(hits)} patterns match {name}, at most one may: "
+        f"{[r for r, _ in hits]}"
+      )
+    return hits[0][1] if hits else 1.0
+
+  out = _map_names(one, params)
+  for pattern, _ in config.lr_groups:
+    if not any(re.search(pattern, name) for name in names):
+      raise ValueError(
+        f"optim.lr_groups: {pattern!r} matches no trained parameter"
+        f"{suggest(pattern, names)}; there are {names}"
+      )
+  return out
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
   """A transformation of the clipped mean gradient into a step of size one.
 
-  The parameters move by -lr times its output: for AdamW that is Adam's
-  direction plus weight_decay times the parameter (Loshchilov and Hutter 2019,
-  arXiv 1711.05101). Its moments are float32 for params of any dtype: bfloat16
-  cannot hold a second moment that moves by a thousandth at a time.
+  The parameters move by -lr times its output: the optimizer's direction plus
+  weight_decay times the parameter (Loshchilov and Hutter 2019, arXiv
+  1711.05101), times the factor of the parameter's group. The state is float32
+  for params of any dtype: bfloat16 cannot hold a second moment that moves by a
+  thousandth at a time.
   """
   tx = optax.chain(
     optax.clip_by_global_norm(config.clip_norm)
     if config.clip_norm > 0
     else optax.identity(),
-    optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps),
+    _direction(config),
     optax.add_decayed_weights(config.weight_decay, mask=decay_mask),
   )
 
-  def init(params: PyTree) -> PyTree:
-    return tx.init(jax.tree.map(lambda p: p.astype(jax.numpy.float32), params))
+  def wide(params: PyTree) -> PyTree:
+    return jax.tree.map(lambda p: p.astype(jnp.float32), params)
 
-  return optax.GradientTransformation(init, tx.update)
+  def init(params: PyTree) -> PyTree:
+    lr_factors(config, params)
+    return tx.init(wide(params))
+
+  def update(updates: PyTree, state: PyTree, params: PyTree = None):
+    updates, state = tx.update(updates, state, wide(params))
+    factors = lr_factors(config, params)
+    return jax.tree.map(lambda u, x: u * x, updates, factors), state
+
+  return optax.GradientTransformation(init, update)
+
+
+def _direction(config: OptimConfig) -> optax.GradientTransformation:
+  """The optimizer's own part, without clipping, decay and learning rate.
+
+  * adamw: Loshchilov and Hutter 2019, arXiv 1711.05101.
+  * lion: the sign of a momentum (Chen et al. 2023, arXiv 2302.06675).
+  * sgd: with heavy-ball momentum b1, as in torch.
+  * adafactor: Shazeer and Stern 2018, arXiv 1804.04235: second moments as
+    rows and columns where a matrix has 128 of each, updates clipped to a root
+    mean square of 1, and relative to that of the parameter (1e-3 at least).
+  * muon: the momentum's nearest orthogonal matrix, for matrices of layers; Adam
+    for the rest. Scaled by 0.2 sqrt(max(in, out)), so that both may share
+    AdamW's learning rate (Liu et al. 2025, arXiv 2502.16982, section 2.2).
+  """
+  adam = optax.scale_by_adam(b1=config.b1, b2=config.b2, eps=config.eps)
+  if config.optimizer == "adamw":
+    return adam
+  if config.optimizer == "lion":
+    return optax.scale_by_lion(b1=config.b1, b2=config.b2)
+  if config.optimizer == "sgd":
+    return optax.trace(decay=config.b1)
+  if config.optimizer == "adafactor":
+    factored = optax.chain(
+      optax.scale_by_factored_rms(),
+      optax.clip_by_block_rms(1.0),
+      optax.scale_by_param_block_rms(),
+    )
+    return _layer_by_layer(factored, factored)
+  if config.optimizer == "muon":
+    muon = optax.chain(
+      optax.contrib.scale_by_muon(
+        beta=config.b1,
+        weight_dimension_numbers=lambda tree: jax.tree.map(
+          lambda _: optax.contrib.MuonDimensionNumbers(0, 1), tree
+        ),
+      ),
+      optax.stateless(
+        lambda updates, _: jax.tree.map(
+          lambda u: 0.2 * math.sqrt(max(u.shape)) * u, updates
+        )
+      ),
+    )
+    return _layer_by_layer(
+      optax.partition(
+        {"matrix": muon, "vector": adam},
+        lambda tree: jax.tree.map(
+          lambda x: "matrix" if x.ndim == 2 else "vector", tree
+        ),
+      ),
+      adam,
+    )
+  raise ValueError(f"optim.optimizer = {config.optimizer!r}: unknown")
+
+
+def _layer_by_layer(
+  layers: optax.GradientTransformation, rest: optax.GradientTransformation
+) -> optax.GradientTransformation:
+  """`layers` for each layer, and each of its experts, as if it were alone.
+
+  The params of all layers are stacked, so that a norm or a factor over a whole
+  leaf would mix them.
+  """
+
+  def each(tx: optax.GradientTransformation) -> optax.GradientTransformation:
+    # vmap refuses a group without arrays.
+    def init(params: PyTree) -> PyTree:
+      some = jax.tree.leaves(params)
+      return (jax.vmap(tx.init) if some else tx.init)(params)
+
+    def update(updates: PyTree, state: PyTree, params: PyTree = None):
+      some = jax.tree.leaves(params)
+      run = jax.vmap(tx.update) if some else tx.update
+      return run(updates, state, params)
+
+    return optax.GradientTransformation(init, update)
+
+  def stacked(name: str, x: Any) -> str:
+    if not name.startswith("layers/"):
+      return "rest"
+    return "expert" if x.ndim == 4 else "layer"  # [L, E, in, out]
+
+  return optax.partition(
+    {"rest": rest, "layer": each(layers), "expert": each(each(layers))},
+    lambda tree: _map_names(stacked, tree),
+  )
+
+
+def state_note(config: OptimConfig) -> str:
+  """What the optimizer keeps, in words."""
+  return {
+    "adafactor": "second moments, as rows and columns of large matrices",
+    "adamw": "two moments for each weight",
+    "lion": "one moment for each weight",
+    "muon": "one moment for each weight, two outside the layers' matrices",
+    "sgd": "one moment for each weight",
+  }[config.optimizer]
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
   """The learning rate of update `step`, counted from 0, of `steps`.
 
   Warm-up is linear and reaches the full rate at update `warmup_steps`; linear
-  and cosine then fall to zero just after the last update.
+  and cosine then fall to zero just after the last update. wsd stays at the full
+  rate but for the last `decay_steps` updates, over which it falls linearly to
+  zero, as steeply as a warm-up of that many rises (Hu et al. 2024, arXiv
+  2404.06395; Haegele et al. 2024, arXiv 2405.18392, for the linear form).
   """
   if step < config.warmup_steps:
     return config.lr * (step + 1) / (config.warmup_steps + 1)
@@ -64,6 +213,7 @@ def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
     "constant": 1.0,
     "linear": 1 - done,
     "cosine": 0.5 * (1 + math.cos(math.pi * done)),
+    "wsd": min(1.0, (steps - step) / (config.decay_steps + 1)),
   }
   return config.lr * shape[config.schedule]
 
@@ -72,15 +222,36 @@ def optimizer_shardings(
   tx: optax.GradientTransformation,
   abstract_params: PyTree,
   shardings: PyTree,
-  replicated: Any,
+  replicated: NamedSharding,
 ) -> PyTree:
-  """Shardings of the optimizer state: each moment follows its parameter."""
-  abstract = jax.eval_shape(tx.init, abstract_params)
-  return optax.tree_map_params(
-    tx.init,
-    lambda leaf, p, s: s if leaf.shape == p.shape else replicated,
-    abstract,
+  """Shardings of the optimizer state: each array follows its parameter.
+
+  JAX itself says how: on a mesh of explicit axes shardings are part of the
+  types, and the shapes of the state come with what its parameter has on the
+  dimensions that are left, be they all, rows or columns.
+  """
+  mesh = replicated.mesh
+  typed = AbstractMesh(
+    mesh.axis_sizes,
+    mesh.axis_names,
+    axis_types=(AxisType.Explicit,) * len(mesh.axis_names),
+  )
+  params = jax.tree.map(
+    lambda p, s: jax.ShapeDtypeStruct(
+      p.shape, p.dtype, sharding=NamedSharding(typed, s.spec)
+    ),
     abstract_params,
     shardings,
-    transform_non_params=lambda _: replicated,
   )
+  with jax.sharding.use_abstract_mesh(typed):
+    state = jax.eval_shape(tx.init, params)
+
+  def place(leaf: Any) -> NamedSharding:
+    if leaf.sharding is None:  # made of constants alone
+      return replicated
+    spec = list(leaf.sharding.spec)
+    while spec and spec[-1] is None:
+      spec.pop()
+    return NamedSharding(mesh, P(*spec))
+
+  return jax.tree.map(place, state)

@@ -23,6 +23,7 @@ from bct_jax.examples import Example, Setting
 from bct_jax.mesh import num_row_shards
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import OBJECTIVES
+from bct_jax.optim import lr_factors
 from bct_jax.progress import stage
 from bct_jax.rollouts import sample_to_end
 from bct_jax.runtime import Runtime
@@ -114,11 +115,10 @@ def _dataset(
       f"{where}.train.decoration = {train.decoration!r} would change what "
       f"{setting.name} scores; choose one of {', '.join(fine)}"
     )
-  if arm.lora.rank:
-    try:
-      runtime.abstract_trained(arm.lora)
-    except ValueError as e:
-      raise ValueError(f"{where}.{e}") from None
+  try:
+    lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
+  except ValueError as e:
+    raise ValueError(f"{where}.{e}") from None
   decoration = DECORATIONS[train.decoration]
   generate = (
     setting.install if isinstance(arm, OrganismConfig) else setting.train

@@ -157,7 +157,9 @@ class MeshModel:
 
   def step(self, arm: ArmConfig | OrganismConfig) -> Step:
     """The compiled train step; runs that differ in lr only share one."""
-    same = dataclasses.replace(arm.optim, lr=1.0, schedule="", warmup_steps=0)
+    same = dataclasses.replace(
+      arm.optim, lr=1.0, schedule="", warmup_steps=0, decay_steps=0
+    )
     return _step(self, arm.train.objective, arm.train.accum, same, arm.lora)
 
 

@@ -27,15 +27,30 @@ def train_config() -> ConfigDict:
 
 
 def optim_config() -> ConfigDict:
-  """AdamW."""
+  """How gradients become updates; a field says which optimizers use it."""
   c = ConfigDict()
+  # adamw, adafactor, lion, muon or sgd. lr has another scale in each: Lion's is
+  # a third to a tenth of AdamW's, Muon's is AdamW's, Adafactor's is relative to
+  # the root mean square of the parameter.
+  c.optimizer = "adamw"
   c.lr = 1e-5  # peak learning rate
-  c.schedule = "constant"  # constant, linear or cosine decay to zero
+  # (regular expression, factor) pairs: lr times factor for the parameters with
+  # such a name, as (("^embed$", 0.1),) or, in an adapter, (("lora_b$", 16.0),).
+  # 0 freezes them. A name may match one pattern only.
+  c.lr_groups = ()
+  # constant; linear or cosine decay to zero; wsd: warm-up, stable, decay.
+  c.schedule = "constant"
   c.warmup_steps = 0  # updates of linear warm-up
-  c.b1 = 0.9  # decay of the first moment
-  c.b2 = 0.999  # decay of the second moment
-  c.eps = 1e-8  # added to the root of the second moment
-  c.weight_decay = 0.0  # decoupled, not on norms, biases and embeddings
+  c.decay_steps = 0  # wsd: last updates, over which lr falls linearly
+  # Decay of the first moment; momentum of sgd and muon (often 0.95). lion mixes
+  # its moment with the gradient by b1, and keeps it by b2 (often 0.99).
+  c.b1 = 0.9
+  c.b2 = (
+    0.999  # decay of the second moment: adamw, and what muon leaves to Adam
+  )
+  c.eps = 1e-8  # added to the root of that second moment
+  # Decoupled; not on norms, biases, embeddings and adapters.
+  c.weight_decay = 0.0
   c.clip_norm = 1.0  # of the global gradient norm after division; 0 is off
   return c
 

@@ -30,9 +30,12 @@ CONFIG = ModelConfig(
   layers=(Layer(None, Rope(10000.0)),) * 2,
 )
 OPTIM = OptimConfig(
+  optimizer="adamw",
   lr=1e-2,
+  lr_groups=(),
   schedule="constant",
   warmup_steps=0,
+  decay_steps=0,
   b1=0.9,
   b2=0.99,
   eps=1e-8,
