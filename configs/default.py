@@ -45,9 +45,8 @@ def optim_config() -> ConfigDict:
   # Decay of the first moment; momentum of sgd and muon (often 0.95). lion mixes
   # its moment with the gradient by b1, and keeps it by b2 (often 0.99).
   c.b1 = 0.9
-  c.b2 = (
-    0.999  # decay of the second moment: adamw, and what muon leaves to Adam
-  )
+  # Decay of the second moment: adamw, and what muon leaves to Adam.
+  c.b2 = 0.999
   c.eps = 1e-8  # added to the root of that second moment
   # Decoupled; not on norms, biases, embeddings and adapters.
   c.weight_decay = 0.0
