@@ -49,5 +49,6 @@ if [[ "$all" == 1 ]]; then
   export BCT_JAX_TEST_OPTIMIZED=1 # programs compiled as users have them
 fi
 # Two files at a time; a file keeps its process, which keeps what it compiled.
-exec "$VENV_PYTHON" -m pytest -n 2 --dist loadfile ${marker[@]+"${marker[@]}"} \
+exec "$VENV_PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder \
+  ${marker[@]+"${marker[@]}"} \
   ${options[@]+"${options[@]}"}

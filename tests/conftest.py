@@ -19,6 +19,15 @@ import pytest  # noqa: E402
 from bct_jax.models import demo  # noqa: E402
 
 
+# Files that take longest. They begin first, so that none is left to one worker
+# at the end.
+LONGEST = ("test_faults", "test_parity", "test_families", "test_multihost")
+
+
+def pytest_collection_modifyitems(items):
+  items.sort(key=lambda item: item.path.stem not in LONGEST)
+
+
 @pytest.fixture(scope="session")
 def tiny_folder(tmp_path_factory):
   """A random two-layer model folder whose pad token is its end of turn."""

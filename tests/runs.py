@@ -4,15 +4,20 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 from conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
+# What one run compiles the next ones find.
+COMPILED = tempfile.TemporaryDirectory()
 ENV = {
   **os.environ,
   "JAX_PLATFORMS": "cpu",
+  "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   "XLA_FLAGS": "--xla_force_host_platform_device_count=4" + QUICK,
 }
 
