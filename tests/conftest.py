@@ -18,7 +18,6 @@ import pytest  # noqa: E402
 
 from bct_jax.models import demo  # noqa: E402
 
-
 # Files that take longest. They begin first, so that none is left to one worker
 # at the end.
 LONGEST = ("test_faults", "test_parity", "test_families", "test_multihost")
