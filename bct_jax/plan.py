@@ -115,6 +115,7 @@ def _dataset(
       f"{where}.train.decoration = {train.decoration!r} would change what "
       f"{setting.name} scores; choose one of {', '.join(fine)}"
     )
+  _ = runtime.abstract_params  # a mesh that does not fit is no fault of an arm
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:

@@ -123,6 +123,7 @@ def kill_at(stage, how, workdir, folder):
     assert how == signal.SIGKILL or "Traceback" not in err
 
 
+@pytest.mark.slow
 def test_killed_in_the_middle_of_an_arm(finished, tiny_folder, tmp_path):
   kill_at("first arm middle", signal.SIGKILL, tmp_path / "run", tiny_folder)
   code, _, err = run(tmp_path / "run", tiny_folder)
@@ -207,6 +208,7 @@ def test_failed_gate_stops_and_shows_why(tiny_folder, tmp_path):
   assert not (tmp_path / "run" / "arms").exists()
 
 
+@pytest.mark.slow
 def test_tokenizer_larger_than_the_model_is_refused(tiny_folder, tmp_path):
   folder = tmp_path / "model"
   shutil.copytree(tiny_folder, folder)
@@ -322,6 +324,7 @@ def test_eval_mode_gives_the_arms_last_rates(finished, tiny_folder):
   assert rates == last
 
 
+@pytest.mark.slow
 def test_exported_arm_has_the_arms_rates(finished, tiny_folder, tmp_path):
   workdir, _, _ = finished
   arm, out_folder = workdir / "arms" / "high", tmp_path / "out" / "high"

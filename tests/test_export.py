@@ -263,6 +263,7 @@ KILLED = """
 """
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_killed_export_leaves_no_folder(tiny, tmp_path):
   config, params, source = tiny

@@ -277,6 +277,7 @@ def test_damaged_checkpoint_stops_a_run_or_is_set_aside(
 # --- other devices (F6, F23) --------------------------------------------------
 
 
+@pytest.mark.slow
 def test_restores_on_fewer_and_more_devices(tmp_path):
   """F6: 8 -> 4 -> 1 -> 2 devices, all arrays equal bit for bit."""
   meshes = [(2, 2, 2), (1, 2, 2), (1, 1, 1), (1, 2, 1)]

@@ -15,6 +15,8 @@ from bct_jax.plan import make_plan, sample_rows
 from bct_jax.weights import load_weights
 from configs import tiny
 
+pytestmark = pytest.mark.slow
+
 LORA = {"rank": 4}
 
 

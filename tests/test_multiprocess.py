@@ -47,6 +47,7 @@ def run(count: int, folder: Path) -> list:
   return [json.loads(out.splitlines()[-1]) for out, _ in done]
 
 
+@pytest.mark.slow
 @pytest.mark.multiprocess
 def test_two_processes_equal_one(tmp_path):
   first, second = run(2, tmp_path / "two")
