@@ -11,19 +11,17 @@ from pathlib import Path
 from conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
-# What one run compiles the next ones find.
+# What one whole run compiles the next ones find.
 COMPILED = tempfile.TemporaryDirectory()
 ENV = {
   **os.environ,
   "JAX_PLATFORMS": "cpu",
-  "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
-  "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   "XLA_FLAGS": "--xla_force_host_platform_device_count=4" + QUICK,
 }
 
 
 def start(
-  workdir: Path, folder: Path, *flags: str, prefix=()
+  workdir: Path, folder: Path, *flags: str, prefix=(), env=ENV
 ) -> subprocess.Popen:
   return subprocess.Popen(
     [
@@ -37,7 +35,7 @@ def start(
       *flags,
     ],
     cwd=ROOT,
-    env=ENV,
+    env=env,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
     text=True,
@@ -45,7 +43,11 @@ def start(
 
 
 def run(workdir: Path, folder: Path, *flags: str):
-  process = start(workdir, folder, *flags)
+  cached = {
+    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+  process = start(workdir, folder, *flags, env={**ENV, **cached})
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 

@@ -115,7 +115,8 @@ def test_killed_twenty_times_ends_bit_for_bit_the_same(
     for _ in range(100):
       names = ["save", "any", "eval", "save", "step", "gate", "any"]
       name = names[len(kills) % len(names)]
-      if not kill_when(workdir, tiny_folder, MOMENTS[name], len(kills)):
+      seed = 100 * runs + len(kills)  # another one if it came too late
+      if not kill_when(workdir, tiny_folder, MOMENTS[name], seed):
         break
       kills.append(name)
       if len(kills) >= 20:
