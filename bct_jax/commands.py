@@ -148,14 +148,15 @@ def run_sample(
   # the random keys rest, are then the same whatever n is.
   ids = [[*prompt, *prefix] for prompt, prefix in parts] * n
   processes.agree("prompts differ", {"hash": metrics.digest(ids)})
-  groups = by_base(params or [None])
+  folders = params or [None]
+  groups = by_base(folders)
   partials: list[Path | None] = [
     None if out is None else out.with_name(f".{out.name}.{i}.partial")
     for i in range(len(groups))
   ]
   # Without a file there is nothing to go on from, so a signal ends it.
   heeded = contextlib.nullcontext() if out is None else signals.heeded()
-  total = len(ids) * len(params or [None])
+  total = len(ids) * len(folders)
   found = {}
   with (
     jax.set_mesh(runtime.mesh),
@@ -176,7 +177,7 @@ def run_sample(
       "num_tokens": len(c.tokens),
     }
     for i, (m, (_, prefix)) in enumerate(zip(prompts, parts, strict=True))
-    for folder in params or [None]
+    for folder in folders
     for k, c in enumerate(found[folder][i :: len(prompts)])
   ]
   processes.first("samples", lambda: _save_or_show(rows, out, partials))

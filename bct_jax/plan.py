@@ -69,6 +69,7 @@ def make_plan(
       that does not fit, an empty completion ...
   """
   runtime = Runtime.make(config, mesh, fetch)
+  _ = runtime.abstract_params  # a mesh that does not fit is no fault of an arm
   setting = make_setting(config.setting.name, config.setting.options)
   probe = make_probe(config.eval.probe)
   prompts = make_prompts(setting, probe, runtime.chat, config.eval)
@@ -115,7 +116,6 @@ def _dataset(
       f"{where}.train.decoration = {train.decoration!r} would change what "
       f"{setting.name} scores; choose one of {', '.join(fine)}"
     )
-  _ = runtime.abstract_params  # a mesh that does not fit is no fault of an arm
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:

@@ -7,7 +7,6 @@ mean length of the completions. What is compiled depends on the set of prompts
 alone: five programs for an eval, however often it is run.
 """
 
-import bisect
 import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from jax.sharding import Mesh
 
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
+from bct_jax.data.batches import best_fit
 from bct_jax.decode import Engine, Places, Prompts, Ready, State
 from bct_jax.models.decoder import Decoder
 from bct_jax.types import PyTree
@@ -272,13 +272,14 @@ def _pack(
   for (arm, rest), rows in samples.items():
     for i in range(0, len(rows), most):
       items.setdefault(arm, []).append((len(rest), rows[i : i + most]))
-  bins = [
-    (arm, members)
-    for arm in items
-    for members in _best_fit(
-      sorted(items[arm], key=lambda x: (-x[0], x[1])), length, most
-    )
-  ]
+  bins: list[tuple[int, list[tuple[int, list[int]]]]] = []
+  for arm, of_arm in items.items():
+    of_arm.sort(key=lambda item: (-item[0], item[1]))
+    sizes = [(size, len(rows)) for size, rows in of_arm]
+    bins += [
+      (arm, [of_arm[i] for i in members])
+      for members in best_fit(sizes, length, most)
+    ]
   width = _even(len(bins), _round_up(max(1, tokens // length), shards), shards)
   out: list[_Packed] = []
   r = width
@@ -300,25 +301,6 @@ def _even(bins: int, most: int, shards: int) -> int:
   """Packed rows per batch: from half of `most`, with the fewest empty ones."""
   widths = range(_round_up(-(-most // 2), shards), most + 1, shards)
   return min(widths, key=lambda w: (-(-bins // w) * w, -w))
-
-
-def _best_fit(items, length: int, most: int):
-  """Puts each item (tokens, rows) where it leaves the least room."""
-  bins: list[list[tuple[int, list[int]]]] = []
-  room: list[tuple[int, int, int]] = []  # (tokens, bin, rows), sorted
-  for item in items:
-    size, rows = item[0], len(item[1])
-    at = bisect.bisect_left(room, (size,))
-    while at < len(room) and room[at][2] < rows:
-      at += 1
-    if at == len(room):
-      bins.append([])
-      left, index, free = length, len(bins) - 1, most
-    else:
-      left, index, free = room.pop(at)
-    bins[index].append(item)
-    bisect.insort(room, (left - size, index, free - rows))
-  return bins
 
 
 def _ended(state: State, held, find_stop):

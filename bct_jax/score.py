@@ -6,7 +6,6 @@ a call are rounded up to a few sizes, so that calls with other completions
 rarely compile anything.
 """
 
-import bisect
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence
@@ -19,7 +18,7 @@ from jax.sharding import Mesh
 from bct_jax import losses
 from bct_jax import mesh as meshes
 from bct_jax.config import LoraConfig
-from bct_jax.data.batches import Layout, fill
+from bct_jax.data.batches import Layout, best_fit, fill
 from bct_jax.data.chat import Tokens
 from bct_jax.models import lora
 from bct_jax.models.decoder import Decoder
@@ -150,16 +149,9 @@ def _pack(
   """
   longest = max((len(examples[i].ids) - 1 for i in wanted), default=1)
   length = max(8, bucket(longest))
-  bins: list[list[int]] = []
-  rooms: list[tuple[int, int]] = []  # (room, row), sorted
-  for i in sorted(wanted, key=lambda i: -len(examples[i].ids)):
-    need = len(examples[i].ids) - 1
-    at = bisect.bisect_left(rooms, (need, -1))
-    room, row = rooms.pop(at) if at < len(rooms) else (length, len(bins))
-    if row == len(bins):
-      bins.append([])
-    bins[row].append(i)
-    bisect.insort(rooms, (room - need, row))
+  order = sorted(wanted, key=lambda i: -len(examples[i].ids))
+  sizes = [(len(examples[i].ids) - 1, 1) for i in order]
+  bins = [[order[i] for i in b] for b in best_fit(sizes, length, len(order))]
   trained = [sum(sum(examples[i].weights) for i in b) for b in bins]
   rows = min(max(1, tokens // length), bucket(-(-len(bins) // shards)))
   most = max(8, bucket(int(max(trained, default=1))))

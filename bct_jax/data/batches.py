@@ -4,6 +4,7 @@ There is no iterator and so no iterator state: a resumed run, or one on another
 number of hosts, computes the same batch for the same step.
 """
 
+import bisect
 import dataclasses
 import functools
 import hashlib
@@ -199,6 +200,35 @@ class Dataset:
     return Layout(
       _round_up(rows, multiple), length, _round_up(trained), packed=True
     )
+
+
+def best_fit(
+  sizes: Sequence[tuple[int, int]], length: int, most: int
+) -> list[list[int]]:
+  """Puts each item, in turn, into the row where it leaves the least room.
+
+  Args:
+    sizes: (positions, parts) of each item.
+    length: positions of a row.
+    most: parts of a row.
+
+  Returns:
+    Indices of the items in each row.
+  """
+  bins: list[list[int]] = []
+  rooms: list[tuple[int, int, int]] = []  # (positions, row, parts), sorted
+  for i, (size, parts) in enumerate(sizes):
+    at = bisect.bisect_left(rooms, (size,))
+    while at < len(rooms) and rooms[at][2] < parts:
+      at += 1
+    if at == len(rooms):
+      bins.append([])
+      room, row, free = length, len(bins) - 1, most
+    else:
+      room, row, free = rooms.pop(at)
+    bins[row].append(i)
+    bisect.insort(rooms, (room - size, row, free - parts))
+  return bins
 
 
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
