@@ -1,5 +1,6 @@
 """Saving and restoring arrays with Orbax. The only file that knows Orbax."""
 
+import logging
 import math
 import shutil
 from pathlib import Path
@@ -15,6 +16,10 @@ from bct_jax.types import PyTree, TrainState
 
 # Written by Orbax when all else is there.
 _MARK = "_CHECKPOINT_METADATA"
+# A thread of Orbax's logs a traceback of what it then raises here as well.
+logging.getLogger("absl").addFilter(
+  lambda record: "_SignalingThread.run()" not in record.getMessage()
+)
 
 
 class Damaged(ValueError):

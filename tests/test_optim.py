@@ -102,7 +102,9 @@ def assert_close(found, wanted, atol):
   assert found.keys() == wanted.keys()
   for name, x in wanted.items():
     assert np.abs(x - alone(start())[name]).max() > 10 * atol
-    np.testing.assert_allclose(found[name], x, atol=atol, err_msg=name)
+    np.testing.assert_allclose(
+      found[name], x, rtol=1e-6, atol=atol, err_msg=name
+    )
 
 
 def changed(name, **fields):
