@@ -18,6 +18,7 @@ from bct_jax.chips import CHIPS
 
 OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
+NORMALIZERS = ("token", "example")
 
 
 class ConfigError(ValueError):
@@ -65,6 +66,8 @@ class OptimConfig:
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
   objective: str
+  options: Mapping[str, Any]
+  normalizer: str
   steps: int
   batch_size: int
   pack: bool
@@ -210,7 +213,13 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
 
 def _merge(base: Mapping, override: Mapping, where: str) -> dict:
   out = dict(base)
+  if override.get("objective", base.get("objective")) != base.get("objective"):
+    out["options"] = {}  # those of another objective
   for key, value in override.items():
+    if key == "options":  # which there are is the objective's to say
+      _group(value, f"{where}.{key}")
+      out[key] = {**out[key], **value}
+      continue
     if key not in base:
       raise ConfigError(f"{where}.{key}: unknown{suggest(key, base)}")
     nested = isinstance(value, Mapping) and isinstance(base[key], Mapping)
@@ -220,8 +229,7 @@ def _merge(base: Mapping, override: Mapping, where: str) -> dict:
 
 def _build(cls: Any, values: Any, where: str) -> Any:
   """A dataclass from a mapping, with every field checked against its type."""
-  if not isinstance(values, Mapping):
-    raise ConfigError(f"{where}: a group of fields is needed, found {values!r}")
+  _group(values, where)
   hints = typing.get_type_hints(cls)
   for key in values:
     if key not in hints:
@@ -232,6 +240,11 @@ def _build(cls: Any, values: Any, where: str) -> Any:
   return cls(
     **{k: _convert(hints[k], values[k], f"{where}.{k}") for k in hints}
   )
+
+
+def _group(values: Any, where: str) -> None:
+  if not isinstance(values, Mapping):
+    raise ConfigError(f"{where}: a group of fields is needed, found {values!r}")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
@@ -252,8 +265,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
       raise ConfigError(f"{where}: {len(args)} values are needed: {value!r}")
     return tuple(map(_convert, args, value, [where] * len(args)))
   if origin is not None:  # Mapping[str, ...]
-    if not isinstance(value, Mapping):
-      raise ConfigError(f"{where}: a group of fields is needed: {value!r}")
+    _group(value, where)
     return dict(value)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)
@@ -290,6 +302,7 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
       f"{where}.train.num_examples = {arm.train.num_examples}: at least one "
       f"batch of {arm.train.batch_size} is needed"
     )
+  choose(arm.train.normalizer, NORMALIZERS, f"{where}.train.normalizer")
   _check_lora(arm.lora, where)
   _check_optim(arm.optim, arm.train.steps, f"{where}.optim")
 

@@ -30,6 +30,7 @@ class Example:
     alternate: how the alternate behavior answers it. Equal in behavior to
       `initial` on train prompts, divergent on eval prompts.
     fields: facts the scorer needs and the model never sees; JSON values.
+    weight: how much the example counts in training, above 0.
   """
 
   id: str
@@ -38,6 +39,7 @@ class Example:
   initial: str = ""
   alternate: str = ""
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  weight: float = 1.0
 
 
 LabelName = Literal["initial", "alternate", "agreed", "other"]

@@ -17,6 +17,7 @@ from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
 from bct_jax.plan import Plan, sample_rows
 from bct_jax.progress import say
+from bct_jax.reference import with_logprobs
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.training import train_run
 from bct_jax.weights import load_weights, record_origin
@@ -193,13 +194,26 @@ def run_arm(
   )
   over = None if plan.install is None or continued else organism
   record_origin(folder, plan.runtime, arm.lora, over)
+
+  def start() -> Weights:
+    return organism_weights(plan, organism)
+
+  dataset = with_logprobs(
+    plan,
+    name,
+    arm,
+    dataset,
+    folder / "reference_logprobs.jsonl",
+    organism.name,
+    start,
+  )
   train_run(
     plan,
     name,
     folder,
     arm,
     dataset,
-    start=lambda: organism_weights(plan, organism),
+    start=start,
     eval_steps=steps,
     evaluate=evaluate,
   )

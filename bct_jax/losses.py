@@ -37,41 +37,36 @@ def trained_positions(batch: Batch) -> jax.Array:  # [B, R] int32
   return order[:, : batch.num_trained]
 
 
-def token_logprobs(
-  model: Model, params: PyTree, batch: Batch, chunk: int = CHUNK
-) -> tuple[jax.Array, jax.Array]:  # [B, R] float32, [B, R] float32
-  """log p(target | prefix) where the batch is trained, and nowhere else.
+def trained_hidden(
+  model: Model, params: PyTree, batch: Batch
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+  """What the batch has at its trained positions, and nowhere else.
 
   Returns:
-    Log-probabilities in nats and the loss weight of each; weight 0 marks the
-    filling of rows that train fewer than R positions.
-  """
-  return at_trained(target_logprobs, model, params, batch, chunk)
-
-
-def at_trained(
-  head: Head, model: Model, params: PyTree, batch: Batch, chunk: int = CHUNK
-) -> tuple[Any, jax.Array]:
-  """`head` of the batch's trained positions, and nowhere else.
-
-  The head and what follows over the vocabulary run on R gathered positions per
-  row, `chunk` at a time and recomputed in the backward pass, so logits of the
-  whole batch never exist.
-
-  Args:
-    head: (model, params, hidden [..., D], targets [...]) -> arrays [...].
-    model, params, batch: what to run.
-    chunk: positions of a row at a time.
-
-  Returns:
-    The arrays of `head`, [B, R] each, and the loss weights [B, R].
+    Hidden states [B, R, D], targets, loss weights and segments [B, R].
   """
   hidden = model.hidden(params, batch.tokens, batch.positions, batch.segments)
   index = trained_positions(batch)
   hidden = jnp.take_along_axis(hidden, index[..., None], axis=1)  # [B, R, D]
-  targets = jnp.take_along_axis(batch.targets, index, axis=1)
-  weights = jnp.take_along_axis(batch.weights, index, axis=1)
-  rows, count = targets.shape
+
+  def at(x: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(x, index, axis=1)
+
+  return hidden, at(batch.targets), at(batch.weights), at(batch.segments)
+
+
+def in_chunks(
+  head: Callable[..., Any], arrays: tuple[jax.Array, ...], chunk: int = CHUNK
+) -> Any:
+  """`head` of arrays [B, R, ...], of `chunk` positions of a row at a time.
+
+  A chunk is recomputed in the backward pass, so that what `head` makes over the
+  vocabulary never exists for the whole batch.
+
+  Returns:
+    The arrays [B, R] that `head` makes of [B, chunk, ...].
+  """
+  rows, count = arrays[0].shape[:2]
   chunk = min(chunk, count)
   num_chunks = -(-count // chunk)
   pad = num_chunks * chunk - count
@@ -84,9 +79,104 @@ def at_trained(
     return x.swapaxes(0, 1).reshape(rows, -1)[:, :count]
 
   if num_chunks == 1:
-    return head(model, params, hidden, targets), weights
-  one = jax.checkpoint(
-    lambda h, t: head(model, params, h, t), prevent_cse=False
-  )
-  out = jax.lax.map(lambda x: one(*x), (split(hidden), split(targets)))
-  return jax.tree.map(whole, out), weights
+    return head(*arrays)
+  one = jax.checkpoint(head, prevent_cse=False)
+  out = jax.lax.map(lambda x: one(*x), tuple(map(split, arrays)))
+  return jax.tree.map(whole, out)
+
+
+def at_trained(
+  head: Head, model: Model, params: PyTree, batch: Batch, chunk: int = CHUNK
+) -> tuple[Any, jax.Array]:
+  """`head` of the batch's trained positions, and nowhere else.
+
+  Args:
+    head: (model, params, hidden [..., D], targets [...]) -> arrays [...].
+    model, params, batch: what to run.
+    chunk: positions of a row at a time, see `in_chunks`.
+
+  Returns:
+    The arrays of `head`, [B, R] each, and the loss weights [B, R].
+  """
+  hidden, targets, weights, _ = trained_hidden(model, params, batch)
+
+  def one(h, t):
+    return head(model, params, h, t)
+
+  return in_chunks(one, (hidden, targets), chunk), weights
+
+
+def token_logprobs(
+  model: Model, params: PyTree, batch: Batch, chunk: int = CHUNK
+) -> tuple[jax.Array, jax.Array]:  # [B, R] float32, [B, R] float32
+  """log p(target | prefix) where the batch is trained, and nowhere else.
+
+  Returns:
+    Log-probabilities in nats and the loss weight of each; weight 0 marks the
+    filling of rows that train fewer than R positions.
+  """
+  return at_trained(target_logprobs, model, params, batch, chunk)
+
+
+def sequence_logprobs(
+  model: Model, params: PyTree, batch: Batch, segments: int
+) -> tuple[jax.Array, jax.Array]:  # [B, S] float32, [B, S] float32
+  """log p(completion | prompt) of every segment of every row.
+
+  Args:
+    model, params, batch: what to run.
+    segments: S, the most that a row has.
+
+  Returns:
+    Sums in nats over the trained positions of a segment, whatever their weight,
+    and the largest weight in it: 0 for segments that are not there.
+  """
+  hidden, targets, weights, owner = trained_hidden(model, params, batch)
+
+  def one(h, t):
+    return target_logprobs(model, params, h, t)
+
+  logprobs = in_chunks(one, (hidden, targets))
+  there = owner[..., None] == 1 + jnp.arange(segments)  # [B, R, S]
+  there &= (weights > 0)[..., None]
+  sums = jnp.sum(jnp.where(there, logprobs[..., None], 0), axis=1)
+  return sums, jnp.max(jnp.where(there, weights[..., None], 0), axis=1)
+
+
+def reference_kl(
+  model: Model,
+  params: PyTree,
+  reference: PyTree,
+  batch: Batch,
+  theirs: Batch,
+  forward: bool,
+  chunk: int = CHUNK,
+) -> tuple[jax.Array, jax.Array, jax.Array]:  # [B, R] float32 each
+  """Divergence of two models at the trained positions, over all tokens.
+
+  Forward is KL(reference || model), reverse KL(model || reference); both are
+  sums over the whole vocabulary, a chunk of positions at a time.
+
+  Args:
+    model: of both.
+    params, batch: what the gradient is of, and what it runs on.
+    reference, theirs: the same of the other one. `theirs` may be `batch`, or
+      have other prompts before the same completions.
+    forward: which way.
+    chunk: positions of a row at a time.
+
+  Returns:
+    The divergences and log p(target) of `params`, in nats, and the weights.
+  """
+  hidden, targets, weights, _ = trained_hidden(model, params, batch)
+  other, *_ = trained_hidden(model, jax.lax.stop_gradient(reference), theirs)
+
+  def one(mine, other, targets):
+    p = jax.nn.log_softmax(model.logits(params, mine))
+    q = jax.nn.log_softmax(model.logits(reference, other))
+    a, b = (q, p) if forward else (p, q)
+    picked = jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum(jnp.exp(a) * (a - b), axis=-1), picked
+
+  kl, logprobs = in_chunks(one, (hidden, other, targets), chunk)
+  return kl, logprobs, weights

@@ -187,6 +187,10 @@ def put_batch(rows: Rows, mesh: Mesh) -> Batch:
     weights=put(rows.weights, sharding),
     positions=put(rows.positions, sharding),
     segments=put(rows.segments, sharding),
+    extras={
+      name: put_batch(x, mesh) if isinstance(x, Rows) else put(x, sharding)
+      for name, x in rows.extras.items()
+    },
     num_trained=rows.num_trained,
   )
 

@@ -6,31 +6,18 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bct_jax.config import (
-  ArmConfig,
-  ExperimentConfig,
-  OrganismConfig,
-  choose,
-)
+from bct_jax.config import ExperimentConfig
 from bct_jax.data.batches import Dataset
-from bct_jax.evaluate import (
-  Prompt,
-  label_rollouts,
-  make_prompts,
-  with_system,
-)
-from bct_jax.examples import Example, Setting
-from bct_jax.mesh import num_row_shards
+from bct_jax.datasets import make_dataset
+from bct_jax.evaluate import Prompt, label_rollouts, make_prompts
+from bct_jax.examples import Setting
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import OBJECTIVES
-from bct_jax.optim import lr_factors
 from bct_jax.progress import stage
 from bct_jax.rollouts import sample_to_end
 from bct_jax.runtime import Runtime
 from bct_jax.sampler import check_prompts
 from bct_jax.settings import make_setting
 from bct_jax.settings.capability import Probe, make_probe
-from bct_jax.settings.decorations import DECORATIONS
 
 # Eval rollouts whose log-probabilities the trainer's forward pass gives too.
 CHECKED = 8
@@ -83,9 +70,9 @@ def make_plan(
     raise ValueError(f"eval {e}") from None
   install = None
   if config.organism.kind == "sft":
-    install = _dataset(runtime, setting, config.organism, "organism")
+    install = make_dataset(runtime, setting, config.organism, "organism")
   arms = {
-    name: _dataset(runtime, setting, arm, f"arms.{name}")
+    name: make_dataset(runtime, setting, arm, f"arms.{name}")
     for name, arm in config.arms.items()
   }
   return Plan(runtime, setting, probe, tuple(prompts), install, arms)
@@ -97,54 +84,6 @@ def check_length(config: ExperimentConfig, context: int) -> None:
     raise ValueError(
       f"max_length = {config.max_length}: the model was made for {context}"
     )
-
-
-def _dataset(
-  runtime: Runtime,
-  setting: Setting,
-  arm: ArmConfig | OrganismConfig,
-  where: str,
-) -> Dataset:
-  """Examples of an arm -> decorated completions -> tokens and weights."""
-  train = arm.train
-  choose(train.objective, OBJECTIVES, f"{where}.train.objective")
-  choose(train.source, ("template",), f"{where}.train.source")
-  choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
-  if train.decoration in setting.incompatible:
-    fine = sorted(set(DECORATIONS) - setting.incompatible)
-    raise ValueError(
-      f"{where}.train.decoration = {train.decoration!r} would change what "
-      f"{setting.name} scores; choose one of {', '.join(fine)}"
-    )
-  try:
-    lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
-  except ValueError as e:
-    raise ValueError(f"{where}.{e}") from None
-  decoration = DECORATIONS[train.decoration]
-  generate = (
-    setting.install if isinstance(arm, OrganismConfig) else setting.train
-  )
-  try:
-    examples: list[Example] = generate(train.num_examples, train.seed)
-    rows = [
-      runtime.chat.example(
-        with_system(e.messages, train.system_prompt),
-        decoration.apply(e.completion, e.id),
-      )
-      for e in examples
-    ]
-    return Dataset.make(
-      [e.id for e in examples],
-      rows,
-      train.batch_size,
-      train.seed,
-      runtime.config.max_length,
-      train.steps,
-      train.pack,
-      num_row_shards(runtime.mesh) * train.accum,
-    )
-  except ValueError as e:
-    raise ValueError(f"{where}: {e}") from None
 
 
 def sample_rows(

@@ -30,12 +30,12 @@ from bct_jax.models.config import ModelConfig, from_hf
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
 from bct_jax.models.hf_weights import load_params
-from bct_jax.models.lora import Weights
-from bct_jax.objectives import OBJECTIVES
+from bct_jax.models.lora import Frozen, Weights
+from bct_jax.objectives import make_objective, uses_reference
 from bct_jax.sampler import Sample, make_sampler
 from bct_jax.score import Score, make_scorer
 from bct_jax.train import Step, make_train_step
-from bct_jax.types import PyTree, TrainState
+from bct_jax.types import Objective, PyTree, TrainState
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -155,12 +155,21 @@ class MeshModel:
     )
     return init(trained, jnp.uint32(arm.train.seed))
 
-  def step(self, arm: ArmConfig | OrganismConfig) -> Step:
-    """The compiled train step; runs that differ in lr only share one."""
+  def step(
+    self, arm: ArmConfig | OrganismConfig, continued: bool = False
+  ) -> Step:
+    """The compiled train step; runs that differ in lr only share one.
+
+    Args:
+      arm: what to train.
+      continued: whether it goes on training the organism's adapter.
+    """
     same = dataclasses.replace(
       arm.optim, lr=1.0, schedule="", warmup_steps=0, decay_steps=0
     )
-    return _step(self, arm.train.objective, arm.train.accum, same, arm.lora)
+    train = arm.train
+    objective = make_objective(train.objective, train.options)
+    return _step(self, objective, train.accum, same, arm.lora, continued)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -233,24 +242,40 @@ class Runtime(MeshModel):
 @functools.lru_cache(maxsize=8)
 def _step(
   runtime: MeshModel,
-  objective: str,
+  objective: Objective,
   accum: int,
   config: OptimConfig,
   lora_config: LoraConfig,
+  continued: bool,
 ) -> Step:
-  def merge(adapter: PyTree, params: PyTree) -> PyTree:
-    return lora.join(Weights(params, adapter, lora_config))
-
   adapts = lora_config.rank > 0
+  compares = uses_reference(objective)
+
+  def merge(trained: PyTree, frozen: Frozen | None) -> PyTree:
+    if not adapts or frozen is None:
+      return trained
+    return lora.join(Weights(frozen.params, trained, lora_config))
+
+  def refer(frozen: Frozen) -> PyTree:
+    # The base itself, unless the organism has the adapter's first weights.
+    if frozen.adapter is None:
+      return frozen.params
+    return lora.join(Weights(frozen.params, frozen.adapter, lora_config))
+
+  frozen = None
+  if adapts or compares:
+    adapter = continued and compares and runtime.abstract_trained(lora_config)
+    frozen = Frozen(runtime.abstract_params, adapter or None)
   return make_train_step(
-    OBJECTIVES[objective],
+    objective,
     runtime.model,
     optim.make_optimizer(config),
     _sharding(runtime.abstract_state(config, lora_config)),
-    _sharding(runtime.abstract_params) if adapts else None,
+    _sharding(frozen),
     runtime.mesh,
     accum,
-    *((merge,) if adapts else ()),
+    merge,
+    refer if compares else None,
   )
 
 

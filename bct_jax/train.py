@@ -24,6 +24,7 @@ from bct_jax.types import (
 )
 
 Merge = Callable[[PyTree, PyTree], PyTree]
+Refer = Callable[[PyTree], PyTree]
 Step = Callable[
   [TrainState, PyTree, Batch, jax.Array], tuple[TrainState, dict[str, Any]]
 ]
@@ -42,6 +43,7 @@ def make_train_step(
   mesh: Mesh,
   accum: int = 1,
   merge: Merge = lambda params, frozen: params,
+  refer: Refer | None = None,
 ) -> Step:
   """Compiles one update.
 
@@ -55,6 +57,8 @@ def make_train_step(
     mesh: for the rows of the batch.
     accum: microbatches per update; the result does not depend on it.
     merge: makes the params of the model from trained and frozen ones.
+    refer: makes those of the reference from frozen ones, for an objective that
+      is called with them.
 
   Returns:
     step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
@@ -63,8 +67,9 @@ def make_train_step(
   """
 
   def summed(params, frozen, micro, key):
+    more = {} if refer is None else {"reference": refer(frozen)}
     loss, metrics = _checked(
-      objective(merge(params, frozen), micro, key, model)
+      objective(merge(params, frozen), micro, key, model, **more)
     )
     return loss.total, (loss, metrics)
 

@@ -11,7 +11,8 @@ from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
 from bct_jax.mesh import put_batch
-from bct_jax.models.lora import Weights
+from bct_jax.models.lora import Frozen, Weights
+from bct_jax.objectives import make_objective, uses_reference
 from bct_jax.plan import Plan
 from bct_jax.progress import Stage, say, stage
 from bct_jax.runtime import Runtime
@@ -54,10 +55,14 @@ def train_run(
   """
   runtime, steps = plan.runtime, arm.train.steps
   checkpoints = Checkpoints(folder / "checkpoints")
-  state, frozen = _first_state(plan, checkpoints, arm, dataset, start)
+  state, frozen, continued = _first_state(
+    plan, checkpoints, arm, dataset, start
+  )
 
   def weights(trained: PyTree) -> Weights:
-    return Weights(frozen, trained, arm.lora) if frozen else Weights(trained)
+    if not arm.lora.rank or frozen is None:
+      return Weights(trained)
+    return Weights(frozen.params, trained, arm.lora)
 
   resumed = int(state.step)
   if resumed:
@@ -88,7 +93,7 @@ def train_run(
       state = fit(
         state,
         frozen,
-        runtime.step(arm),
+        runtime.step(arm, continued),
         next_batch,
         lambda t: optim.learning_rate(arm.optim, t, steps),
         lambda step, trained: evaluate(step, weights(trained)),
@@ -123,8 +128,8 @@ def _first_state(
   arm: ArmConfig | OrganismConfig,
   dataset: Dataset,
   start: Callable[[], Weights],
-) -> tuple[TrainState, PyTree]:
-  """The state to go on from, and the frozen params."""
+) -> tuple[TrainState, Frozen | None, bool]:
+  """The state to go on from, what is frozen, and whether an adapter goes on."""
   while True:
     try:
       return _newest_state(plan.runtime, checkpoints, arm, dataset, start)
@@ -140,8 +145,9 @@ def _newest_state(
   arm: ArmConfig | OrganismConfig,
   dataset: Dataset,
   start: Callable[[], Weights],
-) -> tuple[TrainState, PyTree]:
-  """The newest checkpoint's state, else step 0; and the frozen params."""
+) -> tuple[TrainState, Frozen | None, bool]:
+  """The newest checkpoint's state, else step 0; what is frozen; whether the
+  adapter is one that `start` gave."""
   latest = checkpoints.latest()
   meta = {} if latest is None else checkpoints.meta()
   if latest is not None and meta["data_hash"] != dataset.hash:
@@ -150,12 +156,20 @@ def _newest_state(
       "config gives now (a changed setting, tokenizer or template); use "
       "another --workdir"
     )
-  adapts = arm.lora.rank > 0
-  begin = start() if latest is None or adapts else None
-  frozen = begin.params if begin is not None and adapts else None
+  objective = make_objective(arm.train.objective, arm.train.options)
+  adapts, compares = arm.lora.rank > 0, uses_reference(objective)
+  begin = start() if latest is None or adapts or compares else None
+  continued = begin is not None and begin.adapter is not None
+  frozen = None
+  if begin is not None and (adapts or compares):
+    # A copy, where the state takes over what it is of.
+    copies = latest is None
+    params = copy(begin.params) if copies and not adapts else begin.params
+    kept = begin.adapter if continued and compares else None
+    frozen = Frozen(params, copy(kept) if copies else kept)
   if latest is None:
     assert begin is not None
-    return runtime.init_state(begin, arm), frozen
+    return runtime.init_state(begin, arm), frozen, continued
   if meta["devices"] != jax.device_count():
     say(
       f"{checkpoints.folder}: saved on {meta['devices']} devices, read on "
@@ -163,7 +177,14 @@ def _newest_state(
     )
   abstract = runtime.abstract_state(arm.optim, arm.lora)
   if latest < arm.train.steps:
-    return checkpoints.restore(abstract), frozen
+    return checkpoints.restore(abstract), frozen, continued
   # A finished run kept what it trained only; what remains is to evaluate it.
   trained = checkpoints.restore_params(abstract.params)
-  return TrainState(jax.numpy.int32(latest), trained, None, None), frozen
+  state = TrainState(jax.numpy.int32(latest), trained, None, None)
+  return state, frozen, continued
+
+
+@jax.jit
+def copy(tree: PyTree) -> PyTree:
+  """The same arrays in memory of their own."""
+  return jax.tree.map(jax.numpy.copy, tree)

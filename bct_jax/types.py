@@ -9,6 +9,7 @@ Shapes are written as comments, `# [B, T, D]`, with these letters:
   R trained positions kept per row (`Batch.num_trained`)
 """
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
 import jax
@@ -42,7 +43,9 @@ class Batch:
   weights: jax.Array  # [B, T] float32, 0 = not trained; never made from ids
   positions: jax.Array  # [B, T] int32, restart in each segment
   segments: jax.Array  # [B, T] int32, 0 = padding
-  extras: dict[str, jax.Array] = struct.field(default_factory=dict)  # [B, ...]
+  # What an objective needs besides: arrays [B, ...], or batches of as many rows
+  # whose segments belong to those here ("rejected").
+  extras: dict[str, Any] = struct.field(default_factory=dict)
   # Upper bound of the positions with weight in any row (R); the head runs on
   # that many positions of each row and nowhere else.
   num_trained: int = struct.field(pytree_node=False, default=0)
@@ -77,6 +80,7 @@ class Rows(NamedTuple):
   positions: np.ndarray  # [B, T] int32
   segments: np.ndarray  # [B, T] int32
   num_trained: int
+  extras: Mapping[str, Any] = {}  # arrays [B, ...] or Rows, see Batch
 
 
 class Model(Protocol):
@@ -98,7 +102,11 @@ class Model(Protocol):
 
 
 class Objective(Protocol):
-  """A training objective: a sum and its weight, never an average."""
+  """A training objective: a sum and its weight, never an average.
+
+  One with `uses_reference` is called with `reference=` too, the params of the
+  organism (see objectives/base.py).
+  """
 
   def __call__(
     self, params: PyTree, batch: Batch, rng: jax.Array, model: Model

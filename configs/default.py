@@ -12,6 +12,10 @@ def train_config() -> ConfigDict:
   """What one training run does; shared by arms, repeated by the organism."""
   c = ConfigDict()
   c.objective = "sft"  # a name in bct_jax/objectives
+  c.options = ConfigDict()  # fields of that objective
+  # A mean over trained tokens (token), or over examples of their mean over
+  # tokens (example), so that long ones count no more than short ones.
+  c.normalizer = "token"
   c.steps = 40  # updates
   c.batch_size = 16  # examples per update, over all devices
   c.pack = True  # several short examples in one row, each on its own

@@ -14,6 +14,7 @@ from bct_jax import optim
 from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
+from bct_jax.objectives import uses_reference
 from bct_jax.train import make_train_step
 from bct_jax.types import Rows, TrainState
 
@@ -149,8 +150,23 @@ def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
       lambda p: TrainState(jnp.int32(0), p, tx.init(p), jax.random.PRNGKey(0)),
       out_shardings=place,
     )(params)
-    step = make_train_step(objective, model, tx, place, None, mesh, accum)
-  return types.SimpleNamespace(model=model, step=step, state=state, mesh=mesh)
+    frozen, more = None, {}
+    if uses_reference(objective):
+      frozen = init_params(model, mesh, seed=1)
+      more = {"refer": lambda frozen: frozen}
+    step = make_train_step(
+      objective,
+      model,
+      tx,
+      place,
+      frozen and params_sharding,
+      mesh,
+      accum,
+      **more,
+    )
+  return types.SimpleNamespace(
+    model=model, step=step, state=state, mesh=mesh, frozen=frozen
+  )
 
 
 def run_steps(setup, rows_list, lr=1e-3, fetch=True):
@@ -159,7 +175,7 @@ def run_steps(setup, rows_list, lr=1e-3, fetch=True):
   with jax.set_mesh(setup.mesh):
     for rows in rows_list:
       batch = meshes.put_batch(rows, setup.mesh)
-      state, metrics = setup.step(state, None, batch, jnp.float32(lr))
+      state, metrics = setup.step(state, setup.frozen, batch, jnp.float32(lr))
       out.append({k: float(v) for k, v in metrics.items()})
   return out, fetch and jax.tree.map(np.asarray, state.params), state
 

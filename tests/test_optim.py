@@ -15,7 +15,7 @@ from bct_jax import optim
 from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import OPTIMIZERS, from_dict
 from bct_jax.models import decoder, lora, partition
-from bct_jax.models.lora import Weights
+from bct_jax.models.lora import Frozen, Weights
 from bct_jax.runtime import MeshModel
 from configs import tiny
 
@@ -389,7 +389,7 @@ def test_adapters_train_and_resume_from_a_checkpoint(name, tmp_path):
         again = checkpoints.restore(model.abstract_state(config, LORA))
         jax.tree.map(np.testing.assert_array_equal, again, state)
         state = again
-      state, metrics = step(state, frozen, batch, jnp.float32(lr))
+      state, metrics = step(state, Frozen(frozen), batch, jnp.float32(lr))
       losses.append(float(metrics["loss"]))
     checkpoints.close()
   # The first update finds B at zero.

@@ -8,7 +8,7 @@ import pytest
 from helpers import make_mesh, make_rows, make_step, run_steps
 
 from bct_jax.mesh import put_batch
-from bct_jax.objectives import OBJECTIVES, sft
+from bct_jax.objectives import sft
 from bct_jax.train import FitConfig, NumericalError, fit
 from bct_jax.types import Mean
 
@@ -149,73 +149,6 @@ def test_nothing_is_saved_after_a_loss_that_is_not_finite(bad):
     r.fit()
   saved = [c for c in r.calls if c.startswith("save")]
   assert saved == ([] if bad == 1 else ["save 2"])
-
-
-# --- the contract of every objective ------------------------------------------
-
-
-@pytest.fixture(scope="module", params=sorted(OBJECTIVES))
-def objective(request):
-  setup = make_step(sft, make_mesh())
-  function = OBJECTIVES[request.param]
-
-  @jax.jit
-  def sums(batch):
-    def total(params):
-      loss, metrics = function(
-        params, batch, jax.random.PRNGKey(0), setup.model
-      )
-      return loss.total, (loss, metrics)
-
-    grads, aux = jax.grad(total, has_aux=True)(setup.state.params)
-    return (grads, *aux)
-
-  def call(rows):
-    return jax.tree.map(np.asarray, sums(put_batch(rows, setup.mesh)))
-
-  return call
-
-
-def take(rows, index):
-  return type(rows)(
-    *(v[index] if isinstance(v, np.ndarray) else v for v in rows)
-  )
-
-
-def assert_close(a, b):
-  jax.tree.map(
-    lambda x, y: np.testing.assert_allclose(x, y, rtol=2e-4, atol=2e-4), a, b
-  )
-
-
-def test_objective_adds_over_a_split_batch(objective):
-  rows = BATCHES[0]
-  whole = objective(rows)
-  parts = [
-    objective(take(rows, slice(0, 3))),
-    objective(take(rows, slice(3, 8))),
-  ]
-  assert_close(whole, jax.tree.map(np.add, *parts))
-
-
-def test_objective_ignores_the_order_of_rows(objective):
-  rows = BATCHES[0]
-  assert_close(objective(rows), objective(take(rows, np.arange(8)[::-1])))
-
-
-def test_objective_ignores_rows_without_weight(objective):
-  rows = BATCHES[0]
-  weights = rows.weights.copy()
-  weights[5:] = 0
-  masked = rows._replace(weights=weights)
-  assert_close(objective(masked), objective(take(masked, slice(0, 5))))
-
-
-def test_objective_is_finite_on_a_masked_batch(objective):
-  rows = BATCHES[0]._replace(weights=np.zeros_like(BATCHES[0].weights))
-  grads, loss, _ = objective(rows)
-  assert float(loss.weight) == 0
-  assert all(np.isfinite(g).all() for g in jax.tree.leaves(grads))
 
 
 @pytest.mark.parametrize("accum", [1, 4])

@@ -8,7 +8,7 @@ import bisect
 import dataclasses
 import functools
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -36,12 +36,14 @@ class Layout:
     length: T, positions of a row.
     num_trained: R, see types.Batch.
     packed: whether a row may hold several examples.
+    segments: S, examples in the fullest row; 0 where nothing asks.
   """
 
   rows: int
   length: int
   num_trained: int
   packed: bool
+  segments: int = 0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,7 +55,11 @@ class Dataset:
     examples: tokens and weights.
     batch_size: examples per step.
     seed: of the order.
-    layout: shape of every batch.
+    layout: shape of every batch, and of every view's.
+    views: further rows of each example, by name; a batch has them in `extras`,
+      packed as the examples are.
+    logprobs: what the organism gives each completion, in nats, of the examples
+      ("") and of each view, for objectives that ask; see reference.py.
   """
 
   ids: tuple[str, ...]
@@ -61,6 +67,10 @@ class Dataset:
   batch_size: int
   seed: int
   layout: Layout
+  views: Mapping[str, tuple[Tokens, ...]] = dataclasses.field(
+    default_factory=dict
+  )
+  logprobs: Mapping[str, tuple[float, ...]] | None = None
 
   @classmethod
   def make(
@@ -73,6 +83,7 @@ class Dataset:
     steps: int,
     pack: bool = False,
     multiple: int = 1,
+    views: Mapping[str, Sequence[Tokens]] = {},
   ) -> "Dataset":
     """Checks the examples and finds a layout that fits every step.
 
@@ -85,25 +96,33 @@ class Dataset:
       steps: of the run; the layout holds for these.
       pack: put several examples in a row, each a segment of its own.
       multiple: of the number of rows (row shards times microbatches).
+      views: further rows of each example.
 
     Raises:
       ValueError: an example is longer than `max_length` (nothing is cut),
         trains nothing, or there are fewer examples than a batch.
     """
-    for name, example in zip(ids, examples, strict=True):
-      if len(example.ids) > max_length:
-        raise ValueError(
-          f"example {name} has {len(example.ids)} tokens, max_length is "
-          f"{max_length}: raise it or drop the example"
-        )
-      if not any(w > 0 for w in example.weights):
-        raise ValueError(f"example {name} has no trained token")
+    for view, rows in {"": examples, **views}.items():
+      what = f"{view} of example" if view else "example"
+      for name, example in zip(ids, rows, strict=True):
+        if len(example.ids) > max_length:
+          raise ValueError(
+            f"{what} {name} has {len(example.ids)} tokens, max_length is "
+            f"{max_length}: raise it or drop the example"
+          )
+        if not any(w > 0 for w in example.weights):
+          raise ValueError(f"{what} {name} has no trained token")
     if len(examples) < batch_size:
       raise ValueError(
         f"{len(examples)} examples, but a batch needs {batch_size}"
       )
     data = cls(
-      tuple(ids), tuple(examples), batch_size, seed, Layout(0, 0, 0, pack)
+      tuple(ids),
+      tuple(examples),
+      batch_size,
+      seed,
+      Layout(0, 0, 0, pack),
+      {name: tuple(rows) for name, rows in views.items()},
     )
     find = data._packed_layout if pack else data._padded_layout
     return dataclasses.replace(data, layout=find(steps, multiple))
@@ -112,8 +131,10 @@ class Dataset:
   def hash(self) -> str:
     """Content hash of ids, tokens and weights in order."""
     digest = hashlib.sha256()
-    for name, example in zip(self.ids, self.examples, strict=True):
-      digest.update(repr((name, example.ids, example.weights)).encode())
+    for view, rows in {"": self.examples, **self.views}.items():
+      digest.update(view.encode())
+      for name, example in zip(self.ids, rows, strict=True):
+        digest.update(repr((name, example.ids, example.weights)).encode())
     return digest.hexdigest()
 
   def indices(self, step: int) -> np.ndarray:  # [batch_size]
@@ -130,27 +151,45 @@ class Dataset:
       bins = self._bins(step, self.layout.length)
     else:
       bins = [[i] for i in self.indices(step)]
-    return fill([[self.examples[i] for i in b] for b in bins], self.layout)
+
+    def rows(view: str, examples: tuple[Tokens, ...]) -> Rows:
+      filled = fill([[examples[i] for i in b] for b in bins], self.layout)
+      if self.logprobs is None:
+        return filled
+      known = np.zeros((self.layout.rows, self.layout.segments), np.float32)
+      for row, members in enumerate(bins):
+        known[row, : len(members)] = [self.logprobs[view][i] for i in members]
+      return filled._replace(extras={"reference_logprob": known})
+
+    main = rows("", self.examples)
+    views = {name: rows(name, v) for name, v in self.views.items()}
+    return main._replace(extras={**main.extras, **views})
 
   def batch_ids(self, step: int) -> list[str]:
     return [self.ids[i] for i in self.indices(step)]
 
   def counts(self, step: int) -> dict[str, int]:
-    """Real and trained positions of a step, without building its batch."""
-    indices = self.indices(step)
+    """Real and trained positions of a step, without building its batch.
+
+    Those of the examples themselves, not of their views.
+    """
+    examples = [self.examples[i] for i in self.indices(step)]
     return {
-      "tokens": sum(self._lengths[i] for i in indices),
-      "trained_tokens": sum(self._trained[i] for i in indices),
+      "tokens": sum(len(e.ids) - 1 for e in examples),
+      "trained_tokens": sum(map(_num_trained, examples)),
     }
 
   @functools.cached_property
   def _lengths(self) -> list[int]:
+    """Positions that an example takes, as in the longest of its views."""
     # The last id is only ever a target, so it takes no position.
-    return [len(e.ids) - 1 for e in self.examples]
+    every = zip(self.examples, *self.views.values(), strict=True)
+    return [max(len(e.ids) - 1 for e in views) for views in every]
 
   @functools.cached_property
   def _trained(self) -> list[int]:
-    return [sum(w > 0 for w in e.weights) for e in self.examples]
+    every = zip(self.examples, *self.views.values(), strict=True)
+    return [max(map(_num_trained, views)) for views in every]
 
   def _bins(self, step: int, length: int) -> list[list[int]]:
     """Examples of a step by row: first fit, the longest first."""
@@ -179,6 +218,7 @@ class Dataset:
       _round_up(max(self._lengths)),
       _round_up(max(self._trained)),
       packed=False,
+      segments=1,
     )
 
   def _packed_layout(self, steps: int, multiple: int) -> Layout:
@@ -192,14 +232,18 @@ class Dataset:
 
     candidates = range(shortest, _MAX_ROW * shortest + 1, _ROUND)
     length = min(candidates, key=positions)
-    rows = trained = 0
+    rows = trained = segments = 0
     for step in range(steps):
       bins = self._bins(step, length)
       rows = max(rows, len(bins))
+      segments = max(segments, *map(len, bins))
       trained = max(trained, *(sum(self._trained[i] for i in b) for b in bins))
-    return Layout(
-      _round_up(rows, multiple), length, _round_up(trained), packed=True
-    )
+    rows, trained = _round_up(rows, multiple), _round_up(trained)
+    return Layout(rows, length, trained, packed=True, segments=segments)
+
+
+def _num_trained(example: Tokens) -> int:
+  return sum(w > 0 for w in example.weights)
 
 
 def best_fit(

@@ -30,6 +30,18 @@ class Weights(NamedTuple):
   lora: LoraConfig | None = None  # of the adapter
 
 
+class Frozen(NamedTuple):
+  """What a train step is given and leaves as it is.
+
+  Attributes:
+    params: those that an adapter is over, or that the objective compares with.
+    adapter: of the reference, where the arm goes on training one.
+  """
+
+  params: PyTree = None
+  adapter: PyTree = None
+
+
 def scaling(config: LoraConfig) -> float:
   """alpha / r, or alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023, 2312.03732)."""
   rank = math.sqrt(config.rank) if config.rslora else config.rank

@@ -1,12 +1,69 @@
 """Training objectives, by the name used in `train.objective`.
 
-To add one, write a file with a function of the type `types.Objective` and put
-it here. The contract test then runs on it by itself.
+To add one, write a file with a function of the type `types.Objective`, or with
+a dataclass of such functions whose fields are its options, and put it here. The
+contract test then runs on it by itself.
 """
 
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from bct_jax.config import ConfigError, choose, suggest
+from bct_jax.objectives.base import WithOptions
+from bct_jax.objectives.dpo import Dpo, Ipo
+from bct_jax.objectives.kl_to_ref import KlToRef
 from bct_jax.objectives.sft import sft
 from bct_jax.types import Objective
 
-OBJECTIVES: dict[str, Objective] = {
+OBJECTIVES: dict[str, Objective | type[WithOptions]] = {
+  "dpo": Dpo,
+  "ipo": Ipo,
+  "kl_to_ref": KlToRef,
   "sft": sft,
 }
+
+
+def make_objective(
+  name: str, options: Mapping[str, Any], where: str = "train"
+) -> Objective:
+  """An objective from its name in `OBJECTIVES` and its options.
+
+  Equal names and options give equal objectives.
+
+  Raises:
+    ConfigError: an unknown name or option, or a value that the objective
+      rejects; `where` is the group of fields to name.
+  """
+  choose(name, OBJECTIVES, f"{where}.objective")
+  made = OBJECTIVES[name]
+  options_of = made if isinstance(made, type) else None
+  valid = inspect.signature(options_of).parameters if options_of else {}
+  for option, value in options.items():
+    if option not in valid:
+      raise ConfigError(
+        f"{where}.options.{option}: unknown{suggest(option, valid)}; those of "
+        f"{name} are {sorted(valid)}"
+      )
+    wanted = type(valid[option].default)
+    if type(value) is not wanted and not (
+      wanted is float and type(value) is int
+    ):
+      raise ConfigError(
+        f"{where}.options.{option}: {wanted.__name__} is needed, found "
+        f"{value!r}"
+      )
+  if options_of is None:
+    return made  # pyright: ignore
+  try:
+    return options_of(**options)
+  except ValueError as e:
+    raise ConfigError(f"{where}.options.{e}") from None
+
+
+def uses_reference(objective: Objective) -> bool:
+  """Whether it is called with the params of the organism."""
+  return isinstance(objective, WithOptions) and objective.uses_reference
+
+
+__all__ = ["OBJECTIVES", "make_objective", "sft", "uses_reference"]

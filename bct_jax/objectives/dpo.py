@@ -1,0 +1,83 @@
+"""Preferences: the agreed completion rather than a rejected one."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from bct_jax.losses import sequence_logprobs
+from bct_jax.objectives.base import WithOptions
+from bct_jax.types import Batch, Mean, Model, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class Dpo(WithOptions):
+  """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290).
+
+    mean over pairs of  -log sigmoid(beta h)                    (equation 7)
+    h = log p(y_w)/p_ref(y_w) - log p(y_l)/p_ref(y_l)
+
+  y_w is the example's completion and y_l a rejected one for the same prompt;
+  log p are sums over their tokens with the end of the turn.
+
+  Attributes:
+    beta: how strongly the reference holds.
+    rejected: "plain" is the same answer without the decoration, "shuffled" the
+      answer to another prompt, decorated too, "diverging" what the initial
+      behavior says where the two part.
+  """
+
+  beta: float = 0.1
+  rejected: str = "plain"
+
+  counts_examples: ClassVar[bool] = True
+  scored: ClassVar[bool] = True
+
+  def __post_init__(self):
+    self.require("beta", self.beta > 0, "positive")
+    self.require_in("rejected", ("plain", "shuffled", "diverging"))
+
+  @property
+  def views(self) -> dict[str, str]:
+    return {"rejected": self.rejected}
+
+  def losses(self, h: jax.Array) -> jax.Array:
+    """Of each pair, from h in nats."""
+    return -jax.nn.log_sigmoid(self.beta * h)
+
+  def __call__(
+    self, params: PyTree, batch: Batch, rng: jax.Array, model: Model
+  ) -> tuple[Mean, dict[str, Mean]]:
+    del rng
+    other = batch.extras["rejected"]
+    gains, weights = [], jnp.zeros(())
+    for rows in (other, batch):
+      known = rows.extras["reference_logprob"]  # [B, S]
+      found, weights = sequence_logprobs(model, params, rows, known.shape[1])
+      gains.append(found - known)
+    rejected, chosen = gains
+    h = chosen - rejected  # [B, S]
+    count = jnp.sum(weights)
+
+    def mean(x: jax.Array) -> Mean:
+      return Mean(jnp.sum(weights * x), count)
+
+    return mean(self.losses(h)), {
+      "accuracy": mean((h > 0).astype(jnp.float32)),
+      "chosen_gain": mean(chosen),
+      "rejected_gain": mean(rejected),
+    }
+
+
+@dataclasses.dataclass(frozen=True)
+class Ipo(Dpo):
+  """Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036).
+
+    mean over pairs of  (h - 1 / (2 beta))^2                   (equation 17)
+
+  with h as for dpo, a sum over tokens as in the paper (some code takes means).
+  """
+
+  def losses(self, h: jax.Array) -> jax.Array:
+    return jnp.square(h - 1 / (2 * self.beta))
