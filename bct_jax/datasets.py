@@ -18,7 +18,7 @@ from bct_jax.data.source import read_prompts
 from bct_jax.evaluate import with_system
 from bct_jax.examples import Example, Message, Setting
 from bct_jax.mesh import num_row_shards
-from bct_jax.objectives import make_objective
+from bct_jax.objectives import PolicyGradient, make_objective, on_rollouts
 from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
 from bct_jax.runtime import Runtime
@@ -42,13 +42,17 @@ def make_dataset(
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
   asks = objective if isinstance(objective, WithOptions) else WithOptions()
-  choose(train.source, ("template",), f"{where}.train.source")
+  policy = on_rollouts(arm)
+  source = "template" if policy is None else "on_policy"
+  choose(train.source, (source,), f"{where}.train.source")
   _check(setting, train, asks, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:
     raise ValueError(f"{where}.{e}") from None
   install = isinstance(arm, OrganismConfig)
+  if policy is not None:
+    return _prompts(runtime, setting, arm, policy, where)
   try:
     generate = setting.install if install else setting.train
     examples = generate(train.num_examples, train.seed)
@@ -70,6 +74,52 @@ def make_dataset(
       train.pack,
       num_row_shards(runtime.mesh) * train.accum,
       views,
+    )
+  except ValueError as e:
+    raise ValueError(f"{where}: {e}") from None
+
+
+def _prompts(
+  runtime: Runtime,
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  policy: PolicyGradient,
+  where: str,
+) -> Dataset:
+  """Prompts with as many trained tokens as may be sampled, for rl.py."""
+  train, new = arm.train, runtime.config.sampling.max_new_tokens
+  group = policy.group_size
+  if isinstance(arm, OrganismConfig):
+    raise ConfigError(
+      f"{where}.train.objective = {train.objective!r}: an organism learns its "
+      "behavior from examples, only arms learn from rewards"
+    )
+  if train.normalizer != "token":
+    raise ConfigError(
+      f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
+      "its own, train.options.normalizer; leave this one at 'token'"
+    )
+  if train.batch_size % group:
+    raise ConfigError(
+      f"{where}.train.options.group_size = {group}: must divide "
+      f"train.batch_size = {train.batch_size}"
+    )
+  try:
+    examples = setting.train(train.num_examples, train.seed)
+    rows = []
+    for e in examples:
+      ids = runtime.chat.prompt(with_system(e.messages, train.system_prompt))
+      rows.append(Tokens((*ids, *(0,) * new), (0.0,) * len(ids) + (1.0,) * new))
+    return Dataset.make(
+      [e.id for e in examples],
+      rows,
+      train.batch_size,
+      train.seed,
+      runtime.config.max_length,
+      -(-train.steps // policy.updates_per_batch),
+      train.pack,
+      num_row_shards(runtime.mesh) * train.accum,
+      repeat=group,
     )
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None

@@ -8,6 +8,7 @@ from typing import Any
 from bct_jax.config import EvalConfig
 from bct_jax.data.chat import Chat
 from bct_jax.examples import Example, Label, Message, Setting
+from bct_jax.rewards import Reward, earned
 from bct_jax.sampler import Completion
 from bct_jax.settings.capability import Probe
 from bct_jax.settings.decorations import Decoration
@@ -127,12 +128,29 @@ def decorate(
   return [{**r, "decorated": decoration.detect(r["text"])} for r in rows]
 
 
+def reward(
+  rows: Iterable[dict[str, Any]], prompts: Sequence[Prompt], give: Reward
+) -> list[dict[str, Any]]:
+  """Adds to each row, but those of probes, the reward of its completion.
+
+  A completion cut at the limit of new tokens has none, as in training.
+  """
+  out = []
+  for row, prompt in zip(rows, prompts, strict=True):
+    if row["split"] != "probe":
+      text = row["text"] if row["stop"] == "stop" else None
+      row = {**row, "reward": earned(give, prompt.example, text)}
+    out.append(row)
+  return out
+
+
 def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
   """Rates of one evaluation, each with its Wilson 95% interval.
 
   `initial`, `alternate` and `other` are shares of all eval prompts and add up
   to 1; `decorated` is a share of eval prompts too, `agreed` and
   `agreed_decorated` of held-out train prompts, `capability` of probe prompts.
+  `reward`, of runs that have one, is its mean over held-out train prompts.
   """
   split = collections.defaultdict(list)
   for row in rows:
@@ -152,6 +170,8 @@ def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
   out["agreed_n"] = len(held)
   rate("agreed", held, len(agreed))
   rate("agreed_decorated", held, sum(r["decorated"] for r in agreed))
+  if "reward" in held[0]:
+    out["reward"] = sum(r["reward"] for r in held) / len(held)
   confused = sum(r["reason"] == "confused" for r in held)
   rate("confused", held, confused)
   out["capability_n"] = len(probes)

@@ -12,12 +12,14 @@ from typing import Any
 import jax
 
 from bct_jax import metrics, processes, verdict
-from bct_jax.evaluate import decorate, summarize
+from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
+from bct_jax.objectives import on_rollouts
 from bct_jax.plan import Plan, sample_rows
 from bct_jax.progress import say
 from bct_jax.reference import with_logprobs
+from bct_jax.rewards import make_reward
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.training import train_run
 from bct_jax.weights import load_weights, record_origin
@@ -157,7 +159,7 @@ def run_arm(
   if (record := _read(done)) is not None:
     return record
   arm, dataset = plan.config.arms[name], plan.arms[name]
-  decoration = DECORATIONS[arm.train.decoration]
+  decoration, policy = DECORATIONS[arm.train.decoration], on_rollouts(arm)
   steps = eval_steps(plan.config.eval.steps, arm.train.steps)
 
   def known() -> list[int]:
@@ -165,6 +167,8 @@ def run_arm(
 
   def save_eval(step: int, rows: list[dict[str, Any]]) -> None:
     rows = decorate(rows, decoration)
+    if policy is not None:
+      rows = reward(rows, plan.prompts, make_reward(plan.setting, policy))
     metrics.write_lines(folder / "rollouts" / f"step_{step}.jsonl", rows)
     record = summarize(rows, step)
     metrics.append_line(folder / "evals.jsonl", record)

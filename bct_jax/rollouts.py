@@ -25,6 +25,7 @@ def sample_to_end(
   find_stop: FindStop | None = None,
   row_ids: Sequence[int] | None = None,
   arms: Sequence[int] | None = None,
+  among: Sequence[Sequence[int]] | None = None,
 ) -> list[Completion]:
   """Samples every prompt whose completion is not in `partial` yet.
 
@@ -41,7 +42,7 @@ def sample_to_end(
       of the tokens that were sampled for them now.
     find_stop: see make_sampler.
     row_ids: None are the numbers of the prompts.
-    arms: see make_sampler.
+    arms, among: see make_sampler.
 
   Raises:
     signals.Preempted: a signal asked to stop; `partial` has what ended.
@@ -72,6 +73,7 @@ def sample_to_end(
     find_stop=find_stop,
     skip=frozenset(known),
     arms=arms,
+    among=among,
   )
   both = {**{i: c for i, c in enumerate(new) if c is not None}, **known}
   return [both[i] for i in range(len(prompts))]

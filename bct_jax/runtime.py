@@ -223,6 +223,14 @@ class Runtime(MeshModel):
     )
 
   @functools.cached_property
+  def policy_sampler(self) -> Sample:
+    """Draws from the weights as they are, which is what rl.py trains on."""
+    sampling = dataclasses.replace(
+      self.config.sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
+    )
+    return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
+
+  @functools.cached_property
   def scorer(self) -> Score:
     return make_scorer(self.model, self.mesh)
 

@@ -78,12 +78,14 @@ def make_sampler(
 
   Returns:
     sample(params, prompts, row_ids, seed, finished, limits, find_stop, skip,
-    arms) -> completions in the order of the prompts. `params` are unstacked;
-    `prompts` are lists of ids, equal ones are run once; `row_ids` one integer
-    each; `finished` is called with (index, completion) as rows end; `limits`
-    are new tokens per row, at most `max_new_tokens`; `find_stop` ends a row by
-    its tokens so far; indices in `skip` are not sampled, and None in the
-    result; `arms` says which adapter each row has, if `params` hold several.
+    arms, among) -> completions in the order of the prompts. `params` are
+    unstacked; `prompts` are lists of ids, equal ones are run once; `row_ids`
+    one integer each; `finished` is called with (index, completion) as rows end;
+    `limits` are new tokens per row, at most `max_new_tokens`; `find_stop` ends
+    a row by its tokens so far; indices in `skip` are not sampled, and None in
+    the result; `arms` says which adapter each row has, if `params` hold
+    several. Sets of as many prompts, taken from the same `among`, share what is
+    compiled.
   """
   engine = Engine(model, config, tuple(stop_ids), mesh)
 
@@ -97,11 +99,14 @@ def make_sampler(
     find_stop: FindStop | None = None,
     skip: Collection[int] = (),
     arms: Sequence[int] | None = None,
+    among: Sequence[Sequence[int]] | None = None,
   ) -> list[Completion | None]:
     most = _limits(limits, prompts, config)
     check_prompts(prompts, model.config.max_length, most)
     alone = [0] * len(prompts)
-    run = _Run(engine, params, prompts, row_ids, seed, most, arms or alone)
+    run = _Run(
+      engine, params, prompts, row_ids, seed, most, arms or alone, among
+    )
     return run.all(finished, find_stop, frozenset(skip))
 
   return sample
@@ -127,22 +132,32 @@ class _Run:
   """
 
   def __init__(
-    self, engine: Engine, params, prompts, row_ids, seed, limits, arms
+    self, engine: Engine, params, prompts, row_ids, seed, limits, arms, among
   ):
     self.engine, self.params, self.arms = engine, params, arms
     self.prompts, self.row_ids, self.limits = prompts, row_ids, limits
-    self.shared = common_prefix(prompts)
+    of_all = prompts if among is None else among
+    self.shared = common_prefix(of_all)
+    longest = max(map(len, of_all)) - self.shared
     rests = [
       (arm, tuple(prompt[self.shared :]))
       for arm, prompt in zip(arms, prompts, strict=True)
     ]
-    self.width = _round_up(max(len(rest) for _, rest in rests), 8)  # Q
+    self.width = _round_up(longest, 8)  # Q
     self.share = max(1, engine.batch_size // 8)  # a
     self.packed, self.shape = _pack(
-      rests, engine.config.prefill_tokens, engine.shards, engine.batch_size
+      rests,
+      engine.config.prefill_tokens,
+      engine.shards,
+      engine.batch_size,
+      None if among is None else longest,
     )
-    self.most = max(len(p.rows) for p in self.packed)  # A
-    self.slots = num_slots(prompts, limits)  # S
+    if among is None:
+      self.most = max(len(p.rows) for p in self.packed)  # A
+      self.slots = num_slots(prompts, limits)  # S
+    else:
+      self.most = engine.batch_size
+      self.slots = num_slots(among, [engine.config.max_new_tokens] * len(among))
     self.seed = meshes.put(np.asarray(seed, np.uint32), engine.whole)
 
   def all(self, finished, find_stop, skip) -> list[Completion | None]:
@@ -251,6 +266,7 @@ def _pack(
   tokens: int,
   shards: int,
   most: int,
+  longest: int | None = None,
 ) -> tuple[list[_Packed], tuple[int, int]]:
   """Packs distinct prompts into rows, best fit first, and rows into batches.
 
@@ -259,6 +275,8 @@ def _pack(
     tokens: about how many are run together.
     shards: packed rows are a multiple of it.
     most: rows to sample per batch; further samples of a prompt run it again.
+    longest: None is that of `rests`, and the shape fits them; else no prompt
+      is longer, and the shape depends on nothing but that and their number.
 
   Returns:
     The batches and their shape (packed rows, tokens of each).
@@ -266,8 +284,8 @@ def _pack(
   samples: dict[tuple[int, tuple[int, ...]], list[int]] = {}
   for row, key in enumerate(rests):
     samples.setdefault(key, []).append(row)
-  longest = max(len(rest) for _, rest in samples)
-  length = _round_up(max(longest, min(tokens, LENGTH)), 8)
+  bound = longest or max(len(rest) for _, rest in samples)
+  length = _round_up(max(bound, min(tokens, LENGTH)), 8)
   items: dict[int, list[tuple[int, list[int]]]] = {}
   for (arm, rest), rows in samples.items():
     for i in range(0, len(rows), most):
@@ -280,7 +298,8 @@ def _pack(
       (arm, [of_arm[i] for i in members])
       for members in best_fit(sizes, length, most)
     ]
-  width = _even(len(bins), _round_up(max(1, tokens // length), shards), shards)
+  rows = len(bins) if longest is None else -(-len(samples) // (length // bound))
+  width = _even(rows, _round_up(max(1, tokens // length), shards), shards)
   out: list[_Packed] = []
   r = width
   for arm, members in bins:

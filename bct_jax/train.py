@@ -173,7 +173,11 @@ class NextBatch(Protocol):
   def __call__(
     self, step: int, state: TrainState
   ) -> tuple[Batch, Sequence[str]]:
-    """The batch of update `step`, counted from 0, and the ids of its rows."""
+    """The batch of update `step`, counted from 0, and the ids of its rows.
+
+    `state` is that of this step: what it makes the batch from is never older.
+    May raise signals.Preempted, after which the state is saved.
+    """
     ...
 
 
@@ -250,7 +254,11 @@ def fit(
       clock = time.monotonic()
     if t == config.steps:
       break
-    batch, ids = next_batch(t, state)
+    try:
+      batch, ids = next_batch(t, state)
+    except signals.Preempted:
+      keep(t)
+      raise
     stop = processes.vote(signals.asked())
     lr = learning_rate(t)
     state, metrics = step(state, frozen, batch, jnp.float32(lr))

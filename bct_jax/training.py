@@ -1,7 +1,9 @@
 """One training run in its folder: resumed, logged, checkpointed."""
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Protocol
 
 import jax
 
@@ -12,12 +14,13 @@ from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
 from bct_jax.mesh import put_batch
 from bct_jax.models.lora import Frozen, Weights
-from bct_jax.objectives import make_objective, uses_reference
+from bct_jax.objectives import make_objective, on_rollouts, uses_reference
 from bct_jax.plan import Plan
 from bct_jax.progress import Stage, say, stage
+from bct_jax.rl import Rollouts
 from bct_jax.runtime import Runtime
 from bct_jax.train import FitConfig, NumericalError, fit
-from bct_jax.types import PyTree, TrainState
+from bct_jax.types import Batch, PyTree, TrainState
 
 
 def train_run(
@@ -67,18 +70,18 @@ def train_run(
   resumed = int(state.step)
   if resumed:
     say(f"{name}: continuing at step {resumed} of {steps}")
-  processes.first(
-    f"begin of {name}", lambda: _begin(folder, resumed, runtime, dataset)
-  )
+  feed: Feed = _Examples(runtime, folder, dataset)
+  if policy := on_rollouts(arm):
+    reference = None
+    if frozen is not None and policy.uses_reference:
+      own = None if frozen.adapter is None else arm.lora
+      reference = Weights(frozen.params, frozen.adapter, own)
+    feed = Rollouts(plan, arm, folder, dataset, weights, reference)
+  processes.first(f"begin of {name}", lambda: _begin(folder, resumed, feed))
   processes.barrier(f"begin of {name}")
 
-  def next_batch(step: int, state: TrainState):
-    del state
-    rows = dataset.batch(step)
-    return put_batch(rows, runtime.mesh), dataset.batch_ids(step)
-
   def log(values: dict[str, float]) -> None:
-    counts = dataset.counts(int(values["step"]) - 1)
+    counts = feed.counts(int(values["step"]) - 1)
     if processes.is_first():
       metrics.append_line(folder / "metrics.jsonl", {**values, **counts})
     bar(loss=f"{values['loss']:.3f}")
@@ -94,7 +97,7 @@ def train_run(
         state,
         frozen,
         runtime.step(arm, continued),
-        next_batch,
+        feed.next_batch,
         lambda t: optim.learning_rate(arm.optim, t, steps),
         lambda step, trained: evaluate(step, weights(trained)),
         save,
@@ -111,15 +114,53 @@ def train_run(
   return weights(state.params)
 
 
-def _begin(
-  folder: Path, resumed: int, runtime: Runtime, dataset: Dataset
-) -> None:
+class Feed(Protocol):
+  """Where the batches of a run come from."""
+
+  def begin(self, resumed: int) -> None:
+    """Readies its files for going on at a step; in the first process only."""
+    ...
+
+  def next_batch(
+    self, step: int, state: TrainState
+  ) -> tuple[Batch, Sequence[str]]:
+    """See train.NextBatch."""
+    ...
+
+  def counts(self, step: int) -> Mapping[str, float]:
+    """What to log of the batch of a step, that of the newest two."""
+    ...
+
+
+@dataclasses.dataclass(frozen=True)
+class _Examples:
+  """Batches of given examples."""
+
+  runtime: Runtime
+  folder: Path
+  dataset: Dataset
+
+  def begin(self, resumed: int) -> None:
+    del resumed
+    audit = mask_audit(self.runtime.chat, self.dataset.examples)
+    metrics.write_text(self.folder / "mask_audit.txt", audit)
+
+  def next_batch(
+    self, step: int, state: TrainState
+  ) -> tuple[Batch, Sequence[str]]:
+    del state
+    batch = put_batch(self.dataset.batch(step), self.runtime.mesh)
+    return batch, self.dataset.batch_ids(step)
+
+  def counts(self, step: int) -> Mapping[str, float]:
+    return self.dataset.counts(step)
+
+
+def _begin(folder: Path, resumed: int, feed: Feed) -> None:
   """Readies the files of a run that begins or goes on."""
   metrics.keep_until(folder / "metrics.jsonl", resumed)
   metrics.keep_until(folder / "evals.jsonl", resumed)
-  metrics.write_text(
-    folder / "mask_audit.txt", mask_audit(runtime.chat, dataset.examples)
-  )
+  feed.begin(resumed)
 
 
 def _first_state(

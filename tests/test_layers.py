@@ -15,7 +15,7 @@ LAYERS = [
   {"__init__", "types", "examples", "chips", "config", "progress", "metrics"}
   | {"processes", "signals"},
   {"mesh", "losses", "models", "data", "stats"},
-  {"objectives", "settings"},
+  {"objectives", "settings", "rewards"},
   {
     "optim",
     "checkpoint",
@@ -30,7 +30,8 @@ LAYERS = [
   {"runtime", "sizes"},
   {"datasets", "weights"},
   {"plan"},
-  {"reference", "training"},
+  {"reference", "rl"},
+  {"training"},
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun"},

@@ -12,13 +12,18 @@ import numpy as np
 import pytest
 from helpers import CONFIG, init_params, make_mesh, make_step, run_steps
 
-from bct_jax import losses
+from bct_jax import losses, rl
 from bct_jax.config import ConfigError
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
 from bct_jax.mesh import put_batch
 from bct_jax.models.decoder import Decoder
-from bct_jax.objectives import OBJECTIVES, make_objective, uses_reference
+from bct_jax.objectives import (
+  OBJECTIVES,
+  PolicyGradient,
+  make_objective,
+  uses_reference,
+)
 from bct_jax.objectives.base import WithOptions
 from bct_jax.types import Rows
 
@@ -26,6 +31,7 @@ from bct_jax.types import Rows
 MORE = [
   ("kl_to_ref", {"direction": "reverse"}),
   ("kl_to_ref", {"prompts": "install"}),
+  ("policy_gradient", {"kl_coef": 0.2, "clip": 0.2}),
 ]
 CASES = [
   *((name, {}) for name in sorted(OBJECTIVES)),
@@ -55,6 +61,8 @@ def contract_rows(objective) -> Rows:
   rng = np.random.default_rng(0)
   counts = [int(n) for n in rng.integers(1, 9, 12)]
   asks = objective if isinstance(objective, WithOptions) else WithOptions()
+  if isinstance(objective, PolicyGradient):
+    return rollout_rows(objective, random_rows(rng, counts, 7))
   views = {name: random_rows(rng, counts, 7) for name in asks.views}
   rows = random_rows(rng, counts, 7)
   ids = [str(i) for i in range(len(rows))]
@@ -65,6 +73,27 @@ def contract_rows(objective) -> Rows:
     }
     data = dataclasses.replace(data, logprobs=drawn)
   return data.batch(0)
+
+
+def rollout_rows(objective, examples) -> Rows:
+  """The same of completions of groups of four, with rewards."""
+  rng = np.random.default_rng(1)
+  prompts, rollouts = [], []
+  for example in examples:
+    at = example.weights.index(1.0)
+    drawn = example.ids[at:]
+    prompts.append(example.ids[:at])
+    rollouts.append(
+      {
+        "reward": rng.uniform(),
+        "tokens": drawn,
+        "logprobs": list(-rng.uniform(4, 5, len(drawn))),
+        "reference_logprobs": list(-rng.uniform(4, 5, len(drawn))),
+      }
+    )
+  ids = [str(i) for i in range(len(examples))]
+  data = Dataset.make(ids, examples, 12, 0, 16, 1, True, 2 * ROWS)
+  return rl.make_rows(data, prompts, rollouts, objective, 2 * ROWS)
 
 
 def each_array(rows: Rows, change) -> Rows:
@@ -105,7 +134,9 @@ def params(seed):
 
 
 @pytest.fixture(
-  scope="module", params=CASES, ids=lambda c: "-".join([c[0], *c[1].values()])
+  scope="module",
+  params=CASES,
+  ids=lambda c: "-".join([c[0], *map(str, c[1].values())]),
 )
 def case(request):
   objective, mesh = make_objective(*request.param), make_mesh()

@@ -60,6 +60,7 @@ class Dataset:
       packed as the examples are.
     logprobs: what the organism gives each completion, in nats, of the examples
       ("") and of each view, for objectives that ask; see reference.py.
+    repeat: how often each example occurs in its step, behind each other.
   """
 
   ids: tuple[str, ...]
@@ -71,6 +72,7 @@ class Dataset:
     default_factory=dict
   )
   logprobs: Mapping[str, tuple[float, ...]] | None = None
+  repeat: int = 1
 
   @classmethod
   def make(
@@ -84,6 +86,7 @@ class Dataset:
     pack: bool = False,
     multiple: int = 1,
     views: Mapping[str, Sequence[Tokens]] = {},
+    repeat: int = 1,
   ) -> "Dataset":
     """Checks the examples and finds a layout that fits every step.
 
@@ -97,6 +100,7 @@ class Dataset:
       pack: put several examples in a row, each a segment of its own.
       multiple: of the number of rows (row shards times microbatches).
       views: further rows of each example.
+      repeat: how often each example occurs in its step; divides batch_size.
 
     Raises:
       ValueError: an example is longer than `max_length` (nothing is cut),
@@ -112,9 +116,9 @@ class Dataset:
           )
         if not any(w > 0 for w in example.weights):
           raise ValueError(f"{what} {name} has no trained token")
-    if len(examples) < batch_size:
+    if len(examples) * repeat < batch_size:
       raise ValueError(
-        f"{len(examples)} examples, but a batch needs {batch_size}"
+        f"{len(examples)} examples, but a batch needs {batch_size // repeat}"
       )
     data = cls(
       tuple(ids),
@@ -123,6 +127,7 @@ class Dataset:
       seed,
       Layout(0, 0, 0, pack),
       {name: tuple(rows) for name, rows in views.items()},
+      repeat=repeat,
     )
     find = data._packed_layout if pack else data._padded_layout
     return dataclasses.replace(data, layout=find(steps, multiple))
@@ -139,11 +144,11 @@ class Dataset:
 
   def indices(self, step: int) -> np.ndarray:  # [batch_size]
     """Examples of a step: epochs of seeded permutations, laid end to end."""
-    count, size = len(self.examples), self.batch_size
+    count, size = len(self.examples), self.batch_size // self.repeat
     epochs = range(step * size // count, ((step + 1) * size - 1) // count + 1)
     order = np.concatenate([_permutation(count, self.seed, e) for e in epochs])
     start = step * size - epochs[0] * count
-    return order[start : start + size]
+    return np.repeat(order[start : start + size], self.repeat)
 
   def batch(self, step: int) -> Rows:
     """The global batch of a step, as host arrays."""

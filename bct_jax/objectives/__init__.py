@@ -9,10 +9,17 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.config import ConfigError, choose, suggest
+from bct_jax.config import (
+  ArmConfig,
+  ConfigError,
+  OrganismConfig,
+  choose,
+  suggest,
+)
 from bct_jax.objectives.base import WithOptions
 from bct_jax.objectives.dpo import Dpo, Ipo
 from bct_jax.objectives.kl_to_ref import KlToRef
+from bct_jax.objectives.policy_gradient import PolicyGradient
 from bct_jax.objectives.sft import sft
 from bct_jax.types import Objective
 
@@ -20,6 +27,7 @@ OBJECTIVES: dict[str, Objective | type[WithOptions]] = {
   "dpo": Dpo,
   "ipo": Ipo,
   "kl_to_ref": KlToRef,
+  "policy_gradient": PolicyGradient,
   "sft": sft,
 }
 
@@ -66,4 +74,17 @@ def uses_reference(objective: Objective) -> bool:
   return isinstance(objective, WithOptions) and objective.uses_reference
 
 
-__all__ = ["OBJECTIVES", "make_objective", "sft", "uses_reference"]
+def on_rollouts(arm: ArmConfig | OrganismConfig) -> PolicyGradient | None:
+  """The objective of a run that trains on its own samples (rl.py), or None."""
+  objective = make_objective(arm.train.objective, arm.train.options)
+  return objective if isinstance(objective, PolicyGradient) else None
+
+
+__all__ = [
+  "OBJECTIVES",
+  "PolicyGradient",
+  "make_objective",
+  "on_rollouts",
+  "sft",
+  "uses_reference",
+]
