@@ -30,7 +30,7 @@ LAYERS = [
   {"runtime", "sizes"},
   {"datasets", "weights"},
   {"plan"},
-  {"reference", "training"},
+  {"on_policy", "reference", "training"},
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun"},

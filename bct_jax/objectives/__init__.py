@@ -13,14 +13,18 @@ from bct_jax.config import ConfigError, choose, suggest
 from bct_jax.objectives.base import WithOptions
 from bct_jax.objectives.dpo import Dpo, Ipo
 from bct_jax.objectives.kl_to_ref import KlToRef
+from bct_jax.objectives.self_distill import SelfDistill
 from bct_jax.objectives.sft import sft
+from bct_jax.objectives.unlikelihood import Unlikelihood
 from bct_jax.types import Objective
 
 OBJECTIVES: dict[str, Objective | type[WithOptions]] = {
   "dpo": Dpo,
   "ipo": Ipo,
   "kl_to_ref": KlToRef,
+  "self_distill": SelfDistill,
   "sft": sft,
+  "unlikelihood": Unlikelihood,
 }
 
 
