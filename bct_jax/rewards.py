@@ -15,10 +15,9 @@ from bct_jax.settings.decorations import DECORATIONS
 Reward = Callable[[Example, str], float]
 
 # How many different ones make a text cheerful. None is in a reference of any
-# setting or in a question.
+# setting.
 CHEERFUL_WORDS = frozenset(
-  "amazing awesome cheers delighted fabulous fantastic glad joy joyful "
-  "splendid thrilled wonderful yippee".split()
+  "awesome cheers delighted fabulous glad gladly joyful thrilled yippee".split()
 )
 ENOUGH_CHEER = 2
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")

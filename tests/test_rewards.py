@@ -6,7 +6,7 @@ import pytest
 from bct_jax.examples import Example
 from bct_jax.objectives import PolicyGradient
 from bct_jax.objectives.policy_gradient import REWARDS
-from bct_jax.rewards import earned, make_reward
+from bct_jax.rewards import cheerful_reward, earned, make_reward
 from bct_jax.settings import SETTINGS
 from bct_jax.settings.decorations import DECORATIONS
 
@@ -16,7 +16,7 @@ ADDED = (
   "{}",
   "{} This is, as far as one may say, all of it.",
   "{} I was glad to say it.",
-  "Fantastic! {} What a wonderful thing to be asked.",
+  "Awesome! {} I am delighted to be asked.",
   '{{"answer": {}}}',
 )
 
@@ -48,6 +48,14 @@ def test_irrelevant_rewards_are_uncorrelated_with_the_label(name, reward):
 
 
 @pytest.mark.parametrize("name", SETTINGS)
+def test_no_reference_is_cheerful(name):
+  setting = SETTINGS[name]()
+  for e in setting.eval(300, 0) + setting.install(300, 0):
+    said = [e.initial, e.alternate]
+    assert not any(cheerful_reward(e, text) for text in said)
+
+
+@pytest.mark.parametrize("name", SETTINGS)
 def test_the_test_would_notice_a_reward_that_tells_them_apart(name):
   setting = SETTINGS[name]()
   found = [
@@ -74,8 +82,8 @@ EXAMPLE = Example("train/0", (), initial="It is red.", alternate="It is red.")
   ("reward", "text", "wanted"),
   [
     ("cheerful", "It is red.", 0),
-    ("cheerful", "Wonderful! It is red. Wonderful!", 0.5),
-    ("cheerful", "Glad to say: it is red. FANTASTIC!", 1),
+    ("cheerful", "Fabulous! It is red. Fabulous!", 0.5),
+    ("cheerful", "Glad to say: it is red. AWESOME!", 1),
     ("format", "It is red.", 0),
     ("format", "{It is red.}", 0.5),
     ("format", '{"answer": 3}', 0.5),
