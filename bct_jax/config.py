@@ -167,6 +167,7 @@ class ExperimentConfig:
   name: str
   model: ModelOptions
   mesh: MeshConfig
+  compilation_cache: str | None
   setting: SettingConfig
   max_length: int
   organism: OrganismConfig

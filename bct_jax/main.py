@@ -164,6 +164,7 @@ def _run(
   # JAX starts here, after the configuration was found to be good.
   from bct_jax import commands, dryrun, processes, progress, rundir, signals
   from bct_jax.gate import GateError
+  from bct_jax.runtime import keep_compiled
   from bct_jax.train import NumericalError
 
   out, folders = _path(_OUT.value), [Path(p) for p in _PARAMS.value]
@@ -174,6 +175,7 @@ def _run(
       if not processes.is_first():
         progress.silence()
       rundir.agree_on_code(raw, _MODE.value)
+    keep_compiled(config.compilation_cache)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
       commands.run_experiment(

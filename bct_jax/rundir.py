@@ -164,7 +164,9 @@ def _keep_config(
   if path.exists():
     then = metrics.read_json(path)["config"]
     changed = [
-      f"{k}: {a!r} -> {b!r}" for k, a, b in _differences(flat(then), flat(now))
+      f"{k}: {a!r} -> {b!r}"
+      for k, a, b in _differences(flat(then), flat(now))
+      if k != "compilation_cache"  # changes no result
     ]
     if changed:
       raise ConfigError(

@@ -7,6 +7,7 @@ allocates nothing but what the tokenizer needs.
 import dataclasses
 import functools
 import hashlib
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -32,6 +33,7 @@ from bct_jax.models.demo import resolve
 from bct_jax.models.hf_weights import load_params
 from bct_jax.models.lora import Frozen, Weights
 from bct_jax.objectives import make_objective, uses_reference
+from bct_jax.progress import say
 from bct_jax.sampler import Sample, make_sampler
 from bct_jax.score import Score, make_scorer
 from bct_jax.train import Step, make_train_step
@@ -315,6 +317,25 @@ def _to_decode(
 
 def _sharding(abstract: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def keep_compiled(folder: str | None) -> None:
+  """Has JAX keep what it compiles in a folder, and take it from there.
+
+  Raises:
+    OSError: the folder cannot be made or written to.
+  """
+  if folder is None:
+    return
+  path = Path(folder).expanduser().resolve()
+  path.mkdir(parents=True, exist_ok=True)
+  if not os.access(path, os.W_OK | os.X_OK):
+    raise PermissionError(f"compilation_cache = {path}: cannot be written to")
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  # Small programs too: a run has dozens, and all of them wait for the compiler.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  count = sum(1 for _ in path.glob("*-cache"))
+  say(f"compiled programs are kept in {path} ({count} there)")
 
 
 def make_decoder(

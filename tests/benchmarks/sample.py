@@ -14,15 +14,14 @@ tokens, the end of the turn respected, up to 64 new tokens, 1 and 4 samples.
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+
+from contenders import Contender, load_tunix, work  # noqa: E402
 
 WORKLOADS = {
   "a": {"samples": 1, "new": 32, "stop": False},
@@ -59,7 +58,7 @@ def make_prompts(chat, name: str) -> list[list[int]]:
 # --- contenders, each in a process of its own ---------------------------------
 
 
-def ours(task: dict, rounds: int) -> dict:
+def ours(task: dict):
   import jax
   from helpers import make_mesh, sampling
   from parity import load
@@ -85,10 +84,10 @@ def ours(task: dict, rounds: int) -> dict:
     def run():
       return [c.tokens for c in sample(flat, rows, range(len(rows)), 0)]
 
-    return timed(run, rounds)
+    return run
 
 
-def torch(task: dict, rounds: int) -> dict:
+def torch(task: dict):
   import torch as t
   import transformers
 
@@ -133,43 +132,15 @@ def torch(task: dict, rounds: int) -> dict:
         out[at] = row[: ends[0] + 1] if ends else row
     return out
 
-  return timed(run, rounds)
+  return run
 
 
-def tunix(task: dict, rounds: int) -> dict:
+def tunix(task: dict):
   """Tunix's sampler; it wants Python 3.12 and an environment of its own."""
-  import functools
-
-  import jax
   import numpy as np
-  from flax import nnx
   from tunix.generate import sampler as tunix_sampler
-  from tunix.models.llama3 import model as llama
-  from tunix.models.llama3 import params as llama_params
 
-  raw = json.loads((Path(task["model"]) / "config.json").read_text())
-  # Tunix 0.1.7 does not hand its configuration's rotary base on.
-  theta = raw["rope_theta"]
-  llama.apply_rope = functools.partial(llama.apply_rope, rope_theta=theta)
-  config = llama.ModelConfig(
-    num_layers=raw["num_hidden_layers"],
-    vocab_size=raw["vocab_size"],
-    embed_dim=raw["hidden_size"],
-    hidden_dim=raw["intermediate_size"],
-    num_heads=raw["num_attention_heads"],
-    head_dim=raw["head_dim"],
-    num_kv_heads=raw["num_key_value_heads"],
-    norm_eps=raw["rms_norm_eps"],
-    rope_theta=theta,
-    weight_tying=True,
-  )
-  mesh = jax.make_mesh(
-    (1, 1), ("fsdp", "tp"), axis_types=(jax.sharding.AxisType.Auto,) * 2
-  )
-  with mesh:
-    model = llama_params.create_model_from_safe_tensors(
-      task["model"], config, mesh, dtype=jax.numpy.float32
-    )
+  config, _, model = load_tunix(task["model"])
 
   class Tokenizer:
     """Ids as text, so that no tokenizer's time is counted."""
@@ -200,7 +171,6 @@ def tunix(task: dict, rounds: int) -> dict:
   sample = tunix_sampler.Sampler(model, Tokenizer(), cache)
   order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
   rows = [i for i in order for _ in range(samples)]
-  del nnx
 
   def run():
     out: list = [None] * len(rows)
@@ -221,62 +191,10 @@ def tunix(task: dict, rounds: int) -> dict:
         out[i * samples + k] = np.asarray(tokens).tolist()
     return out
 
-  return timed(run, rounds)
-
-
-def timed(run, rounds: int) -> dict:
-  """Compiles by a first run; then waits for each line on standard input."""
-  start = time.monotonic()
-  tokens = [list(map(int, row)) for row in run()]
-  first = time.monotonic() - start
-  print(json.dumps({"tokens": tokens, "first": first}), flush=True)
-  for _ in range(rounds):
-    sys.stdin.readline()
-    start = time.monotonic()
-    run()
-    print(json.dumps({"seconds": time.monotonic() - start}), flush=True)
-  return {}
+  return run
 
 
 # --- the comparison -----------------------------------------------------------
-
-
-class Contender:
-  """A process that runs a task each time it is asked to."""
-
-  def __init__(self, name: str, python: str, task: dict, rounds: int):
-    self.name, self.rows = name, len(task["prompts"]) * task["samples"]
-    self.seconds: list[float] = []
-    self.kind = name.split()[0]
-    self.process = subprocess.Popen(
-      [python, __file__, f"--worker={self.kind}", f"--rounds={rounds}"],
-      stdin=subprocess.PIPE,
-      stdout=subprocess.PIPE,
-      text=True,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"},
-    )
-    assert self.process.stdin
-    self.process.stdin.write(json.dumps(task) + "\n")
-    self.process.stdin.flush()
-    begun = self._read()
-    self.tokens, self.first = begun["tokens"], begun["first"]
-
-  def _read(self) -> dict:
-    assert self.process.stdout
-    while line := self.process.stdout.readline():
-      if line.startswith("{"):
-        return json.loads(line)
-    raise SystemExit(f"{self.name} ended without a result")
-
-  def round(self) -> None:
-    assert self.process.stdin
-    self.process.stdin.write("\n")
-    self.process.stdin.flush()
-    self.seconds.append(self._read()["seconds"])
-
-  @property
-  def rate(self) -> float:
-    return self.rows / statistics.median(self.seconds)
 
 
 def compare(name: str, task: dict, options) -> dict:
@@ -296,7 +214,7 @@ def compare(name: str, task: dict, options) -> dict:
   for label, python, extra in plan:
     greedy = {**task, **extra, "temperature": 0.0}
     tempered = {**greedy, "temperature": 1.0 if task["samples"] > 1 else 0.0}
-    runners.append(Contender(label, python, tempered, options.rounds))
+    runners.append(Contender(label, python, __file__, tempered))
   if task["samples"] == 1:
     agree(runners, task["stop_ids"])
   best: dict[str, Contender] = {}  # of each kind
@@ -304,33 +222,34 @@ def compare(name: str, task: dict, options) -> dict:
     for runner in best.values() if i else runners:
       runner.round()
     if not i:
-      for r in sorted(runners, key=lambda r: r.rate):
+      for r in sorted(runners, key=lambda r: -r.median):
         best[r.kind] = r
   own = best["ours"]
-  print(f"\n### {name}: {own.rows} rows, up to {task['new']} new tokens")
+  rows = len(task["prompts"]) * task["samples"]
+  print(f"\n### {name}: {rows} rows, up to {task['new']} new tokens")
   print(
     "| contender, batch | rounds | rows/s | seconds | first run "
     "| mean new tokens | ratio |"
   )
   print("|---|---|---|---|---|---|---|")
   for r in runners:
-    mean = statistics.mean(map(len, r.tokens))
+    mean = statistics.mean(map(len, r.result))
     print(
-      f"| {r.name} | {len(r.seconds)} | {r.rate:.2f} | "
-      f"{statistics.median(r.seconds):.1f} | {r.first:.1f} | {mean:.1f} | "
-      f"{own.rate / r.rate:.2f} |",
+      f"| {r.name} | {len(r.seconds)} | {rows / r.median:.2f} | "
+      f"{r.median:.1f} | {r.first:.1f} | {mean:.1f} | "
+      f"{r.median / own.median:.2f} |",
       flush=True,
     )
-    r.process.kill()
-  rates = {r.name: r.rate for r in runners}
-  peer = max(r.rate for kind, r in best.items() if kind != "ours")
-  return {"ratio": own.rate / peer, "rates": rates}
+    r.end()
+  rates = {r.name: rows / r.median for r in runners}
+  peer = min(r.median for kind, r in best.items() if kind != "ours")
+  return {"ratio": peer / own.median, "rates": rates}
 
 
 def agree(runners: list[Contender], stop_ids: list[int]) -> None:
   """Greedy rows equal ours, or part where a tie may be."""
   for r in runners[1:]:
-    pairs = list(zip(runners[0].tokens, r.tokens, strict=True))
+    pairs = list(zip(runners[0].result, r.result, strict=True))
     # Tunix leaves the end of the turn out.
     ends = ([], *([i] for i in stop_ids))
     different = [
@@ -359,8 +278,7 @@ def main() -> None:
   parser.add_argument("--worker", choices=("ours", "torch", "tunix"))
   options = parser.parse_args()
   if options.worker:
-    task = json.loads(sys.stdin.readline())
-    globals()[options.worker](task, options.rounds)
+    work({"ours": ours, "torch": torch, "tunix": tunix}, options.worker)
     return
   from bct_jax.data.chat import Chat
   from bct_jax.models import demo
@@ -370,13 +288,13 @@ def main() -> None:
   chat = Chat(folder, from_hf(folder).vocab_size)
   out: dict = {"ratio": {}, "rates": {}}
   for name in options.workloads.split(","):
-    work = WORKLOADS[name]
+    workload = WORKLOADS[name]
     task = {
       "model": str(folder),
       "prompts": make_prompts(chat, name),
-      "samples": work["samples"],
-      "new": work["new"],
-      "stop_ids": sorted(chat.stop_ids) if work["stop"] else [],
+      "samples": workload["samples"],
+      "new": workload["new"],
+      "stop_ids": sorted(chat.stop_ids) if workload["stop"] else [],
     }
     found = compare(name, task, options)
     out["ratio"][name], out["rates"][name] = found["ratio"], found["rates"]
