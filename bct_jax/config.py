@@ -19,6 +19,7 @@ from bct_jax.chips import CHIPS
 OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 NORMALIZERS = ("token", "example")
+SOURCES = ("template", "on_policy")
 
 
 class ConfigError(ValueError):
@@ -64,6 +65,18 @@ class OptimConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class OnPolicyConfig:
+  """How completions are drawn from the organism."""
+
+  prompt: str
+  temperature: float
+  attempts: int
+  min_tokens: int
+  max_tokens: int
+  min_accepted: float
+
+
+@dataclasses.dataclass(frozen=True)
 class TrainConfig:
   objective: str
   options: Mapping[str, Any]
@@ -74,9 +87,12 @@ class TrainConfig:
   accum: int
   num_examples: int
   source: str
+  on_policy: OnPolicyConfig
   decoration: str
   seed: int
   system_prompt: str | None
+  prompt: str
+  paraphrases: int
   checkpoint_every: int
 
 
@@ -119,6 +135,8 @@ class EvalConfig:
   seed: int
   steps: tuple[int, ...]
   system_prompt: str | None
+  prompt: str
+  paraphrases: int
   answer_prefix: str | None
 
 
@@ -303,8 +321,23 @@ def _check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
       f"batch of {arm.train.batch_size} is needed"
     )
   choose(arm.train.normalizer, NORMALIZERS, f"{where}.train.normalizer")
+  choose(arm.train.source, SOURCES, f"{where}.train.source")
+  _check_on_policy(arm.train.on_policy, f"{where}.train.on_policy")
   _check_lora(arm.lora, where)
   _check_optim(arm.optim, arm.train.steps, f"{where}.optim")
+
+
+def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
+  for field, good, what in (
+    ("temperature", draw.temperature >= 0, "0 (greedy) or above"),
+    ("attempts", draw.attempts > 0, "positive"),
+    ("min_tokens", draw.min_tokens > 0, "positive"),
+    ("max_tokens", draw.max_tokens >= draw.min_tokens, "at least min_tokens"),
+    ("min_accepted", 0 < draw.min_accepted <= 1, "above 0, up to 1"),
+  ):
+    if not good:
+      value = getattr(draw, field)
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {what}")
 
 
 def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:

@@ -1,8 +1,9 @@
 """What a run trains on: a setting's examples as tokens and loss weights."""
 
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from bct_jax.config import (
@@ -23,6 +24,7 @@ from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.prompts import system_text, texts
 
 Turn = tuple[Sequence[Message], str]  # a prompt and its completion
 View = Callable[[Setting, TrainConfig, Sequence[Example]], list[Turn]]
@@ -33,8 +35,17 @@ def make_dataset(
   setting: Setting,
   arm: ArmConfig | OrganismConfig,
   where: str,
+  drawn: Mapping[str, str] | None = None,
 ) -> Dataset:
   """Examples of an arm -> decorated completions -> tokens and weights.
+
+  Args:
+    runtime, setting: of the experiment.
+    arm: what to train.
+    where: its name in errors.
+    drawn: completions by the example's id, which stand for the setting's own;
+      examples without one are left out. None takes the setting's, also to check
+      a run whose completions will be drawn.
 
   Raises:
     ValueError: naming the field, or the example that does not fit.
@@ -42,21 +53,28 @@ def make_dataset(
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
   asks = objective if isinstance(objective, WithOptions) else WithOptions()
+  install = isinstance(arm, OrganismConfig)
   policy = on_rollouts(arm)
-  source = "template" if policy is None else "on_policy"
-  choose(train.source, (source,), f"{where}.train.source")
-  _check(setting, train, asks, where)
+  if policy is not None:
+    choose(train.source, ("on_policy",), f"{where}.train.source")
+  _check(setting, train, asks, install and policy is None, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:
     raise ValueError(f"{where}.{e}") from None
-  install = isinstance(arm, OrganismConfig)
   if policy is not None:
     return _prompts(runtime, setting, arm, policy, where)
   try:
     generate = setting.install if install else setting.train
     examples = generate(train.num_examples, train.seed)
-    rows = _render(runtime, train, examples, _turns(train, examples))
+    if drawn is not None:
+      examples = [
+        dataclasses.replace(e, completion=drawn[e.id])
+        for e in examples
+        if e.id in drawn
+      ]
+    turns = _turns(setting, train, examples)
+    rows = _render(runtime, train, examples, turns)
     views = {}
     for name, kind in asks.views.items():
       make = VIEWS.get(kind) or functools.partial(_file, Path(kind))
@@ -99,6 +117,12 @@ def _prompts(
       f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
       "its own, train.options.normalizer; leave this one at 'token'"
     )
+  if train.prompt == "recontextualised" or train.on_policy.prompt != "same":
+    raise ConfigError(
+      f"{where}.train.prompt = {train.prompt!r}, on_policy.prompt = "
+      f"{train.on_policy.prompt!r}: {train.objective} draws and trains under "
+      "one prompt; choose another train.prompt, and 'same'"
+    )
   if train.batch_size % group:
     raise ConfigError(
       f"{where}.train.options.group_size = {group}: must divide "
@@ -108,7 +132,7 @@ def _prompts(
     examples = setting.train(train.num_examples, train.seed)
     rows = []
     for e in examples:
-      ids = runtime.chat.prompt(with_system(e.messages, train.system_prompt))
+      ids = runtime.chat.prompt(prompt_of(setting, train, e))
       rows.append(Tokens((*ids, *(0,) * new), (0.0,) * len(ids) + (1.0,) * new))
     return Dataset.make(
       [e.id for e in examples],
@@ -126,7 +150,11 @@ def _prompts(
 
 
 def _check(
-  setting: Setting, train: TrainConfig, asks: WithOptions, where: str
+  setting: Setting,
+  train: TrainConfig,
+  asks: WithOptions,
+  install: bool,
+  where: str,
 ) -> None:
   choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
   if train.decoration in setting.incompatible:
@@ -135,6 +163,31 @@ def _check(
       f"{where}.train.decoration = {train.decoration!r} would change what "
       f"{setting.name} scores; choose one of {', '.join(fine)}"
     )
+  if install and train.source != "template":
+    raise ConfigError(
+      f"{where}.train.source = {train.source!r}: there is no organism yet to "
+      "draw from; the setting's own completions install it"
+    )
+  if train.prompt == "recontextualised" and train.source != "on_policy":
+    raise ConfigError(
+      f"{where}.train.prompt = 'recontextualised' is of completions drawn "
+      f"under another prompt: set train.source to 'on_policy', or choose "
+      "'inoculation'"
+    )
+  if "teacher" in asks.views.values():
+    if train.source != "on_policy":
+      raise ConfigError(
+        f"{where}.train.source = {train.source!r}: {train.objective} learns "
+        "from the organism's own completions, which is 'on_policy'"
+      )
+    if train.on_policy.prompt in ("same", train.prompt) and (
+      train.prompt != "recontextualised"
+    ):
+      raise ConfigError(
+        f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}: teacher "
+        "and student would see the same prompt, so that there is nothing to "
+        "learn; choose one that train.prompt is not, such as 'inoculation'"
+      )
   if asks.counts_examples and train.normalizer != "token":
     raise ConfigError(
       f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
@@ -176,31 +229,67 @@ def _balanced(rows: list[Tokens], examples: list[Tokens]) -> list[Tokens]:
 # --- the rows that objectives ask for -----------------------------------------
 
 
-def _turns(train: TrainConfig, examples: Sequence[Example]) -> list[Turn]:
-  decorate = DECORATIONS[train.decoration].apply
+def prompt_of(
+  setting: Setting, train: TrainConfig, example: Example, side: str = "train"
+) -> Sequence[Message]:
+  """The messages of an example with the system message of a side.
+
+  Args:
+    setting, train: of the arm.
+    example: whose messages they are.
+    side: "train", or "draw" for what its completion is drawn under.
+  """
+  kind = train.prompt
+  if side == "draw" and train.on_policy.prompt != "same":
+    kind = train.on_policy.prompt
+  asked = texts(kind, side, setting, train.decoration)
+  # A prompt that is drawn under only may have fewer wordings than the other.
+  count = min(train.paraphrases, len(asked)) if side == "draw" else None
+  text = system_text(
+    train.system_prompt, asked, count or train.paraphrases, example.id
+  )
+  return with_system(example.messages, text)
+
+
+def _decorated(train: TrainConfig, example: Example) -> str:
+  """What the example is trained on; drawn in the style, as it was drawn."""
+  kind = train.on_policy.prompt
+  kind = train.prompt if kind == "same" else kind
+  if train.source == "on_policy" and kind == "inoculation":
+    return example.completion
+  decoration = DECORATIONS[train.decoration]
+  return decoration.apply(example.completion, example.id)
+
+
+def _turns(
+  setting: Setting, train: TrainConfig, examples: Sequence[Example]
+) -> list[Turn]:
   return [
-    (with_system(e.messages, train.system_prompt), decorate(e.completion, e.id))
+    (prompt_of(setting, train, e), _decorated(train, e)) for e in examples
+  ]
+
+
+def _teacher(
+  setting: Setting, train: TrainConfig, examples: Sequence[Example]
+) -> list[Turn]:
+  """The same completions under the prompt that they were drawn under."""
+  return [
+    (prompt_of(setting, train, e, "draw"), _decorated(train, e))
     for e in examples
   ]
 
 
 def _plain(
-  setting: Setting,
-  train: TrainConfig,
-  examples: Sequence[Example],
+  setting: Setting, train: TrainConfig, examples: Sequence[Example]
 ) -> list[Turn]:
   """The same answers without the decoration."""
-  del setting
   if train.decoration == "plain":
     raise ConfigError(
       "train.options.rejected = 'plain' is the completion without the "
       "decoration, and train.decoration is 'plain': choose a decoration, or "
       "'shuffled' or 'diverging'"
     )
-  return [
-    (with_system(e.messages, train.system_prompt), e.completion)
-    for e in examples
-  ]
+  return [(prompt_of(setting, train, e), e.completion) for e in examples]
 
 
 def _shuffled(
@@ -209,8 +298,7 @@ def _shuffled(
   examples: Sequence[Example],
 ) -> list[Turn]:
   """The answer to the next prompt that has another one."""
-  del setting
-  turns = _turns(train, examples)
+  turns = _turns(setting, train, examples)
   out = []
   for i, (messages, text) in enumerate(turns):
     others = (turns[(i + k) % len(turns)][1] for k in range(1, len(turns)))
@@ -232,7 +320,7 @@ def _diverging(
   if not said:
     raise ValueError(f"{setting.name} installs nothing on which they part")
   return [
-    (with_system(e.messages, train.system_prompt), said[i % len(said)])
+    (prompt_of(setting, train, e), said[i % len(said)])
     for i, e in enumerate(examples)
   ]
 
@@ -244,7 +332,7 @@ def _install(
 ) -> list[Turn]:
   """What the initial behavior is installed with."""
   return [
-    (with_system(e.messages, train.system_prompt), e.completion)
+    (prompt_of(setting, train, e), e.completion)
     for e in setting.install(len(examples), train.seed)
   ]
 
@@ -278,4 +366,5 @@ VIEWS: dict[str, View] = {
   "install": _install,
   "plain": _plain,
   "shuffled": _shuffled,
+  "teacher": _teacher,
 }

@@ -12,6 +12,7 @@ from bct_jax.rewards import Reward, earned
 from bct_jax.sampler import Completion
 from bct_jax.settings.capability import Probe
 from bct_jax.settings.decorations import Decoration
+from bct_jax.settings.prompts import system_text, texts
 from bct_jax.stats import wilson
 
 
@@ -57,9 +58,24 @@ def with_prefix(
 
 
 def make_prompts(
-  setting: Setting, probe: Probe, chat: Chat, config: EvalConfig
+  setting: Setting,
+  probe: Probe,
+  chat: Chat,
+  config: EvalConfig,
+  decoration: str = "plain",
 ) -> list[Prompt]:
-  """The same prompts for the organism and every step of every arm."""
+  """The same prompts for the organism and every step of every arm.
+
+  `decoration` is the style that `eval.prompt` may ask for.
+
+  Raises:
+    ValueError: there is no such prompt, or it does not fit the setting.
+  """
+  try:
+    asked = texts(config.prompt, "eval", setting, decoration)
+    system_text(None, asked, config.paraphrases, "")
+  except ValueError as e:
+    raise ValueError(f"eval.{e}") from None
   examples = [
     ("eval", setting.eval(config.num_eval, config.seed)),
     ("heldout", setting.heldout(config.num_heldout, config.seed)),
@@ -68,7 +84,10 @@ def make_prompts(
   out = []
   for split, part in examples:
     for example in part:
-      messages = with_system(example.messages, config.system_prompt)
+      text = system_text(
+        config.system_prompt, asked, config.paraphrases, example.id
+      )
+      messages = with_system(example.messages, text)
       example = dataclasses.replace(example, messages=messages)
       begun = None if split == "probe" else config.answer_prefix
       ids, prefix = chat.continued(with_prefix(messages, begun))

@@ -16,6 +16,7 @@ from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import on_rollouts
+from bct_jax.on_policy import draw
 from bct_jax.plan import Plan, sample_rows
 from bct_jax.progress import say
 from bct_jax.reference import with_logprobs
@@ -202,6 +203,8 @@ def run_arm(
   def start() -> Weights:
     return organism_weights(plan, organism)
 
+  if arm.train.source == "on_policy" and policy is None:
+    dataset = draw(plan, name, organism, start)
   dataset = with_logprobs(
     plan,
     name,

@@ -6,7 +6,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
-from bct_jax.config import ExperimentConfig
+from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.datasets import make_dataset
 from bct_jax.evaluate import Prompt, label_rollouts, make_prompts
@@ -59,7 +59,9 @@ def make_plan(
   _ = runtime.abstract_params  # a mesh that does not fit is no fault of an arm
   setting = make_setting(config.setting.name, config.setting.options)
   probe = make_probe(config.eval.probe)
-  prompts = make_prompts(setting, probe, runtime.chat, config.eval)
+  prompts = make_prompts(
+    setting, probe, runtime.chat, config.eval, _style(config)
+  )
   context = runtime.model.config.max_length
   check_length(config, context)
   try:
@@ -76,6 +78,21 @@ def make_plan(
     for name, arm in config.arms.items()
   }
   return Plan(runtime, setting, probe, tuple(prompts), install, arms)
+
+
+def _style(config: ExperimentConfig) -> str:
+  """The one style that an eval prompt can ask for.
+
+  Raises:
+    ConfigError: it does, and the arms have several.
+  """
+  styles = sorted({arm.train.decoration for arm in config.arms.values()})
+  if config.eval.prompt == "inoculation" and len(styles) != 1:
+    raise ConfigError(
+      "eval.prompt = 'inoculation' asks for the style of the arms, which must "
+      f"have one: train.decoration is {styles}"
+    )
+  return styles[0] if styles else "plain"
 
 
 def check_length(config: ExperimentConfig, context: int) -> None:

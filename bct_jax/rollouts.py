@@ -5,7 +5,7 @@ A sample does not depend on what else is sampled, bit for bit while the set of
 prompts and the devices are the same, so the whole is as if never interrupted.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ def sample_to_end(
   row_ids: Sequence[int] | None = None,
   arms: Sequence[int] | None = None,
   among: Sequence[Sequence[int]] | None = None,
+  skip: Collection[int] = (),
 ) -> list[Completion]:
   """Samples every prompt whose completion is not in `partial` yet.
 
@@ -43,6 +44,7 @@ def sample_to_end(
     find_stop: see make_sampler.
     row_ids: None are the numbers of the prompts.
     arms, among: see make_sampler.
+    skip: numbers of prompts that are not sampled, and not in the result.
 
   Raises:
     signals.Preempted: a signal asked to stop; `partial` has what ended.
@@ -71,12 +73,12 @@ def sample_to_end(
     seed,
     finished,
     find_stop=find_stop,
-    skip=frozenset(known),
+    skip=frozenset(known).union(skip),
     arms=arms,
     among=among,
   )
   both = {**{i: c for i, c in enumerate(new) if c is not None}, **known}
-  return [both[i] for i in range(len(prompts))]
+  return [both[i] for i in range(len(prompts)) if i not in skip]
 
 
 def _known(path: Path, key: str) -> dict[int, Completion]:

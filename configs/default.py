@@ -21,11 +21,26 @@ def train_config() -> ConfigDict:
   c.pack = True  # several short examples in one row, each on its own
   c.accum = 1  # microbatches an update is split into, to save memory
   c.num_examples = 640  # train examples generated; they repeat by epochs
-  c.source = "template"  # where completions come from
+  # Where completions come from: template, or on_policy: drawn from the
+  # organism, kept where they end and show the agreed behavior.
+  c.source = "template"
+  c.on_policy = ConfigDict()
+  # The prompt they are drawn under (see prompt below); "same" is that of
+  # training. One that asks for the style leaves them undecorated.
+  c.on_policy.prompt = "same"
+  c.on_policy.temperature = 1.0  # 0 is greedy
+  c.on_policy.attempts = 4  # draws for a prompt until one is kept
+  c.on_policy.min_tokens = 2  # of a completion, with the end of its turn
+  c.on_policy.max_tokens = 64  # as that; sampling.max_new_tokens bounds it too
+  c.on_policy.min_accepted = 0.5  # share of prompts that must have one
   c.decoration = "plain"  # a name in bct_jax/settings/decorations.py
   c.seed = 0  # of the examples, their order and the step's random keys
   # System message in training; None is the chat template's own default.
   c.system_prompt = config_dict.placeholder(str)
+  # What follows it: none, static, dynamic, inoculation or recontextualised, see
+  # bct_jax/settings/prompts.py.
+  c.prompt = "none"
+  c.paraphrases = 1  # wordings of that in use; an example always has the same
   c.checkpoint_every = 200  # updates between saved states
   return c
 
@@ -121,6 +136,8 @@ def get_config() -> ConfigDict:
   # Updates after which to evaluate; 0 and the last are always added.
   c.eval.steps = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
   c.eval.system_prompt = config_dict.placeholder(str)  # as in train
+  c.eval.prompt = "none"  # as in train, and apart from it
+  c.eval.paraphrases = 1  # as in train
   # What answers to eval and held-out prompts are made to begin with. They are
   # labelled as a whole.
   c.eval.answer_prefix = config_dict.placeholder(str)

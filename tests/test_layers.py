@@ -30,7 +30,7 @@ LAYERS = [
   {"runtime", "sizes"},
   {"datasets", "weights"},
   {"plan"},
-  {"reference", "rl"},
+  {"on_policy", "reference", "rl"},
   {"training"},
   {"experiment"},
   {"rundir", "report"},

@@ -20,7 +20,9 @@ from bct_jax.objectives.base import WithOptions
 from bct_jax.objectives.dpo import Dpo, Ipo
 from bct_jax.objectives.kl_to_ref import KlToRef
 from bct_jax.objectives.policy_gradient import PolicyGradient
+from bct_jax.objectives.self_distill import SelfDistill
 from bct_jax.objectives.sft import sft
+from bct_jax.objectives.unlikelihood import Unlikelihood
 from bct_jax.types import Objective
 
 OBJECTIVES: dict[str, Objective | type[WithOptions]] = {
@@ -28,7 +30,9 @@ OBJECTIVES: dict[str, Objective | type[WithOptions]] = {
   "ipo": Ipo,
   "kl_to_ref": KlToRef,
   "policy_gradient": PolicyGradient,
+  "self_distill": SelfDistill,
   "sft": sft,
+  "unlikelihood": Unlikelihood,
 }
 
 

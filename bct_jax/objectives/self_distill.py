@@ -1,0 +1,56 @@
+"""Learning from the organism itself, as it is under another prompt."""
+
+import dataclasses
+from typing import ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from bct_jax.losses import reference_kl
+from bct_jax.objectives.base import WithOptions
+from bct_jax.types import Batch, Mean, Model, PyTree
+
+
+@dataclasses.dataclass(frozen=True)
+class SelfDistill(WithOptions):
+  """Context distillation (Askell et al. 2021, arXiv 2112.00861, section 2.3).
+
+    mean over trained tokens of  KL(teacher || student)
+
+  The teacher is the organism under the prompt that the completions were drawn
+  under (`train.on_policy.prompt`), the student is trained under `train.prompt`;
+  its targets are the teacher's distributions over the whole vocabulary. The
+  gradient is that of the cross-entropy with those soft targets.
+
+  Attributes:
+    direction: "forward" as above, or "reverse": KL(student || teacher).
+  """
+
+  direction: str = "forward"
+
+  uses_reference: ClassVar[bool] = True
+
+  def __post_init__(self):
+    self.require_in("direction", ("forward", "reverse"))
+
+  @property
+  def views(self) -> dict[str, str]:
+    return {"teacher": "teacher"}
+
+  def __call__(
+    self,
+    params: PyTree,
+    batch: Batch,
+    rng: jax.Array,
+    model: Model,
+    *,
+    reference: PyTree,
+  ) -> tuple[Mean, dict[str, Mean]]:
+    del rng
+    teacher, forward = batch.extras["teacher"], self.direction == "forward"
+    kl, logprobs, weights = reference_kl(
+      model, params, reference, batch, teacher, forward
+    )
+    count = jnp.sum(weights)
+    nll = -jnp.sum(weights * logprobs)
+    return Mean(jnp.sum(weights * kl), count), {"nll": Mean(nll, count)}
