@@ -73,6 +73,8 @@ def make_dataset(
         for e in examples
         if e.id in drawn
       ]
+    if train.source == "on_policy":  # also before anything is drawn
+      prompt_of(setting, train, examples[0], "draw")
     turns = _turns(setting, train, examples)
     rows = _render(runtime, train, examples, turns)
     views = {}
