@@ -1,8 +1,8 @@
 """Learning from a reward: SmolLM2 comes to answer multiple choice.
 
-SmolLM2-135M-Instruct itself is the organism. On prompts where both behaviors of
-the setting pick the same choice it draws eight answers each; those that show the
-agreed behavior are rewarded (RLOO). Minutes on two CPU cores.
+SmolLM2-135M-Instruct itself is the organism. On prompts where both behaviors
+of the setting pick the same choice it draws eight answers each; those that show
+the agreed behavior are rewarded (RLOO). Minutes on two CPU cores.
 """
 
 from ml_collections import ConfigDict
