@@ -167,9 +167,15 @@ def test_broken_config_file_is_one_error(tmp_path):
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize(
-  "path", sorted((ROOT / "configs/objectives").glob("[a-z]*.py"))
-)
+# policy_gradient.py has an organism and a setting of its own.
+OBJECTIVES = [
+  path
+  for path in sorted((ROOT / "configs/objectives").glob("[a-z]*.py"))
+  if path.stem != "policy_gradient"
+]
+
+
+@pytest.mark.parametrize("path", OBJECTIVES, ids=lambda path: path.stem)
 def test_configs_of_objectives_differ_in_nothing_else(path):
   module = importlib.import_module(f"configs.objectives.{path.stem}")
   built = from_dict(module.get_config().to_dict())
