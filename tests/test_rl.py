@@ -269,7 +269,7 @@ def test_a_wrong_option_is_named(options, message, tiny_folder):
   ("train", "message"),
   [
     ({"source": "template"}, r"arms\.a\.train\.source = 'template'"),
-    ({"objective": "sft"}, r"arms\.a\.train\.source = 'on_policy'"),
+    ({"prompt": "recontextualised"}, r"draws and trains under one prompt"),
     ({"normalizer": "example"}, r"a\.train\.normalizer = .*'example'"),
   ],
 )
