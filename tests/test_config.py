@@ -1,6 +1,7 @@
 """Configs: checked before JAX starts, every mistake named."""
 
 import copy
+import importlib
 import os
 import subprocess
 import sys
@@ -10,7 +11,9 @@ import pytest
 from ml_collections import ConfigDict
 
 from bct_jax.config import ConfigError, from_dict
+from bct_jax.objectives import make_objective
 from configs import default, quickstart, tiny
+from configs.objectives import sft as objectives_sft
 
 ROOT = Path(__file__).parent.parent
 
@@ -162,3 +165,25 @@ def test_broken_config_file_is_one_error(tmp_path):
     done = command(f"--config={config}")
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
+
+
+# policy_gradient.py has an organism and a setting of its own.
+OBJECTIVES = [
+  path
+  for path in sorted((ROOT / "configs/objectives").glob("[a-z]*.py"))
+  if path.stem != "policy_gradient"
+]
+
+
+@pytest.mark.parametrize("path", OBJECTIVES, ids=lambda path: path.stem)
+def test_configs_of_objectives_differ_in_nothing_else(path):
+  module = importlib.import_module(f"configs.objectives.{path.stem}")
+  built = from_dict(module.get_config().to_dict())
+  base = from_dict(objectives_sft.get_config().to_dict())
+  assert built.name == path.stem and len(built.arms) == 3
+  assert built.organism == base.organism and built.eval == base.eval
+  for name, arm in built.arms.items():
+    assert arm.train.objective == path.stem
+    make_objective(arm.train.objective, arm.train.options)
+    assert arm.optim == base.arms[name].optim
+    assert arm.train.steps == base.arms[name].train.steps

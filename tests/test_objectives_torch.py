@@ -174,7 +174,15 @@ CASES = {
     {"beta": 0.7, "prompts": "install"},
     lambda p, r: mean_kl(p, r, 0.7, True, True),
   ),
+  "self_distill": ("self_distill", {}, lambda p, r: mean_taught(p, r)),
 }
+
+
+def mean_taught(policy, reference):
+  """The teacher sees the same completions after other prompts."""
+  import torch
+
+  return torch.cat(kls(policy, reference, CHOSEN, TAUGHT, True)).mean()
 
 
 def our_batch(name, objective, mesh, model, reference):

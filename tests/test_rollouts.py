@@ -13,7 +13,7 @@ PROMPTS = [[1, 2], [3], [4, 5, 6], [7]]
 def fake(asked):
   """A sampler whose rows end in reverse order, noting what it was asked."""
 
-  def sample(params, prompts, row_ids, seed, finished, find_stop, skip, arms):
+  def sample(params, prompts, row_ids, seed, finished, skip, **more):
     assert list(row_ids) == [0, 1, 2, 3]
     out = [None] * len(prompts)
     for i in reversed(range(len(prompts))):

@@ -97,7 +97,7 @@ def test_fit_stopped_at_once_saves_nothing_again():
 def test_sampling_keeps_what_has_ended(tmp_path):
   partial, done = tmp_path / "p.jsonl", []
 
-  def sample(params, prompts, row_ids, seed, finished, find_stop, skip, arms):
+  def sample(params, prompts, row_ids, seed, finished, skip, **more):
     for i in range(4):
       if i == 2 and i not in skip:
         send(signal.SIGINT)

