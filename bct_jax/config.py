@@ -138,6 +138,7 @@ class EvalConfig:
   prompt: str
   paraphrases: int
   answer_prefix: str | None
+  references: bool
 
 
 @dataclasses.dataclass(frozen=True)

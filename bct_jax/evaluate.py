@@ -169,7 +169,9 @@ def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
   `initial`, `alternate` and `other` are shares of all eval prompts and add up
   to 1; `decorated` is a share of eval prompts too, `agreed` and
   `agreed_decorated` of held-out train prompts, `capability` of probe prompts.
-  `reward`, of runs that have one, is its mean over held-out train prompts.
+  `logprob_initial` and `logprob_alternate` are mean log-probabilities of the
+  reference completions, in runs with `eval.references`. `reward`, of runs that
+  have one, is its mean over held-out train prompts.
   """
   split = collections.defaultdict(list)
   for row in rows:
@@ -195,6 +197,9 @@ def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
   rate("confused", held, confused)
   out["capability_n"] = len(probes)
   rate("capability", probes, sum(r["label"] == "right" for r in probes))
+  for name in ("logprob_initial", "logprob_alternate"):
+    if evals and name in evals[0]:  # nats per completion, the mean of prompts
+      out[name] = sum(r[name] for r in evals) / len(evals)
   # See plan.sample_rows; null in rollouts from before it was measured.
   out["logprob_difference"] = max(
     (r["logprob_difference"] for r in rows if "logprob_difference" in r),

@@ -142,4 +142,27 @@ def sample_rows(
   for row, a, b in zip(rows[: len(checked)], drawn, scored, strict=True):
     pairs = zip(a.logprobs, b.logprobs, strict=True)
     row["logprob_difference"] = max(abs(x - y) for x, y in pairs)
+  if plan.config.eval.references:
+    _score_references(plan, weights, rows)
   return rows
+
+
+def _score_references(
+  plan: Plan, weights: Weights, rows: list[dict[str, Any]]
+) -> None:
+  """Adds to the rows of eval prompts how likely each behavior's answer is.
+
+  `logprob_initial` and `logprob_alternate`: log p of the reference completion
+  with the end of its turn, in nats, whatever was sampled.
+  """
+  chat = plan.runtime.chat
+  evals = [i for i, p in enumerate(plan.prompts) if p.split == "eval"]
+  for name in ("initial", "alternate"):
+    texts = [getattr(plan.prompts[i].example, name) for i in evals]
+    scored = plan.runtime.scorer(
+      weights,
+      [plan.prompts[i].ids for i in evals],
+      [[*chat.encode(text), chat.end_of_turn] for text in texts],
+    )
+    for i, found in zip(evals, scored, strict=True):
+      rows[i][f"logprob_{name}"] = sum(found.logprobs)

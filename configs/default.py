@@ -145,6 +145,9 @@ def get_config() -> ConfigDict:
   # What answers to eval and held-out prompts are made to begin with. They are
   # labelled as a whole.
   c.eval.answer_prefix = config_dict.placeholder(str)
+  # Also log p of both behaviors' reference completions on eval prompts: smooth
+  # where sampled rates are steps.
+  c.eval.references = False
 
   c.sampling = ConfigDict()
   c.sampling.temperature = 0.0  # 0 is greedy

@@ -35,7 +35,7 @@ def config(folder, arms, **changes):
   values["model"]["path"] = str(folder)
   values["arms"] = arms
   values["eval"] |= {"num_eval": 2, "num_heldout": 2, "num_probe": 2}
-  values["eval"]["steps"] = ()
+  values["eval"] |= {"steps": (), "references": True}
   values["sampling"]["max_new_tokens"] = 4
   values["organism"]["train"]["steps"] = 1
   for path, value in changes.items():
@@ -72,6 +72,33 @@ def test_they_start_at_the_organism(done):
     last = lines(workdir / f"arms/{name}/metrics.jsonl")[-1]
     assert last["kl"] > 1e-6 and last["nll"] != first[name]["nll"]
   assert lines(workdir / "arms/dpo/metrics.jsonl")[-1]["loss"] < np.log(2)
+
+
+def test_likelihoods_of_both_behaviors_are_recorded(done):
+  plan, workdir, result = done
+  (organism,) = (workdir / "organisms").iterdir()
+  before, after = result["arms"][0]["curve"]
+  gate = result["organism"]["gate"]
+  for name in ("initial", "alternate"):
+    key = f"logprob_{name}"
+    rows = [
+      r for r in lines(organism / "rollouts.jsonl") if r["split"] == "eval"
+    ]
+    mean = sum(r[key] for r in rows) / len(rows)
+    assert gate[key] == before[key] == pytest.approx(mean) and mean < 0
+    assert after[key] != before[key]
+  prompt = next(p for p in plan.prompts if p.split == "eval")
+  row = plan.runtime.chat.example(
+    prompt.example.messages, prompt.example.initial
+  )
+  with jax.set_mesh(plan.runtime.mesh):
+    weights = load_weights(plan.runtime, organism)
+    cut = row.weights.index(1.0)
+    (found,) = plan.runtime.scorer(weights, [row.ids[:cut]], [row.ids[cut:]])
+  first = lines(organism / "rollouts.jsonl")
+  first = next(r for r in first if r["id"] == prompt.example.id)
+  want = pytest.approx(sum(found.logprobs), rel=1e-5)
+  assert first["logprob_initial"] == want
 
 
 def test_the_reference_is_scored_once_and_stored(done):

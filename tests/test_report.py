@@ -233,3 +233,16 @@ def test_loads_in_chromium_without_errors(tmp_path: Path):
   # The tree that the browser built has nothing that a string brought in.
   assert "script" not in dom.tags and "img" not in dom.tags
   assert "Words used here" in dom.text
+
+
+def test_likelihoods_of_both_behaviors_are_drawn(run: Path):
+  title = "Likelihood of both behaviors on eval prompts"
+  assert title not in render(run).text
+
+  def measure(result: dict) -> None:
+    for point in result["arms"][0]["curve"]:
+      point |= {"logprob_initial": -2.5, "logprob_alternate": -31.0}
+
+  edit(run / "result.json", measure)
+  page = render(run)
+  assert page.text.count(title) == 1

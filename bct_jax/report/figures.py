@@ -96,6 +96,38 @@ def loss_svg(arm: Arm, key: str) -> Markup:
   return _svg(draw, key, label, None)
 
 
+def references_svg(arm: Arm, key: str) -> Markup:
+  """log p of the reference completions on eval prompts against the step."""
+  label = (
+    f"Arm {text.visible(arm.name)}: log-probability of the initial and the "
+    "alternate behavior's completions on eval prompts, from step "
+    f"{arm.curve[0].step} to {arm.curve[-1].step}"
+  )
+
+  def draw(axes: Axes) -> None:
+    steps = [p.step for p in arm.curve]
+    for name in ("initial", "alternate"):
+      values = [getattr(p, f"logprob_{name}") for p in arm.curve]
+      found = [v if v is not None else math.nan for v in values]
+      marker, dash = _STYLES[name]
+      axes.plot(
+        [_place(s) for s in steps],
+        found,
+        color=COLORS[name],
+        marker=marker,
+        linestyle=dash,
+        label=name,
+      )
+    ticks = _ticks(steps, _place(steps[-1]) or 1.0)
+    axes.set_xticks([_place(s) for s in ticks], [str(s) for s in ticks])
+    axes.set_xlabel("training step (log-spaced)")
+    axes.set_ylabel("nats per completion")
+    axes.legend(frameon=False)
+    axes.grid(axis="y", linewidth=0.6)
+
+  return _svg(draw, key, label, None)
+
+
 def draw_png(run: Run) -> bytes:
   """The rates of a run's arms side by side as a PNG.
 

@@ -296,6 +296,11 @@ def _point(record: records.Record) -> Point:
     logprob_difference=record.number("logprob_difference")
     if record.has("logprob_difference")
     else None,
+    **{
+      name: record.number(name)
+      for name in ("logprob_initial", "logprob_alternate")
+      if record.has(name)
+    },
   )
   total = point.initial.value + point.alternate.value + point.other.value
   if abs(total - 1) > _SUM_TOLERANCE:

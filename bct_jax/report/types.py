@@ -63,6 +63,9 @@ class Point:
   truncated: float | None
   malformed: float | None
   logprob_difference: float | None = None  # nats, sampler against trainer
+  # Mean log p of the reference completions on eval prompts, nats.
+  logprob_initial: float | None = None
+  logprob_alternate: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -42,6 +42,7 @@ class ArmView:
   reasons: list[str]
   rates_svg: Markup | None
   learned_svg: Markup | None
+  references_svg: Markup | None
   loss_svg: Markup | None
   loss: str
   steps: list[int]
@@ -142,6 +143,9 @@ def _of_arm(arm: Arm, key: str) -> ArmView:
     reasons=[_reasons(point) for point in curve],
     rates_svg=figures.rates_svg(arm, f"{key}r") if curve else None,
     learned_svg=figures.learned_svg(arm, f"{key}l") if curve else None,
+    references_svg=figures.references_svg(arm, f"{key}p")
+    if any(point.logprob_initial is not None for point in curve)
+    else None,
     loss_svg=figures.loss_svg(arm, f"{key}t") if arm.metrics else None,
     loss=_loss(arm),
     steps=steps,
