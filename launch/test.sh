@@ -38,7 +38,8 @@ echo "== pyright"
 "$VENV_PYTHON" -m pyright --pythonpath "$VENV_PYTHON"
 if command -v shellcheck >/dev/null; then
   echo "== shellcheck"
-  shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run
+  shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run \
+    tests/benchmarks/*.sh
 else
   echo "== shellcheck: not installed, skipped"
 fi
