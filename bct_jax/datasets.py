@@ -53,10 +53,7 @@ def make_dataset(
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
   asks = objective if isinstance(objective, WithOptions) else WithOptions()
-  install = isinstance(arm, OrganismConfig)
-  policy = on_rollouts(arm)
-  if policy is not None:
-    choose(train.source, ("on_policy",), f"{where}.train.source")
+  install, policy = isinstance(arm, OrganismConfig), on_rollouts(arm)
   _check(setting, train, asks, install and policy is None, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
@@ -114,16 +111,22 @@ def _prompts(
       f"{where}.train.objective = {train.objective!r}: an organism learns its "
       "behavior from examples, only arms learn from rewards"
     )
+  if train.source != "on_policy":
+    raise ConfigError(
+      f"{where}.train.source = {train.source!r}: {train.objective} draws its "
+      "completions while it trains, which is 'on_policy'"
+    )
+  if train.on_policy.prompt != "same" or train.prompt == "recontextualised":
+    raise ConfigError(
+      f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}, "
+      f"train.prompt = {train.prompt!r}: rollouts are trained on under the "
+      "prompt that they were drawn under, so that they are on-policy; leave "
+      "the first at 'same' and choose another one for the second"
+    )
   if train.normalizer != "token":
     raise ConfigError(
       f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
       "its own, train.options.normalizer; leave this one at 'token'"
-    )
-  if train.prompt == "recontextualised" or train.on_policy.prompt != "same":
-    raise ConfigError(
-      f"{where}.train.prompt = {train.prompt!r}, on_policy.prompt = "
-      f"{train.on_policy.prompt!r}: {train.objective} draws and trains under "
-      "one prompt; choose another train.prompt, and 'same'"
     )
   if train.batch_size % group:
     raise ConfigError(

@@ -226,7 +226,10 @@ def test_batches_of_prompts_share_programs(plan, whole, tmp_path):
 
 @pytest.mark.slow
 def test_it_learns(tiny_folder, tmp_path):
-  long = arm({"group_size": 8}, train={"steps": 40, "batch_size": 32})
+  # One word more than the reference earns 1, all else nothing.
+  long = arm(
+    {"group_size": 8, "length_target": 1}, train={"steps": 40, "batch_size": 32}
+  )
   c = values(tiny_folder, a=long)
   c["train"]["num_examples"] = 32
   plan = make_plan(from_dict(c), make_mesh(8))
@@ -269,7 +272,7 @@ def test_a_wrong_option_is_named(options, message, tiny_folder):
   ("train", "message"),
   [
     ({"source": "template"}, r"arms\.a\.train\.source = 'template'"),
-    ({"prompt": "recontextualised"}, r"draws and trains under one prompt"),
+    ({"prompt": "recontextualised"}, r"train\.prompt = 'recontextualised'"),
     ({"normalizer": "example"}, r"a\.train\.normalizer = .*'example'"),
   ],
 )
