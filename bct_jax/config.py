@@ -154,6 +154,12 @@ class SamplingConfig:
   kv_cache_dtype: str
   seed: int
 
+  def untruncated(self, temperature: float) -> "SamplingConfig":
+    """The same for draws from the whole softmax, without top_k and the like."""
+    return dataclasses.replace(
+      self, temperature=temperature, top_k=0, top_p=1.0, min_p=0.0
+    )
+
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:

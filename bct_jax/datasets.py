@@ -5,6 +5,7 @@ import functools
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from bct_jax.config import (
   ArmConfig,
@@ -19,7 +20,12 @@ from bct_jax.data.source import read_prompts
 from bct_jax.evaluate import with_system
 from bct_jax.examples import Example, Message, Setting
 from bct_jax.mesh import num_row_shards
-from bct_jax.objectives import PolicyGradient, make_objective, on_rollouts
+from bct_jax.objectives import (
+  PolicyGradient,
+  asks,
+  make_objective,
+  on_rollouts,
+)
 from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
 from bct_jax.runtime import Runtime
@@ -52,9 +58,9 @@ def make_dataset(
   """
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
-  asks = objective if isinstance(objective, WithOptions) else WithOptions()
+  asked = asks(objective)
   install, policy = isinstance(arm, OrganismConfig), on_rollouts(arm)
-  _check(setting, train, asks, install and policy is None, where)
+  _check(setting, train, asked, install and policy is None, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:
@@ -75,23 +81,13 @@ def make_dataset(
     turns = _turns(setting, train, examples)
     rows = _render(runtime, train, examples, turns)
     views = {}
-    for name, kind in asks.views.items():
+    for name, kind in asked.views.items():
       make = VIEWS.get(kind) or functools.partial(_file, Path(kind))
       turns = make(setting, train, examples)
       views[name] = _render(runtime, train, examples, turns)
       if name == "anchor":
         views[name] = _balanced(views[name], rows)
-    return Dataset.make(
-      [e.id for e in examples],
-      rows,
-      train.batch_size,
-      train.seed,
-      runtime.config.max_length,
-      train.steps,
-      train.pack,
-      num_row_shards(runtime.mesh) * train.accum,
-      views,
-    )
+    return _laid_out(runtime, train, examples, rows, train.steps, views=views)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
 
@@ -139,25 +135,38 @@ def _prompts(
     for e in examples:
       ids = runtime.chat.prompt(prompt_of(setting, train, e))
       rows.append(Tokens((*ids, *(0,) * new), (0.0,) * len(ids) + (1.0,) * new))
-    return Dataset.make(
-      [e.id for e in examples],
-      rows,
-      train.batch_size,
-      train.seed,
-      runtime.config.max_length,
-      -(-train.steps // policy.updates_per_batch),
-      train.pack,
-      num_row_shards(runtime.mesh) * train.accum,
-      repeat=group,
-    )
+    batches = -(-train.steps // policy.updates_per_batch)
+    return _laid_out(runtime, train, examples, rows, batches, repeat=group)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
+
+
+def _laid_out(
+  runtime: Runtime,
+  train: TrainConfig,
+  examples: Sequence[Example],
+  rows: Sequence[Tokens],
+  batches: int,
+  **more: Any,
+) -> Dataset:
+  """The examples with their rows, in the layout of that many batches."""
+  return Dataset.make(
+    [e.id for e in examples],
+    rows,
+    train.batch_size,
+    train.seed,
+    runtime.config.max_length,
+    batches,
+    train.pack,
+    num_row_shards(runtime.mesh) * train.accum,
+    **more,
+  )
 
 
 def _check(
   setting: Setting,
   train: TrainConfig,
-  asks: WithOptions,
+  asked: WithOptions,
   install: bool,
   where: str,
 ) -> None:
@@ -179,7 +188,7 @@ def _check(
       f"under another prompt: set train.source to 'on_policy', or choose "
       "'inoculation'"
     )
-  if "teacher" in asks.views.values():
+  if "teacher" in asked.views.values():
     if train.source != "on_policy":
       raise ConfigError(
         f"{where}.train.source = {train.source!r}: {train.objective} learns "
@@ -193,7 +202,7 @@ def _check(
         "and student would see the same prompt, so that there is nothing to "
         "learn; choose one that train.prompt is not, such as 'inoculation'"
       )
-  if asks.counts_examples and train.normalizer != "token":
+  if asked.counts_examples and train.normalizer != "token":
     raise ConfigError(
       f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
       "one term for each example whatever its length; leave it at 'token'"

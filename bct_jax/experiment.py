@@ -5,13 +5,14 @@ are there; an unfinished stage continues from its last checkpoint.
 """
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 
 from bct_jax import metrics, processes, verdict
+from bct_jax.data.batches import Dataset
 from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
@@ -159,7 +160,7 @@ def run_arm(
   done = folder / "done.json"
   if (record := _read(done)) is not None:
     return record
-  arm, dataset = plan.config.arms[name], plan.arms[name]
+  arm = plan.config.arms[name]
   decoration, policy = DECORATIONS[arm.train.decoration], on_rollouts(arm)
   steps = eval_steps(plan.config.eval.steps, arm.train.steps)
 
@@ -203,23 +204,12 @@ def run_arm(
   def start() -> Weights:
     return organism_weights(plan, organism)
 
-  if arm.train.source == "on_policy" and policy is None:
-    dataset = draw(plan, name, organism, start)
-  dataset = with_logprobs(
-    plan,
-    name,
-    arm,
-    dataset,
-    folder / "reference_logprobs.jsonl",
-    organism.name,
-    start,
-  )
   train_run(
     plan,
     name,
     folder,
     arm,
-    dataset,
+    _examples(plan, name, organism, folder, start),
     start=start,
     eval_steps=steps,
     evaluate=evaluate,
@@ -231,6 +221,21 @@ def run_arm(
     return record
 
   return processes.first(f"result of {name}", finish)
+
+
+def _examples(
+  plan: Plan,
+  name: str,
+  organism: Path,
+  folder: Path,
+  start: Callable[[], Weights],
+) -> Dataset:
+  """What an arm trains on, with all that must come from the organism first."""
+  arm, dataset = plan.config.arms[name], plan.arms[name]
+  if arm.train.source == "on_policy" and on_rollouts(arm) is None:
+    dataset = draw(plan, name, organism, start)
+  path = folder / "reference_logprobs.jsonl"
+  return with_logprobs(plan, name, arm, dataset, path, organism.name, start)
 
 
 def _arm_result(plan: Plan, name: str, folder: Path) -> dict[str, Any]:

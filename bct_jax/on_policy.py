@@ -124,13 +124,7 @@ def _draw(
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
   """The completions kept, and what is recorded of all."""
   runtime, draw = plan.runtime, arm.train.on_policy
-  sampling = dataclasses.replace(
-    plan.config.sampling,
-    temperature=draw.temperature,
-    top_k=0,
-    top_p=1.0,
-    min_p=0.0,
-  )
+  sampling = plan.config.sampling.untruncated(draw.temperature)
   sampler = make_sampler(
     runtime.model, sampling, runtime.chat.stop_ids, runtime.mesh
   )

@@ -9,8 +9,7 @@ from bct_jax import metrics, processes, signals
 from bct_jax.config import ArmConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import make_objective
-from bct_jax.objectives.base import WithOptions
+from bct_jax.objectives import asks, objective_of
 from bct_jax.plan import Plan
 from bct_jax.progress import stage
 
@@ -45,8 +44,7 @@ def with_logprobs(
   Raises:
     signals.Preempted: a signal asked to stop; what was found is in the file.
   """
-  objective = make_objective(arm.train.objective, arm.train.options)
-  if not (isinstance(objective, WithOptions) and objective.scored):
+  if not asks(objective_of(arm)).scored:
     return dataset
   views = {"": dataset.examples, **dataset.views}
   key = metrics.digest([made_by, dataset.hash])

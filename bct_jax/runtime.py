@@ -32,7 +32,7 @@ from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
 from bct_jax.models.hf_weights import load_params
 from bct_jax.models.lora import Frozen, Weights
-from bct_jax.objectives import make_objective, uses_reference
+from bct_jax.objectives import asks, objective_of
 from bct_jax.progress import say
 from bct_jax.sampler import Sample, make_sampler
 from bct_jax.score import Score, make_scorer
@@ -169,9 +169,9 @@ class MeshModel:
     same = dataclasses.replace(
       arm.optim, lr=1.0, schedule="", warmup_steps=0, decay_steps=0
     )
-    train = arm.train
-    objective = make_objective(train.objective, train.options)
-    return _step(self, objective, train.accum, same, arm.lora, continued)
+    return _step(
+      self, objective_of(arm), arm.train.accum, same, arm.lora, continued
+    )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -227,9 +227,7 @@ class Runtime(MeshModel):
   @functools.cached_property
   def policy_sampler(self) -> Sample:
     """Draws from the weights as they are, which is what rl.py trains on."""
-    sampling = dataclasses.replace(
-      self.config.sampling, temperature=1.0, top_k=0, top_p=1.0, min_p=0.0
-    )
+    sampling = self.config.sampling.untruncated(1.0)
     return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
 
   @functools.cached_property
@@ -259,7 +257,7 @@ def _step(
   continued: bool,
 ) -> Step:
   adapts = lora_config.rank > 0
-  compares = uses_reference(objective)
+  compares = asks(objective).uses_reference
 
   def merge(trained: PyTree, frozen: Frozen | None) -> PyTree:
     if not adapts or frozen is None:

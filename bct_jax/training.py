@@ -14,7 +14,7 @@ from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
 from bct_jax.mesh import put_batch
 from bct_jax.models.lora import Frozen, Weights
-from bct_jax.objectives import make_objective, on_rollouts, uses_reference
+from bct_jax.objectives import asks, objective_of, on_rollouts
 from bct_jax.plan import Plan
 from bct_jax.progress import Stage, say, stage
 from bct_jax.rl import Rollouts
@@ -197,8 +197,8 @@ def _newest_state(
       "config gives now (a changed setting, tokenizer or template); use "
       "another --workdir"
     )
-  objective = make_objective(arm.train.objective, arm.train.options)
-  adapts, compares = arm.lora.rank > 0, uses_reference(objective)
+  adapts = arm.lora.rank > 0
+  compares = asks(objective_of(arm)).uses_reference
   begin = start() if latest is None or adapts or compares else None
   continued = begin is not None and begin.adapter is not None
   frozen = None

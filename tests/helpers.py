@@ -14,7 +14,7 @@ from bct_jax import optim
 from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
-from bct_jax.objectives import uses_reference
+from bct_jax.objectives import asks
 from bct_jax.train import make_train_step
 from bct_jax.types import Rows, TrainState
 
@@ -151,7 +151,7 @@ def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
       out_shardings=place,
     )(params)
     frozen, more = None, {}
-    if uses_reference(objective):
+    if asks(objective).uses_reference:
       frozen = init_params(model, mesh, seed=1)
       more = {"refer": lambda frozen: frozen}
     step = make_train_step(

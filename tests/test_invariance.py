@@ -7,19 +7,13 @@ of two of these meets in one of the cells; most of them run in CI only.
 
 import itertools
 import json
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from conftest import QUICK
 from invariance import VALUES, Cell, dataset, run
-from test_multiprocess import free_port
-
-HERE = Path(__file__).parent
+from test_multiprocess import run_workers
 
 
 def pairs_of(cell: Cell) -> set:
@@ -83,35 +77,10 @@ def test_one_process(cell, reference):
 @pytest.mark.multiprocess
 @pytest.mark.parametrize("count", [2, 4])
 def test_several_processes(count, reference, tmp_path):
-  port, file = free_port(), tmp_path / "found.npz"
-  env = {
-    **os.environ,
-    "PYTHONPATH": f"{HERE}:{HERE.parent}",
-    "XLA_FLAGS": "--xla_force_host_platform_device_count="
-    + str(4 // count)
-    + QUICK,
-  }
+  file = tmp_path / "found.npz"
+  flags = f"--xla_force_host_platform_device_count={4 // count}" + QUICK
   cells = [json.dumps(cell._asdict()) for cell in SHARED]
-  workers = [
-    subprocess.Popen(
-      [
-        sys.executable,
-        str(HERE / "invariance.py"),
-        *map(str, (rank, count, port, file)),
-        *cells,
-      ],
-      env=env,
-      stderr=subprocess.PIPE,
-      text=True,
-    )
-    for rank in range(count)
-  ]
-  try:
-    errors = [w.communicate(timeout=300)[1] for w in workers]
-  finally:
-    for w in workers:
-      w.kill()
-  assert [w.returncode for w in workers] == [0] * count, errors
+  run_workers("invariance.py", count, file, *cells, XLA_FLAGS=flags)
   saved = np.load(file)
   for i in range(len(SHARED)):
     found = {k: saved[f"{i}/{k}"] for k in ("loss", "grad_norm")}

@@ -19,18 +19,21 @@ def free_port() -> int:
     return s.getsockname()[1]
 
 
-def run(count: int, folder: Path) -> list:
+def run_workers(script: str, count: int, *args, **env: str) -> list[str]:
+  """What each of several processes of a script prints.
+
+  Their arguments are the rank, how many there are, a port, and `args`.
+  """
   port = free_port()
-  env = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
-  env |= {"PYTHONPATH": f"{HERE}:{HERE.parent}", "QUICK": QUICK}
+  inherited = {k: v for k, v in os.environ.items() if k != "XLA_FLAGS"}
   workers = [
     subprocess.Popen(
       [
         sys.executable,
-        str(HERE / "multiprocess_worker.py"),
-        *map(str, (rank, count, port, folder)),
+        str(HERE / script),
+        *map(str, (rank, count, port, *args)),
       ],
-      env=env,
+      env={**inherited, "PYTHONPATH": f"{HERE}:{HERE.parent}", **env},
       stdout=subprocess.PIPE,
       stderr=subprocess.PIPE,
       text=True,
@@ -44,7 +47,12 @@ def run(count: int, folder: Path) -> list:
       w.kill()
   for w, (_, err) in zip(workers, done, strict=True):
     assert w.returncode == 0, err
-  return [json.loads(out.splitlines()[-1]) for out, _ in done]
+  return [out for out, _ in done]
+
+
+def run(count: int, folder: Path) -> list:
+  printed = run_workers("multiprocess_worker.py", count, folder, QUICK=QUICK)
+  return [json.loads(out.splitlines()[-1]) for out in printed]
 
 
 @pytest.mark.slow

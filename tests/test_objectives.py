@@ -21,10 +21,9 @@ from bct_jax.models.decoder import Decoder
 from bct_jax.objectives import (
   OBJECTIVES,
   PolicyGradient,
+  asks,
   make_objective,
-  uses_reference,
 )
-from bct_jax.objectives.base import WithOptions
 from bct_jax.types import Rows
 
 # Options whose code is another than that of the defaults.
@@ -60,14 +59,14 @@ def contract_rows(objective) -> Rows:
   """
   rng = np.random.default_rng(0)
   counts = [int(n) for n in rng.integers(1, 9, 12)]
-  asks = objective if isinstance(objective, WithOptions) else WithOptions()
+  asked = asks(objective)
   if isinstance(objective, PolicyGradient):
     return rollout_rows(objective, random_rows(rng, counts, 7))
-  views = {name: random_rows(rng, counts, 7) for name in asks.views}
+  views = {name: random_rows(rng, counts, 7) for name in asked.views}
   rows = random_rows(rng, counts, 7)
   ids = [str(i) for i in range(len(rows))]
   data = Dataset.make(ids, rows, 12, 0, 16, 1, True, 2 * ROWS, views)
-  if asks.scored:
+  if asked.scored:
     drawn = {
       view: tuple(map(float, -rng.uniform(1, 30, 12))) for view in ("", *views)
     }
@@ -143,7 +142,7 @@ def case(request):
 
   @jax.jit
   def sums(params, reference, batch):
-    more = {"reference": reference} if uses_reference(objective) else {}
+    more = {"reference": reference} if asks(objective).uses_reference else {}
 
     def total(params):
       key = jax.random.PRNGKey(0)
@@ -254,7 +253,7 @@ def test_never_has_the_vocabulary_of_a_whole_batch(name, monkeypatch):
   assert rows.num_trained >= 8
 
   def total(params, reference, batch):
-    more = {"reference": reference} if uses_reference(objective) else {}
+    more = {"reference": reference} if asks(objective).uses_reference else {}
     key = jax.random.PRNGKey(0)
     return objective(params, batch, key, MODEL, **more)[0].total
 

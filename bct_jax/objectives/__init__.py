@@ -73,22 +73,28 @@ def make_objective(
     raise ConfigError(f"{where}.options.{e}") from None
 
 
-def uses_reference(objective: Objective) -> bool:
-  """Whether it is called with the params of the organism."""
-  return isinstance(objective, WithOptions) and objective.uses_reference
+def objective_of(arm: ArmConfig | OrganismConfig) -> Objective:
+  """The objective that a run was found to have; see make_objective."""
+  return make_objective(arm.train.objective, arm.train.options)
+
+
+def asks(objective: Objective) -> WithOptions:
+  """What an objective asks for; nothing, if it is a plain function."""
+  return objective if isinstance(objective, WithOptions) else WithOptions()
 
 
 def on_rollouts(arm: ArmConfig | OrganismConfig) -> PolicyGradient | None:
   """The objective of a run that trains on its own samples (rl.py), or None."""
-  objective = make_objective(arm.train.objective, arm.train.options)
+  objective = objective_of(arm)
   return objective if isinstance(objective, PolicyGradient) else None
 
 
 __all__ = [
   "OBJECTIVES",
   "PolicyGradient",
+  "asks",
   "make_objective",
+  "objective_of",
   "on_rollouts",
   "sft",
-  "uses_reference",
 ]
