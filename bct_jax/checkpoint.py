@@ -58,25 +58,33 @@ class Checkpoints:
     Raises:
       ValueError: there is one that is not complete, as a copy that was cut.
     """
-    there, cut = processes.first("latest checkpoint", self._steps)
-    if cut:
+    whole, cut = processes.first("latest checkpoint", self._steps)
+    newest = max(whole, default=None)
+    # An older one is what is left of a removal that was cut.
+    if cut and (newest is None or cut[-1] > newest):
       raise Damaged(
         self,
-        cut[0],
+        cut[-1],
         f"is not complete: {_MARK} is missing, as in a copy that was cut",
       )
-    return max(there, default=None)
+    return newest
 
   def _steps(self) -> tuple[list[int], list[int]]:
-    """Those that are there, and which of them are not complete."""
+    """Those that are complete, and those that are not; both ascend."""
     names = (p.name for p in self.folder.iterdir())
     there = sorted(int(name) for name in names if name.isdigit())
-    whole = self._manager.all_steps()
-    return there, [
-      s
-      for s in there
-      if s not in whole or not (self._path(s) / _MARK).is_file()
+    known = self._manager.all_steps()
+    whole = [
+      s for s in there if s in known and (self._path(s) / _MARK).is_file()
     ]
+    return whole, [s for s in there if s not in whole]
+
+  def _remove_leftovers(self) -> None:
+    """Removes what a cut removal left of checkpoints before the newest."""
+    whole, cut = self._steps()
+    for step in cut:
+      if whole and step < whole[-1]:
+        shutil.rmtree(self._path(step))
 
   def set_aside(self, step: int) -> Path:
     """Renames a damaged checkpoint, so that it is not looked at again."""
@@ -103,6 +111,8 @@ class Checkpoints:
     step, trees = int(state.step), {"params": state.params}
     if not final:
       trees["rest"] = {"opt_state": state.opt_state, "rng": state.rng}
+    processes.first("leftovers of checkpoints", self._remove_leftovers)
+    self._manager.reload()
     processes.first("room on the disk", lambda: self._check_room(step, trees))
     items: dict[str, Any] = {
       k: ocp.args.StandardSave(v) for k, v in trees.items()

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -42,14 +43,35 @@ def start(
   )
 
 
-def run(workdir: Path, folder: Path, *flags: str):
-  cached = {
-    "JAX_COMPILATION_CACHE_DIR": COMPILED.name,
+def caching(compiled: str) -> dict[str, str]:
+  """The environment of a run that keeps its programs in that directory."""
+  return {
+    **ENV,
+    "JAX_COMPILATION_CACHE_DIR": compiled,
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
-  process = start(workdir, folder, *flags, env={**ENV, **cached})
+
+
+def start_to_kill(workdir: Path, folder: Path) -> subprocess.Popen:
+  """With a cache of its own, since what it was writing is cut."""
+  compiled = tempfile.mkdtemp(dir=workdir.parent)
+  shutil.copytree(COMPILED.name, compiled, dirs_exist_ok=True)
+  return start(workdir, folder, env=caching(compiled))
+
+
+def run(workdir: Path, folder: Path, *flags: str):
+  process = start(workdir, folder, *flags, env=caching(COMPILED.name))
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
+
+
+def error_line(err: str) -> str:
+  """The one line that says why a run ended.
+
+  Threads of libraries that end with the process may still print after it.
+  """
+  (line,) = (x for x in err.splitlines() if x.startswith("error: "))
+  return line
 
 
 def comparable(workdir: Path, exact: bool = True) -> dict:

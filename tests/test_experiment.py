@@ -6,7 +6,7 @@ import signal
 import time
 
 import pytest
-from runs import comparable, run, start, wait_for
+from runs import comparable, run, start, start_to_kill, wait_for
 
 from bct_jax import commands
 from bct_jax.config import ConfigError, from_dict
@@ -127,7 +127,7 @@ def test_killed_anywhere_ends_with_the_same_result(
 
 
 def kill_at(stage, how, workdir, folder):
-  process = start(workdir, folder)
+  process = start_to_kill(workdir, folder)
   wait_for(process, workdir, STAGES[stage])
   process.send_signal(how)
   _, err = process.communicate(timeout=100)

@@ -16,7 +16,16 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from helpers import make_mesh, make_step
-from runs import ENV, ROOT, comparable, run, start, wait_for
+from runs import (
+  ENV,
+  ROOT,
+  comparable,
+  error_line,
+  run,
+  start,
+  start_to_kill,
+  wait_for,
+)
 
 from bct_jax import checkpoint, metrics
 from bct_jax.checkpoint import Checkpoints, Damaged, checksums
@@ -68,11 +77,11 @@ def assert_same_run(ours, theirs):
 
 def kill_when(workdir, folder, happens, seed):
   """Starts or resumes a run and kills it; False if it finished before."""
-  process = start(workdir, folder)
+  process = start_to_kill(workdir, folder)
   try:
     if happens is None:
       # Anywhere, also before anything was made.
-      pause = random.Random(seed).uniform(1, 20)
+      pause = random.Random(seed).uniform(1, 12)
       end = time.monotonic() + pause
       while process.poll() is None and time.monotonic() < end:
         time.sleep(0.01)
@@ -246,6 +255,23 @@ def test_copied_checkpoint_loads_and_a_cut_one_is_refused(saved, tmp_path):
   cut.close()
 
 
+def test_rest_of_a_removed_checkpoint_is_not_looked_at(saved, tmp_path):
+  """F1: killed while the one before the newest was being removed."""
+  folder, state = saved
+  copy = tmp_path / "copy"
+  shutil.copytree(folder, copy)
+  (copy / "1" / "params").mkdir(parents=True)
+  checkpoints = Checkpoints(copy)
+  assert checkpoints.latest() == 2
+  restored = checkpoints.restore(abstract(state))
+  jax.tree.map(np.testing.assert_array_equal, restored, state)
+  assert (copy / "1").is_dir()  # reading removes nothing
+  checkpoints.save(state.replace(step=jnp.int32(3)), {})
+  assert checkpoints.latest() == 3
+  assert not (copy / "1").exists()
+  checkpoints.close()
+
+
 def damage(workdir):
   """Flips a byte of the largest file of an arm's checkpoint."""
   files = workdir.glob("arms/high/checkpoints/*/params/**/d/*")
@@ -345,10 +371,10 @@ def test_full_disk_while_saving(finished, tiny_folder, tmp_path):
   """F7: a short error, nothing half, and the run goes on with more room."""
   workdir = tmp_path / "run"
   code, _, err = run_limited(workdir, tiny_folder, 100_000)
-  last = err.strip().splitlines()[-1]
   assert code == MACHINE, err
-  assert last.startswith("error: checkpoint ") and "was not written" in last
-  assert "File too large" in last
+  said = error_line(err)
+  assert said.startswith("error: checkpoint ") and "was not written" in said
+  assert "File too large" in said
   assert not list(workdir.glob("organisms/*/checkpoints/[0-9]"))
   code, _, err = run(workdir, tiny_folder)
   assert code == 0, err
@@ -378,9 +404,8 @@ def test_small_disk_keeps_the_last_checkpoint(finished, tiny_folder, tmp_path):
   try:
     code, _, err = run(disk / "run", tiny_folder)
     assert code == MACHINE, err
-    last = err.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "Traceback" not in err
-    assert "bytes" in last or "No space left" in last
+    said = error_line(err)
+    assert "bytes" in said or "No space left" in said
     more = ["mount", "-o", "remount,size=100m", str(disk)]
     subprocess.run(more, check=True)
     code, _, err = run(disk / "run", tiny_folder)
