@@ -60,7 +60,7 @@ class Checkpoints:
     """
     whole, cut = processes.first("latest checkpoint", self._steps)
     newest = max(whole, default=None)
-    # An older one is what is left of a removal that was cut.
+    # An older one is the rest of a removal that was cut; the next save ends it.
     if cut and (newest is None or cut[-1] > newest):
       raise Damaged(
         self,
@@ -78,13 +78,6 @@ class Checkpoints:
       s for s in there if s in known and (self._path(s) / _MARK).is_file()
     ]
     return whole, [s for s in there if s not in whole]
-
-  def _remove_leftovers(self) -> None:
-    """Removes what a cut removal left of checkpoints before the newest."""
-    whole, cut = self._steps()
-    for step in cut:
-      if whole and step < whole[-1]:
-        shutil.rmtree(self._path(step))
 
   def set_aside(self, step: int) -> Path:
     """Renames a damaged checkpoint, so that it is not looked at again."""
@@ -111,8 +104,6 @@ class Checkpoints:
     step, trees = int(state.step), {"params": state.params}
     if not final:
       trees["rest"] = {"opt_state": state.opt_state, "rng": state.rng}
-    processes.first("leftovers of checkpoints", self._remove_leftovers)
-    self._manager.reload()
     processes.first("room on the disk", lambda: self._check_room(step, trees))
     items: dict[str, Any] = {
       k: ocp.args.StandardSave(v) for k, v in trees.items()
