@@ -3,6 +3,7 @@
 import logging
 import math
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,29 @@ _MARK = "_CHECKPOINT_METADATA"
 logging.getLogger("absl").addFilter(
   lambda record: "_SignalingThread.run()" not in record.getMessage()
 )
+# The first of several failures is raised; asyncio logs the others.
+logging.getLogger("asyncio").addFilter(
+  lambda record: (
+    not (
+      "never retrieved" in record.getMessage()
+      and "orbax" in record.getMessage()
+    )
+  )
+)
+_print_unraisable = sys.unraisablehook
+
+
+def _unraisable(what) -> None:
+  """Prints what could not be raised, but for what follows on a failed write.
+
+  Orbax then closes the event loop to which TensorStore's threads report their
+  other writes; `save` raises the failure itself.
+  """
+  if str(what.exc_value) != "Event loop is closed":
+    _print_unraisable(what)
+
+
+sys.unraisablehook = _unraisable
 
 
 class Damaged(ValueError):

@@ -65,15 +65,6 @@ def run(workdir: Path, folder: Path, *flags: str):
   return process.returncode, out, err
 
 
-def error_line(err: str) -> str:
-  """The one line that says why a run ended.
-
-  Threads of libraries that end with the process may still print after it.
-  """
-  (line,) = (x for x in err.splitlines() if x.startswith("error: "))
-  return line
-
-
 def comparable(workdir: Path, exact: bool = True) -> dict:
   """result.json without the times, which are all that may differ.
 
