@@ -1,0 +1,91 @@
+"""The configuration as frozen dataclasses, checked before JAX starts.
+
+Configs are written as ml_collections files. `from_dict` turns the resolved
+values into the types of types.py, so that no module below main.py sees
+ml_collections.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+from bct_jax.config.checks import check, check_arm, check_sampling
+from bct_jax.config.fields import build, choose, merge, suggest
+from bct_jax.config.types import (
+  NORMALIZERS,
+  OPTIMIZERS,
+  SCHEDULES,
+  SOURCES,
+  ArmConfig,
+  ConfigError,
+  EvalConfig,
+  ExperimentConfig,
+  GateConfig,
+  LoraConfig,
+  MeshConfig,
+  ModelOptions,
+  OnPolicyConfig,
+  OptimConfig,
+  OrganismConfig,
+  SamplingConfig,
+  SettingConfig,
+  TrainConfig,
+)
+
+__all__ = [
+  "ArmConfig",
+  "ConfigError",
+  "EvalConfig",
+  "ExperimentConfig",
+  "GateConfig",
+  "LoraConfig",
+  "MeshConfig",
+  "ModelOptions",
+  "NORMALIZERS",
+  "OPTIMIZERS",
+  "OnPolicyConfig",
+  "OptimConfig",
+  "OrganismConfig",
+  "SCHEDULES",
+  "SOURCES",
+  "SamplingConfig",
+  "SettingConfig",
+  "TrainConfig",
+  "check_sampling",
+  "choose",
+  "from_dict",
+  "suggest",
+]
+
+
+def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
+  """Builds and checks the configuration of an experiment.
+
+  Each arm is a partial override of the sections `train`, `optim` and `lora`.
+
+  Raises:
+    ConfigError: a field is unknown, missing, of the wrong type or impossible.
+  """
+  values = dict(values)
+  shared = {k: values.pop(k, {}) for k in ("train", "optim", "lora")}
+  # Checked also when every arm overrides them.
+  check_arm(build(ArmConfig, shared, "config"), "config")
+  overrides = values.pop("arms", {})
+  arms = {}
+  for name, arm in overrides.items():
+    if not name or not all(c.isalnum() or c in "._-" for c in name):
+      raise ConfigError(
+        f"arms.{name}: a name of letters, digits, '.', '_' and '-' is needed, "
+        "it becomes a folder"
+      )
+    arms[name] = merge(shared, arm, f"arms.{name}")
+  values["arms"] = {}
+  config = build(ExperimentConfig, values, "config")
+  config = dataclasses.replace(
+    config,
+    arms={
+      name: build(ArmConfig, arm, f"arms.{name}") for name, arm in arms.items()
+    },
+  )
+  check(config)
+  return config

@@ -1,0 +1,165 @@
+"""Values of the configuration that cannot be."""
+
+import re
+
+from bct_jax.chips import CHIPS
+from bct_jax.config.fields import choose
+from bct_jax.config.types import (
+  NORMALIZERS,
+  OPTIMIZERS,
+  SCHEDULES,
+  SOURCES,
+  ArmConfig,
+  ConfigError,
+  ExperimentConfig,
+  LoraConfig,
+  OnPolicyConfig,
+  OptimConfig,
+  OrganismConfig,
+  SamplingConfig,
+)
+
+_POSITIVE = (
+  "train.steps train.batch_size train.accum train.num_examples "
+  "train.checkpoint_every optim.lr optim.eps"
+).split()
+
+
+def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
+  for field in _POSITIVE:
+    group, name = field.split(".")
+    value = getattr(getattr(arm, group), name)
+    # A learning rate of zero is the control arm in which nothing may change.
+    if value < 0 or (value == 0 and field != "optim.lr"):
+      raise ConfigError(f"{where}.{field} = {value!r}: must be positive")
+  if arm.train.batch_size % arm.train.accum:
+    raise ConfigError(
+      f"{where}.train.accum = {arm.train.accum}: must divide batch_size "
+      f"{arm.train.batch_size}"
+    )
+  if arm.train.num_examples < arm.train.batch_size:
+    raise ConfigError(
+      f"{where}.train.num_examples = {arm.train.num_examples}: at least one "
+      f"batch of {arm.train.batch_size} is needed"
+    )
+  choose(arm.train.normalizer, NORMALIZERS, f"{where}.train.normalizer")
+  choose(arm.train.source, SOURCES, f"{where}.train.source")
+  _check_on_policy(arm.train.on_policy, f"{where}.train.on_policy")
+  _check_lora(arm.lora, where)
+  _check_optim(arm.optim, arm.train.steps, f"{where}.optim")
+
+
+def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
+  for field, good, what in (
+    ("temperature", draw.temperature >= 0, "0 (greedy) or above"),
+    ("attempts", draw.attempts > 0, "positive"),
+    ("min_tokens", draw.min_tokens > 0, "positive"),
+    ("max_tokens", draw.max_tokens >= draw.min_tokens, "at least min_tokens"),
+    ("min_accepted", 0 < draw.min_accepted <= 1, "above 0, up to 1"),
+  ):
+    if not good:
+      value = getattr(draw, field)
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {what}")
+
+
+def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
+  choose(optim.optimizer, OPTIMIZERS, f"{where}.optimizer")
+  choose(optim.schedule, SCHEDULES, f"{where}.schedule")
+  last = steps - optim.warmup_steps
+  wsd = optim.schedule == "wsd"
+  for field, good, what in (
+    ("warmup_steps", 0 <= last <= steps, f"between 0 and the {steps} steps"),
+    (
+      "decay_steps",
+      0 < optim.decay_steps <= last if wsd else optim.decay_steps == 0,
+      f"from 1 to the {last} steps after the warm-up for the schedule wsd, "
+      "0 for others",
+    ),
+    ("b1", 0 <= optim.b1 < 1, "from 0 to below 1"),
+    ("b2", 0 <= optim.b2 < 1, "from 0 to below 1"),
+    ("weight_decay", optim.weight_decay >= 0, "0 (off) or above"),
+    ("clip_norm", optim.clip_norm >= 0, "0 (off) or above"),
+  ):
+    if not good:
+      value = getattr(optim, field)
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {what}")
+  for pattern, factor in optim.lr_groups:
+    _check_pattern(pattern, f"{where}.lr_groups")
+    if factor < 0:
+      raise ConfigError(
+        f"{where}.lr_groups: {pattern!r} multiplies the learning rate by "
+        f"{factor}: must be 0 (frozen) or above"
+      )
+
+
+def _check_pattern(pattern: str, where: str) -> None:
+  try:
+    re.compile(pattern)
+  except re.error as e:
+    raise ConfigError(
+      f"{where} = {pattern!r}: not a regular expression: {e}"
+    ) from None
+
+
+def check_sampling(sampling: SamplingConfig) -> None:
+  """Raises ConfigError for values that mean nothing."""
+  for field in ("max_new_tokens", "batch_size", "prefill_tokens"):
+    if getattr(sampling, field) <= 0:
+      raise ConfigError(f"sampling.{field}: must be positive")
+  if sampling.temperature < 0:
+    raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
+  for field, good, what in (
+    ("top_k", sampling.top_k >= 0, "0 (off) or above"),
+    ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1 (off)"),
+    ("min_p", 0 <= sampling.min_p < 1, "from 0 (off) to below 1"),
+    ("stop", all(sampling.stop), "strings that are not empty"),
+    (
+      "kv_cache_dtype",
+      sampling.kv_cache_dtype in ("auto", "int8"),
+      "auto or int8",
+    ),
+  ):
+    if not good:
+      value = getattr(sampling, field)
+      raise ConfigError(f"sampling.{field} = {value!r}: must be {what}")
+
+
+def _check_lora(lora: LoraConfig, where: str) -> None:
+  if lora.rank < 0:
+    raise ConfigError(f"{where}.lora.rank = {lora.rank}: 0 (full) or above")
+  if lora.rank and lora.alpha <= 0:
+    raise ConfigError(f"{where}.lora.alpha = {lora.alpha}: must be positive")
+  _check_pattern(lora.targets, f"{where}.lora.targets")
+
+
+def _check_adapters(config: ExperimentConfig) -> None:
+  """Arms that go on training the organism's adapter must have its shape."""
+  organism = config.organism
+  if organism.kind != "sft" or not organism.lora.rank or organism.merge_lora:
+    return
+  for name, arm in config.arms.items():
+    if arm.lora != organism.lora:
+      raise ConfigError(
+        f"arms.{name}.lora = {arm.lora}: the arm goes on training the adapter "
+        f"of the organism, which is {organism.lora}; set "
+        "organism.merge_lora=True to train other weights"
+      )
+
+
+def check(config: ExperimentConfig) -> None:
+  _check_adapters(config)
+  choose(config.model.param_dtype, ("float32", "bfloat16"), "model.param_dtype")
+  choose(config.model.dtype, ("float32", "bfloat16"), "model.dtype")
+  choose(config.model.remat, ("none", "dots", "full"), "model.remat")
+  if config.mesh.chip is not None:
+    choose(config.mesh.chip, CHIPS, "mesh.chip")
+  choose(config.organism.kind, ("native", "sft"), "organism.kind")
+  check_arm(config.organism, "organism")
+  for name, arm in config.arms.items():
+    check_arm(arm, f"arms.{name}")
+  for field in ("num_eval", "num_heldout", "num_probe"):
+    if getattr(config.eval, field) <= 0:
+      raise ConfigError(f"eval.{field}: must be positive")
+  check_sampling(config.sampling)
+  if any(s < 0 for s in config.eval.steps):
+    raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")

@@ -1,0 +1,173 @@
+"""The configuration as frozen dataclasses; configs/default.py says what each
+field means."""
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
+SCHEDULES = ("constant", "linear", "cosine", "wsd")
+NORMALIZERS = ("token", "example")
+SOURCES = ("template", "on_policy")
+
+
+class ConfigError(ValueError):
+  """A field of the configuration is wrong; the message names it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelOptions:
+  path: str
+  architecture: str | None
+  param_dtype: str
+  dtype: str
+  remat: str
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+  data: int
+  fsdp: int
+  tensor: int
+  chip: str | None
+
+
+@dataclasses.dataclass(frozen=True)
+class SettingConfig:
+  name: str
+  options: Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimConfig:
+  optimizer: str
+  lr: float
+  lr_groups: tuple[tuple[str, float], ...]
+  schedule: str
+  warmup_steps: int
+  decay_steps: int
+  b1: float
+  b2: float
+  eps: float
+  weight_decay: float
+  clip_norm: float
+
+
+@dataclasses.dataclass(frozen=True)
+class OnPolicyConfig:
+  """How completions are drawn from the organism."""
+
+  prompt: str
+  temperature: float
+  attempts: int
+  min_tokens: int
+  max_tokens: int
+  min_accepted: float
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+  objective: str
+  options: Mapping[str, Any]
+  normalizer: str
+  steps: int
+  batch_size: int
+  pack: bool
+  accum: int
+  num_examples: int
+  source: str
+  on_policy: OnPolicyConfig
+  decoration: str
+  seed: int
+  system_prompt: str | None
+  prompt: str
+  paraphrases: int
+  checkpoint_every: int
+
+
+@dataclasses.dataclass(frozen=True)
+class LoraConfig:
+  """A low-rank adapter to train in place of the params; rank 0 is none."""
+
+  rank: int
+  alpha: float
+  targets: str
+  rslora: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ArmConfig:
+  """One training run: the optimizer, what it trains on, and which weights."""
+
+  train: TrainConfig
+  optim: OptimConfig
+  lora: LoraConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class OrganismConfig:
+  """How the initial behavior gets into the model: `native` or `sft`."""
+
+  kind: str
+  train: TrainConfig
+  optim: OptimConfig
+  lora: LoraConfig
+  merge_lora: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalConfig:
+  num_eval: int
+  num_heldout: int
+  num_probe: int
+  probe: str
+  seed: int
+  steps: tuple[int, ...]
+  system_prompt: str | None
+  prompt: str
+  paraphrases: int
+  answer_prefix: str | None
+  references: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class SamplingConfig:
+  temperature: float
+  top_k: int
+  top_p: float
+  min_p: float
+  stop: tuple[str, ...]
+  max_new_tokens: int
+  batch_size: int
+  prefill_tokens: int
+  kv_cache_dtype: str
+  seed: int
+
+  def untruncated(self, temperature: float) -> "SamplingConfig":
+    """The same for draws from the whole softmax, without top_k and the like."""
+    return dataclasses.replace(
+      self, temperature=temperature, top_k=0, top_p=1.0, min_p=0.0
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class GateConfig:
+  min_initial: float
+  max_confused: float
+  min_agreed: float
+  enforce: bool
+
+
+@dataclasses.dataclass(frozen=True)
+class ExperimentConfig:
+  name: str
+  model: ModelOptions
+  mesh: MeshConfig
+  compilation_cache: str | None
+  setting: SettingConfig
+  max_length: int
+  organism: OrganismConfig
+  arms: Mapping[str, ArmConfig]
+  eval: EvalConfig
+  sampling: SamplingConfig
+  gate: GateConfig
