@@ -160,27 +160,12 @@ def greedy_torch(reference, prompt, new, stop_ids):
   return out[0, len(prompt) :].tolist()
 
 
-def greedy_torch_together(reference, prompts, new, stops):
-  """Greedy ids of many prompts, padded on the left to the longest."""
+def behind(reference, prompt, tokens):
+  """By how much torch's score of each token is below the best one's."""
   import torch
 
-  longest = max(map(len, prompts))
-  ids = torch.zeros(len(prompts), longest, dtype=torch.long)
-  mask = torch.zeros_like(ids)
-  for row, prompt in enumerate(prompts):
-    ids[row, longest - len(prompt) :] = torch.tensor(prompt)
-    mask[row, longest - len(prompt) :] = 1
   with torch.no_grad():
-    made = reference.generate(
-      ids,
-      attention_mask=mask,
-      max_new_tokens=new,
-      do_sample=False,
-      eos_token_id=sorted(stops),
-      pad_token_id=0,
-    )
-  out = []
-  for row in made[:, longest:].tolist():
-    ends = [i for i, token in enumerate(row) if token in stops]
-    out.append(row[: ends[0] + 1] if ends else row)
-  return out
+    scores = reference(torch.tensor([[*prompt, *tokens[:-1]]])).logits
+  scores = scores[0, len(prompt) - 1 :]
+  own = scores.gather(1, torch.tensor(tokens)[:, None])[:, 0]
+  return (scores.max(-1).values - own).tolist()
