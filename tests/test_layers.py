@@ -35,7 +35,7 @@ LAYERS = [
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun"},
-  {"main", "interop"},
+  {"main", "interop", "linear"},
 ]
 # Package -> the parts that may import it.
 OWNERS = {
