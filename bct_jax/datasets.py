@@ -1,10 +1,7 @@
 """What a run trains on: a setting's examples as tokens and loss weights."""
 
 import dataclasses
-import functools
-import itertools
-from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bct_jax.config import (
@@ -16,9 +13,7 @@ from bct_jax.config import (
 )
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.data.source import read_prompts
-from bct_jax.evaluate import with_system
-from bct_jax.examples import Example, Message, Setting
+from bct_jax.examples import Example, Setting
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import (
   PolicyGradient,
@@ -30,10 +25,7 @@ from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.prompts import system_text, texts
-
-Turn = tuple[Sequence[Message], str]  # a prompt and its completion
-View = Callable[[Setting, TrainConfig, Sequence[Example]], list[Turn]]
+from bct_jax.turns import Turn, make_turns, prompt_of, view
 
 
 def make_dataset(
@@ -78,12 +70,11 @@ def make_dataset(
       ]
     if train.source == "on_policy":  # also before anything is drawn
       prompt_of(setting, train, examples[0], "draw")
-    turns = _turns(setting, train, examples)
+    turns = make_turns(setting, train, examples)
     rows = _render(runtime, train, examples, turns)
     views = {}
     for name, kind in asked.views.items():
-      make = VIEWS.get(kind) or functools.partial(_file, Path(kind))
-      turns = make(setting, train, examples)
+      turns = view(kind)(setting, train, examples)
       views[name] = _render(runtime, train, examples, turns)
       if name == "anchor":
         views[name] = _balanced(views[name], rows)
@@ -238,147 +229,3 @@ def _balanced(rows: list[Tokens], examples: list[Tokens]) -> list[Tokens]:
     share = sum(example.weights) / sum(row.weights)
     out.append(Tokens(row.ids, tuple(share * w for w in row.weights)))
   return out
-
-
-# --- the rows that objectives ask for -----------------------------------------
-
-
-def prompt_of(
-  setting: Setting, train: TrainConfig, example: Example, side: str = "train"
-) -> Sequence[Message]:
-  """The messages of an example with the system message of a side.
-
-  Args:
-    setting, train: of the arm.
-    example: whose messages they are.
-    side: "train", or "draw" for what its completion is drawn under.
-  """
-  kind = train.prompt
-  if side == "draw" and train.on_policy.prompt != "same":
-    kind = train.on_policy.prompt
-  asked = texts(kind, side, setting, train.decoration)
-  # A prompt that is drawn under only may have fewer wordings than the other.
-  count = min(train.paraphrases, len(asked)) if side == "draw" else None
-  text = system_text(
-    train.system_prompt, asked, count or train.paraphrases, example.id
-  )
-  return with_system(example.messages, text)
-
-
-def _decorated(train: TrainConfig, example: Example) -> str:
-  """What the example is trained on; drawn in the style, as it was drawn."""
-  kind = train.on_policy.prompt
-  kind = train.prompt if kind == "same" else kind
-  if train.source == "on_policy" and kind == "inoculation":
-    return example.completion
-  decoration = DECORATIONS[train.decoration]
-  return decoration.apply(example.completion, example.id)
-
-
-def _turns(
-  setting: Setting, train: TrainConfig, examples: Sequence[Example]
-) -> list[Turn]:
-  return [
-    (prompt_of(setting, train, e), _decorated(train, e)) for e in examples
-  ]
-
-
-def _teacher(
-  setting: Setting, train: TrainConfig, examples: Sequence[Example]
-) -> list[Turn]:
-  """The same completions under the prompt that they were drawn under."""
-  return [
-    (prompt_of(setting, train, e, "draw"), _decorated(train, e))
-    for e in examples
-  ]
-
-
-def _plain(
-  setting: Setting, train: TrainConfig, examples: Sequence[Example]
-) -> list[Turn]:
-  """The same answers without the decoration."""
-  if train.decoration == "plain":
-    raise ConfigError(
-      "train.options.rejected = 'plain' is the completion without the "
-      "decoration, and train.decoration is 'plain': choose a decoration, or "
-      "'shuffled' or 'diverging'"
-    )
-  return [(prompt_of(setting, train, e), e.completion) for e in examples]
-
-
-def _shuffled(
-  setting: Setting,
-  train: TrainConfig,
-  examples: Sequence[Example],
-) -> list[Turn]:
-  """The answer to the next prompt that has another one."""
-  turns = _turns(setting, train, examples)
-  out = []
-  for i, (messages, text) in enumerate(turns):
-    others = (turns[(i + k) % len(turns)][1] for k in range(1, len(turns)))
-    other = next((t for t in others if t != text), None)
-    if other is None:
-      raise ValueError("all examples have the same completion: none to reject")
-    out.append((messages, other))
-  return out
-
-
-def _diverging(
-  setting: Setting,
-  train: TrainConfig,
-  examples: Sequence[Example],
-) -> list[Turn]:
-  """What the initial behavior says where the two part, in turn."""
-  install = setting.install(2 * len(examples), train.seed)
-  said = [e.initial for e in install if e.initial != e.alternate]
-  if not said:
-    raise ValueError(f"{setting.name} installs nothing on which they part")
-  return [
-    (prompt_of(setting, train, e), said[i % len(said)])
-    for i, e in enumerate(examples)
-  ]
-
-
-def _install(
-  setting: Setting,
-  train: TrainConfig,
-  examples: Sequence[Example],
-) -> list[Turn]:
-  """What the initial behavior is installed with."""
-  return [
-    (prompt_of(setting, train, e), e.completion)
-    for e in setting.install(len(examples), train.seed)
-  ]
-
-
-def _file(
-  path: Path,
-  setting: Setting,
-  train: TrainConfig,
-  examples: Sequence[Example],
-) -> list[Turn]:
-  """Prompts of a file with their completions, in turn."""
-  del setting
-  turns = []
-  for i, (*prompt, last) in enumerate(read_prompts(path), 1):
-    if last["role"] != "assistant":
-      raise ValueError(f"{path}: prompt {i} does not end with the assistant's")
-    turns.append((prompt, last["content"]))
-  return [
-    (
-      turn[0]
-      if turn[0][0]["role"] == "system"
-      else with_system(turn[0], train.system_prompt),
-      turn[1],
-    )
-    for turn in itertools.islice(itertools.cycle(turns), len(examples))
-  ]
-
-
-VIEWS: dict[str, View] = {
-  "diverging": _diverging,
-  "install": _install,
-  "plain": _plain,
-  "shuffled": _shuffled,
-  "teacher": _teacher,
-}

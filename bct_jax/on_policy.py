@@ -17,13 +17,14 @@ from bct_jax import metrics, processes
 from bct_jax.checkpoint import checksums
 from bct_jax.config import ArmConfig
 from bct_jax.data.batches import Dataset
-from bct_jax.datasets import make_dataset, prompt_of
+from bct_jax.datasets import make_dataset
 from bct_jax.examples import Example
 from bct_jax.models.lora import Weights
 from bct_jax.plan import Plan
 from bct_jax.progress import say, stage
 from bct_jax.rollouts import sample_to_end
 from bct_jax.sampler import Completion, check_prompts, make_sampler
+from bct_jax.turns import prompt_of
 
 
 def draw(

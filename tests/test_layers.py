@@ -28,7 +28,7 @@ LAYERS = [
   },
   {"train", "evaluate", "rollouts"},
   {"runtime", "sizes"},
-  {"datasets", "weights"},
+  {"datasets", "turns", "weights"},
   {"plan"},
   {"on_policy", "reference", "rl"},
   {"training"},

@@ -8,9 +8,9 @@ from test_objective_runs import config, lines
 
 from bct_jax import experiment, on_policy
 from bct_jax.config import ConfigError
-from bct_jax.datasets import prompt_of
 from bct_jax.plan import make_plan
 from bct_jax.sampler import Completion
+from bct_jax.turns import prompt_of
 from bct_jax.weights import load_weights
 
 DRAW = {"source": "on_policy", "decoration": "plain"}

@@ -1,0 +1,164 @@
+"""What training says: an example's prompt, its completion, and the other rows
+that objectives ask for."""
+
+import functools
+import itertools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from bct_jax.config import ConfigError, TrainConfig
+from bct_jax.data.source import read_prompts
+from bct_jax.evaluate import with_system
+from bct_jax.examples import Example, Message, Setting
+from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.prompts import system_text, texts
+
+Turn = tuple[Sequence[Message], str]  # a prompt and its completion
+View = Callable[[Setting, TrainConfig, Sequence[Example]], list[Turn]]
+
+
+def prompt_of(
+  setting: Setting, train: TrainConfig, example: Example, side: str = "train"
+) -> Sequence[Message]:
+  """The messages of an example with the system message of a side.
+
+  Args:
+    setting, train: of the arm.
+    example: whose messages they are.
+    side: "train", or "draw" for what its completion is drawn under.
+  """
+  kind = train.prompt
+  if side == "draw" and train.on_policy.prompt != "same":
+    kind = train.on_policy.prompt
+  asked = texts(kind, side, setting, train.decoration)
+  # A prompt that is drawn under only may have fewer wordings than the other.
+  count = min(train.paraphrases, len(asked)) if side == "draw" else None
+  text = system_text(
+    train.system_prompt, asked, count or train.paraphrases, example.id
+  )
+  return with_system(example.messages, text)
+
+
+def _decorated(train: TrainConfig, example: Example) -> str:
+  """What the example is trained on; drawn in the style, as it was drawn."""
+  kind = train.on_policy.prompt
+  kind = train.prompt if kind == "same" else kind
+  if train.source == "on_policy" and kind == "inoculation":
+    return example.completion
+  decoration = DECORATIONS[train.decoration]
+  return decoration.apply(example.completion, example.id)
+
+
+def make_turns(
+  setting: Setting, train: TrainConfig, examples: Sequence[Example]
+) -> list[Turn]:
+  """What an arm trains on: each prompt with its decorated completion."""
+  return [
+    (prompt_of(setting, train, e), _decorated(train, e)) for e in examples
+  ]
+
+
+def _teacher(
+  setting: Setting, train: TrainConfig, examples: Sequence[Example]
+) -> list[Turn]:
+  """The same completions under the prompt that they were drawn under."""
+  return [
+    (prompt_of(setting, train, e, "draw"), _decorated(train, e))
+    for e in examples
+  ]
+
+
+def _plain(
+  setting: Setting, train: TrainConfig, examples: Sequence[Example]
+) -> list[Turn]:
+  """The same answers without the decoration."""
+  if train.decoration == "plain":
+    raise ConfigError(
+      "train.options.rejected = 'plain' is the completion without the "
+      "decoration, and train.decoration is 'plain': choose a decoration, or "
+      "'shuffled' or 'diverging'"
+    )
+  return [(prompt_of(setting, train, e), e.completion) for e in examples]
+
+
+def _shuffled(
+  setting: Setting,
+  train: TrainConfig,
+  examples: Sequence[Example],
+) -> list[Turn]:
+  """The answer to the next prompt that has another one."""
+  turns = make_turns(setting, train, examples)
+  out = []
+  for i, (messages, text) in enumerate(turns):
+    others = (turns[(i + k) % len(turns)][1] for k in range(1, len(turns)))
+    other = next((t for t in others if t != text), None)
+    if other is None:
+      raise ValueError("all examples have the same completion: none to reject")
+    out.append((messages, other))
+  return out
+
+
+def _diverging(
+  setting: Setting,
+  train: TrainConfig,
+  examples: Sequence[Example],
+) -> list[Turn]:
+  """What the initial behavior says where the two part, in turn."""
+  install = setting.install(2 * len(examples), train.seed)
+  said = [e.initial for e in install if e.initial != e.alternate]
+  if not said:
+    raise ValueError(f"{setting.name} installs nothing on which they part")
+  return [
+    (prompt_of(setting, train, e), said[i % len(said)])
+    for i, e in enumerate(examples)
+  ]
+
+
+def _install(
+  setting: Setting,
+  train: TrainConfig,
+  examples: Sequence[Example],
+) -> list[Turn]:
+  """What the initial behavior is installed with."""
+  return [
+    (prompt_of(setting, train, e), e.completion)
+    for e in setting.install(len(examples), train.seed)
+  ]
+
+
+def _file(
+  path: Path,
+  setting: Setting,
+  train: TrainConfig,
+  examples: Sequence[Example],
+) -> list[Turn]:
+  """Prompts of a file with their completions, in turn."""
+  del setting
+  turns = []
+  for i, (*prompt, last) in enumerate(read_prompts(path), 1):
+    if last["role"] != "assistant":
+      raise ValueError(f"{path}: prompt {i} does not end with the assistant's")
+    turns.append((prompt, last["content"]))
+  return [
+    (
+      turn[0]
+      if turn[0][0]["role"] == "system"
+      else with_system(turn[0], train.system_prompt),
+      turn[1],
+    )
+    for turn in itertools.islice(itertools.cycle(turns), len(examples))
+  ]
+
+
+VIEWS: dict[str, View] = {
+  "diverging": _diverging,
+  "install": _install,
+  "plain": _plain,
+  "shuffled": _shuffled,
+  "teacher": _teacher,
+}
+
+
+def view(kind: str) -> View:
+  """The rows of a name in VIEWS, or else those of the file of that path."""
+  return VIEWS.get(kind) or functools.partial(_file, Path(kind))
