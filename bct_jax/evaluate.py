@@ -103,22 +103,13 @@ def label_rollouts(
   probe: Probe,
   stop: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-  """One JSON row per completion, scored; see DESIGN for the file format.
-
-  A completion cut at the limit of new tokens did not finish showing a behavior:
-  on eval and train prompts it is `other`, reason `truncated`. A probe's answer
-  counts wherever it stands.
-  """
+  """One JSON row per completion, scored; see DESIGN for the file format."""
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
     text = chat.decode(completion.tokens, stop, prompt.prefix)
-    if prompt.split == "probe":
-      label, reason = _right(probe, prompt.example, text), ""
-    else:
-      found = setting.score(prompt.example, text)
-      if not completion.stopped:
-        found = Label("other", "truncated")
-      label, reason = found.name, found.reason
+    label, reason = judge(
+      setting, probe, prompt.split, prompt.example, text, completion.stopped
+    )
     rows.append(
       {
         "id": prompt.example.id,
@@ -136,8 +127,26 @@ def label_rollouts(
   return rows
 
 
-def _right(probe: Probe, example: Example, text: str) -> str:
-  return "right" if probe.score(example, text) else "wrong"
+def judge(
+  setting: Setting,
+  probe: Probe,
+  split: str,
+  example: Example,
+  text: str,
+  stopped: bool,
+) -> tuple[str, str]:
+  """Label and reason of a completion.
+
+  One cut at the limit of new tokens (not `stopped`) did not finish showing a
+  behavior: on eval and train prompts it is `other`, reason `truncated`. A
+  probe's answer counts wherever it stands.
+  """
+  if split == "probe":
+    return ("right" if probe.score(example, text) else "wrong"), ""
+  found = setting.score(example, text)
+  if not stopped:
+    found = Label("other", "truncated")
+  return found.name, found.reason
 
 
 def decorate(

@@ -17,6 +17,8 @@ from bct_jax.config import (
 )
 
 MODES = ("experiment", "eval", "sample", "export", "dry_run")
+# These take no --config.
+ALONE = ("settings", "rescore")
 
 # Exit codes; after MACHINE and PREEMPTED the same command goes on.
 DONE, BAD_INPUT, NUMERICAL, MACHINE, PREEMPTED = 0, 2, 3, 74, 75
@@ -28,7 +30,9 @@ _CONFIG = config_flags.DEFINE_config_file(
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run directory, made or resumed."
 )
-_MODE = flags.DEFINE_string("mode", "experiment", f"One of {', '.join(MODES)}.")
+_MODE = flags.DEFINE_string(
+  "mode", "experiment", f"One of {', '.join(MODES + ALONE)}."
+)
 _PARAMS = flags.DEFINE_multi_string(
   "params",
   [],
@@ -39,7 +43,12 @@ _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
 _NUM = flags.DEFINE_integer("n", 1, "For sample: samples of each prompt.")
 _OUT = flags.DEFINE_string(
-  "out", None, "For eval and sample: a JSONL file; for export: a folder."
+  "out",
+  None,
+  "For eval, sample and rescore: a JSONL file; for export: a folder.",
+)
+_MARKDOWN = flags.DEFINE_bool(
+  "markdown", False, "For settings: as the table of the README."
 )
 _FORMAT = flags.DEFINE_string(
   "format",
@@ -95,10 +104,16 @@ def main(argv: list[str]) -> int:
     left = flags.FLAGS(argv)[1:]
     if left:
       raise ConfigError(f"arguments that are not flags: {left}")
-    choose(_MODE.value, MODES, "--mode")
+    choose(_MODE.value, MODES + ALONE, "--mode")
     choose(_RESUME.value, ("latest", "latest_good"), "--resume")
     if len(_PARAMS.value) > 1 and _MODE.value != "sample":
       raise ConfigError("--params: several only with --mode=sample")
+    if _MARKDOWN.value and _MODE.value != "settings":
+      raise ConfigError("--markdown: only with --mode=settings")
+    if _MODE.value in ALONE:
+      if _CONFIG.value is not None:
+        raise ConfigError(f"--config: --mode={_MODE.value} takes none")
+      return _run_alone()
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -128,6 +143,27 @@ def main(argv: list[str]) -> int:
 
   processes.leave(code)
   return code
+
+
+def _run_alone() -> int:
+  """A mode that needs neither config nor devices; JAX does not start."""
+  if _MODE.value == "settings":
+    from bct_jax import settings
+    from bct_jax.settings import listing
+
+    text = settings.table() if _MARKDOWN.value else listing.listing()
+    print(text, end="")
+    return DONE
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+  from bct_jax import rescore
+
+  try:
+    rescore.run_rescore(_path(_WORKDIR.value), _path(_OUT.value))
+  except ValueError as e:
+    return _fail(str(e))
+  except OSError as e:
+    return _fail(str(e), MACHINE)
+  return DONE
 
 
 def _processes() -> dict[str, Any] | None:

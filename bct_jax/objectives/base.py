@@ -34,7 +34,7 @@ class WithOptions:
     """Further rows of each example: a batch in `extras[name]` -> its kind.
 
     Its segments are those of the batch, in the same order. Kinds are the keys
-    of `datasets.VIEWS`, or paths of files with prompts and completions.
+    of `turns.VIEWS`, or paths of files with prompts and completions.
     """
     return {}
 
