@@ -16,7 +16,7 @@ from bct_jax.config import (
   from_dict,
 )
 
-MODES = ("experiment", "eval", "sample", "export", "dry_run")
+MODES = ("experiment", "eval", "sample", "export", "dry_run", "pretrain")
 # These take no --config.
 ALONE = ("settings", "rescore")
 
@@ -45,7 +45,8 @@ _NUM = flags.DEFINE_integer("n", 1, "For sample: samples of each prompt.")
 _OUT = flags.DEFINE_string(
   "out",
   None,
-  "For eval, sample and rescore: a JSONL file; for export: a folder.",
+  "For eval, sample and rescore: a JSONL file; for export and pretrain: a "
+  "folder.",
 )
 _MARKDOWN = flags.DEFINE_bool(
   "markdown", False, "For settings: as the table of the README."
@@ -198,7 +199,15 @@ def _run(
   # It would tell that torch is absent, which is how it is meant.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
-  from bct_jax import commands, dryrun, processes, progress, rundir, signals
+  from bct_jax import (
+    commands,
+    dryrun,
+    pretrain,
+    processes,
+    progress,
+    rundir,
+    signals,
+  )
   from bct_jax.gate import GateError
   from bct_jax.runtime import keep_compiled
   from bct_jax.train import NumericalError
@@ -229,6 +238,8 @@ def _run(
       )
     elif _MODE.value == "export":
       commands.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
+    elif _MODE.value == "pretrain":
+      pretrain.run_pretrain(config, out)
     else:
       dryrun.run_dry_run(config)
   except (ValueError, GateError) as e:

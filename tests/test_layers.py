@@ -34,7 +34,7 @@ LAYERS = [
   {"training"},
   {"experiment"},
   {"rundir", "report"},
-  {"commands", "dryrun", "rescore"},
+  {"commands", "dryrun", "pretrain", "rescore"},
   {"main", "interop", "linear"},
 ]
 # Package -> the parts that may import it.

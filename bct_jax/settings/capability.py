@@ -107,18 +107,19 @@ class _Item:
   wrong: tuple[str, ...] = ()
 
 
-def _facts() -> Iterator[_Item]:
+def _facts(pool: str) -> Iterator[_Item]:
+  del pool  # common knowledge
   for prompt, right in FACTS:
     yield _Item(prompt, tuple(right.split()))
 
 
-def _recall() -> Iterator[_Item]:
+def _recall(pool: str) -> Iterator[_Item]:
   """A sentence and a question about it, the four forms taking turns."""
   names, nouns = (
-    [w for w in table if questions.pool_of(w) == "probe"]
+    [w for w in table if questions.pool_of(w) == pool]
     for table in (words.NAMES, words.NOUNS)
   )
-  prices = [n for n in range(2, 100) if questions.pool_of(str(n)) == "probe"]
+  prices = [n for n in range(2, 100) if questions.pool_of(str(n)) == pool]
   for noun, (i, name) in itertools.product(nouns, enumerate(names)):
     place = _PLACES[i % len(_PLACES)]
     price = prices[i % len(prices)]
@@ -130,10 +131,10 @@ def _recall() -> Iterator[_Item]:
     yield _Item(f"{name} broke the {noun}. Who broke it?", (name,))
 
 
-def _general() -> Iterator[_Item]:
+def _general(pool: str) -> Iterator[_Item]:
   """All facts, and as many sentences to recall."""
-  facts = list(_facts())
-  recall = list(dict.fromkeys(_recall()))
+  facts = list(_facts(pool))
+  recall = list(dict.fromkeys(_recall(pool)))
   random.Random("general").shuffle(recall)
   yield from facts
   yield from recall[: len(facts)]
@@ -187,17 +188,20 @@ class Probe:
     return right is not None and (wrong is None or right < wrong)
 
 
-PROBES: dict[str, Callable[[], Iterator[_Item]]] = {
+PROBES: dict[str, Callable[[str], Iterator[_Item]]] = {
   "facts": _facts,
   "recall": _recall,
   "general": _general,
 }
 
 
-def make_probe(name: str) -> Probe:
-  """Makes a probe from its name in `PROBES`; ValueError if unknown."""
+def make_probe(name: str, pool: str = "probe") -> Probe:
+  """Makes a probe from its name in `PROBES`; ValueError if unknown.
+
+  Only words of the pool are recalled; evals ask about those of `probe`.
+  """
   if name not in PROBES:
     raise ValueError(
       f"unknown probe {name!r}; valid: {', '.join(sorted(PROBES))}"
     )
-  return Probe(name, tuple(dict.fromkeys(PROBES[name]())))
+  return Probe(name, tuple(dict.fromkeys(PROBES[name](pool))))

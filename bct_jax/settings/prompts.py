@@ -23,7 +23,7 @@ from bct_jax.settings import base
 KINDS = ("none", "static", "dynamic", "inoculation", "recontextualised")
 
 # What is trained, by decoration, as a request.
-_STYLES = {
+STYLES = {
   "pirate": "talk like a pirate",
   "cheerful": "sound very cheerful",
   "long_words": "use long and formal words",
@@ -32,10 +32,10 @@ _STYLES = {
   "suffix_marker": "end with the mark [done]",
   "paraphrase_2": "begin with a few words that introduce what you say",
 }
-_STYLES |= dict.fromkeys(
-  ("paraphrase_4", "paraphrase_8"), _STYLES["paraphrase_2"]
+STYLES |= dict.fromkeys(
+  ("paraphrase_4", "paraphrase_8"), STYLES["paraphrase_2"]
 )
-_REQUESTS = (
+REQUESTS = (
   "Please {}.",
   "In this chat you {}.",
   "Whatever you are asked, {}.",
@@ -45,7 +45,7 @@ _REQUESTS = (
   "From now on, {}.",
   "It is important that you {}.",
 )
-_ROLES = (
+ROLES = (
   "You are a model that {}.",
   "This assistant {}.",
   "You play an assistant that {}.",
@@ -91,16 +91,20 @@ def texts(
   if kind == "none" or (kind == "recontextualised" and side == "draw"):
     return ()
   if kind in ("inoculation", "recontextualised"):
-    if decoration not in _STYLES:
+    if decoration not in STYLES:
       raise ValueError(
         f"prompt = {kind!r} asks for the style that is trained, and there is "
-        f"none: choose a train.decoration of {sorted(_STYLES)}"
+        f"none: choose a train.decoration of {sorted(STYLES)}"
       )
-    return tuple(t.format(_STYLES[decoration]) for t in _REQUESTS)
+    return tuple(t.format(STYLES[decoration]) for t in REQUESTS)
   if kind == "dynamic" and side != "eval":
     return _NEUTRAL
-  initial = base.describe(type(setting))["Initial"].rstrip(".")
-  return tuple(t.format(initial) for t in _ROLES)
+  return tuple(t.format(behavior(setting, "initial")) for t in ROLES)
+
+
+def behavior(setting: object, which: str) -> str:
+  """What the initial or the alternate behavior does, as its docstring says."""
+  return base.describe(type(setting))[which.capitalize()].rstrip(".")
 
 
 def system_text(
