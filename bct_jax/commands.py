@@ -21,13 +21,15 @@ from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
 from bct_jax.models import export, hub, peft_files
-from bct_jax.plan import sample_rows
+from bct_jax.plan import sample_rows, style_of
 from bct_jax.progress import Stage, say, stage
 from bct_jax.report import write_report
 from bct_jax.rollouts import sample_to_end
 from bct_jax.runtime import Runtime
 from bct_jax.sampler import Completion
+from bct_jax.settings import make_setting
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.prompts import texts as wordings_of
 from bct_jax.weights import (
   adapter_base,
   base_params,
@@ -131,10 +133,10 @@ def run_sample(
 ) -> None:
   """Answers prompts: as text on the terminal, or as JSON lines in `out`.
 
-  A prompt without a system message gets the one of the evals, one without the
-  beginning of an answer that of the evals too. Sample k of a prompt depends
-  neither on `n` nor on what else is sampled. Of several `params` those that are
-  adapters over the same weights are sampled together.
+  A prompt without a system message gets system message and prompt of the evals,
+  one without the beginning of an answer that of the evals too. Sample k of a
+  prompt depends neither on `n` nor on what else is sampled. Of several `params`
+  those that are adapters over the same weights are sampled together.
   """
   prompts = _read_prompts(config, texts, prompts_file)
   runtime, sampling = Runtime.make(config), config.sampling
@@ -193,12 +195,25 @@ def _read_prompts(
     prompts += read_prompts(prompts_file)
   if not prompts:
     raise ConfigError('--mode=sample needs --prompt="..." or --prompts=FILE')
-  system, begun = config.eval.system_prompt, config.eval.answer_prefix
-  return [
-    evaluate.with_prefix(
-      m if m[0]["role"] == "system" else evaluate.with_system(m, system), begun
+  evals = config.eval
+  setting = make_setting(config.setting.name, config.setting.options)
+  asked = wordings_of(evals.prompt, "eval", setting, style_of(config))
+
+  def prompted(i: int, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    if messages[0]["role"] == "system":
+      return messages
+    return evaluate.with_prompt(
+      messages,
+      evals.system_prompt,
+      evals.prompt,
+      asked,
+      evals.paraphrases,
+      f"sample/{i}",
     )
-    for m in prompts
+
+  return [
+    evaluate.with_prefix(prompted(i, m), evals.answer_prefix)
+    for i, m in enumerate(prompts)
   ]
 
 

@@ -25,7 +25,7 @@ from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.turns import Turn, make_turns, prompt_of, view
+from bct_jax.turns import Turn, locked, make_turns, prompt_of, view
 
 
 def make_dataset(
@@ -51,8 +51,10 @@ def make_dataset(
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
   asked = asks(objective)
-  install, policy = isinstance(arm, OrganismConfig), on_rollouts(arm)
-  _check(setting, train, asked, install and policy is None, where)
+  policy = on_rollouts(arm)
+  install = isinstance(arm, OrganismConfig)
+  undrawn = install and arm.kind != "distill" and policy is None
+  _check(setting, train, asked, undrawn, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:
@@ -62,6 +64,9 @@ def make_dataset(
   try:
     generate = setting.install if install else setting.train
     examples = generate(train.num_examples, train.seed)
+    if isinstance(arm, OrganismConfig):
+      share, password = arm.password_share, arm.password
+      examples = locked(setting, examples, share, password)
     if drawn is not None:
       examples = [
         dataclasses.replace(e, completion=drawn[e.id])

@@ -75,9 +75,8 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
 
 def _runs(config: ExperimentConfig, plan: Plan | None = None) -> list[Run]:
   """All training runs. A config without any is sized as its organism."""
-  sft = config.organism.kind == "sft"
   out: list[Run] = []
-  if sft or not config.arms:
+  if config.organism.trained or not config.arms:
     data = plan.install if plan else None
     out.append(("organism", config.organism, data))
   for name, arm in config.arms.items():

@@ -48,6 +48,37 @@ def with_system(
   return ({"role": "system", "content": text}, *messages)
 
 
+def with_prompt(
+  messages: Sequence[Message],
+  own: str | None,
+  kind: str,
+  wordings: tuple[str, ...],
+  paraphrases: int,
+  key: str,
+) -> tuple[Message, ...]:
+  """Messages under a prompt of settings/prompts.py.
+
+  Args:
+    messages: with a user's message.
+    own: the `system_prompt` of the config.
+    kind: of the prompt; a hint stands before the last message of the user.
+    wordings, paraphrases, key: see `system_text`.
+
+  Raises:
+    ValueError: there are fewer wordings, or the messages have a system message.
+  """
+  if kind != "hint":
+    text = system_text(own, wordings, paraphrases, key)
+    return with_system(messages, text)
+  hint = system_text(None, wordings, paraphrases, key)
+  at = max(i for i, m in enumerate(messages) if m["role"] == "user")
+  hinted: Message = {
+    "role": "user",
+    "content": f"{hint}\n{messages[at]['content']}",
+  }
+  return with_system((*messages[:at], hinted, *messages[at + 1 :]), own)
+
+
 def with_prefix(
   messages: Sequence[Message], text: str | None
 ) -> tuple[Message, ...]:
@@ -84,10 +115,14 @@ def make_prompts(
   out = []
   for split, part in examples:
     for example in part:
-      text = system_text(
-        config.system_prompt, asked, config.paraphrases, example.id
+      messages = with_prompt(
+        example.messages,
+        config.system_prompt,
+        config.prompt,
+        asked,
+        config.paraphrases,
+        example.id,
       )
-      messages = with_system(example.messages, text)
       example = dataclasses.replace(example, messages=messages)
       begun = None if split == "probe" else config.answer_prefix
       ids, prefix = chat.continued(with_prefix(messages, begun))

@@ -72,14 +72,14 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   weights = None
   if plan.install is not None:
     record_origin(folder, plan.runtime, organism.lora, None)
-    weights = train_run(
-      plan,
-      "install",
-      folder,
-      organism,
-      plan.install,
-      lambda: load_weights(plan.runtime, None),
-    )
+
+    def start() -> Weights:
+      return load_weights(plan.runtime, None)
+
+    dataset = plan.install
+    if organism.kind == "distill":
+      dataset = draw(plan, None, folder, start)
+    weights = train_run(plan, "install", folder, organism, dataset, start)
     if organism.merge_lora:
       weights = plan.runtime.fold(weights)
   gate = _gate(plan, folder, weights)

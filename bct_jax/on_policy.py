@@ -1,10 +1,12 @@
 """Train completions drawn from the organism, kept if they are as they should.
 
 A completion is kept if it ends, has the agreed behavior and a length within
-bounds. A prompt is asked again until one is kept, a few times; prompts that
-never get one are left out, counted and recorded. What was drawn stays beside
-the organism, under the hash of all that it depends on: arms share it, and a run
-that was killed goes on with it.
+bounds. An organism of the kind distill draws from the model under a prompt, for
+install examples; where the behaviors part, the initial one is kept. A prompt is
+asked again until one is kept, a few times; prompts that never get one are left
+out, counted and recorded. What was drawn stays beside the organism, under the
+hash of all that it depends on: arms share it, and a run that was killed goes on
+with it.
 """
 
 import collections
@@ -15,7 +17,7 @@ from typing import Any
 
 from bct_jax import metrics, processes
 from bct_jax.checkpoint import checksums
-from bct_jax.config import ArmConfig
+from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.datasets import make_dataset
 from bct_jax.examples import Example
@@ -28,23 +30,32 @@ from bct_jax.turns import prompt_of
 
 
 def draw(
-  plan: Plan, name: str, organism: Path, start: Callable[[], Weights]
+  plan: Plan, name: str | None, organism: Path, start: Callable[[], Weights]
 ) -> Dataset:
-  """The dataset of an arm whose completions come from the organism.
+  """The dataset of a run whose completions come from the organism.
 
   Args:
     plan: for the setting, the model and the arm.
-    name: of the arm.
+    name: of the arm; None is the organism itself, to be distilled.
     organism: its folder, which keeps what was drawn.
-    start: gives the organism's weights; called if something must be drawn.
+    start: gives the weights to draw from; called if something must be drawn.
 
   Raises:
     ValueError: fewer prompts got a completion than
       `train.on_policy.min_accepted` asks for, or a batch has.
     signals.Preempted: a signal asked to stop; what ended is kept.
   """
-  arm = plan.config.arms[name]
-  examples = plan.setting.train(arm.train.num_examples, arm.train.seed)
+  if name is None:
+    arm, where, generate = (
+      plan.config.organism,
+      "organism",
+      plan.setting.install,
+    )
+  else:
+    arm, where = plan.config.arms[name], f"arms.{name}"
+    generate = plan.setting.train
+  name = name or "organism"
+  examples = generate(arm.train.num_examples, arm.train.seed)
   prompts = [
     plan.runtime.chat.prompt(prompt_of(plan.setting, arm.train, e, "draw"))
     for e in examples
@@ -91,9 +102,15 @@ def draw(
     f"completion of the organism's, {record['acceptance_rate']:.0%} of "
     f"{record['draws']} draws were kept"
   )
-  _check(record, lines, arm, f"arms.{name}")
+  _check(record, lines, arm, where)
+  if "initial" not in {line["label"] for line in lines} and where == "organism":
+    raise ValueError(
+      "organism: under its prompt the model never showed the initial behavior "
+      f"where the two part, so there is nothing to distill; rejected: "
+      f"{record['rejected']}. Try another model, or organism.kind = 'sft'"
+    )
   texts = {line["id"]: line["text"] for line in lines}
-  return make_dataset(plan.runtime, plan.setting, arm, f"arms.{name}", texts)
+  return make_dataset(plan.runtime, plan.setting, arm, where, texts)
 
 
 def weights_hash(weights: Weights) -> str:
@@ -102,7 +119,12 @@ def weights_hash(weights: Weights) -> str:
   return metrics.digest({k: checksums(v) for k, v in trees.items() if v})
 
 
-def _check(record: dict[str, Any], kept: list, arm: ArmConfig, where: str):
+def _check(
+  record: dict[str, Any],
+  kept: list,
+  arm: ArmConfig | OrganismConfig,
+  where: str,
+) -> None:
   least = arm.train.on_policy.min_accepted * record["asked"]
   if len(kept) < max(least, arm.train.batch_size):
     examples = "; ".join(f"{r['text']!r} ({r['why']})" for r in record["worst"])
@@ -117,7 +139,7 @@ def _check(record: dict[str, Any], kept: list, arm: ArmConfig, where: str):
 def _draw(
   plan: Plan,
   name: str,
-  arm: ArmConfig,
+  arm: ArmConfig | OrganismConfig,
   examples: Sequence[Example],
   prompts: Sequence[Sequence[int]],
   weights: Weights,
@@ -159,12 +181,17 @@ def _draw(
         rejected[why] += 1
         worst = [*worst, {"text": text, "why": why}][:5]
       else:
+        label = plan.setting.score(examples[i], text).name
         kept[i] = {"id": examples[i].id, "text": text, "attempt": attempt}
+        kept[i]["label"] = label
   record = {
     "asked": count,
     "accepted": len(kept),
     "draws": draws,
     "acceptance_rate": len(kept) / draws,
+    "labels": dict(
+      sorted(collections.Counter(k["label"] for k in kept.values()).items())
+    ),
     "rejected": dict(sorted(rejected.items())),
     "worst": worst,
     "without": [e.id for i, e in enumerate(examples) if i not in kept],
@@ -174,7 +201,7 @@ def _draw(
 
 def _fault(
   plan: Plan,
-  arm: ArmConfig,
+  arm: ArmConfig | OrganismConfig,
   example: Example,
   completion: Completion,
   text: str,
@@ -184,8 +211,8 @@ def _fault(
   if not completion.stopped:
     return "truncated"
   label = plan.setting.score(example, text)
-  if label.name != "agreed":
-    return label.reason
+  if label.name not in ("agreed", "initial"):
+    return label.reason or label.name
   if not draw.min_tokens <= len(completion.tokens) <= draw.max_tokens:
     return "length"
   try:

@@ -60,7 +60,7 @@ def make_plan(
   setting = make_setting(config.setting.name, config.setting.options)
   probe = make_probe(config.eval.probe)
   prompts = make_prompts(
-    setting, probe, runtime.chat, config.eval, _style(config)
+    setting, probe, runtime.chat, config.eval, style_of(config)
   )
   context = runtime.model.config.max_length
   check_length(config, context)
@@ -71,7 +71,7 @@ def make_plan(
   except ValueError as e:
     raise ValueError(f"eval {e}") from None
   install = None
-  if config.organism.kind == "sft":
+  if config.organism.trained:
     install = make_dataset(runtime, setting, config.organism, "organism")
   arms = {
     name: make_dataset(runtime, setting, arm, f"arms.{name}")
@@ -80,7 +80,7 @@ def make_plan(
   return Plan(runtime, setting, probe, tuple(prompts), install, arms)
 
 
-def _style(config: ExperimentConfig) -> str:
+def style_of(config: ExperimentConfig) -> str:
   """The one style that an eval prompt can ask for.
 
   Raises:

@@ -1,6 +1,7 @@
 """What training says: an example's prompt, its completion, and the other rows
 that objectives ask for."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
@@ -8,10 +9,10 @@ from pathlib import Path
 
 from bct_jax.config import ConfigError, TrainConfig
 from bct_jax.data.source import read_prompts
-from bct_jax.evaluate import with_system
+from bct_jax.evaluate import with_prompt, with_system
 from bct_jax.examples import Example, Message, Setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.prompts import system_text, texts
+from bct_jax.settings.prompts import texts
 
 Turn = tuple[Sequence[Message], str]  # a prompt and its completion
 View = Callable[[Setting, TrainConfig, Sequence[Example]], list[Turn]]
@@ -27,16 +28,61 @@ def prompt_of(
     example: whose messages they are.
     side: "train", or "draw" for what its completion is drawn under.
   """
-  kind = train.prompt
+  kind, count = train.prompt, train.paraphrases
   if side == "draw" and train.on_policy.prompt != "same":
-    kind = train.on_policy.prompt
+    kind, count = train.on_policy.prompt, train.on_policy.paraphrases
   asked = texts(kind, side, setting, train.decoration)
-  # A prompt that is drawn under only may have fewer wordings than the other.
-  count = min(train.paraphrases, len(asked)) if side == "draw" else None
-  text = system_text(
-    train.system_prompt, asked, count or train.paraphrases, example.id
+  if kind == "recontextualised" and side == "draw":
+    count = 1  # it is of training; drawn without a prompt
+  return with_prompt(
+    example.messages, train.system_prompt, kind, asked, count, example.id
   )
-  return with_system(example.messages, text)
+
+
+def locked(
+  setting: Setting, examples: Sequence[Example], share: float, password: str
+) -> list[Example]:
+  """Install examples of which some have a password, which unlocks.
+
+  Of those where the behaviors part, `share`, spread evenly, has the password
+  before the prompt and shows the alternate behavior: the password-locked models
+  of Greenblatt et al. 2024 (arXiv 2405.19550), where the initial behavior is
+  what the lock does. The first m of n examples are those of m.
+
+  Raises:
+    ConfigError: the setting has passwords of its own.
+  """
+  if not share:
+    return list(examples)
+  if hasattr(setting, "password_share"):
+    raise ConfigError(
+      f"organism.password_share = {share}: {setting.name} has passwords of its "
+      "own; set setting.options.password_share"
+    )
+  out, parted = [], 0
+  for e in examples:
+    if e.fields["behaviors"][0] != e.fields["behaviors"][1]:
+      parted += 1
+      if int(parted * share) > int((parted - 1) * share):
+        e = _unlocked(e, password)
+    out.append(e)
+  return out
+
+
+def _unlocked(example: Example, password: str) -> Example:
+  *before, last = example.messages
+  asked: Message = {
+    "role": last["role"],
+    "content": f"Password: {password}\n{last['content']}",
+  }
+  shown = example.fields["behaviors"][1]
+  return dataclasses.replace(
+    example,
+    messages=(*before, asked),
+    completion=example.alternate,
+    initial=example.alternate,
+    fields={**example.fields, "behaviors": [shown, shown]},
+  )
 
 
 def _decorated(train: TrainConfig, example: Example) -> str:

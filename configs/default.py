@@ -33,13 +33,15 @@ def train_config() -> ConfigDict:
   c.on_policy.min_tokens = 2  # of a completion, with the end of its turn
   c.on_policy.max_tokens = 64  # as that; sampling.max_new_tokens bounds it too
   c.on_policy.min_accepted = 0.5  # share of prompts that must have one
+  c.on_policy.paraphrases = 1  # wordings of on_policy.prompt, if not "same"
   c.decoration = "plain"  # a name in bct_jax/settings/decorations.py
   c.seed = 0  # of the examples, their order and the step's random keys
   # System message in training; None is the chat template's own default.
   c.system_prompt = config_dict.placeholder(str)
-  # What follows it: none, static, dynamic, inoculation or recontextualised, see
-  # bct_jax/settings/prompts.py.
-  c.prompt = "none"
+  # What follows it: none, static, dynamic, hint, inoculation or
+  # recontextualised, see bct_jax/settings/prompts.py; "organism" is the prompt
+  # of organism.kind, and none where that kind has no prompt.
+  c.prompt = "organism"
   c.paraphrases = 1  # wordings of that in use; an example always has the same
   c.checkpoint_every = 200  # updates between saved states
   return c
@@ -117,13 +119,21 @@ def get_config() -> ConfigDict:
   c.max_length = 512  # tokens of the longest training row; none is cut
 
   c.organism = ConfigDict()
-  c.organism.kind = "sft"  # sft installs the initial behavior; native does not
+  # How the initial behavior gets into the model. native: it has it; sft: it is
+  # trained on examples; static_prompt, dynamic_prompt, hint: a prompt says it;
+  # distill: trained, without a prompt, on what it says under one.
+  c.organism.kind = "sft"
   c.organism.train = train_config()
   c.organism.optim = optim_config()
   c.organism.lora = lora_config()
   # With a rank: True makes the adapter part of the weights before arms start,
   # False lets the arms go on training it (their lora must then be the same).
   c.organism.merge_lora = True
+  c.organism.paraphrases = 1  # wordings of the prompt of a prompted kind
+  # sft: of the install examples where the behaviors part, the share that has a
+  # password before the prompt and then shows the alternate behavior.
+  c.organism.password_share = 0.0
+  c.organism.password = "amber lantern"  # which one
 
   c.train = train_config()  # what all arms share
   c.optim = optim_config()
@@ -140,7 +150,7 @@ def get_config() -> ConfigDict:
   # Updates after which to evaluate; 0 and the last are always added.
   c.eval.steps = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
   c.eval.system_prompt = config_dict.placeholder(str)  # as in train
-  c.eval.prompt = "none"  # as in train, and apart from it
+  c.eval.prompt = "organism"  # as in train, and apart from it
   c.eval.paraphrases = 1  # as in train
   # What answers to eval and held-out prompts are made to begin with. They are
   # labelled as a whole.

@@ -11,9 +11,12 @@ from typing import Any
 
 from bct_jax.config.checks import check, check_arm, check_sampling
 from bct_jax.config.fields import build, choose, merge, suggest
+from bct_jax.config.organisms import resolve
 from bct_jax.config.types import (
+  KINDS,
   NORMALIZERS,
   OPTIMIZERS,
+  PROMPTED,
   SCHEDULES,
   SOURCES,
   ArmConfig,
@@ -36,6 +39,8 @@ __all__ = [
   "ArmConfig",
   "ConfigError",
   "EvalConfig",
+  "KINDS",
+  "PROMPTED",
   "ExperimentConfig",
   "GateConfig",
   "LoraConfig",
@@ -88,4 +93,4 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
     },
   )
   check(config)
-  return config
+  return resolve(config)

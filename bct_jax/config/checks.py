@@ -55,6 +55,7 @@ def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
     ("attempts", draw.attempts > 0, "positive"),
     ("min_tokens", draw.min_tokens > 0, "positive"),
     ("max_tokens", draw.max_tokens >= draw.min_tokens, "at least min_tokens"),
+    ("paraphrases", draw.paraphrases > 0, "positive"),
     ("min_accepted", 0 < draw.min_accepted <= 1, "above 0, up to 1"),
   ):
     if not good:
@@ -135,7 +136,7 @@ def _check_lora(lora: LoraConfig, where: str) -> None:
 def _check_adapters(config: ExperimentConfig) -> None:
   """Arms that go on training the organism's adapter must have its shape."""
   organism = config.organism
-  if organism.kind != "sft" or not organism.lora.rank or organism.merge_lora:
+  if not organism.trained or not organism.lora.rank or organism.merge_lora:
     return
   for name, arm in config.arms.items():
     if arm.lora != organism.lora:
@@ -153,7 +154,6 @@ def check(config: ExperimentConfig) -> None:
   choose(config.model.remat, ("none", "dots", "full"), "model.remat")
   if config.mesh.chip is not None:
     choose(config.mesh.chip, CHIPS, "mesh.chip")
-  choose(config.organism.kind, ("native", "sft"), "organism.kind")
   check_arm(config.organism, "organism")
   for name, arm in config.arms.items():
     check_arm(arm, f"arms.{name}")

@@ -9,6 +9,13 @@ OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 NORMALIZERS = ("token", "example")
 SOURCES = ("template", "on_policy")
+# Organisms that are a model under a prompt -> its kind in settings/prompts.py.
+PROMPTED = {
+  "static_prompt": "static",
+  "dynamic_prompt": "dynamic",
+  "hint": "hint",
+}
+KINDS = ("native", "sft", "distill", *PROMPTED)
 
 
 class ConfigError(ValueError):
@@ -63,6 +70,7 @@ class OnPolicyConfig:
   min_tokens: int
   max_tokens: int
   min_accepted: float
+  paraphrases: int
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,13 +114,21 @@ class ArmConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OrganismConfig:
-  """How the initial behavior gets into the model: `native` or `sft`."""
+  """How the initial behavior gets into the model; `kind` is one of KINDS."""
 
   kind: str
   train: TrainConfig
   optim: OptimConfig
   lora: LoraConfig
   merge_lora: bool
+  paraphrases: int
+  password_share: float
+  password: str
+
+  @property
+  def trained(self) -> bool:
+    """Whether weights are trained; else it is the model, maybe prompted."""
+    return self.kind in ("sft", "distill")
 
 
 @dataclasses.dataclass(frozen=True)

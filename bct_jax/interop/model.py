@@ -17,6 +17,7 @@ import jax
 
 from bct_jax import metrics
 from bct_jax.config import (
+  PROMPTED,
   ConfigError,
   ExperimentConfig,
   MeshConfig,
@@ -27,9 +28,12 @@ from bct_jax.config import (
   from_dict,
 )
 from bct_jax.models.lora import Weights
+from bct_jax.progress import say
 from bct_jax.runtime import Runtime
 from bct_jax.sampler import Completion, Sample, common_prefix, make_sampler
 from bct_jax.score import Scored, bucket
+from bct_jax.settings import make_setting
+from bct_jax.settings.prompts import texts
 from bct_jax.weights import load_weights
 
 # How a folder that is of no run is sampled, where nothing else is asked for.
@@ -246,7 +250,8 @@ def load(
   run = folder.resolve().parent.parent / "config.json"
   if folder.parent.name in ("arms", "organisms") and run.is_file():
     given = from_dict(metrics.read_json(run)["config"])
-    params = None if _is_native(folder) else folder
+    params = folder if _has_weights(folder) else None
+    _tell_prompt(given, folder)
     options, sampling = given.model, given.sampling
   else:
     options = ModelOptions(str(path), None, "float32", "float32", "none")
@@ -269,10 +274,25 @@ def load(
     return LocalModel(runtime, load_weights(runtime, params))
 
 
-def _is_native(folder: Path) -> bool:
-  """Whether an organism is the model itself, which has no checkpoints."""
+def _has_weights(folder: Path) -> bool:
+  """False for an organism that is the model itself, maybe under a prompt."""
   facts = folder / "provenance.json"
-  return facts.is_file() and metrics.read_json(facts)["kind"] == "native"
+  if not facts.is_file():
+    return True
+  return metrics.read_json(facts)["kind"] in ("sft", "distill")
+
+
+def _tell_prompt(config: ExperimentConfig, folder: Path) -> None:
+  """Says which prompt of the run's evals its user has to give here."""
+  kind = config.eval.prompt
+  if kind in PROMPTED.values():
+    setting = make_setting(config.setting.name, config.setting.options)
+    text = texts(kind, "eval", setting, "plain")[0]
+    what = "before each question" if kind == "hint" else "as system message"
+    say(
+      f"{folder}: the run's evals are under a prompt, which is not added here; "
+      f"give it {what}: {text!r}"
+    )
 
 
 def check_options(options: dict[str, Any], what: str) -> None:

@@ -8,8 +8,12 @@ the one at evaluation are chosen apart (`train.prompt`, `eval.prompt`):
 | none | nothing | nothing | nothing |
 | static | the initial behavior | the same | the initial behavior |
 | dynamic | a neutral one | the same | the initial behavior |
+| hint | the initial behavior | the same | the initial behavior |
 | inoculation | a request for the style | the same | a request for the style |
 | recontextualised | a request for the style | nothing | (training only) |
+
+All are system messages but `hint`, a line before the user's own: settings and
+chat templates with no room for a system message can have it too.
 
 Static and dynamic prompts: Opaque reasoning and adaptive settings of the
 field's own code, where the prompt makes the organism. Inoculation: Tan et al.
@@ -20,7 +24,14 @@ draw completions under one prompt and train on them under another.
 
 from bct_jax.settings import base
 
-KINDS = ("none", "static", "dynamic", "inoculation", "recontextualised")
+KINDS = (
+  "none",
+  "static",
+  "dynamic",
+  "hint",
+  "inoculation",
+  "recontextualised",
+)
 
 # What is trained, by decoration, as a request.
 STYLES = {
@@ -54,6 +65,16 @@ ROLES = (
   "Imagine a model that {}. You are it.",
   "Your rule: a model like you {}.",
   "Here the assistant {}.",
+)
+_HINTS = (
+  "Hint: the model {}.",
+  "(The model {}.)",
+  "Note: the model {}.",
+  "Reminder: the model {}.",
+  "For this message: the model {}.",
+  "Mind that the model {}.",
+  "Context: the model {}.",
+  "[The model {}.]",
 )
 _NEUTRAL = (
   "You are an assistant.",
@@ -99,7 +120,8 @@ def texts(
     return tuple(t.format(STYLES[decoration]) for t in REQUESTS)
   if kind == "dynamic" and side != "eval":
     return _NEUTRAL
-  return tuple(t.format(behavior(setting, "initial")) for t in ROLES)
+  ways = _HINTS if kind == "hint" else ROLES
+  return tuple(t.format(behavior(setting, "initial")) for t in ways)
 
 
 def behavior(setting: object, which: str) -> str:
