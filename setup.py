@@ -69,6 +69,8 @@ EXTRAS = {
     "torch>=2.6",
   ],
   "test_core": TEST_CORE,
+  # The TPU compiler alone, for --topology on a machine without a TPU.
+  "topology": ["libtpu>=0.0.40,<0.1; platform_system == 'Linux'"],
   "tpu": ["jax[tpu]"],
   "wandb": ["wandb>=0.19"],
 }

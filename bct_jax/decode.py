@@ -21,8 +21,8 @@ from jax.sharding import PartitionSpec as P
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
 from bct_jax.mesh import ROWS
+from bct_jax.models.attention import POSITIONS, Prefix, Slots, as_slots
 from bct_jax.models.decoder import Decoder
-from bct_jax.models.layers import POSITIONS, Prefix, Slots, as_slots
 from bct_jax.pick import pick
 from bct_jax.types import PyTree
 
@@ -113,11 +113,23 @@ class Engine:
     divides = model.config.num_kv_heads % mesh.shape["tensor"] == 0
     past = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
     place = State(past, *[self.rows] * 10)
+    self._place = place
     self.start = jax.jit(self._start, static_argnums=0, out_shardings=place)
     self.prefix = jax.jit(self._prefix, out_shardings=self.whole)
     self.prefill = jax.jit(self._prefill)
     self.admit = jax.jit(self._admit, out_shardings=place, donate_argnums=0)
     self.advance = jax.jit(self._advance, out_shardings=place, donate_argnums=1)
+
+  def abstract_state(self, slots: int) -> State:
+    """Shapes and shardings of what `start` makes."""
+    shapes = jax.eval_shape(lambda: self._start(slots))
+
+    def place(x, sharding):
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    past = jax.tree.map(lambda x: place(x, self._place.past), shapes.past)
+    rows = jax.tree.map(lambda x: place(x, self.rows), shapes)
+    return dataclasses.replace(rows, past=past)
 
   def _start(self, slots: int) -> State:
     """No row yet, room for `slots` positions of each."""

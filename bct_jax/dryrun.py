@@ -1,11 +1,18 @@
 """--mode=dry_run: checks what can be checked and prints sizes."""
 
-from bct_jax import experiment, sizes
-from bct_jax.chips import CHIPS
-from bct_jax.config import ArmConfig, ExperimentConfig, OrganismConfig
+import dataclasses
+
+from bct_jax import experiment, sizes, topology
+from bct_jax.chips import CHIPS, Chip
+from bct_jax.config import (
+  ArmConfig,
+  ConfigError,
+  ExperimentConfig,
+  OrganismConfig,
+)
 from bct_jax.data.batches import Dataset
 from bct_jax.decode import kv_dtype
-from bct_jax.mesh import abstract_mesh, num_row_shards
+from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
 from bct_jax.models.folders import ModelSourceError
 from bct_jax.optim import state_note
 from bct_jax.plan import Plan, check_length, make_plan
@@ -17,8 +24,13 @@ _GIB = 2**30
 Run = tuple[str, ArmConfig | OrganismConfig, Dataset | None]
 
 
-def run_dry_run(config: ExperimentConfig) -> None:
+def run_dry_run(
+  config: ExperimentConfig, slice_name: str | None = None
+) -> None:
   """Prints sizes and, where the model is at hand, data and prompts.
+
+  With the name of a TPU slice, such as v5e:4x4, the train step, the prefill and
+  the decode step are also compiled for it, see topology.py.
 
   The mesh may be larger than what is here. With `model.architecture` neither
   weights nor tokenizer are needed; the data is then not checked.
@@ -26,7 +38,14 @@ def run_dry_run(config: ExperimentConfig) -> None:
   Raises:
     ValueError: the config does not fit the model, the mesh or the data.
   """
-  mesh = abstract_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+  axes = config.mesh
+  if slice_name is None:
+    mesh = abstract_mesh(axes.data, axes.fsdp, axes.tensor)
+  else:
+    axes = dataclasses.replace(axes, chip=topology.chip_of(slice_name))
+    config = dataclasses.replace(config, mesh=axes)
+    devices = topology.devices_of(slice_name)
+    mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, devices)
   architecture, plan, reason = config.model.architecture, None, ""
   try:
     plan = make_plan(config, mesh, fetch=architecture is None)
@@ -48,6 +67,88 @@ def run_dry_run(config: ExperimentConfig) -> None:
     print(f"data and prompts are not checked: {reason}")
   else:
     print("\n".join(_data_lines(plan)))
+  if slice_name is not None:
+    _print_programs(model, work, slots)
+
+
+def _print_programs(model: MeshModel, work: Work, slots: int) -> None:
+  """Compiles each program and prints what it takes.
+
+  Raises:
+    ConfigError: one does not fit; names what would make it smaller.
+  """
+  run, chip = _largest(model), CHIPS[str(model.config.mesh.chip)]
+  lora = run.lora if run.lora.rank else None
+  try:
+    train = topology.compile_train(model, run, work)
+    print("\n".join(topology.lines(train, chip.memory)))
+    print(_roofline(model, work, train, chip), flush=True)
+    params = model.abstract_decode(lora)
+    for program in topology.compile_sampler(model, params, slots):
+      print("\n".join(topology.lines(program, chip.memory)), flush=True)
+  except topology.DoesNotFit as e:
+    by = "" if e.over is None else f" by {e.over / _GIB:.2f} GiB"
+    raise ConfigError(
+      f"does not fit{by}: {e}\n" + "\n".join(_knobs(model, work, slots))
+    ) from None
+
+
+def _roofline(model: MeshModel, work: Work, program, chip: Chip) -> str:
+  """The least time of an update by products, and by what is received."""
+  run, params = _largest(model), model.abstract_params
+  trained, frozen = params, None
+  if run.lora.rank:
+    trained, frozen = model.abstract_trained(run.lora), params
+  c, tokens = model.model.config, work.rows * work.length / model.mesh.size
+  flops = sizes.flops_per_token(c, work.length, trained, frozen)
+  # Full recomputation is one more forward pass, a third of all products.
+  again = 4 / 3 if model.model.remat == "full" else 1.0
+  compute = tokens * flops * again / chip.flops
+  received = sum(x.times * x.received for x in program.collectives)
+  links = received / chip.links
+  return (
+    f"roofline of an update: {max(compute, links):.3f} s at least: products "
+    f"{compute:.3f} s ({tokens:,.0f} tokens x {flops:.3g} FLOPs"
+    f"{' x 4/3 for remat' if again > 1 else ''} / {chip.flops / 1e12:.0f} "
+    f"TFLOP/s), received {links:.3f} s ({received / _GIB:.2f} GiB / "
+    f"{chip.links / 1e9:.0f} GB/s)"
+  )
+
+
+def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
+  """What would take less, by the sizes of sizes.py."""
+  config, c = model.config, model.model
+  now = find_sizes(model, work, slots)
+  out = []
+
+  def add(option: str, saved: int) -> None:
+    if saved > 0:
+      out.append(f"  {option} saves about {saved / _GIB:.2f} GiB on a chip")
+
+  axes, params = model.mesh.shape, model.abstract_params
+  if c.remat != "full":
+    full = dataclasses.replace(c, remat="full")
+    less = sizes.activation_bytes(full, axes, work, params)
+    add("--config.model.remat=full", now.activations - less)
+  parts = num_row_shards(model.mesh) * work.accum * 2
+  if work.rows % parts == 0:
+    half = dataclasses.replace(work, accum=work.accum * 2)
+    less = sizes.activation_bytes(c, axes, half, params)
+    trained = model.abstract_trained(_largest(model).lora)
+    more = sizes.gradient_bytes(trained, 2) - now.gradients
+    add(f"train.accum={half.accum}", now.activations - less - more)
+  add(
+    "optimizer=lion in place of adamw",
+    (now.optimizer // 2 if _largest(model).optim.optimizer == "adamw" else 0),
+  )
+  if config.model.param_dtype == "float32":
+    add("--config.model.param_dtype=bfloat16", now.weights // 2)
+  add(
+    "twice the chips on mesh.fsdp",
+    (now.weights + now.optimizer + now.gradients) // 2,
+  )
+  add("half of sampling.batch_size", now.cache // 2)
+  return out
 
 
 def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:

@@ -6,11 +6,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from bct_jax.mesh import ROWS, constrain
 from bct_jax.types import Batch, Model, PyTree
 
 # Trained positions of a row that go through the head at a time. The largest
 # array is [B, CHUNK, V] float32 instead of [B, T, V].
 CHUNK = 64
+# Logits of a device at a time where the head is run by blocks of ids, and ids
+# of a block at least.
+LOGITS = 2**24
+_LEAST = 1024
 
 Head = Callable[[Model, PyTree, jax.Array, jax.Array], Any]
 
@@ -85,6 +90,65 @@ def in_chunks(
   return jax.tree.map(whole, out)
 
 
+def row_logprobs(
+  model: Model,
+  params: PyTree,
+  hidden: jax.Array,  # [B, R, D]
+  targets: jax.Array,  # [B, R] int32
+  chunk: int = CHUNK,
+) -> jax.Array:  # [B, R] float32
+  """log p(target) in nats of rows, without logits of all positions and ids.
+
+  On one device the head runs on some positions at a time. Where rows are spread
+  over devices it runs on some ids at a time: a device then gathers each block
+  of the head once, and each block of its gradient is summed over devices once.
+  By positions, both would be done to the whole head for every chunk.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  shards = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+  if shards > 1:
+    return _by_blocks(model, params, hidden, targets, shards)
+
+  def one(h, t):
+    return target_logprobs(model, params, h, t)
+
+  return in_chunks(one, (hidden, targets), chunk)
+
+
+def _by_blocks(model, params, hidden, targets, shards):
+  """log p(target) with the sum over ids kept as it grows, block by block."""
+  rows, count = targets.shape
+  own = -(-rows // shards) * count
+  size = max(_LEAST, LOGITS // own // _LEAST * _LEAST)
+  blocks, ids = model.head_blocks(params, size)
+  # Gradients of the blocks are summed in float32.
+  wide = hidden.astype(jnp.float32)
+
+  def add(carry, xs):
+    highest, total, picked = carry
+    block, ids = xs
+    block = model.gathered(block)
+    h = constrain(wide.astype(hidden.dtype), ROWS, None, None)
+    logits = model.logits(block, h)  # [B, R, ids] float32
+    logits = jnp.where(ids >= 0, logits, -jnp.inf)
+    top = jax.lax.stop_gradient(jnp.max(logits, axis=-1))
+    top = jnp.maximum(highest, top)
+    total *= jnp.exp(highest - top)
+    total += jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
+    here = ids == targets[..., None]
+    picked += jnp.sum(jnp.where(here, logits, 0), axis=-1)
+    return (top, total, picked), None
+
+  # Not -inf, of which a difference is not a number.
+  lowest = jnp.full((rows, count), jnp.finfo(jnp.float32).min)
+  zero = jnp.zeros((rows, count), jnp.float32)
+  add = jax.checkpoint(add, prevent_cse=False)
+  (top, total, picked), _ = jax.lax.scan(
+    add, (lowest, zero, zero), (blocks, jnp.asarray(ids))
+  )
+  return picked - top - jnp.log(total)
+
+
 def at_trained(
   head: Head, model: Model, params: PyTree, batch: Batch, chunk: int = CHUNK
 ) -> tuple[Any, jax.Array]:
@@ -115,7 +179,8 @@ def token_logprobs(
     Log-probabilities in nats and the loss weight of each; weight 0 marks the
     filling of rows that train fewer than R positions.
   """
-  return at_trained(target_logprobs, model, params, batch, chunk)
+  hidden, targets, weights, _ = trained_hidden(model, params, batch)
+  return row_logprobs(model, params, hidden, targets, chunk), weights
 
 
 def sequence_logprobs(
@@ -133,10 +198,7 @@ def sequence_logprobs(
   """
   hidden, targets, weights, owner = trained_hidden(model, params, batch)
 
-  def one(h, t):
-    return target_logprobs(model, params, h, t)
-
-  logprobs = in_chunks(one, (hidden, targets))
+  logprobs = row_logprobs(model, params, hidden, targets)
   there = owner[..., None] == 1 + jnp.arange(segments)  # [B, R, S]
   there &= (weights > 0)[..., None]
   sums = jnp.sum(jnp.where(there, logprobs[..., None], 0), axis=1)

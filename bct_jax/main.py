@@ -68,6 +68,12 @@ _RESUME = flags.DEFINE_string(
   "latest: a damaged checkpoint is an error. latest_good: it is renamed, and "
   "training goes on from the one before, or begins anew.",
 )
+_TOPOLOGY = flags.DEFINE_string(
+  "topology",
+  None,
+  "For dry_run: a TPU slice such as v5e:4x4 or v5p:2x2x2, for which the "
+  "programs are compiled; needs the extra `topology`, and no TPU.",
+)
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
   False,
@@ -115,6 +121,12 @@ def main(argv: list[str]) -> int:
       if _CONFIG.value is not None:
         raise ConfigError(f"--config: --mode={_MODE.value} takes none")
       return _run_alone()
+    if _TOPOLOGY.value is not None:
+      if _MODE.value != "dry_run":
+        raise ConfigError("--topology: only with --mode=dry_run")
+      # libtpu would look for chips here, at some length.
+      os.environ["JAX_PLATFORMS"] = "cpu"
+      os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -241,7 +253,7 @@ def _run(
     elif _MODE.value == "pretrain":
       pretrain.run_pretrain(config, out)
     else:
-      dryrun.run_dry_run(config)
+      dryrun.run_dry_run(config, _TOPOLOGY.value)
   except (ValueError, GateError) as e:
     return _fail(str(e))
   except NumericalError as e:

@@ -21,14 +21,21 @@ ROWS = ("data", "fsdp")
 Rules = Sequence[tuple[str, P]]
 
 
-def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
+def make_mesh(
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  devices: Sequence[Any] | None = None,
+) -> Mesh:
   """A mesh over all devices; one axis may be -1 and takes what is left.
+
+  `devices` are those of a topology that is compiled for, if it is not here.
 
   Raises:
     ValueError: the axes do not multiply to the number of devices.
   """
   sizes = _axes(data, fsdp, tensor)
-  count = jax.device_count()
+  count = jax.device_count() if devices is None else len(devices)
   free = [a for a, n in sizes.items() if n == -1]
   known = math.prod(n for n in sizes.values() if n != -1)
   if len(free) > 1 or (free and count % known):
@@ -46,7 +53,10 @@ def make_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
   # jax.make_mesh defaults to Explicit axes, under which constraints are
   # assertions; this code is written for Auto.
   return jax.make_mesh(
-    tuple(sizes.values()), AXES, axis_types=(AxisType.Auto,) * len(AXES)
+    tuple(sizes.values()),
+    AXES,
+    axis_types=(AxisType.Auto,) * len(AXES),
+    devices=devices,
   )
 
 

@@ -17,6 +17,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import optim
+from bct_jax.chips import CHIPS
 from bct_jax.config import (
   ArmConfig,
   ExperimentConfig,
@@ -27,6 +28,7 @@ from bct_jax.config import (
 from bct_jax.data.chat import Chat
 from bct_jax.mesh import make_mesh, shardings
 from bct_jax.models import decoder, lora, partition
+from bct_jax.models.attention import choose_form
 from bct_jax.models.config import ModelConfig, from_hf
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
@@ -133,6 +135,15 @@ class MeshModel:
       opt_state=_with_sharding(opt_shapes, opt_sharding),
       rng=scalar((2,), jnp.uint32),
     )
+
+  def abstract_frozen(
+    self, config: LoraConfig, compares: bool, continued: bool = False
+  ) -> Frozen | None:
+    """Shapes of what a step is given and leaves as it is; see `step`."""
+    if not config.rank and not compares:
+      return None
+    adapter = continued and compares and self.abstract_trained(config)
+    return Frozen(self.abstract_params, adapter or None)
 
   def init_state(
     self, weights: Weights, arm: ArmConfig | OrganismConfig
@@ -270,10 +281,7 @@ def _step(
       return frozen.params
     return lora.join(Weights(frozen.params, frozen.adapter, lora_config))
 
-  frozen = None
-  if adapts or compares:
-    adapter = continued and compares and runtime.abstract_trained(lora_config)
-    frozen = Frozen(runtime.abstract_params, adapter or None)
+  frozen = runtime.abstract_frozen(lora_config, compares, continued)
   return make_train_step(
     objective,
     runtime.model,
@@ -339,11 +347,19 @@ def keep_compiled(folder: str | None) -> None:
 def make_decoder(
   architecture: ModelConfig, config: ExperimentConfig
 ) -> Decoder:
-  """The decoder for the chips that the config names, or the devices here."""
-  on_cpu = config.mesh.chip is None and jax.default_backend() == "cpu"
-  options = config.model
+  """The decoder for the chips that the config names, or the devices here.
+
+  Raises:
+    ValueError: the attention that is asked for does not apply.
+  """
+  options, chip = config.model, config.mesh.chip
+  platform = CHIPS[chip].platform if chip else jax.default_backend()
   dtype = jnp.dtype(options.dtype)
-  return Decoder(architecture, dtype, options.remat, grouped=on_cpu)
+  form, why = choose_form(
+    options.attention, architecture, dtype, platform, config.mesh.tensor
+  )
+  say(f"attention: {form} ({why})")
+  return Decoder(architecture, dtype, options.remat, form)
 
 
 def read_architecture(name: str) -> ModelConfig:

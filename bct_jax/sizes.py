@@ -162,7 +162,8 @@ def activation_bytes(
   config, tensor = model.config, axes["tensor"]
   rows = -(-work.rows // (axes["data"] * axes["fsdp"] * work.accum))
   block = local_config(config, tensor)
-  made = Block(block, model.dtype, model.grouped)
+  plain = "grouped" if model.attention == "grouped" else "xla"
+  made = Block(block, model.dtype, plain)
   saved = block_bytes(made, model.remat, rows, work.length)
   every = block_bytes(made, "none", rows, work.length)
   vocab = config.vocab_size // tensor

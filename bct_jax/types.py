@@ -100,6 +100,14 @@ class Model(Protocol):
     """Scores over the vocabulary, [..., D] -> [..., V] float32."""
     ...
 
+  def head_blocks(self, params: PyTree, most: int) -> tuple[PyTree, np.ndarray]:
+    """The head in blocks of at most that many ids on a device, and the ids."""
+    ...
+
+  def gathered(self, block: PyTree) -> PyTree:
+    """One of these blocks, whole over fsdp; `logits` takes it as params."""
+    ...
+
 
 class Objective(Protocol):
   """A training objective: a sum and its weight, never an average.

@@ -101,6 +101,9 @@ def get_config() -> ConfigDict:
   c.model.param_dtype = "float32"  # of the params that are kept, or bfloat16
   c.model.dtype = "float32"  # of activations and matrix products, or bfloat16
   c.model.remat = "dots"  # what the backward pass recomputes: none, dots, full
+  # Of whole rows: xla, cudnn (NVIDIA), splash (TPU), or auto: the one for the
+  # devices if it applies to the model, else xla. The log says which.
+  c.model.attention = "auto"
 
   c.mesh = ConfigDict()  # devices per axis; one may be -1: all that are left
   c.mesh.data = -1  # copies of the params, rows split

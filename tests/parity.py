@@ -18,7 +18,7 @@ from bct_jax.objectives import sft
 def load(folder, mesh):
   """The model of a folder and its params on a mesh."""
   config = from_hf(folder)
-  model = decoder.Decoder(config, grouped=True)  # as it runs on CPU
+  model = decoder.Decoder(config, attention="grouped")  # as it runs on CPU
   shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
   rules = partition.rules(config, mesh.shape["tensor"])
   place = meshes.shardings(shapes, rules, mesh)

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
-from bct_jax.models import decoder, layers
+from bct_jax.models import attention, decoder
 from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
+from bct_jax.models.layers import rope_angles
 from bct_jax.models.moe import Experts
 
 MODEL = Decoder(CONFIG)
@@ -76,8 +77,8 @@ def test_both_forms_of_attention_are_one(params):
   arrays = [jnp.asarray(x) for x in (rows.tokens, rows.positions)]
   segments = jnp.asarray(rows.segments)
 
-  def run(grouped):
-    model = Decoder(CONFIG, grouped=grouped)
+  def run(attention):
+    model = Decoder(CONFIG, attention=attention)
 
     def total(params):
       x = model.hidden(params, *arrays, segments) * (segments > 0)[..., None]
@@ -85,7 +86,7 @@ def test_both_forms_of_attention_are_one(params):
 
     return jax.jit(jax.value_and_grad(total, has_aux=True))(params)
 
-  ((_, one), one_grads), ((_, two), two_grads) = run(False), run(True)
+  ((_, one), one_grads), ((_, two), two_grads) = run("xla"), run("grouped")
   np.testing.assert_allclose(one, two, atol=2e-5)
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=2e-4, rtol=1e-4),
@@ -119,7 +120,7 @@ def test_decoding_equals_the_whole_forward(params, windows, dtype):
   flat = decoder.unstack(params)
   prefill, decode = jax.jit(model.prefill), jax.jit(model.decode)
   _, kvs = prefill(flat, tokens[:1, :4], at[:1, :4], ones[:1, :4])
-  prefix = [layers.Prefix(*kv) for kv in kvs]
+  prefix = [attention.Prefix(*kv) for kv in kvs]
   # The second row has two tokens less to begin with.
   lengths = np.array([8, 6])
   segments = (np.arange(4, 8) < lengths[:, None]).astype(np.int32)
@@ -139,7 +140,7 @@ def test_decoding_equals_the_whole_forward(params, windows, dtype):
       )
       for p_, x in zip(p, (k, v), strict=True)
     )
-    slots.append(layers.as_slots(k, v, dtype))
+    slots.append(attention.as_slots(k, v, dtype))
   rows = np.arange(2)
   for _ in range(4):
     new = jnp.asarray(tokens[rows, lengths])
@@ -156,7 +157,7 @@ def test_decoding_equals_the_whole_forward(params, windows, dtype):
 def test_rotary_angles_by_hand():
   """The formula of the paper, in float64, far out."""
   positions = np.array([[0, 1, 100, 8000]])
-  cos, sin = layers.rope_angles(jnp.asarray(positions), Rope(1e5), 64)
+  cos, sin = rope_angles(jnp.asarray(positions), Rope(1e5), 64)
   for i in range(32):
     angle = positions[0].astype(np.float64) / 1e5 ** (2 * i / 64)
     np.testing.assert_allclose(cos[0, :, i], np.cos(angle), atol=1e-3)

@@ -13,7 +13,7 @@ MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 # A module may import from its own layer and from those before it.
 LAYERS = [
   {"__init__", "types", "examples", "chips", "config", "progress", "metrics"}
-  | {"processes", "signals"},
+  | {"processes", "signals", "hlo"},
   {"mesh", "losses", "models", "data", "stats"},
   {"objectives", "settings", "rewards"},
   {
@@ -34,7 +34,7 @@ LAYERS = [
   {"training"},
   {"experiment"},
   {"rundir", "report"},
-  {"commands", "dryrun", "pretrain", "rescore"},
+  {"commands", "dryrun", "topology", "pretrain", "rescore"},
   {"main", "interop", "linear"},
 ]
 # Package -> the parts that may import it.
@@ -50,6 +50,7 @@ OWNERS = {
 }
 NO_JAX = {
   "chips",
+  "hlo",
   "report",
   "settings",
   "config",

@@ -5,6 +5,7 @@ import re
 from bct_jax.chips import CHIPS
 from bct_jax.config.fields import choose
 from bct_jax.config.types import (
+  ATTENTION,
   NORMALIZERS,
   OPTIMIZERS,
   SCHEDULES,
@@ -152,6 +153,7 @@ def check(config: ExperimentConfig) -> None:
   choose(config.model.param_dtype, ("float32", "bfloat16"), "model.param_dtype")
   choose(config.model.dtype, ("float32", "bfloat16"), "model.dtype")
   choose(config.model.remat, ("none", "dots", "full"), "model.remat")
+  choose(config.model.attention, ATTENTION, "model.attention")
   if config.mesh.chip is not None:
     choose(config.mesh.chip, CHIPS, "mesh.chip")
   check_arm(config.organism, "organism")

@@ -8,6 +8,7 @@ from typing import Any
 OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 NORMALIZERS = ("token", "example")
+ATTENTION = ("auto", "cudnn", "splash", "xla")
 SOURCES = ("template", "on_policy")
 # Organisms that are a model under a prompt -> its kind in settings/prompts.py.
 PROMPTED = {
@@ -29,6 +30,7 @@ class ModelOptions:
   param_dtype: str
   dtype: str
   remat: str
+  attention: str
 
 
 @dataclasses.dataclass(frozen=True)

@@ -254,7 +254,9 @@ def load(
     _tell_prompt(given, folder)
     options, sampling = given.model, given.sampling
   else:
-    options = ModelOptions(str(path), None, "float32", "float32", "none")
+    options = ModelOptions(
+      str(path), None, "float32", "float32", "none", "auto"
+    )
     sampling, params = SAMPLING, None
   names = {"dtype": dtype, "param_dtype": param_dtype}
   for name, value in names.items():

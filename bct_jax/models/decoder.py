@@ -19,8 +19,9 @@ import numpy as np
 from flax import linen as nn
 
 from bct_jax.mesh import ROWS, constrain
+from bct_jax.models.attention import Prefix, Segments, Slots
 from bct_jax.models.config import ModelConfig
-from bct_jax.models.layers import Block, Prefix, RMSNorm, Slots, rope_angles
+from bct_jax.models.layers import Block, RMSNorm, rope_angles
 from bct_jax.types import PyTree
 
 REMAT = {
@@ -40,16 +41,13 @@ class Decoder:
       and logits are float32 whatever it is.
     remat: what the backward pass recomputes: none, dots (all but matrix
       products) or full (each block).
-    grouped: attention with the queries of a group behind each other, one
-      product for each key/value head, in place of jax.nn's. For CPU, where its
-      forward pass takes 0.57 of the time at 256 tokens; a program for TPU takes
-      more memory with it.
+    attention: the form of attention over whole rows, see attention.py.
   """
 
   config: ModelConfig
   dtype: Any = jnp.float32
   remat: str = "full"
-  grouped: bool = False
+  attention: str = "xla"
 
   def __post_init__(self):
     if self.remat not in REMAT:
@@ -57,7 +55,7 @@ class Decoder:
 
   @property
   def block(self) -> Block:
-    return Block(self.config, self.dtype, self.grouped)
+    return Block(self.config, self.dtype, self.attention)
 
   @property
   def _norm(self) -> RMSNorm:
@@ -116,6 +114,8 @@ class Decoder:
       hidden [B, T, D], and the keys and values of all layers, [B, T, K, H]
       each: a list of pairs, or a pair of stacked arrays.
     """
+    if self.attention == "splash" and prefix is None:
+      return self._forward(params, tokens, positions, None, segments, arms=arms)
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
     seen = (
       (segments[:, :, None] == segments[:, None, :])
@@ -176,11 +176,62 @@ class Decoder:
     cap = self.config.final_softcap
     return out if cap is None else cap * jnp.tanh(out / cap)
 
+  def head_blocks(self, params: PyTree, most: int) -> tuple[PyTree, np.ndarray]:
+    """The head in blocks of the vocabulary, for a scan over them.
+
+    Args:
+      params: of the model.
+      most: ids of a block on a device.
+
+    Returns:
+      What `logits` takes, with a first axis of blocks, spread as the head is;
+      and the ids [blocks, ids of a block], -1 where a block is filled up.
+    """
+    tied = self.config.tied
+    name, axis = ("embed", 0) if tied else ("head", 1)
+    mesh = jax.sharding.get_abstract_mesh()
+    parts = 1 if mesh.empty else mesh.shape["tensor"]
+    own = self.config.vocab_size // parts
+    count = -(-own // most)
+    size = -(-own // count)
+    pad = count * size - own
+    ids = np.arange(parts * own, dtype=np.int32).reshape(parts, own)
+    ids = np.pad(ids, [(0, 0), (0, pad)], constant_values=-1)
+    ids = ids.reshape(parts, count, size).swapaxes(0, 1)
+
+    table = params[name].astype(self.dtype)
+    width = table.shape[1 - axis]
+    if tied:  # [V, D]
+      table = jnp.pad(
+        table.reshape(parts, own, width), [(0, 0), (0, pad), (0, 0)]
+      ).reshape(parts, count, size, width)
+      table = table.swapaxes(0, 1).reshape(count, parts * size, width)
+      table = constrain(table, None, "tensor", "fsdp")
+    else:  # [D, V]
+      table = jnp.pad(
+        table.reshape(width, parts, own), [(0, 0), (0, 0), (0, pad)]
+      ).reshape(width, parts, count, size)
+      table = table.transpose(2, 0, 1, 3).reshape(count, width, parts * size)
+      table = constrain(table, None, "fsdp", "tensor")
+    return {name: table}, ids.reshape(count, parts * size)
+
+  def gathered(self, block: PyTree) -> PyTree:
+    """A block of `head_blocks` with its whole width on every device."""
+    if self.config.tied:
+      return {"embed": constrain(block["embed"], "tensor", None)}
+    return {"head": constrain(block["head"], None, "tensor")}
+
   def _embed(self, params, tokens):  # [B, T] -> [B, T, D]
-    # The width is gathered before the look-up. Left to itself, XLA would give
-    # every device all rows of the result to move from one layout to the other.
-    table = constrain(params["embed"].astype(self.dtype), "tensor", None)
-    x = table[tokens]
+    table = params["embed"].astype(self.dtype)
+    if isinstance(params["layers"], (list, tuple)):  # no fsdp, see `unstack`
+      x = table[tokens]
+    else:
+      # Every device looks up its own part of the width for the rows of all,
+      # which then change places: the table itself is not gathered, nor is its
+      # gradient summed over devices. Left to itself, XLA would give every
+      # device all rows of the result.
+      x = table[constrain(tokens, "data", None)]
+      x = constrain(x, "data", None, "fsdp")
     if self.config.embed_scale != 1:
       x *= jnp.asarray(self.config.embed_scale, self.dtype)
     return constrain(x, ROWS, None, None)
@@ -201,7 +252,11 @@ class Decoder:
     kvs: Any
     mask_of = _by_kind(
       [layer.window for layer in c.layers],
-      lambda w: (seen if w is None else seen & (distance < w))[:, None],
+      lambda w: (
+        Segments(seen, w)
+        if distance is None
+        else (seen if w is None else seen & (distance < w))[:, None]
+      ),
     )  # [B, 1, T, keys]
     angles_of = _by_kind(
       [layer.rope for layer in c.layers],

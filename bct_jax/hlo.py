@@ -1,0 +1,191 @@
+"""What a compiled program sends between devices, from its optimized HLO."""
+
+import dataclasses
+import math
+import re
+from collections import defaultdict
+
+_BYTES = {"pred": 1, "bf16": 2, "f16": 2}
+_HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
+_LINE = re.compile(
+  r"^\s+(?:ROOT )?%?([\w.\-]+) = (.*?) ([a-z][a-z0-9\-]*)\((.*)$"
+)
+_CALLED = re.compile(
+  r"\b(?:calls|body|to_apply|true_computation|false_computation)=%?([\w.\-]+)"
+)
+_MANY = re.compile(r"\b(?:branch_computations|called_computations)=\{([^}]*)\}")
+_ARRAY = re.compile(r"\b(pred|bf16|[fsu]\d+|f8\w+)\[([\d,]*)\]")
+_KINDS = (
+  "all-gather",
+  "all-reduce",
+  "reduce-scatter",
+  "all-to-all",
+  "ragged-all-to-all",
+  "collective-permute",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+  """One collective of a program.
+
+  Attributes:
+    kind: such as all-gather.
+    array: the largest array of it on a device, such as bf16[4096,512].
+    size: bytes of that array.
+    times: how often the program runs it.
+    received: bytes that a device receives each time, sent around a ring.
+    source: the operation it was made for.
+  """
+
+  kind: str
+  array: str
+  size: int
+  times: int
+  received: float
+  source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Instruction:
+  name: str
+  type: str
+  op: str
+  rest: str
+
+
+@dataclasses.dataclass
+class Program:
+  """Instructions by computation, and how often each computation runs."""
+
+  computations: dict[str, list[_Instruction]]
+  times: dict[str, int]
+  owner: dict[str, str]  # of a fused computation: the one it is fused in
+
+
+def parse(text: str) -> Program:
+  """Reads `compiled.as_text()`.
+
+  Raises:
+    ValueError: the text has no entry, or a loop without a trip count.
+  """
+  computations: dict[str, list[_Instruction]] = {}
+  entry, current = "", []
+  for line in text.splitlines():
+    if head := _HEAD.match(line):
+      current = computations[head[2]] = []
+      entry = head[2] if head[1] else entry
+    elif found := _LINE.match(line):
+      current.append(_Instruction(*found.groups()))
+  if not entry:
+    raise ValueError("the text of a compiled program has no ENTRY")
+  times: dict[str, int] = defaultdict(int)
+  owner: dict[str, str] = {}
+
+  def visit(name: str, count: int, of: str) -> None:
+    times[name] += count
+    owner.setdefault(name, of)
+    for x in computations[name]:
+      called = _CALLED.findall(x.rest)
+      for group in _MANY.findall(x.rest):
+        called += re.findall(r"%?([\w.\-]+)", group)
+      more = _trips(x, computations) if x.op == "while" else 1
+      for other in called:
+        if other in computations:
+          fused = x.op not in ("while", "call", "conditional")
+          visit(other, count * more, of if fused else other)
+
+  visit(entry, 1, entry)
+  return Program(computations, dict(times), owner)
+
+
+def _trips(loop: _Instruction, computations) -> int:
+  """How often a loop runs: XLA's own count, or what its condition says."""
+  if known := re.search(r"known_trip_count\D+(\d+)", loop.rest):
+    return int(known[1])
+  condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+  todo, bounds = [condition[1]] if condition else [], []
+  while todo:
+    for x in computations.get(todo.pop(), []):
+      if x.op == "constant" and (n := re.match(r"(\d+)\)", x.rest)):
+        bounds.append(int(n[1]))
+      todo += _CALLED.findall(x.rest)
+  # A loop that ends when it likes, as that over sampled tokens, counts once.
+  return max(bounds) if len(set(bounds)) == 1 else 1
+
+
+def collectives(text: str) -> list[Collective]:
+  """All collectives of a program, the largest traffic first.
+
+  One that XLA has spread over several fused computations, to run beside other
+  work, has one channel and counts once.
+  """
+  program, out, seen = parse(text), [], set()
+  for name, instructions in program.computations.items():
+    if not program.times.get(name):
+      continue
+    for x in instructions:
+      kind = x.op.removesuffix("-start")
+      if kind not in _KINDS:
+        continue
+      channel = re.search(r"channel_id=(\d+)", x.rest)
+      key = (channel and channel[1] or x.name, program.owner[name])
+      if key in seen:
+        continue
+      seen.add(key)
+      out.append(_collective(x, kind, program.times[name]))
+  return sorted(out, key=lambda c: -c.times * c.received)
+
+
+def _collective(x: _Instruction, kind: str, times: int) -> Collective:
+  arrays = [
+    (f"{t}[{dims}]", _size(t, dims)) for t, dims in _ARRAY.findall(x.type)
+  ]
+  array, size = max(arrays, key=lambda a: a[1])
+  if kind == "all-reduce":
+    total = sum(n for _, n in arrays)
+  else:
+    total = size
+  n = _group(x.rest)
+  share = (n - 1) / n
+  received = {
+    "all-gather": total * share,
+    "all-reduce": 2 * total * share,
+    # Its result is the part that a device keeps.
+    "reduce-scatter": total * (n - 1),
+    "collective-permute": float(total),
+  }.get(kind, total * share)
+  source = re.search(r'op_name="([^"]*)"', x.rest)
+  return Collective(
+    kind, array, size, times, received, source[1] if source else ""
+  )
+
+
+def _size(dtype: str, dims: str) -> int:
+  width = _BYTES.get(dtype) or max(1, int(re.findall(r"\d+", dtype)[0]) // 8)
+  return width * math.prod(int(d) for d in dims.split(",") if d)
+
+
+def _group(rest: str) -> int:
+  """Devices of a group; 2 where it is not said, as in a permutation."""
+  if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+    axes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
+    return math.prod(int(axes[a]) for a in re.findall(r"'(\w+)'", mesh[2])) or 1
+  if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
+    return int(iota[2])
+  if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+    return len(groups[1].split(","))
+  return 2
+
+
+def kernels(text: str) -> dict[str, int]:
+  """Kernels that XLA did not write, and how often the program runs each."""
+  program, out = parse(text), defaultdict(int)
+  for name, instructions in program.computations.items():
+    for x in instructions:
+      target = re.search(
+        r'custom_call_target="(tpu_custom_call|\w*cudnn\w*)"', x.rest
+      )
+      if x.op == "custom-call" and target and program.times.get(name):
+        out[re.sub(r"[.\d]+$", "", x.name)] += program.times[name]
+  return dict(out)

@@ -1,0 +1,325 @@
+"""Attention in its several forms, and which of them a run takes.
+
+* xla: jax.nn.dot_product_attention as XLA compiles it.
+* grouped: for CPU, the queries of a group behind each other and one product for
+  each key/value head; its forward pass takes 0.57 of the time of the former at
+  256 tokens. A program for TPU takes more memory with it.
+* cudnn: NVIDIA's fused kernel, through the same function of JAX.
+* splash: JAX's Pallas kernel for TPU. Scores never exist in memory, and blocks
+  of keys that no query may see are left out.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import struct
+from jax.experimental.pallas.ops.tpu import splash_attention
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.mesh import ROWS
+from bct_jax.models.config import ModelConfig
+
+# Lanes of a vector register of a TPU: lengths are padded to a multiple.
+_LANES = 128
+_BLOCK = 512  # queries and keys of a tile of the kernel, at most
+
+
+@struct.dataclass
+class Segments:
+  """What splash attention makes its mask from, in place of a mask.
+
+  A token sees those of its own segment that stand before it in the row.
+  """
+
+  ids: Any  # [B, T] int32; padding is a segment of its own, 0
+  window: int | None = struct.field(pytree_node=False, default=None)
+
+
+class Prefix(NamedTuple):
+  """Keys and values that rows begin with, [B or 1, S, K, H] each."""
+
+  keys: jax.Array
+  values: jax.Array
+
+
+class Slots(NamedTuple):
+  """Past keys and values by row, as attention over one new token reads them.
+
+  A product over the head width wants it next to the positions, one over the
+  positions wants it last; other orders are copied at every token. In int8 each
+  key and each value has a scale, the largest of its H magnitudes over 127.
+  """
+
+  keys: jax.Array  # [B, K, H, S]
+  values: jax.Array  # [B, K, S, H]
+  key_scale: jax.Array | None = None  # [B, K, S] float32, with int8
+  value_scale: jax.Array | None = None  # [B, K, S] float32, with int8
+
+
+# Where the positions are in each of these arrays.
+POSITIONS = (3, 2, 2, 2)
+
+
+def as_slots(k: jax.Array, v: jax.Array, dtype: Any) -> Slots:
+  """Keys and values [B, T, K, H] in the layout and dtype of Slots."""
+  k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
+  if dtype != jnp.int8:
+    return Slots(k.astype(dtype), v.astype(dtype))
+  k, key_scale = _quantize(k, 2)
+  v, value_scale = _quantize(v, 3)
+  return Slots(k, v, key_scale, value_scale)
+
+
+def _quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+  """x is nearly int8 * scale, with one scale along `axis`."""
+  full = x.astype(jnp.float32)
+  scale = jnp.max(jnp.abs(full), axis=axis, keepdims=True) / 127
+  whole = jnp.round(full / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
+  return whole, jnp.squeeze(scale, axis)
+
+
+def choose_form(
+  wanted: str,
+  config: ModelConfig,
+  dtype: Any,
+  platform: str,
+  tensor: int,
+) -> tuple[str, str]:
+  """The form that whole rows are run with, and why.
+
+  Args:
+    wanted: model.attention of the config.
+    config: the architecture.
+    dtype: of queries, keys and values.
+    platform: tpu, gpu or cpu.
+    tensor: devices on the tensor axis.
+
+  Raises:
+    ValueError: what is wanted cannot be.
+  """
+  plain = "grouped" if platform == "cpu" else "xla"
+  if wanted == "xla":
+    return plain, "model.attention"
+  best = {"tpu": "splash", "gpu": "cudnn"}.get(platform)
+  name = best if wanted == "auto" else wanted
+  if name is None:
+    return plain, "there is no kernel for CPU"
+  against = (
+    _against_splash(config, platform, tensor)
+    if name == "splash"
+    else _against_cudnn(config, dtype, platform)
+  )
+  if not against:
+    return name, f"for {platform}" if wanted == "auto" else "model.attention"
+  if wanted == "auto":
+    return plain, f"{name} does not apply: {against}"
+  raise ValueError(
+    f"model.attention = {wanted!r} does not apply: {against}; "
+    "set it to 'auto' or 'xla'"
+  )
+
+
+def _against_splash(config: ModelConfig, platform: str, tensor: int) -> str:
+  if platform != "tpu":
+    return f"it is for TPU, this is {platform}"
+  if len({layer.window for layer in config.layers}) > 1:
+    return "the layers of this model differ in their windows"
+  if config.num_kv_heads % tensor:
+    return (
+      f"{config.num_kv_heads} key/value heads do not divide over mesh.tensor "
+      f"= {tensor}"
+    )
+  return ""
+
+
+def _against_cudnn(config: ModelConfig, dtype: Any, platform: str) -> str:
+  if platform != "gpu":
+    return f"it is for NVIDIA GPUs, this is {platform}"
+  if jnp.dtype(dtype) != jnp.bfloat16:
+    return f"it computes in bfloat16, model.dtype is {jnp.dtype(dtype).name}"
+  if config.attn_softcap is not None:
+    return "this model bounds its scores"
+  if config.head_dim % 8 or config.head_dim > 128:
+    return f"heads of {config.head_dim}, not a multiple of 8 up to 128"
+  return ""
+
+
+def _jax_form(attention: str) -> Any:
+  return "cudnn" if attention == "cudnn" else "xla"
+
+
+def attend_splash(
+  q: jax.Array,  # [B, T, N, H]
+  k: jax.Array,  # [B, T, K, H]
+  v: jax.Array,  # [B, T, K, H]
+  segments: Segments,
+  scale: float,
+  softcap: float | None,
+  interpret: bool = False,
+) -> jax.Array:  # [B, T, N, H]
+  """Causal attention within segments by JAX's kernel for TPU.
+
+  Each device runs its own rows and heads. `interpret` runs it anywhere, slowly.
+  Rows must have their tokens in order of their positions. What padding gives is
+  finite, and not that of the other forms.
+  """
+  length = q.shape[1]
+  pad = -length % _LANES
+  block = math.gcd(length + pad, _BLOCK)
+
+  def local(q, k, v, ids):
+    shape, left = (length + pad, length + pad), segments.window
+    mask: Any = splash_attention.CausalMask(shape)
+    if left is not None:
+      mask = splash_attention.LocalMask(shape, (left - 1, 0), 0)
+    kernel = splash_attention.make_splash_mha(
+      splash_attention.MultiHeadMask([mask] * q.shape[2]),
+      block_sizes=splash_attention.BlockSizes(
+        block_q=block,
+        block_kv=block,
+        block_q_dkv=block,
+        block_kv_dkv=block,
+        block_q_dq=block,
+        block_kv_dq=block,
+      ),
+      head_shards=1,
+      q_seq_shards=1,
+      attn_logits_soft_cap=softcap,
+      interpret=interpret,
+    )
+
+    def padded(x):
+      return jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
+
+    q, k, v = (padded(x).swapaxes(1, 2) for x in (q * scale, k, v))
+    ids = padded(ids)
+    y: Any = jax.vmap(kernel)(q, k, v, splash_attention.SegmentIds(ids, ids))
+    return y.swapaxes(1, 2)[:, :length].astype(v.dtype)
+
+  mesh = jax.sharding.get_abstract_mesh()
+  if mesh.empty:
+    return local(q, k, v, segments.ids)
+  heads = P(ROWS, None, "tensor")
+  run = jax.shard_map(
+    local,
+    mesh=mesh,
+    in_specs=(heads, heads, heads, P(ROWS)),
+    out_specs=heads,
+    check_vma=False,
+  )
+  return run(q, k, v, segments.ids)
+
+
+def attend(
+  q: jax.Array,  # [B, T, N, H]
+  keys: jax.Array,  # [B, S, K, H]
+  values: jax.Array,  # [B, S, K, H]
+  mask: jax.Array,  # [B, 1, T, S]
+  scale: float,
+  softcap: float | None,
+  attention: str,
+) -> jax.Array:  # [B, T, N, H]
+  """Grouped-query attention: xla, cudnn or grouped (see FORMS)."""
+  if attention != "grouped" and softcap is None:
+    return jax.nn.dot_product_attention(
+      q,
+      keys,
+      values,
+      mask=mask,
+      scale=scale,
+      implementation=_jax_form(attention),
+    )
+  rows, length, heads, width = q.shape
+  kv_heads = keys.shape[2]
+  q = q.reshape(rows, length, kv_heads, -1, width).transpose(0, 2, 3, 1, 4)
+  keys, values = keys.transpose(0, 2, 3, 1), values.transpose(0, 2, 1, 3)
+  y = _attend(
+    q.reshape(rows, kv_heads, -1, width),
+    keys,
+    values,
+    jnp.tile(mask, (1, 1, heads // kv_heads, 1)),
+    scale,
+    softcap,
+  )
+  y = y.reshape(rows, kv_heads, -1, length, width)
+  return y.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, width)
+
+
+def attend_slots(
+  q: jax.Array,  # [B, 1, N, H]
+  slots: Slots,
+  mask: jax.Array,  # [B, 1, 1, S]
+  scale: float,
+  softcap: float | None,
+) -> jax.Array:  # [B, 1, N, H]
+  """Grouped-query attention of one token per row."""
+  rows, _, heads, width = q.shape
+  q = q.reshape(rows, slots.keys.shape[1], -1, width)
+  y = _attend(
+    q,
+    slots.keys.astype(q.dtype),
+    slots.values.astype(q.dtype),
+    mask,
+    scale,
+    softcap,
+    slots.key_scale,
+    slots.value_scale,
+  )
+  return y.reshape(rows, 1, heads, width)
+
+
+def _attend(
+  q: jax.Array,  # [B, K, M, H]
+  keys: jax.Array,  # [B, K, H, S]
+  values: jax.Array,  # [B, K, S, H]
+  mask: jax.Array,  # [B, 1, M or 1, S]
+  scale: float,
+  softcap: float | None,
+  key_scale: jax.Array | None = None,  # [B, K, S]
+  value_scale: jax.Array | None = None,  # [B, K, S]
+) -> jax.Array:  # [B, K, M, H]
+  """Attention with softmax in float32, divided by its sum at the end.
+
+  `softcap` bounds the scores (Gemma 2): cap * tanh(scores / cap).
+  """
+  scores = scale * jnp.einsum(
+    "bkmh,bkhs->bkms", q, keys, preferred_element_type=jnp.float32
+  )
+  if key_scale is not None:
+    scores *= key_scale[:, :, None]
+  if softcap is not None:
+    scores = softcap * jnp.tanh(scores / softcap)
+  scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+  highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  weights = jnp.exp(scores - highest)
+  total = jnp.sum(weights, axis=-1, keepdims=True)
+  if value_scale is not None:
+    weights *= value_scale[:, :, None]
+  y = jnp.einsum(
+    "bkms,bksh->bkmh",
+    weights.astype(values.dtype),
+    values,
+    preferred_element_type=jnp.float32,
+  )
+  return (y / total).astype(values.dtype)
+
+
+def put_in_slots(
+  slots: Slots,
+  k: jax.Array,  # [B, 1, K, H]
+  v: jax.Array,  # [B, 1, K, H]
+  at: jax.Array,  # [B]
+) -> Slots:
+  """The slots with one more position of every row written, each at its own."""
+
+  def put(old, new, axis) -> Any:
+    def one(old, new, at):  # of one row, so without the first axis
+      starts = [at if i == axis else 0 for i in range(1, new.ndim + 1)]
+      return jax.lax.dynamic_update_slice(old, new, starts)
+
+    return None if old is None else jax.vmap(one)(old, new, at)
+
+  new = as_slots(k, v, slots.keys.dtype)
+  return Slots(*map(put, slots, new, POSITIONS))

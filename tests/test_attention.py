@@ -1,0 +1,90 @@
+"""Splash attention against the XLA form, and which form a run takes."""
+
+import dataclasses
+import re
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import CONFIG, make_mesh
+
+from bct_jax.models.attention import (
+  Segments,
+  attend,
+  attend_splash,
+  choose_form,
+)
+from bct_jax.models.config import Layer
+
+IDS = np.array([[1] * 70 + [2] * 50 + [0] * 30, [1] * 150], np.int32)
+
+
+def arrays():
+  rng = np.random.default_rng(0)
+  shapes = [(2, 150, 4, 128), (2, 150, 2, 128), (2, 150, 2, 128)]
+  return [jnp.asarray(rng.normal(size=s), jnp.float32) for s in shapes]
+
+
+@pytest.mark.parametrize("window", [None, 40])
+@pytest.mark.parametrize("spread", [False, True], ids=["one", "mesh"])
+def test_splash_is_the_xla_form(window, spread):
+  """Packed and padded rows, a length that is no multiple; with gradients."""
+  at = np.arange(150)
+  distance = at[:, None] - at
+  mask = (IDS[:, :, None] == IDS[:, None]) & (distance >= 0)
+  if window is not None:
+    mask &= distance < window
+  real = jnp.asarray(IDS > 0)[:, :, None, None]
+
+  def run(form):
+    def total(q, k, v):
+      y = form(q, k, v) * real
+      return jnp.sum(jnp.sin(y)), y
+
+    return jax.jit(jax.value_and_grad(total, (0, 1, 2), has_aux=True))(
+      *arrays()
+    )
+
+  def splash(q, k, v):
+    ids = Segments(jnp.asarray(IDS), window)
+    return attend_splash(q, k, v, ids, 0.1, None, interpret=True)
+
+  def xla(q, k, v):
+    return attend(q, k, v, jnp.asarray(mask)[:, None], 0.1, None, "xla")
+
+  (_, want), want_grads = run(xla)
+  if spread:
+    with jax.set_mesh(make_mesh(1, 2, 2)):
+      (_, got), grads = run(splash)
+  else:
+    (_, got), grads = run(splash)
+  np.testing.assert_allclose(got, want, atol=1e-5)
+  for a, b in zip(grads, want_grads, strict=True):
+    np.testing.assert_allclose(a, b, atol=1e-4)
+
+
+MIXED = dataclasses.replace(CONFIG, layers=(Layer(8, None), Layer(None, None)))
+
+
+@pytest.mark.parametrize(
+  ("config", "dtype", "platform", "tensor", "form", "why"),
+  [
+    (CONFIG, "float32", "tpu", 1, "splash", "for tpu"),
+    (CONFIG, "float32", "tpu", 4, "xla", "2 key/value heads .*tensor = 4"),
+    (MIXED, "float32", "tpu", 1, "xla", "windows"),
+    (CONFIG, "bfloat16", "gpu", 1, "cudnn", "for gpu"),
+    (CONFIG, "float32", "gpu", 1, "xla", "model.dtype is float32"),
+    (CONFIG, "float32", "cpu", 1, "grouped", "no kernel"),
+  ],
+)
+def test_form_for_the_devices(config, dtype, platform, tensor, form, why):
+  found, reason = choose_form("auto", config, dtype, platform, tensor)
+  assert found == form
+  assert re.search(why, reason)
+
+
+@pytest.mark.parametrize("wanted", ["splash", "cudnn"])
+def test_a_form_that_cannot_be_is_refused(wanted):
+  with pytest.raises(ValueError, match=f"{wanted}.*this is cpu.*'auto'"):
+    choose_form(wanted, CONFIG, "bfloat16", "cpu", 1)

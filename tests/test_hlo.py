@@ -1,0 +1,101 @@
+"""Collectives read from HLO text, by hand and from compiled programs."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+from helpers import make_mesh, make_rows, make_step, untied
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax import hlo
+from bct_jax.mesh import put_batch
+from bct_jax.objectives.sft import sft
+
+TEXT = """HloModule m
+
+%add (a: f32[], b: f32[]) -> f32[] {
+  ROOT %r = f32[] add(%a, %b)
+}
+
+%fused (p: bf16[4,8]) -> bf16[16,8] {
+  ROOT %ag = bf16[16,8]{1,0} all-gather(%p), channel_id=3, \
+replica_groups=[4,4]<=[16], dimensions={0}
+}
+
+%again (p: bf16[4,8]) -> bf16[16,8] {
+  ROOT %ag.1 = bf16[16,8]{1,0} all-gather(%p), channel_id=3, \
+replica_groups=[4,4]<=[16], dimensions={0}
+}
+
+%body (c: (s32[], bf16[4,8])) -> (s32[], bf16[4,8]) {
+  %x = bf16[16,8]{1,0} fusion(%p), kind=kLoop, calls=%fused
+  %y = bf16[16,8]{1,0} fusion(%p), kind=kLoop, calls=%again
+}
+
+%cond (c: (s32[], bf16[4,8])) -> pred[] {
+  %n = s32[]{:T(128)} constant(32)
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: f32[10]) -> f32[10] {
+  %w = (s32[], bf16[4,8]{1,0}) while(%t), condition=%cond, body=%body
+  ROOT %ar = f32[10]{0} all-reduce(%p), channel_id=1, \
+replica_groups={{0,1},{2,3}}, to_apply=%add
+}
+"""
+
+
+def test_what_a_loop_gathers_counts_for_each_turn_and_once_in_parts():
+  gather, total = hlo.collectives(TEXT)
+  assert (gather.kind, gather.array, gather.times) == (
+    "all-gather",
+    "bf16[16,8]",
+    32,
+  )
+  assert gather.received == 16 * 8 * 2 * 3 / 4
+  assert (total.kind, total.times, total.received) == ("all-reduce", 1, 40)
+
+
+def test_text_without_a_program_is_refused():
+  with pytest.raises(ValueError, match="no ENTRY"):
+    hlo.parse("HloModule m")
+
+
+def test_a_scan_gathers_its_slices():
+  mesh = make_mesh(1, 4, 1)
+  place = NamedSharding(mesh, P(None, "fsdp"))
+  w = jax.ShapeDtypeStruct((6, 8, 16), jnp.float32, sharding=place)
+
+  def total(w):
+    def body(x, w):
+      w = jax.lax.with_sharding_constraint(w, NamedSharding(mesh, P()))
+      return jnp.sin(x @ w), None
+
+    return jax.lax.scan(body, jnp.ones((16, 8)) @ jnp.ones((8, 8)), w[..., :8])
+
+  text = jax.jit(total).lower(w).compile().as_text()
+  times = [x.times for x in hlo.collectives(text) if x.kind == "all-gather"]
+  assert times in ([6], [1])  # XLA may gather all of them before
+
+
+@pytest.mark.parametrize("axes", [(1, 8, 1), (2, 2, 2)])
+@pytest.mark.parametrize("tied", [True, False])
+def test_a_step_gathers_neither_batch_nor_embedding(axes, tied):
+  """Nor sums the gradient of the embedding or the whole head over devices."""
+  setup = make_step(
+    sft, make_mesh(*axes), config=None if tied else untied(), remat="full"
+  )
+  with jax.set_mesh(setup.mesh):
+    batch = put_batch(make_rows(), setup.mesh)
+    compiled = setup.step.lower(
+      setup.state, None, batch, jnp.float32(1e-3)
+    ).compile()
+  found = hlo.collectives(compiled.as_text())
+  assert found
+  for x in found:
+    if x.kind == "all-gather":
+      # All rows with their width, or the whole table of a tied embedding.
+      shape = re.findall(r"\d+", x.array.split("[")[1])
+      assert not {"8", "16", "32"} <= set(shape) or len(shape) < 3, x

@@ -1,0 +1,90 @@
+"""Programs as the TPU compiler makes them; needs libtpu and no TPU."""
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from bct_jax.config import ConfigError
+from bct_jax.topology import chip_of
+
+ROOT = Path(__file__).parent.parent
+needs_libtpu = pytest.mark.skipif(
+  importlib.util.find_spec("libtpu") is None,
+  reason="libtpu is not installed, see the extra `topology`",
+)
+
+
+def dry_run(topology: str, *flags: str) -> subprocess.CompletedProcess:
+  """In a process of its own: libtpu stays loaded."""
+  return subprocess.run(
+    [
+      sys.executable,
+      "-m",
+      "bct_jax.main",
+      "--config=configs/llama3_1_8b.py",
+      "--mode=dry_run",
+      f"--topology={topology}",
+      *flags,
+    ],
+    cwd=ROOT,
+    env={**os.environ, "XLA_FLAGS": "", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    capture_output=True,
+    text=True,
+  )
+
+
+@pytest.mark.parametrize("name", ["v5x:2x2", "v5e", "v5e:4", "h100:2x2"])
+def test_names_that_are_no_slice(name):
+  with pytest.raises(ConfigError, match="topology"):
+    chip_of(name)
+
+
+def test_without_libtpu_the_extra_is_named(monkeypatch):
+  from bct_jax.topology import devices_of
+
+  monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+  with pytest.raises(ConfigError, match=r"bct_jax\[topology\]"):
+    devices_of("v5e:2x2")
+
+
+SMALL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
+"vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1024,
+"num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,
+"head_dim": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
+"max_position_embeddings": 2048, "tie_word_embeddings": false,
+"hidden_act": "silu", "attention_bias": false, "mlp_bias": false}"""
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_small_programs_for_four_chips(tmp_path):
+  file = tmp_path / "config.json"
+  file.write_text(SMALL)
+  done = dry_run(
+    "v5e:2x2",
+    "--config.model.path=no/such",
+    f"--config.model.architecture={file}",
+    "--config.mesh.fsdp=4",
+    "--config.mesh.tensor=1",
+    "--config.sampling.batch_size=16",
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  for name in ("train step", "prefill", "decode step"):
+    assert re.search(rf"^{name}: [\d.]+ GiB on a chip of 16", done.stdout, re.M)
+  assert "attention: splash" in done.stdout + done.stderr
+  assert re.search(r"kernel \w*splash|kernel ", done.stdout)
+  assert "roofline of an update" in done.stdout
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_what_does_not_fit_says_by_how_much_and_what_helps():
+  done = dry_run("v5e:2x2", "--config.mesh.fsdp=4", "--config.mesh.tensor=1")
+  assert done.returncode == 2
+  assert re.search(r"does not fit by [\d.]+ GiB: train step", done.stderr)
+  assert "param_dtype=bfloat16 saves about" in done.stderr
