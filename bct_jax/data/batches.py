@@ -21,6 +21,10 @@ _ROUND = 8
 _MAX_ROW = 8
 # Steps looked at to choose the row length; it holds for all of them.
 _SAMPLE = 512
+# A row of this many positions costs twice what they would cost in short rows,
+# for attention. Measured with SmolLM2 in float32 on CPU: 9 rows of 112 take
+# 0.86 of the time of 2 rows of 464.
+_TWICE = 1024
 
 
 def _round_up(n: int, multiple: int = _ROUND) -> int:
@@ -227,16 +231,16 @@ class Dataset:
     )
 
   def _packed_layout(self, steps: int, multiple: int) -> Layout:
-    """The row length that needs the fewest positions, and its rows."""
+    """The row length that costs least, and its rows."""
     shortest = _round_up(max(self._lengths))
     few = range(0, steps, -(-steps // _SAMPLE))
 
-    def positions(length: int) -> int:
+    def cost(length: int) -> float:
       rows = max(len(self._bins(s, length)) for s in few)
-      return _round_up(rows, multiple) * length
+      return _round_up(rows, multiple) * length * (1 + length / _TWICE)
 
     candidates = range(shortest, _MAX_ROW * shortest + 1, _ROUND)
-    length = min(candidates, key=positions)
+    length = min(candidates, key=cost)
     rows = trained = segments = 0
     for step in range(steps):
       bins = self._bins(step, length)

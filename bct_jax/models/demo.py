@@ -193,7 +193,7 @@ def _resolve_demo(name: str, cache_dir: str | Path | None) -> Path:
     if (cache / SMALL).is_dir():
       return _checked(cache / SMALL)
     raise ModelSourceError(
-      f"demo:small is not in {cache} yet. Make it, ten minutes on two cores: "
+      f"demo:small is not in {cache} yet. Make it: "
       "python -m bct_jax.main --config=configs/base_small.py --mode=pretrain"
     )
   raise ModelSourceError(
