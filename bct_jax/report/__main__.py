@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bct_jax.report import ReportError, write_figure, write_report
+from bct_jax.report.export import FORMS, evals_csv, verdict_table
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,14 +28,30 @@ def main(argv: Sequence[str] | None = None) -> int:
     metavar="PNG",
     help="also write the curves of the (one) run's arms as a picture",
   )
+  parser.add_argument(
+    "--table",
+    choices=sorted(FORMS),
+    help="print the verdicts as a table, and write no report",
+  )
+  parser.add_argument(
+    "--evals",
+    type=Path,
+    metavar="CSV",
+    help="also write every eval of every arm, a line each",
+  )
   args = parser.parse_args(argv)
   if args.figure and len(args.run_dirs) > 1:
     parser.error("--figure shows one run: give one RUN_DIR")
   try:
+    if args.evals:
+      args.evals.write_text(evals_csv(args.run_dirs), encoding="utf-8")
+    if args.table:
+      print(verdict_table(args.run_dirs, args.table), end="")
+      return 0
     print(write_report(args.run_dirs, args.out))
     if args.figure:
       print(write_figure(args.run_dirs[0], args.figure))
-  except ReportError as e:
+  except (OSError, ReportError) as e:
     print(f"error: {e}", file=sys.stderr)
     return 2
   return 0

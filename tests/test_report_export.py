@@ -1,0 +1,95 @@
+"""Tables of results, for papers, spreadsheets and notebooks."""
+
+import csv
+import io
+import re
+import subprocess
+import sys
+
+import pytest
+from fake_run import HOSTILE, STEPS, N, fake_run, hostile_run
+
+import bct_jax
+from bct_jax.report import ReportError, export
+from bct_jax.report.__main__ import main
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+  return fake_run(tmp_path_factory.mktemp("runs") / "plain")
+
+
+@pytest.fixture(scope="module")
+def hostile(tmp_path_factory):
+  return hostile_run(tmp_path_factory.mktemp("runs") / "hostile")
+
+
+def test_load_results_has_a_dict_for_each_eval(run):
+  rows = bct_jax.load_results([run])
+  assert rows == bct_jax.load_results(str(run))
+  assert [r["step"] for r in rows] == [*STEPS, *STEPS]
+  assert len({tuple(r) for r in rows}) == 1
+  last = rows[-1]
+  assert (last["arm"], last["alternate"], last["n"]) == ("lr_1e-4", 1.0, N)
+  assert 0.8 < last["alternate_low"] < 1.0 == last["alternate_high"]
+  assert (last["verdict"], last["transfer_step"]) == ("transferred", 16)
+  kept = rows[0]
+  assert (kept["transfer_step"], kept["transfer_censored_at"]) == (None, 40)
+  assert kept["rank"] is None and kept["logprob_initial"] is None
+
+
+def test_load_results_does_not_need_jax():
+  code = (
+    "import sys, bct_jax; bct_jax.load_results([]); print('jax' in sys.modules)"  # noqa: E501
+  )
+  said = subprocess.check_output([sys.executable, "-c", code], text=True)
+  assert said.strip() == "False"
+
+
+def test_csv_of_evals_reads_back(run):
+  rows = list(csv.DictReader(io.StringIO(export.evals_csv([run]))))
+  wanted = bct_jax.load_results([run])
+  assert len(rows) == len(wanted)
+  for found, want in zip(rows, wanted, strict=True):
+    assert float(found["initial"]) == want["initial"]
+    assert found["rank"] == "" and float(found["lr"]) == want["lr"]
+
+
+def test_tables_have_a_row_for_each_arm(run):
+  latex = export.verdict_table([run], "latex")
+  assert latex.count(r"\\") == 3 and "lr\\_1e-4" in latex
+  assert "100\\% [89\\%, 100\\%]" in latex and "step 16" in latex
+  markdown = export.verdict_table([run], "markdown").splitlines()
+  assert len(markdown) == 4
+  cells = {len(re.findall(r"(?<!\\)\|", line)) for line in markdown}
+  assert cells == {14}
+  rows = list(csv.reader(io.StringIO(export.verdict_table([run], "csv"))))
+  assert [r[1] for r in rows] == ["arm", "lr_1e-5", "lr_1e-4"]
+  assert rows[1][-2:] == ["retained", "> 40 (censored)"]
+
+
+def test_hostile_strings_stay_inert(hostile):
+  for row in csv.reader(io.StringIO(export.evals_csv([hostile]))):
+    assert not any(re.match(r"[=@\t\r]", cell) for cell in row)
+  markdown = export.verdict_table([hostile], "markdown")
+  assert len(markdown.splitlines()) == 4 and "<script" not in markdown
+  latex = export.verdict_table([hostile], "latex")
+  assert "<" not in latex and latex.count("\n") == 8
+
+
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@A1", "\t=1", *HOSTILE])
+def test_no_cell_is_a_formula(cell):
+  found = next(csv.reader(io.StringIO(export._csv([[cell, 2.5]]))))
+  assert not found[0][:1].startswith(("=", "+", "-", "@", "\t", "\r"))
+  assert found[1] == "2.5"
+
+
+def test_command_prints_a_table_or_says_what_is_wrong(run, tmp_path, capsys):
+  file = tmp_path / "evals.csv"
+  assert main([str(run), "--table=markdown", f"--evals={file}"]) == 0
+  assert capsys.readouterr().out == export.verdict_table([run], "markdown")
+  assert file.read_text() == export.evals_csv([run])
+  assert main([str(tmp_path / "none"), "--table=csv"]) == 2
+  assert "no such run directory" in capsys.readouterr().err
+  with pytest.raises(ReportError, match="no arm"):
+    export.evals_csv([])
