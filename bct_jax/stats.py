@@ -30,15 +30,20 @@ def wilson(
   _check_confidence(confidence)
   if n < 1 or not 0 <= successes <= n:
     raise ValueError(f"need 0 <= successes <= n and n >= 1: {successes} of {n}")
+  low, high = score_interval(successes / n, n, confidence)
+  # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
+  return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+
+
+def score_interval(
+  share: float, n: float, confidence: float = 0.95
+) -> tuple[float, float]:
+  """Wilson's interval of a share at a number of trials, whole or not."""
   z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
-  share = successes / n
   center = share + z * z / (2 * n)
   half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
   scale = 1 + z * z / n
-  # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
-  low = 0.0 if successes == 0 else (center - half) / scale
-  high = 1.0 if successes == n else (center + half) / scale
-  return low, high
+  return max((center - half) / scale, 0.0), min((center + half) / scale, 1.0)
 
 
 def paired_bootstrap_ratio(

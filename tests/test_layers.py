@@ -14,7 +14,7 @@ MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 LAYERS = [
   {"types", "examples", "chips", "config", "progress", "metrics"}
   | {"processes", "signals", "hlo"},
-  {"mesh", "losses", "models", "data", "stats"},
+  {"mesh", "losses", "models", "data", "stats", "summary"},
   {"objectives", "settings", "rewards"},
   {
     "optim",
@@ -59,6 +59,7 @@ NO_JAX = {
   "verdict",
   "gate",
   "stats",
+  "summary",
   "progress",
   "signals",
 }
