@@ -29,18 +29,29 @@ from bct_jax.training import train_run
 from bct_jax.weights import load_weights, record_origin
 
 
-def run(plan: Plan, workdir: Path) -> dict[str, Any]:
+def run(
+  plan: Plan,
+  workdir: Path,
+  names: Sequence[str] | None = None,
+  organism: tuple[Path, dict[str, Any]] | None = None,
+) -> dict[str, Any]:
   """Runs or resumes the experiment and returns the content of result.json.
+
+  Args:
+    plan: of the experiment.
+    workdir: its run directory.
+    names: of the arms to run; None is all.
+    organism: its folder in `workdir` and its gate, if it was made before.
 
   Raises:
     GateError: the gate failed and `gate.enforce` is set.
     train.NumericalError: a loss was not finite.
   """
   with jax.set_mesh(plan.runtime.mesh):
-    folder, gate = make_organism(plan, workdir)
+    folder, gate = organism or make_organism(plan, workdir)
     arms = [
       run_arm(plan, name, folder, workdir / "arms" / name)
-      for name in plan.config.arms
+      for name in names or plan.config.arms
     ]
   result = {
     "setting": plan.config.setting.name,

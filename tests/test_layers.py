@@ -12,7 +12,7 @@ MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-  {"types", "examples", "chips", "config", "progress", "metrics"}
+  {"types", "examples", "chips", "config", "cells", "progress", "metrics"}
   | {"processes", "signals", "hlo"},
   {"mesh", "losses", "models", "data", "stats", "summary"},
   {"objectives", "settings", "rewards"},
@@ -35,7 +35,7 @@ LAYERS = [
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun", "topology", "pretrain", "rescore"},
-  {"main", "interop", "linear", "__init__"},
+  {"main", "interop", "linear", "sweep", "__init__"},
 ]
 # Package -> the parts that may import it.
 OWNERS = {
@@ -43,12 +43,13 @@ OWNERS = {
   "orbax": {"checkpoint"},
   "tensorflow_datasets": {"data"},
   "transformers": {"data", "models"},
-  "ml_collections": {"main"},
-  "absl": {"main"},
+  "ml_collections": {"main", "sweep"},
+  "absl": {"main", "sweep"},
   "inspect_ai": {"interop"},
   "lm_eval": {"interop"},
 }
 NO_JAX = {
+  "cells",
   "chips",
   "hlo",
   "report",

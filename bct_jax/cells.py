@@ -1,0 +1,156 @@
+"""Cells of a sweep: overrides of a base config, joined by small combinators.
+
+A list of overrides is a list of mappings {dotted field: value}; combinators
+take such lists and give one. A cell is one arm, named by what it overrides.
+No jax here.
+"""
+
+import copy
+import dataclasses
+import itertools
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bct_jax.config import ConfigError, ExperimentConfig, from_dict, suggest
+
+Overrides = Mapping[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+  """One arm: `raw` is a whole config with this arm alone, of this name."""
+
+  name: str
+  raw: Mapping[str, Any]
+  config: ExperimentConfig
+
+
+def values(field: str, *options: Any) -> list[Overrides]:
+  """One field, each of the values in turn."""
+  return [{field: option} for option in options]
+
+
+def product(*parts: Sequence[Overrides]) -> list[Overrides]:
+  """Every choice of one from each part; the last part changes fastest."""
+  return [_join(chosen) for chosen in itertools.product(*parts)]
+
+
+def zipped(*parts: Sequence[Overrides]) -> list[Overrides]:
+  """The first of each part together, the second of each ...
+
+  Raises:
+    ConfigError: the parts are of unequal length.
+  """
+  if len({len(part) for part in parts}) > 1:
+    raise ConfigError(
+      f"zipped: lengths {[len(p) for p in parts]} must be equal"
+    )
+  return [_join(chosen) for chosen in zip(*parts, strict=True)]
+
+
+def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
+  """One part after another."""
+  return [overrides for part in parts for overrides in part]
+
+
+def make_cells(
+  base: Mapping[str, Any], overrides: Sequence[Overrides]
+) -> list[Cell]:
+  """The checked configs of all cells.
+
+  Args:
+    base: values of a config without arms.
+    overrides: of each cell, by dotted names such as "optim.lr".
+
+  Raises:
+    ConfigError: a cell is wrong, naming it and the field; or two are alike.
+  """
+  if base.get("arms"):
+    raise ConfigError(
+      f"arms = {sorted(base['arms'])}: the cells are a sweep's arms; leave the "
+      "arms of its base config empty"
+    )
+  if not overrides:
+    raise ConfigError("get_cells gave no cell")
+  cells = {}
+  for chosen in overrides:
+    name = cell_name(chosen)
+    if name in cells:
+      raise ConfigError(f"cell {name}: two cells have this name")
+    raw = copy.deepcopy(dict(base))
+    try:
+      for field, value in chosen.items():
+        _set(raw, field, value)
+      raw["arms"] = {name: {}}
+      cells[name] = Cell(name, raw, from_dict(raw))
+    except ConfigError as e:
+      raise ConfigError(f"cell {name}: {e}") from None
+  return list(cells.values())
+
+
+def cell_name(overrides: Overrides) -> str:
+  """A folder's name, such as lr_0.0001-seed_1.
+
+  Fields give their last part, or all parts where two end alike.
+  """
+  lasts = [field.split(".")[-1] for field in overrides]
+  parts = []
+  for (field, value), last in zip(overrides.items(), lasts, strict=True):
+    label = last if lasts.count(last) == 1 else field
+    shown = f"{value:g}" if isinstance(value, float) else str(value)
+    parts.append(f"{label}_{shown}")
+  text = "-".join(parts) or "base"
+  return "".join(c if c.isalnum() or c in "._-" else "_" for c in text)
+
+
+def by_organism(cells: Sequence[Cell]) -> list[list[Cell]]:
+  """Cells that differ in their arm only, together; in order of the first."""
+  groups: list[list[Cell]] = []
+  for cell in cells:
+    alone = dataclasses.replace(cell.config, arms={})
+    for group in groups:
+      if alone == dataclasses.replace(group[0].config, arms={}):
+        group.append(cell)
+        break
+    else:
+      groups.append([cell])
+  return groups
+
+
+def share(cells: Sequence[Cell], part: str) -> list[Cell]:
+  """Part i of n, from "i/n" with i from 1; cells of an organism stay near.
+
+  Parts are runs of the cells in order of their organisms, of sizes that
+  differ by one at most; with more parts than cells some are empty.
+
+  Raises:
+    ConfigError: it is not of that form.
+  """
+  i, slash, n = part.partition("/")
+  if not (slash and i.isdecimal() and n.isdecimal()) or not (
+    1 <= int(i) <= int(n)
+  ):
+    raise ConfigError(f"--cells={part}: i/n with 1 <= i <= n is needed")
+  ordered = [cell for group in by_organism(cells) for cell in group]
+  first, last = ((int(i) - k) * len(ordered) // int(n) for k in (1, 0))
+  return ordered[first:last]
+
+
+def _join(parts: Sequence[Overrides]) -> Overrides:
+  out: dict[str, Any] = {}
+  for part in parts:
+    if twice := out.keys() & part.keys():
+      raise ConfigError(f"{sorted(twice)[0]}: set twice in one cell")
+    out.update(part)
+  return out
+
+
+def _set(raw: dict[str, Any], field: str, value: Any) -> None:
+  *groups, last = field.split(".")
+  for name in groups:
+    if not isinstance(raw.get(name), dict):
+      raise ConfigError(f"{field}: unknown{suggest(name, raw)}")
+    raw = raw[name]
+  if last not in raw and groups[-1:] != ["options"]:
+    raise ConfigError(f"{field}: unknown{suggest(last, raw)}")
+  raw[last] = value

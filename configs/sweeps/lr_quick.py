@@ -1,0 +1,19 @@
+"""Six learning rates over a factor of 30, low-rank adapters, one organism."""
+
+from ml_collections import ConfigDict
+
+from bct_jax.cells import Overrides, values
+from configs import quickstart
+
+
+def get_config() -> ConfigDict:
+  c = quickstart.get_config()
+  c.name = "lr_quick"
+  c.arms = ConfigDict()
+  c.lora.rank = 8
+  c.train.steps = 36
+  return c
+
+
+def get_cells() -> list[Overrides]:
+  return values("optim.lr", 1e-4, 2e-4, 4e-4, 8e-4, 1.5e-3, 3e-3)

@@ -1,0 +1,238 @@
+"""Sweeps: cells from overrides, one organism, and what survives."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import ENV, ROOT, caching, comparable, wait_for
+
+from bct_jax import cells, runtime, sweep
+from bct_jax.cells import chain, product, values, zipped
+from bct_jax.config import ConfigError
+from bct_jax.models import demo
+from bct_jax.report import ReportError, write_report
+from configs import tiny
+from configs.sweeps import lr_quick
+
+FILE = ROOT / "tests" / "sweep_tiny.py"
+
+
+def base():
+  c = tiny.get_config()
+  c.arms = {}
+  return c.to_dict()
+
+
+# --- cells --------------------------------------------------------------------
+
+
+def test_combinators():
+  lr, seed = values("optim.lr", 1e-4, 1e-3), values("train.seed", 0, 1)
+  assert product(lr, seed)[1] == {"optim.lr": 1e-4, "train.seed": 1}
+  assert len(product(lr, seed, values("lora.rank", 1, 2, 4))) == 12
+  assert zipped(lr, seed)[1] == {"optim.lr": 1e-3, "train.seed": 1}
+  assert chain(lr, seed) == [*lr, *seed]
+  with pytest.raises(ConfigError, match=r"lengths \[2, 1\]"):
+    zipped(lr, seed[:1])
+  with pytest.raises(ConfigError, match="optim.lr: set twice"):
+    product(lr, lr)
+
+
+def test_cells_are_checked_and_named_by_what_they_override():
+  made = cells.make_cells(
+    base(), product(values("optim.lr", 1e-4), values("train.seed", 3))
+  )
+  assert [c.name for c in made] == ["lr_0.0001-seed_3"]
+  arm = made[0].config.arms[made[0].name]
+  assert (arm.optim.lr, arm.train.seed) == (1e-4, 3)
+  both = {"organism.optim.lr": 1e-3, "optim.lr": 1e-4}
+  assert "organism.optim.lr_0.001-optim.lr_0.0001" == cells.cell_name(both)
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ([], "no cell"),
+    ([{"optim.lrr": 1.0}], "cell lrr_1: optim.lrr: unknown .*'lr'"),
+    ([{"opt.lr": 1.0}], "opt.lr: unknown"),
+    ([{"optim.lr": -1.0}], "cell lr_-1: .*optim.lr = -1.0: must be positive"),
+    ([{"optim.lr": 1.0}] * 2, "two cells have this name"),
+  ],
+)
+def test_a_cell_that_cannot_be_is_named_before_anything_runs(
+  overrides, message
+):
+  with pytest.raises(ConfigError, match=message):
+    cells.make_cells(base(), overrides)
+
+
+def test_a_base_config_has_no_arms():
+  with pytest.raises(ConfigError, match="arms of its base config empty"):
+    cells.make_cells(tiny.get_config().to_dict(), values("optim.lr", 1.0))
+
+
+def test_cells_of_one_organism_are_together():
+  grid = product(
+    values("optim.lr", 1e-4, 1e-3), values("organism.train.steps", 2, 4)
+  )
+  groups = cells.by_organism(cells.make_cells(base(), grid))
+  assert [[c.name for c in g] for g in groups] == [
+    ["lr_0.0001-steps_2", "lr_0.001-steps_2"],
+    ["lr_0.0001-steps_4", "lr_0.001-steps_4"],
+  ]
+
+
+@given(st.integers(1, 20))
+def test_parts_are_all_cells_once(n):
+  made = cells.make_cells(base(), values("train.seed", *range(7)))
+  parts = [cells.share(made, f"{i}/{n}") for i in range(1, n + 1)]
+  assert [c for part in parts for c in part] == made
+  assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_parts_that_cannot_be(part):
+  with pytest.raises(ConfigError, match="i/n with"):
+    cells.share([], part)
+
+
+def test_lr_quick_spans_thirty_times():
+  rates = [v["optim.lr"] for v in lr_quick.get_cells()]
+  assert len(rates) == 6 and max(rates) / min(rates) == pytest.approx(30)
+  cells.make_cells(lr_quick.get_config().to_dict(), lr_quick.get_cells())
+
+
+# --- runs ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+  """A finished sweep, its exit code and how many steps were compiled."""
+  root = tmp_path_factory.mktemp("sweep") / "s"
+  before = runtime._step.cache_info().misses
+  code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
+  return root, code, runtime._step.cache_info().misses - before
+
+
+def test_one_organism_and_one_compiled_step_for_all_cells(swept):
+  root, code, steps = swept
+  assert code == sweep.FAILED  # one cell diverges, see below
+  assert len([p for p in (root / "organisms").iterdir() if p.is_dir()]) == 1
+  assert steps == 1  # the install's is the same
+  for name in ("lr_0.0001", "lr_0.01"):
+    result = json.loads((root / "cells" / name / "result.json").read_text())
+    assert [arm["name"] for arm in result["arms"]] == [name]
+  assert "lr_0.01" in (root / "report.html").read_text()
+
+
+def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
+  root, _, _ = swept
+  error = json.loads((root / "cells" / "lr_1e_36" / "error.json").read_text())
+  assert "not finite" in error["error"]
+  assert not (root / "cells" / "lr_1e_36" / "done.json").exists()
+  # Again: finished cells are read, the failed one is tried.
+  before = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
+  code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
+  assert code == sweep.FAILED
+  after = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
+  assert after == before
+  said = capsys.readouterr().out
+  assert "lr_1e_36   failed:" in said and "lr_0.01  " in said
+
+
+def test_a_file_that_is_gone_is_named(swept):
+  root, _, _ = swept
+  cell = root / "cells" / "lr_0.01"
+  arm = "arms/lr_0.01"
+  for name in (
+    "config.json",
+    "env.json",
+    f"{arm}/evals.jsonl",
+    f"{arm}/metrics.jsonl",
+    f"{arm}/mask_audit.txt",
+    f"{arm}/rollouts/step_4.jsonl",
+  ):
+    path = cell / name
+    kept = path.read_bytes()
+    path.unlink()
+    try:
+      with pytest.raises(ReportError, match=path.name):
+        write_report([cell], root / "again.html")
+      if name != "config.json":  # which the sweep knows, and writes
+        made = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
+        one = next(c for c in made if c.name == "lr_0.01")
+        with pytest.raises(ValueError, match=path.name):
+          sweep._finished(one, cell)
+    finally:
+      path.write_bytes(kept)
+
+
+def test_dry_run_tells_cells_tokens_and_seconds(capsys):
+  assert sweep.main(["sweep", f"--sweep={FILE}", "--dry_run"]) == 0
+  said = capsys.readouterr().out
+  assert "organism 1, 3 cells, 4 updates of the install" in said
+  assert "lr_0.01: 4 updates, 1,288 trained tokens" in said
+  assert "updates of all cells:" in said
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ([], "one sweep file"),
+    (["--sweep=none.py"], "one sweep file"),
+    ([f"--sweep={FILE}"], "--workdir is needed"),
+    ([f"--sweep={FILE}", "--dry_run", "--cells=3/2"], "--cells=3/2"),
+    ([f"--sweep={ROOT}/configs/tiny.py", "--dry_run"], "get_cells"),
+    ([f"--sweep={FILE}", "--dry_run", "--config.optim.lrr=1"], "lrr"),
+  ],
+)
+def test_bad_commands_end_with_one_line(flags, message, capsys):
+  assert sweep.main(["sweep", *flags]) == sweep.BAD_INPUT
+  error = capsys.readouterr().err
+  assert error.startswith("error: ") and message in error
+
+
+def begin(root, folder, env=ENV):
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-m", "bct_jax.sweep", f"--sweep={FILE}"),
+      *(f"--workdir={root}", f"--config.model.path={folder}"),
+    ],
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
+  folder = demo.tiny(tmp_path / "model")
+  compiled = caching(str(tmp_path / "compiled"))
+  whole = begin(tmp_path / "whole", folder, compiled)
+  assert whole.wait() == sweep.FAILED, whole.communicate()[1]
+  root = tmp_path / "killed"
+  for pattern in (
+    "organisms/*/metrics.jsonl",
+    "cells/lr_0.0001/arms/*/evals.jsonl",
+    "cells/lr_0.01/arms/*/metrics.jsonl",
+  ):
+    process = begin(root, folder, compiled)
+    wait_for(process, root, pattern)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+  assert begin(root, folder, compiled).wait() == sweep.FAILED
+  for name in ("lr_0.0001", "lr_0.01"):
+    ours, theirs = (x / "cells" / name for x in (root, tmp_path / "whole"))
+    assert comparable(ours) == comparable(theirs)
+  process = begin(tmp_path / "stopped", folder, compiled)
+  wait_for(process, tmp_path / "stopped", "organisms/*/metrics.jsonl")
+  process.send_signal(signal.SIGTERM)
+  assert process.wait() == sweep.PREEMPTED
+  assert "goes on from here" in process.communicate()[1]
