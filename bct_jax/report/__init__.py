@@ -7,7 +7,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from bct_jax.report import figures, text, view
+from bct_jax.report import browser, figures, text, view
 from bct_jax.report.load import load_run
 from bct_jax.report.types import ReportError
 
@@ -15,7 +15,7 @@ __all__ = ["ReportError", "write_figure", "write_report"]
 
 
 def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
-  """Writes one HTML file about all the runs; it needs no network or script.
+  """Writes one HTML file about all the runs; it needs no network.
 
   The same runs give the same bytes.
 
@@ -33,7 +33,11 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
     raise ReportError("no run directory given")
   runs = [load_run(Path(path)) for path in run_dirs]
   page = _environment().get_template("template.html.j2")
-  html = page.render(runs=[view.of_run(r, i) for i, r in enumerate(runs)])
+  html = page.render(
+    runs=view.of_runs(runs),
+    browser=browser.make_browser(runs),
+    parts=browser.page_parts(),
+  )
   return _write(Path(out), html.encode("utf-8"))
 
 

@@ -304,12 +304,13 @@ def _svg(
   body = body[body.index("<svg") :]
   body = body[body.index(">") + 1 :]
   body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-  # Matplotlib's own style sheet would reach the whole page.
+  # Matplotlib's own style sheet would reach the whole page, and the page's
+  # policy allows no style attributes: each becomes presentation attributes.
   body = re.sub(r"<style.*?</style>", "", body, flags=re.S)
+  body = re.sub(r' style="([^"]*)"', _presented, body)
   body = re.sub(r'\bid="', f'id="{key}-', body)
   body = re.sub(r'href="#', f'href="#{key}-', body)
   body = re.sub(r"url\(#", f"url(#{key}-", body)
-  body = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", body)
   for name, color in COLORS.items():
     body = body.replace(color, f"var(--{name})")
   body = body.replace(_INK, "currentColor").replace(_GRID, "var(--line)")
@@ -318,3 +319,16 @@ def _svg(
     f' aria-labelledby="{key}-title"><title id="{key}-title">{escape(label)}'
     f"</title>{described}{body}"
   )
+
+
+def _presented(found: re.Match[str]) -> str:
+  """`fill: none; stroke: red` as ` fill="none" stroke="red"`."""
+  out = ""
+  for rule in filter(str.strip, found[1].split(";")):
+    name, value = (part.strip() for part in rule.split(":", 1))
+    if name == "font":  # the shorthand of older releases has no attribute
+      size = re.search(r"[\d.]+px", value)
+      name, value = "font-size", size[0] if size else "12px"
+    if name != "font-family":  # the page's own
+      out += f' {name}="{value}"'
+  return out

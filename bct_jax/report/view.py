@@ -1,6 +1,7 @@
 """What the template prints: a run's values chosen and put into words."""
 
 import dataclasses
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -11,8 +12,6 @@ from bct_jax.report.load import SETTINGS
 from bct_jax.report.types import Arm, Gate, Point, Rate, Row, Run
 
 NUM_PROMPTS = {"eval": 3, "heldout": 2}  # side by side, per split
-MAX_OTHER = 100  # rows per arm; the rest are counted and left in their files
-NUM_PROBES = 12
 OPEN_ARMS = 4  # with more arms than this, each is folded
 
 
@@ -28,9 +27,10 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class ArmView:
-  """An arm as the template prints it."""
+  """An arm as the template prints it; `number` counts those of all runs."""
 
   key: str
+  number: int
   arm: Arm
   last: Point | None
   told: str
@@ -47,9 +47,7 @@ class ArmView:
   loss: str
   steps: list[int]
   prompts: list[list[Row]]
-  others: list[Row]
   num_others: int
-  probes: list[Row]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,10 +67,20 @@ class RunView:
   tables: list[tuple[str, list[tuple[str, str]]]]
 
 
-def of_run(run: Run, index: int) -> RunView:
-  """Everything the template needs of one run."""
+def of_runs(runs: Sequence[Run]) -> list[RunView]:
+  """Everything the template needs of the runs."""
+  before = itertools.accumulate((len(run.arms) for run in runs), initial=0)
+  return [
+    _of_run(run, i, n)
+    for (i, run), n in zip(enumerate(runs), before, strict=False)
+  ]
+
+
+def _of_run(run: Run, index: int, before: int) -> RunView:
   key = f"r{index + 1}"
-  arms = [_of_arm(a, f"{key}a{i + 1}") for i, a in enumerate(run.arms)]
+  arms = [
+    _of_arm(a, f"{key}a{i + 1}", before + i) for i, a in enumerate(run.arms)
+  ]
   shared = _shared([a.settings for a in arms])
   gate = run.organism.gate
   return RunView(
@@ -127,12 +135,12 @@ def _bars(gate: Gate) -> list[Bar]:
   return bars
 
 
-def _of_arm(arm: Arm, key: str) -> ArmView:
+def _of_arm(arm: Arm, key: str, number: int) -> ArmView:
   curve = arm.curve
   steps = _chosen(sorted(arm.rollouts))
-  others = _others(arm)
   return ArmView(
     key=key,
+    number=number,
     arm=arm,
     last=curve[-1] if curve else None,
     told=text.told_arm(arm),
@@ -151,9 +159,9 @@ def _of_arm(arm: Arm, key: str) -> ArmView:
     loss=_loss(arm),
     steps=steps,
     prompts=_side_by_side(arm, steps),
-    others=others[:MAX_OTHER],
-    num_others=len(others),
-    probes=_probes(arm, steps),
+    num_others=sum(
+      row.label == "other" for rows in arm.rollouts.values() for row in rows
+    ),
   )
 
 
@@ -180,24 +188,6 @@ def _side_by_side(arm: Arm, steps: Sequence[int]) -> list[list[Row]]:
       found = [rows[s].get((split, name)) for s in steps]
       prompts.append([row for row in found if row is not None])
   return prompts
-
-
-def _others(arm: Arm) -> list[Row]:
-  """All answers that no behavior explains, from the last step backwards."""
-  return [
-    row
-    for step in sorted(arm.rollouts, reverse=True)
-    for row in arm.rollouts[step]
-    if row.label == "other"
-  ]
-
-
-def _probes(arm: Arm, steps: Sequence[int]) -> list[Row]:
-  """Capability examples of the last step, wrong ones first."""
-  if not steps:
-    return []
-  rows = [r for r in arm.rollouts[steps[-1]] if r.split == "probe"]
-  return sorted(rows, key=lambda r: r.label != "wrong")[:NUM_PROBES]
 
 
 def _cost(arm: Arm) -> str:

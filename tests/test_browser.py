@@ -1,0 +1,162 @@
+"""The rollout browser of a report, in Chromium."""
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+from chromium import chromium
+from fake_run import fake_run, hostile_run, write
+
+from bct_jax.report import text, write_report
+from bct_jax.report.browser import inert_json, make_browser
+from bct_jax.report.load import load_run
+
+LONG = "=1+1" + "<b>x" * 2**18  # 1 MB in a line
+SET = """(id, value) => {
+  const node = document.getElementById("browse-" + id);
+  node.value = value;
+  node.dispatchEvent(new Event(id === "q" ? "input" : "change"));
+}"""
+COUNT = "document.getElementById('browse-count').textContent"
+ANSWERS = "document.querySelectorAll('#browse-answers .answer').length"
+
+
+@pytest.fixture(scope="module")
+def tab(tmp_path_factory):
+  with chromium(tmp_path_factory.mktemp("profile")) as tab:
+    yield tab
+
+
+def choose(tab, name, value):
+  tab.run(f"({SET})({json.dumps(name)}, {json.dumps(value)})")
+
+
+def by_name(tab, name, start):
+  """The value of the option whose text starts so."""
+  return tab.run(
+    f"[...document.getElementById('browse-{name}').options]"
+    f".find((o) => o.textContent.startsWith({json.dumps(start)})).value"
+  )
+
+
+def test_data_cannot_leave_its_block():
+  value = ["</script><!-- & \u2028 \ud800 \x00 é"]
+  content = str(inert_json(value))
+  assert content.isascii() and not set(content) & set("<>&\x00")
+  assert json.loads(content) == value
+
+
+def test_too_many_rows_are_thinned_by_steps_and_told(tmp_path: Path):
+  run = load_run(fake_run(tmp_path / "run"))
+  whole = make_browser([run])
+  assert whole.left_out == "" and whole.rows == 2 * 8 * 96
+  few = make_browser([run], max_rows=700)
+  assert few.rows == 2 * 3 * 96 and "those of 3 steps" in few.left_out
+  data = json.loads(few.data)
+  assert set(data["rows"][1 :: len(data["fields"])]) == {0, 8, 40}
+  none = dataclasses.replace(run, arms=())
+  assert make_browser([none]).rows == 0
+
+
+@pytest.mark.browser
+def test_filters_search_and_side_by_side(tab, tmp_path: Path):
+  run = fake_run(tmp_path / "run")
+  tab.open(write_report([run], tmp_path / "report.html"))
+  rows = [
+    {**json.loads(line), "arm": path.parts[-3]}
+    for path in run.glob("arms/*/rollouts/*.jsonl")
+    for line in path.read_text().splitlines()
+  ]
+  assert tab.run(COUNT).startswith(f"{len(rows):,} of")
+  first = tab.run("document.querySelector('.item .tag').textContent")
+  assert first in ("other", "wrong")
+  choose(tab, "arm", by_name(tab, "arm", "lr_1e-4 ("))
+  choose(tab, "label", by_name(tab, "label", "other ("))
+  n = sum(r["arm"] == "lr_1e-4" and r["label"] == "other" for r in rows)
+  assert 0 < n and tab.run(COUNT).startswith(f"{n} of")
+  tab.run("document.getElementById('browse-clear').click()")
+  choose(tab, "q", "HIVES.")
+  n = sum("hives." in (r["text"] + str(r["prompt"])).lower() for r in rows)
+  tab.wait(f"{COUNT}.startsWith('{n} of')")
+  assert tab.run("document.querySelector('#browse-detail mark') !== null")
+  tab.run("document.getElementById('browse-clear').click()")
+  choose(tab, "beside-arm", "every")
+  assert tab.run(ANSWERS) == 2
+  choose(tab, "beside-step", "every")
+  assert tab.run(ANSWERS) == 16
+  # By keys alone: the next two, then the search.
+  tab.run("document.getElementById('browse-list').focus()")
+  for key in "jj":
+    tab.press(key)
+  chosen = "document.querySelector('[aria-selected=true]')"
+  assert tab.run(f"{chosen}.getAttribute('aria-posinset')") == "3"
+  tab.press("/")
+  assert tab.run("document.activeElement.id") == "browse-q"
+  assert tab.complaints() == []
+
+
+@pytest.mark.browser
+def test_hostile_generations_stay_inert(tab, tmp_path: Path):
+  run = hostile_run(tmp_path / "run")
+  path = run / "arms/lr_1e-4/rollouts/step_40.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  rows[0]["text"] = LONG
+  write(path, *rows)
+  tab.events.clear()
+  page = write_report([run], tmp_path / "report.html")
+  tab.open(page)
+  nodes = "#browse-answers .text"
+  # Every row is chosen once, and what it shows is text with escapes in <i>.
+  inside = tab.run(
+    """(() => {
+      const list = document.getElementById("browse-list");
+      const tags = new Set();
+      list.focus();
+      for (let i = 0; i < 600; i++) {
+        list.dispatchEvent(new KeyboardEvent(
+          "keydown", {key: "ArrowDown", bubbles: true}));
+        for (const node of document.querySelectorAll(
+          "#browse-answers .text *, #browse-prompt .text *, .item .line *")) {
+          tags.add(node.tagName);
+        }
+      }
+      return [...tags].sort();
+    })()"""
+  )
+  assert "I" in inside and set(inside) <= {"I", "SPAN", "BUTTON"}
+  choose(tab, "q", "<b>x<b>x")
+  tab.wait(f"{COUNT}.startsWith('1 of')")
+  assert tab.run("document.querySelector('.more') !== null")
+  choose(tab, "q", "alert(1)")
+  tab.wait(f"!{COUNT}.startsWith('1 of')")
+  bad = "\x1b[31mred\x1b[0m \x00 \x9b1m \u202eevil\u202c \r\n\t end"
+  choose(tab, "q", "[31mred")
+  tab.wait(f"document.querySelector('{nodes}').textContent.includes('red')")
+  shown = tab.run(f"document.querySelector('{nodes}').textContent")
+  assert shown == text.visible(bad)
+  tags = "script:not(:last-of-type), img, iframe, object, textarea"
+  assert tab.run(f"document.querySelectorAll('{tags}').length") == 0
+  assert tab.complaints() == []
+  assert {u.split("#")[0] for u in tab.requests()} <= {page.as_uri(), "data:,"}
+
+
+@pytest.mark.browser
+def test_20000_rows_with_few_nodes(tab, tmp_path: Path):
+  run = fake_run(tmp_path / "run")
+  for path in run.glob("arms/*/rollouts/*.jsonl"):
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    more = [
+      {**row, "id": f"{row['id']}/{i}", "text": f"{row['text']} {path} {i}"}
+      for i in range(14)
+      for row in rows
+    ]
+    write(path, *more)
+  tab.open(write_report([run], tmp_path / "report.html"))
+  assert tab.run(COUNT).startswith("21,504 of")
+  timing = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+  print(f"21,504 rows: loaded after {tab.run(timing):.0f} ms")
+  assert tab.run("document.querySelectorAll('.item').length") <= 60
+  choose(tab, "order", "prompt")
+  assert tab.run("document.querySelectorAll('#browse *').length") < 600
+  assert tab.complaints() == []
