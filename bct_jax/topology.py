@@ -179,9 +179,7 @@ def _compile(model: MeshModel, name: str, function: Any, args: tuple):
   except jax.errors.JaxRuntimeError as e:
     if "RESOURCE_EXHAUSTED" not in str(e):
       raise
-    found = re.search(r"(?:capacity|limit) by ([\d.]+) ?([KMG])", str(e))
-    unit = {"K": 2**10, "M": 2**20, "G": 2**30}
-    over = float(found[1]) * unit[found[2]] if found else None
+    over = _over(str(e))
     raise DoesNotFit(name, over, str(e).splitlines()[0]) from e
   seconds = time.monotonic() - begin
   memory, text = compiled.memory_analysis(), compiled.as_text()
@@ -194,6 +192,19 @@ def _compile(model: MeshModel, name: str, function: Any, args: tuple):
     seconds,
     text,
   )
+
+
+def _over(message: str) -> float | None:
+  """Bytes that are missing, from either of the compiler's two messages."""
+  unit = {"K": 2**10, "M": 2**20, "G": 2**30}
+  size = r"([\d.]+)([KMG])"
+  if found := re.search(rf"capacity by {size}", message):
+    return float(found[1]) * unit[found[2]]
+  if found := re.search(
+    rf"\({size}\) exceeds available HBM \({size}\)", message
+  ):
+    return float(found[1]) * unit[found[2]] - float(found[3]) * unit[found[4]]
+  return None
 
 
 def lines(program: Program, memory: int) -> list[str]:

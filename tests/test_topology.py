@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from bct_jax import topology
 from bct_jax.config import ConfigError
 from bct_jax.topology import chip_of
 
@@ -19,7 +20,7 @@ needs_libtpu = pytest.mark.skipif(
 )
 
 
-def dry_run(topology: str, *flags: str) -> subprocess.CompletedProcess:
+def dry_run(name: str, *flags: str) -> subprocess.CompletedProcess:
   """In a process of its own: libtpu stays loaded."""
   return subprocess.run(
     [
@@ -28,7 +29,7 @@ def dry_run(topology: str, *flags: str) -> subprocess.CompletedProcess:
       "bct_jax.main",
       "--config=configs/llama3_1_8b.py",
       "--mode=dry_run",
-      f"--topology={topology}",
+      f"--topology={name}",
       *flags,
     ],
     cwd=ROOT,
@@ -58,6 +59,14 @@ SMALL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
 "head_dim": 128, "rms_norm_eps": 1e-5, "rope_theta": 10000.0,
 "max_position_embeddings": 2048, "tie_word_embeddings": false,
 "hidden_act": "silu", "attention_bias": false, "mlp_bias": false}"""
+
+
+def test_what_is_missing_is_read_from_the_message():
+  first = "Used 24.5G of 15.75G hbm. Exceeded hbm capacity by 8.75G."
+  other = "HLO temporaries (36.00G) exceeds available HBM (15.75G)."
+  assert topology._over(first) == 8.75 * 2**30
+  assert topology._over(other) == 20.25 * 2**30
+  assert topology._over("no room") is None
 
 
 @pytest.mark.slow
