@@ -358,6 +358,9 @@ def make_decoder(
   form, why = choose_form(
     options.attention, architecture, dtype, platform, config.mesh.tensor
   )
+  if form == "cudnn" and jax.default_backend() != "gpu":
+    # JAX looks for the library when it traces.
+    form, why = "xla", "sizes alone: there is no GPU here to trace cudnn for"
   say(f"attention: {form} ({why})")
   return Decoder(architecture, dtype, options.remat, form)
 

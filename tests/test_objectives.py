@@ -245,7 +245,12 @@ def shapes(jaxpr):
 @pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_never_has_the_vocabulary_of_a_whole_batch(name, monkeypatch):
   """Also not of all trained positions: of CHUNK of each row, one at a time."""
-  for function in (losses.in_chunks, losses.at_trained, losses.token_logprobs):
+  for function in (
+    losses.in_chunks,
+    losses.at_trained,
+    losses.row_logprobs,
+    losses.token_logprobs,
+  ):
     monkeypatch.setattr(function, "__defaults__", (2,))
   monkeypatch.setattr(losses.reference_kl, "__defaults__", (2,))
   objective, mesh = make_objective(name, {}), make_mesh()

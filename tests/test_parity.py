@@ -130,12 +130,17 @@ def test_smollm2_sampler_and_trainer_logprobs_agree(smollm2):
   mesh, model, params, chat, _ = smollm2
   prompts = real_prompts(chat)[:8]
   out = parity.greedy(mesh, model, params, prompts, 32, chat.stop_ids)
+
+  @jax.jit
+  def forward(params, ids):
+    at = jnp.arange(ids.shape[1])[None]
+    hidden = model.hidden(params, ids, at, jnp.ones_like(ids))
+    return jax.nn.log_softmax(model.logits(params, hidden[0]))
+
   for prompt, completion in zip(prompts, out, strict=True):
     ids = jnp.asarray([[*prompt, *completion.tokens]])
-    at = jnp.arange(ids.shape[1])[None]
     with jax.set_mesh(mesh):
-      hidden = model.hidden(params, ids, at, jnp.ones_like(ids))
-      logprobs = jax.nn.log_softmax(model.logits(params, hidden[0]))
+      logprobs = forward(params, ids)
     n = len(prompt)
     for i, (token, logprob) in enumerate(
       zip(completion.tokens, completion.logprobs, strict=True)
