@@ -237,9 +237,15 @@ def test_real_slurm_requeues_what_was_stopped(
   wait_until(told, lambda: state() == "PENDING")
   assert "Exited with exit code 75" in told() and "requeued" in told()
   assert not (workdir / "result.json").exists()
-  # Slurm waits for two minutes; the test does not.
-  ask(env, "scontrol", "update", f"JobId={job}", "StartTime=now")
-  wait_until(told, lambda: (workdir / "result.json").exists())
+
+  def done():
+    # Slurm waits for two minutes; the test does not. Said again for as long as
+    # it waits: said while the job is being requeued, it may be overwritten.
+    if state() == "PENDING":
+      ask(env, "scontrol", "update", f"JobId={job}", "StartTime=now")
+    return (workdir / "result.json").exists()
+
+  wait_until(told, done)
   wait_until(told, lambda: state() in ("", "COMPLETED", "FAILED"))
   assert "high: continuing at step" in told() and "DEGRADED" in told()
   assert comparable(workdir, False) == comparable(finished[0], False)
