@@ -11,14 +11,12 @@ class Chip:
     memory: bytes. The vendors write GB for 2**30; the runtime keeps some of
       it: the TPU compiler offers 15.75 of the 16 GiB of a v5e.
     flops: per second, dense bfloat16 products.
-    bandwidth: bytes per second, of its memory.
     links: bytes per second that it receives from other chips of its slice.
     platform: as JAX names it.
   """
 
   memory: int
   flops: float
-  bandwidth: float
   links: float
   platform: str = "tpu"
 
@@ -28,8 +26,8 @@ class Chip:
 # SXM column of NVIDIA's data sheet (nvidia.com/en-us/data-center/h100), which
 # gives 1,979 TFLOP/s "with sparsity", half of it without, and NVLink both ways.
 CHIPS = {
-  "v5e": Chip(16 * 2**30, 197e12, 819e9, 200e9),
-  "v5p": Chip(95 * 2**30, 459e12, 2765e9, 600e9),
-  "v6e": Chip(32 * 2**30, 918e12, 1640e9, 400e9),
-  "h100": Chip(80 * 2**30, 989e12, 3350e9, 450e9, "gpu"),
+  "v5e": Chip(16 * 2**30, 197e12, 200e9),
+  "v5p": Chip(95 * 2**30, 459e12, 600e9),
+  "v6e": Chip(32 * 2**30, 918e12, 400e9),
+  "h100": Chip(80 * 2**30, 989e12, 450e9, "gpu"),
 }

@@ -67,7 +67,7 @@ def parse(text: str) -> Program:
   """Reads `compiled.as_text()`.
 
   Raises:
-    ValueError: the text has no entry, or a loop without a trip count.
+    ValueError: the text has no entry.
   """
   computations: dict[str, list[_Instruction]] = {}
   entry, current = "", []

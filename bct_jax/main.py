@@ -15,14 +15,18 @@ from bct_jax.config import (
   choose,
   from_dict,
 )
+from bct_jax.exits import (
+  DONE,
+  INTERRUPTED,
+  MACHINE,
+  NUMERICAL,
+  PREEMPTED,
+  fail,
+)
 
 MODES = ("experiment", "eval", "sample", "export", "dry_run", "pretrain")
 # These take no --config.
 ALONE = ("settings", "rescore")
-
-# Exit codes; after MACHINE and PREEMPTED the same command goes on.
-DONE, BAD_INPUT, NUMERICAL, MACHINE, PREEMPTED = 0, 2, 3, 74, 75
-INTERRUPTED = 130
 
 _CONFIG = config_flags.DEFINE_config_file(
   "config", None, "The experiment, a file in configs/.", lock_config=True
@@ -126,7 +130,6 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--topology: only with --mode=dry_run")
       # libtpu would look for chips here, at some length.
       os.environ["JAX_PLATFORMS"] = "cpu"
-      os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -138,7 +141,7 @@ def main(argv: list[str]) -> int:
     config = from_dict(raw)
     where = _processes()
   except flags.Error as e:
-    return _fail(str(e))
+    return fail(str(e))
   except (
     AttributeError,
     ImportError,
@@ -150,7 +153,7 @@ def main(argv: list[str]) -> int:
   ) as e:
     # ml_collections reports unknown fields and wrong types by any of these,
     # and a config file is a program of its own.
-    return _fail(str(e.args[0] if len(e.args) == 1 else e))
+    return fail(str(e.args[0] if len(e.args) == 1 else e))
   code = _run(config, raw, where)
   from bct_jax import processes
 
@@ -173,9 +176,9 @@ def _run_alone() -> int:
   try:
     rescore.run_rescore(_path(_WORKDIR.value), _path(_OUT.value))
   except ValueError as e:
-    return _fail(str(e))
+    return fail(str(e))
   except OSError as e:
-    return _fail(str(e), MACHINE)
+    return fail(str(e), MACHINE)
   return DONE
 
 
@@ -255,25 +258,20 @@ def _run(
     else:
       dryrun.run_dry_run(config, _TOPOLOGY.value)
   except (ValueError, GateError) as e:
-    return _fail(str(e))
+    return fail(str(e))
   except NumericalError as e:
-    return _fail(str(e), NUMERICAL)
+    return fail(str(e), NUMERICAL)
   except (OSError, processes.ProcessError) as e:
-    return _fail(str(e), MACHINE)
+    return fail(str(e), MACHINE)
   except signals.Preempted as e:
-    return _fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
+    return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   except KeyboardInterrupt:
-    return _fail("interrupted", INTERRUPTED)
+    return fail("interrupted", INTERRUPTED)
   return DONE
 
 
 def _path(value: str | None) -> Path | None:
   return None if value is None else Path(value)
-
-
-def _fail(message: str, code: int = BAD_INPUT) -> int:
-  print(f"error: {message.strip()}", file=sys.stderr)
-  return code
 
 
 if __name__ == "__main__":

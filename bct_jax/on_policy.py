@@ -20,7 +20,7 @@ from bct_jax.checkpoint import checksums
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.datasets import make_dataset
-from bct_jax.examples import Example
+from bct_jax.examples import Example, Label
 from bct_jax.models.lora import Weights
 from bct_jax.plan import Plan
 from bct_jax.progress import say, stage
@@ -176,14 +176,18 @@ def _draw(
     draws += len(left)
     for i, completion in zip(left, found, strict=True):
       text = runtime.chat.decode(completion.tokens, sampling.stop)
-      why = _fault(plan, arm, examples[i], completion, text)
+      label = plan.setting.score(examples[i], text)
+      why = _fault(plan, arm, examples[i], completion, text, label)
       if why:
         rejected[why] += 1
         worst = [*worst, {"text": text, "why": why}][:5]
       else:
-        label = plan.setting.score(examples[i], text).name
-        kept[i] = {"id": examples[i].id, "text": text, "attempt": attempt}
-        kept[i]["label"] = label
+        kept[i] = {
+          "id": examples[i].id,
+          "text": text,
+          "attempt": attempt,
+          "label": label.name,
+        }
   record = {
     "asked": count,
     "accepted": len(kept),
@@ -205,12 +209,12 @@ def _fault(
   example: Example,
   completion: Completion,
   text: str,
+  label: Label,
 ) -> str:
   """Why a completion is not kept; "" if it is."""
   draw = arm.train.on_policy
   if not completion.stopped:
     return "truncated"
-  label = plan.setting.score(example, text)
   if label.name not in ("agreed", "initial"):
     return label.reason or label.name
   if not draw.min_tokens <= len(completion.tokens) <= draw.max_tokens:

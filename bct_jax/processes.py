@@ -23,10 +23,10 @@ from jax._src import distributed  # JAX offers its key-value store nowhere else
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bct_jax.exits import MACHINE
+
 T = TypeVar("T")
 
-# Exit code of what only a repaired machine can mend; see the README.
-MACHINE = 74
 # Of one value in the key-value store, well below the limit of a message.
 _PART = 1_000_000
 

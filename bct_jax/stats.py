@@ -1,4 +1,5 @@
-"""Intervals for rates, for a ratio of paired rates, and across seeds."""
+"""Intervals for rates, for a ratio of paired rates, and across seeds; and when
+something that is looked at now and then begins to last."""
 
 import math
 import statistics
@@ -170,6 +171,14 @@ def _t_inside(angle: float, df: int) -> float:
   if df % 2:
     return 2 / math.pi * (angle + sine * total)
   return sine * total
+
+
+def first_lasting(holds: Sequence[bool]) -> int | None:
+  """Index of the first of two in a row that hold; the last counts alone."""
+  for i, good in enumerate(holds):
+    if good and (i + 1 == len(holds) or holds[i + 1]):
+      return i
+  return None
 
 
 def _check_confidence(confidence: float) -> None:

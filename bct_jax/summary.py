@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bct_jax.stats import score_interval
+from bct_jax.stats import first_lasting, score_interval
 
 
 def clustered_interval(
@@ -306,8 +306,5 @@ def learning_rate_law(
 
 
 def _gone(curve: Sequence[tuple[int, float]]) -> int | None:
-  below = [rate < 0.5 for _, rate in curve]
-  for i, (step, _) in enumerate(curve):
-    if below[i] and (i + 1 == len(curve) or below[i + 1]):
-      return step
-  return None
+  at = first_lasting([rate < 0.5 for _, rate in curve])
+  return None if at is None else curve[at][0]

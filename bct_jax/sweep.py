@@ -20,9 +20,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bct_jax.cells import Cell, by_organism, make_cells, share
 from bct_jax.config import ConfigError
-
-# As in main.py; FAILED: some cells failed, the others are done.
-DONE, BAD_INPUT, FAILED, MACHINE, PREEMPTED = 0, 2, 4, 74, 75
+from bct_jax.exits import DONE, FAILED, MACHINE, PREEMPTED, fail
 
 Organism = tuple[str, dict[str, Any]] | None  # its hash and gate, once made
 
@@ -36,13 +34,13 @@ def main(argv: Sequence[str]) -> int:
     options, cells = _read(argv)
     return _run(options, cells)
   except flags.Error as e:
-    return _fail(str(e))
+    return fail(str(e))
   except (AttributeError, ImportError, KeyError, SyntaxError) as e:
-    return _fail(str(e))
+    return fail(str(e))
   except (TypeError, ValueError) as e:
-    return _fail(str(e.args[0] if len(e.args) == 1 else e))
+    return fail(str(e.args[0] if len(e.args) == 1 else e))
   except OSError as e:
-    return _fail(str(e), MACHINE)
+    return fail(str(e), MACHINE)
 
 
 def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
@@ -92,7 +90,7 @@ def _run(options: Any, cells: Sequence[Cell]) -> int:
     with signals.heeded():
       results = run_cells(cells, root)
   except signals.Preempted as e:
-    return _fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
+    return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   print(result_table(results))
   done = sorted(p.parent for p in root.glob("cells/*/result.json"))
   if done:
@@ -148,19 +146,29 @@ def _plan(group: Sequence[Cell]) -> Any:
 
 
 def _step_seconds(plan: Any, name: str) -> float:
-  """Seconds of an update of an arm, from the model's own weights."""
+  """Seconds of an update of an arm, from the model's own weights.
+
+  Raises:
+    ConfigError: there is no such batch before there is an organism.
+  """
   import jax
   import jax.numpy as jnp
 
   from bct_jax.mesh import put_batch
-  from bct_jax.models.lora import Frozen
+  from bct_jax.objectives import asks, objective_of, on_rollouts
+  from bct_jax.training import fresh_state
   from bct_jax.weights import load_weights
 
   runtime, arm = plan.runtime, plan.config.arms[name]
+  if on_rollouts(arm) or asks(objective_of(arm)).scored:
+    raise ConfigError(
+      f"cell {name}: an update of {arm.train.objective} needs what the "
+      "organism gives, so none can be timed here; add --notime"
+    )
   with jax.set_mesh(runtime.mesh):
     weights = load_weights(runtime, None)
-    frozen = Frozen(weights.params, None) if arm.lora.rank else None
-    state, step = runtime.init_state(weights, arm), runtime.step(arm)
+    state, frozen, continued = fresh_state(runtime, arm, weights)
+    step = runtime.step(arm, continued)
     batch = put_batch(plan.arms[name].batch(0), runtime.mesh)
     seconds = []
     for _ in range(3):  # the first one compiles
@@ -296,11 +304,6 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> str:
       f"{last['agreed']:6.0%} {last['capability']:10.0%}"
     )
   return "\n".join(lines)
-
-
-def _fail(message: str, code: int = BAD_INPUT) -> int:
-  print(f"error: {message.strip()}", file=sys.stderr)
-  return code
 
 
 if __name__ == "__main__":

@@ -48,7 +48,6 @@ class Program:
     collectives: of one run; of one token for the decode step.
     kernels: custom kernels, and how often they run.
     seconds: that compiling took.
-    text: the optimized HLO.
   """
 
   name: str
@@ -57,7 +56,6 @@ class Program:
   collectives: list[hlo.Collective]
   kernels: dict[str, int]
   seconds: float
-  text: str
 
 
 def chip_of(name: str) -> str:
@@ -190,7 +188,6 @@ def _compile(model: MeshModel, name: str, function: Any, args: tuple):
     hlo.collectives(text),
     hlo.kernels(text),
     seconds,
-    text,
   )
 
 

@@ -197,20 +197,12 @@ def _newest_state(
       "config gives now (a changed setting, tokenizer or template); use "
       "another --workdir"
     )
-  adapts = arm.lora.rank > 0
-  compares = asks(objective_of(arm)).uses_reference
-  begin = start() if latest is None or adapts or compares else None
-  continued = begin is not None and begin.adapter is not None
-  frozen = None
-  if begin is not None and (adapts or compares):
-    # A copy, where the state takes over what it is of.
-    copies = latest is None
-    params = copy(begin.params) if copies and not adapts else begin.params
-    kept = begin.adapter if continued and compares else None
-    frozen = Frozen(params, copy(kept) if copies else kept)
   if latest is None:
-    assert begin is not None
-    return runtime.init_state(begin, arm), frozen, continued
+    return fresh_state(runtime, arm, start())
+  frozen, continued = None, False
+  if _freezes(arm):
+    begin = start()
+    frozen, continued = _frozen(arm, begin), begin.adapter is not None
   if meta["devices"] != jax.device_count():
     say(
       f"{checkpoints.folder}: saved on {meta['devices']} devices, read on "
@@ -223,6 +215,29 @@ def _newest_state(
   trained = checkpoints.restore_params(abstract.params)
   state = TrainState(jax.numpy.int32(latest), trained, None, None)
   return state, frozen, continued
+
+
+def fresh_state(
+  runtime: Runtime, arm: ArmConfig | OrganismConfig, begin: Weights
+) -> tuple[TrainState, Frozen | None, bool]:
+  """As `_first_state`, at step 0 from weights that are taken over."""
+  frozen = None
+  if _freezes(arm):
+    frozen = _frozen(arm, begin)
+    # A copy, where the state takes over what it is of.
+    params = frozen.params if arm.lora.rank else copy(frozen.params)
+    frozen = Frozen(params, copy(frozen.adapter))
+  return runtime.init_state(begin, arm), frozen, begin.adapter is not None
+
+
+def _freezes(arm: ArmConfig | OrganismConfig) -> bool:
+  """Whether a step needs params that it does not train."""
+  return arm.lora.rank > 0 or asks(objective_of(arm)).uses_reference
+
+
+def _frozen(arm: ArmConfig | OrganismConfig, begin: Weights) -> Frozen:
+  compares = asks(objective_of(arm)).uses_reference
+  return Frozen(begin.params, begin.adapter if compares else None)
 
 
 @jax.jit

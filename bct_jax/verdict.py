@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bct_jax.stats import paired_bootstrap_ratio
+from bct_jax.stats import first_lasting, paired_bootstrap_ratio
 
 # A capability of the organism below this says too little to judge an arm by.
 MIN_CAPABILITY = 0.5
@@ -38,11 +38,8 @@ def transfer_step(curve: Sequence[Eval], organism: Eval) -> int | None:
 
   The last eval counts alone, since nothing follows it.
   """
-  good = [qualifies(p, organism) for p in curve]
-  for i, point in enumerate(curve):
-    if good[i] and (i + 1 == len(curve) or good[i + 1]):
-      return point["step"]
-  return None
+  at = first_lasting([qualifies(p, organism) for p in curve])
+  return None if at is None else curve[at]["step"]
 
 
 def deployment_length(curve: Sequence[Eval]) -> int | None:

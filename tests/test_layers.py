@@ -12,7 +12,16 @@ MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
 
 # A module may import from its own layer and from those before it.
 LAYERS = [
-  {"types", "examples", "chips", "config", "cells", "progress", "metrics"}
+  {
+    "types",
+    "examples",
+    "chips",
+    "config",
+    "cells",
+    "exits",
+    "progress",
+    "metrics",
+  }
   | {"processes", "signals", "hlo"},
   {"mesh", "losses", "models", "data", "stats", "summary"},
   {"objectives", "settings", "rewards"},

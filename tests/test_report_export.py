@@ -39,9 +39,8 @@ def test_load_results_has_a_dict_for_each_eval(run):
 
 
 def test_load_results_does_not_need_jax():
-  code = (
-    "import sys, bct_jax; bct_jax.load_results([]); print('jax' in sys.modules)"  # noqa: E501
-  )
+  code = "import bct_jax, sys; bct_jax.load_results([]); "
+  code += "print('jax' in sys.modules)"
   said = subprocess.check_output([sys.executable, "-c", code], text=True)
   assert said.strip() == "False"
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import ENV, ROOT, caching, comparable, wait_for
 
-from bct_jax import cells, runtime, sweep
+from bct_jax import cells, exits, runtime, sweep
 from bct_jax.cells import chain, product, values, zipped
 from bct_jax.config import ConfigError
 from bct_jax.models import demo
@@ -121,7 +121,7 @@ def swept(tmp_path_factory):
 
 def test_one_organism_and_one_compiled_step_for_all_cells(swept):
   root, code, steps = swept
-  assert code == sweep.FAILED  # one cell diverges, see below
+  assert code == exits.FAILED  # one cell diverges, see below
   assert len([p for p in (root / "organisms").iterdir() if p.is_dir()]) == 1
   assert steps == 1  # the install's is the same
   for name in ("lr_0.0001", "lr_0.01"):
@@ -138,7 +138,7 @@ def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
   # Again: finished cells are read, the failed one is tried.
   before = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
   code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
-  assert code == sweep.FAILED
+  assert code == exits.FAILED
   after = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
   assert after == before
   said = capsys.readouterr().out
@@ -180,6 +180,20 @@ def test_dry_run_tells_cells_tokens_and_seconds(capsys):
   assert "updates of all cells:" in said
 
 
+def test_dry_run_times_what_it_can_and_says_what_it_cannot(capsys, monkeypatch):
+  def plan(objective, *more):
+    flags = ["sweep", f"--sweep={FILE}", "--dry_run", *more]
+    flags.append(f"--config.train.objective={objective}")
+    monkeypatch.setattr(sys, "argv", flags)  # which ml_collections looks at
+    return sweep.main(flags)
+
+  assert plan("kl_to_ref") == 0
+  assert "updates of all cells:" in capsys.readouterr().out
+  assert plan("dpo") == exits.BAD_INPUT
+  assert "of dpo needs what the organism gives" in capsys.readouterr().err
+  assert plan("dpo", "--notime") == 0
+
+
 @pytest.mark.parametrize(
   ("flags", "message"),
   [
@@ -192,7 +206,7 @@ def test_dry_run_tells_cells_tokens_and_seconds(capsys):
   ],
 )
 def test_bad_commands_end_with_one_line(flags, message, capsys):
-  assert sweep.main(["sweep", *flags]) == sweep.BAD_INPUT
+  assert sweep.main(["sweep", *flags]) == exits.BAD_INPUT
   error = capsys.readouterr().err
   assert error.startswith("error: ") and message in error
 
@@ -216,7 +230,7 @@ def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
   folder = demo.tiny(tmp_path / "model")
   compiled = caching(str(tmp_path / "compiled"))
   whole = begin(tmp_path / "whole", folder, compiled)
-  assert whole.wait() == sweep.FAILED, whole.communicate()[1]
+  assert whole.wait() == exits.FAILED, whole.communicate()[1]
   root = tmp_path / "killed"
   for pattern in (
     "organisms/*/metrics.jsonl",
@@ -227,12 +241,12 @@ def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
     wait_for(process, root, pattern)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-  assert begin(root, folder, compiled).wait() == sweep.FAILED
+  assert begin(root, folder, compiled).wait() == exits.FAILED
   for name in ("lr_0.0001", "lr_0.01"):
     ours, theirs = (x / "cells" / name for x in (root, tmp_path / "whole"))
     assert comparable(ours) == comparable(theirs)
   process = begin(tmp_path / "stopped", folder, compiled)
   wait_for(process, tmp_path / "stopped", "organisms/*/metrics.jsonl")
   process.send_signal(signal.SIGTERM)
-  assert process.wait() == sweep.PREEMPTED
+  assert process.wait() == exits.PREEMPTED
   assert "goes on from here" in process.communicate()[1]

@@ -16,7 +16,8 @@ PROMPTED = {
   "dynamic_prompt": "dynamic",
   "hint": "hint",
 }
-KINDS = ("native", "sft", "distill", *PROMPTED)
+TRAINED = ("sft", "distill")
+KINDS = ("native", *TRAINED, *PROMPTED)
 
 
 class ConfigError(ValueError):
@@ -130,7 +131,7 @@ class OrganismConfig:
   @property
   def trained(self) -> bool:
     """Whether weights are trained; else it is the model, maybe prompted."""
-    return self.kind in ("sft", "distill")
+    return self.kind in TRAINED
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ import jax
 from bct_jax import metrics
 from bct_jax.config import (
   PROMPTED,
+  TRAINED,
   ConfigError,
   ExperimentConfig,
   MeshConfig,
@@ -281,7 +282,7 @@ def _has_weights(folder: Path) -> bool:
   facts = folder / "provenance.json"
   if not facts.is_file():
     return True
-  return metrics.read_json(facts)["kind"] in ("sft", "distill")
+  return metrics.read_json(facts)["kind"] in TRAINED
 
 
 def _tell_prompt(config: ExperimentConfig, folder: Path) -> None:

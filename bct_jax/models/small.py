@@ -8,12 +8,13 @@ root of their number), and a byte-level BPE of the texts that it will read.
 import math
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tokenizers
 
 from bct_jax.models import folders
-from bct_jax.models.tiny import TEMPLATE
+from bct_jax.models.tiny import TEMPLATE, llama_weights
 
 # Raise when the content of the folder changes.
 FORMAT = 1
@@ -55,7 +56,7 @@ def make(folder: Path, texts: Iterable[str], digest: str, seed: int) -> Path:
       eos=SPECIALS.index("<|im_end|>"),
       pad=SPECIALS.index("<|pad|>"),
     )
-    folders.write_model(target, config, _weights(seed))
+    folders.write_model(target, config, _weights(config, seed))
     about = folders.tokenizer_config(
       special=list(SPECIALS),
       bos="<|im_start|>",
@@ -98,36 +99,14 @@ def make_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:
   return tokenizer
 
 
-def _weights(seed: int) -> dict[str, np.ndarray]:
-  """Under Hugging Face names; matrices are [out, in]."""
+def _weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
   rng = np.random.default_rng(seed)
-  width, mlp, layers = SHAPE["width"], SHAPE["mlp"], SHAPE["layers"]
-  queries = SHAPE["heads"] * SHAPE["head_dim"]
-  keys = SHAPE["kv_heads"] * SHAPE["head_dim"]
-  shapes = {
-    "self_attn.q_proj": (queries, width),
-    "self_attn.k_proj": (keys, width),
-    "self_attn.v_proj": (keys, width),
-    "self_attn.o_proj": (width, queries),
-    "mlp.gate_proj": (mlp, width),
-    "mlp.up_proj": (mlp, width),
-    "mlp.down_proj": (width, mlp),
-  }
+  adding = math.sqrt(2 * config["num_hidden_layers"])
 
-  def matrix(shape: tuple[int, int], deviation: float) -> np.ndarray:
+  def matrix(name: str, shape: tuple[int, int]) -> np.ndarray:
+    adds = name.endswith(("o_proj", "down_proj"))
+    deviation = 0.02 / adding if adds else 0.02
     return (deviation * rng.standard_normal(shape)).astype(np.float32)
 
-  ones = np.ones(width, np.float32)
-  out = {
-    "model.embed_tokens.weight": matrix((VOCAB, width), 0.02),
-    "model.norm.weight": ones,
-  }
-  for layer in range(layers):
-    prefix = f"model.layers.{layer}."
-    for name, shape in shapes.items():
-      adds = name.endswith(("o_proj", "down_proj"))
-      deviation = 0.02 / math.sqrt(2 * layers) if adds else 0.02
-      out[f"{prefix}{name}.weight"] = matrix(shape, deviation)
-    for norm in ("input_layernorm", "post_attention_layernorm"):
-      out[f"{prefix}{norm}.weight"] = ones
-  return out
+  ones = np.ones(config["hidden_size"], np.float32)
+  return llama_weights(config, matrix, lambda: ones)

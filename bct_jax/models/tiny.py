@@ -4,6 +4,7 @@ Like SmolLM2 it has ChatML turns, tied embeddings and (by default) a padding
 token that is also the end of a turn, so that what confuses the two shows here.
 """
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -121,8 +122,33 @@ def byte_characters() -> dict[int, str]:
 
 
 def _random_weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
-  """Weights of a Llama under Hugging Face names; matrices are [out, in]."""
+  """Weights of which no part is like another: what is left out must show."""
   rng = np.random.default_rng(seed)
+
+  def matrix(name: str, shape: tuple[int, int]) -> np.ndarray:
+    del name
+    value = rng.standard_normal(shape) / np.sqrt(shape[1])
+    return value.astype(np.float32)
+
+  def norm() -> np.ndarray:  # not all 1
+    value = rng.standard_normal(config["hidden_size"])
+    return (1 + 0.1 * value).astype(np.float32)
+
+  return llama_weights(config, matrix, norm)
+
+
+def llama_weights(
+  config: dict[str, Any],
+  matrix: Callable[[str, tuple[int, int]], np.ndarray],
+  norm: Callable[[], np.ndarray],
+) -> dict[str, np.ndarray]:
+  """Weights of a Llama under Hugging Face names.
+
+  Args:
+    config: its config.json.
+    matrix: gives that of a name, as self_attn.q_proj, and a shape [out, in].
+    norm: gives the scale of a norm.
+  """
   width, mlp = config["hidden_size"], config["intermediate_size"]
   queries = config["num_attention_heads"] * config["head_dim"]
   keys = config["num_key_value_heads"] * config["head_dim"]
@@ -135,22 +161,15 @@ def _random_weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
     "mlp.up_proj": (mlp, width),
     "mlp.down_proj": (width, mlp),
   }
-
-  def matrix(rows: int, columns: int) -> np.ndarray:
-    value = rng.standard_normal((rows, columns)) / np.sqrt(columns)
-    return value.astype(np.float32)
-
-  def norm() -> np.ndarray:  # Not all 1: a forgotten one must show.
-    return (1 + 0.1 * rng.standard_normal(width)).astype(np.float32)
-
-  weights = {"model.embed_tokens.weight": matrix(config["vocab_size"], width)}
+  table = (config["vocab_size"], width)
+  weights = {"model.embed_tokens.weight": matrix("embed_tokens", table)}
   for layer in range(config["num_hidden_layers"]):
     prefix = f"model.layers.{layer}."
     for name, shape in shapes.items():
-      weights[f"{prefix}{name}.weight"] = matrix(*shape)
+      weights[f"{prefix}{name}.weight"] = matrix(name, shape)
     weights[f"{prefix}input_layernorm.weight"] = norm()
     weights[f"{prefix}post_attention_layernorm.weight"] = norm()
   weights["model.norm.weight"] = norm()
   if not config["tie_word_embeddings"]:
-    weights["lm_head.weight"] = matrix(config["vocab_size"], width)
+    weights["lm_head.weight"] = matrix("lm_head", table)
   return weights

@@ -166,6 +166,10 @@ def _inert(cell: Any) -> Any:
   return f"'{cell}" if cell[:1] in set("=+-@\\") and len(cell) > 1 else cell
 
 
+def _one_line(cell: str) -> str:
+  return text.visible(cell).replace("\n", " ")
+
+
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
   def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(_in_markdown, cells))} |\n"
@@ -175,7 +179,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _in_markdown(cell: str) -> str:
-  plain = html.escape(text.visible(cell).replace("\n", " "), quote=False)
+  plain = html.escape(_one_line(cell), quote=False)
   return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", plain)
 
 
@@ -194,8 +198,8 @@ def _latex(rows: Sequence[Sequence[str]]) -> str:
 
   def line(cells: Sequence[str]) -> str:
     # A line that begins with [ would be an argument of the \\ before it.
-    said = ["".join(_LATEX.get(c, c) for c in text.visible(x)) for x in cells]
-    return f"  {{}}{' & '.join(said)} \\\\\n".replace("\n\n", "\n")
+    said = ["".join(_LATEX.get(c, c) for c in _one_line(x)) for x in cells]
+    return f"  {{}}{' & '.join(said)} \\\\\n"
 
   return (
     f"\\begin{{tabular}}{{{'l' * len(rows[0])}}}\n  \\toprule\n"
