@@ -104,6 +104,18 @@ def test_packing_needs_fewer_positions():
   assert packed.rows * packed.length < 0.9 * padded.rows * padded.length
 
 
+def test_packing_counts_what_attention_costs():
+  """Of ten examples of 100 positions: five rows of 200 hold no padding, and
+  cost more than ten of 104."""
+  rows = [tokens(90, 11) for _ in range(10)]
+  names = [f"e{i}" for i in range(10)]
+  layout = Dataset.make(names, rows, 10, 0, 512, 1, True).layout
+  assert (layout.rows, layout.length) == (10, 104)
+  short = [tokens(9, 2) for _ in range(10)]  # of 10 positions, 16 alone
+  layout = Dataset.make(names, short, 10, 0, 512, 1, True).layout
+  assert layout.rows * layout.length < 10 * 16
+
+
 def test_rows_are_a_multiple_of_the_devices():
   assert make(size=8, pack=True, multiple=4).layout.rows % 4 == 0
   with pytest.raises(ValueError, match="batch_size 4 .* 3 parts"):
