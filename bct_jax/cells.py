@@ -15,6 +15,9 @@ from bct_jax.config import ConfigError, ExperimentConfig, from_dict, suggest
 
 Overrides = Mapping[str, Any]
 
+# Not a field: what to call the fields of a cell in its name, see `named`.
+_LABELS = "labels"
+
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
@@ -28,6 +31,17 @@ class Cell:
 def values(field: str, *options: Any) -> list[Overrides]:
   """One field, each of the values in turn."""
   return [{field: option} for option in options]
+
+
+def named(label: str, **fields: Any) -> list[Overrides]:
+  """Several fields at once, which are one word in the name of a cell.
+
+  Args:
+    label: the word.
+    fields: values by dotted names, with __ for each dot.
+  """
+  given = {field.replace("__", "."): value for field, value in fields.items()}
+  return [{_LABELS: {label: tuple(given)}, **given}]
 
 
 def product(*parts: Sequence[Overrides]) -> list[Overrides]:
@@ -79,8 +93,8 @@ def make_cells(
       raise ConfigError(f"cell {name}: two cells have this name")
     raw = copy.deepcopy(dict(base))
     try:
-      for field, value in chosen.items():
-        _set(raw, field, value)
+      for field in _fields(chosen):
+        _set(raw, field, chosen[field])
       raw["arms"] = {name: {}}
       cells[name] = Cell(name, raw, from_dict(raw))
     except ConfigError as e:
@@ -89,13 +103,18 @@ def make_cells(
 
 
 def cell_name(overrides: Overrides) -> str:
-  """A folder's name, such as lr_0.0001-seed_1.
+  """A folder's name, such as dpo-lr_0.0001-seed_1.
 
-  Fields give their last part, or all parts where two end alike.
+  First come the words for several fields (`named`). Other fields give their
+  last part, or all parts where two end alike.
   """
-  lasts = [field.split(".")[-1] for field in overrides]
-  parts = []
-  for (field, value), last in zip(overrides.items(), lasts, strict=True):
+  labels: Mapping[str, Sequence[str]] = overrides.get(_LABELS, {})
+  told = {field for fields in labels.values() for field in fields}
+  rest = [field for field in _fields(overrides) if field not in told]
+  lasts = [field.split(".")[-1] for field in rest]
+  parts = list(labels)
+  for field, last in zip(rest, lasts, strict=True):
+    value = overrides[field]
     label = last if lasts.count(last) == 1 else field
     shown = f"{value:g}" if isinstance(value, float) else str(value)
     parts.append(f"{label}_{shown}")
@@ -136,13 +155,19 @@ def share(cells: Sequence[Cell], part: str) -> list[Cell]:
   return ordered[first:last]
 
 
+def _fields(overrides: Overrides) -> list[str]:
+  return [field for field in overrides if field != _LABELS]
+
+
 def _join(parts: Sequence[Overrides]) -> Overrides:
   out: dict[str, Any] = {}
+  labels: dict[str, Any] = {}
   for part in parts:
-    if twice := out.keys() & part.keys():
+    if twice := out.keys() & set(_fields(part)):
       raise ConfigError(f"{sorted(twice)[0]}: set twice in one cell")
+    labels |= part.get(_LABELS, {})
     out.update(part)
-  return out
+  return {**out, _LABELS: labels} if labels else out
 
 
 def _set(raw: dict[str, Any], field: str, value: Any) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from runs import ENV, ROOT, caching, comparable, wait_for
 
 from bct_jax import cells, exits, runtime, sweep
-from bct_jax.cells import chain, product, values, zipped
+from bct_jax.cells import chain, named, product, values, zipped
 from bct_jax.config import ConfigError
 from bct_jax.models import demo
 from bct_jax.report import ReportError, write_report
@@ -52,6 +52,26 @@ def test_cells_are_checked_and_named_by_what_they_override():
   assert (arm.optim.lr, arm.train.seed) == (1e-4, 3)
   both = {"organism.optim.lr": 1e-3, "optim.lr": 1e-4}
   assert "organism.optim.lr_0.001-optim.lr_0.0001" == cells.cell_name(both)
+
+
+def test_fields_that_belong_together_are_one_word_in_a_name():
+  adam = named("adam", optim__optimizer="adamw", optim__lr=1e-4)
+  plain = named("sgd", optim__optimizer="sgd", optim__lr=1e-2)
+  seeds = values("train.seed", 0, 1)
+  made = cells.make_cells(base(), product(seeds, chain(adam, plain)))
+  assert [c.name for c in made] == [
+    "adam-seed_0",
+    "sgd-seed_0",
+    "adam-seed_1",
+    "sgd-seed_1",
+  ]
+  arm = made[3].config.arms["sgd-seed_1"]
+  found = (arm.optim.optimizer, arm.optim.lr, arm.train.seed)
+  assert found == ("sgd", 1e-2, 1)
+  both = product(adam, named("long", train__steps=9))
+  assert cells.make_cells(base(), both)[0].name == "adam-long"
+  with pytest.raises(ConfigError, match="optim.lr: set twice"):
+    product(adam, values("optim.lr", 1e-3))
 
 
 @pytest.mark.parametrize(
