@@ -61,10 +61,35 @@ def test_tables_have_a_row_for_each_arm(run):
   markdown = export.verdict_table([run], "markdown").splitlines()
   assert len(markdown) == 4
   cells = {len(re.findall(r"(?<!\\)\|", line)) for line in markdown}
-  assert cells == {14}
+  assert cells == {15}
   rows = list(csv.reader(io.StringIO(export.verdict_table([run], "csv"))))
   assert [r[1] for r in rows] == ["arm", "lr_1e-5", "lr_1e-4"]
   assert rows[1][-2:] == ["retained", "> 40 (censored)"]
+
+
+def test_table_where_training_got_equally_far(run):
+  def steps(*at):
+    table = export.verdict_table([run], "csv", *at)
+    return [row["step"] for row in csv.DictReader(io.StringIO(table))]
+
+  curves = {}
+  for row in bct_jax.load_results([run]):
+    curves.setdefault(row["arm"], []).append(row)
+  level = 0.5
+  first = [
+    next(r["step"] for r in curve if r["step"] and r["decorated"] >= level)
+    for curve in curves.values()
+  ]
+  assert steps(("decorated", level)) == [str(s) for s in first]
+  assert max(first) < STEPS[-1] and steps() == [str(STEPS[-1])] * 2
+  # At step 0 it is the organism, which no arm has trained.
+  assert steps(("initial", 0.01))[0] == str(STEPS[1])
+  assert steps(("other", 1.0)) == [f"{STEPS[-1]} (other below 100%)"] * 2
+  with pytest.raises(ReportError, match="speed: no such rate"):
+    export.verdict_table([run], "csv", ("speed", 0.9))
+  for wrong in ("--at=agreed", "--at=agreed=2"):
+    with pytest.raises(SystemExit, match="2"):
+      main([str(run), "--table=csv", wrong])
 
 
 def test_hostile_strings_stay_inert(hostile):

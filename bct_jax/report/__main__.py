@@ -34,6 +34,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     help="print the verdicts as a table, and write no report",
   )
   parser.add_argument(
+    "--at",
+    type=_level,
+    metavar="RATE=SHARE",
+    help="with --table: show each arm at its first eval where that rate is so "
+    "high, such as agreed_decorated=0.9; the last eval is shown without it",
+  )
+  parser.add_argument(
     "--evals",
     type=Path,
     metavar="CSV",
@@ -42,11 +49,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   args = parser.parse_args(argv)
   if args.figure and len(args.run_dirs) > 1:
     parser.error("--figure shows one run: give one RUN_DIR")
+  if args.at and not args.table:
+    parser.error("--at chooses the rows of a table: give --table too")
   try:
     if args.evals:
       args.evals.write_text(evals_csv(args.run_dirs), encoding="utf-8")
     if args.table:
-      print(verdict_table(args.run_dirs, args.table), end="")
+      print(verdict_table(args.run_dirs, args.table, args.at), end="")
       return 0
     print(write_report(args.run_dirs, args.out))
     if args.figure:
@@ -55,6 +64,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"error: {e}", file=sys.stderr)
     return 2
   return 0
+
+
+def _level(given: str) -> tuple[str, float]:
+  """agreed=0.9 as a name and a share."""
+  name, _, share = given.partition("=")
+  try:
+    level = float(share)
+  except ValueError:
+    level = -1.0
+  if not 0 < level <= 1:
+    raise argparse.ArgumentTypeError(
+      f"{given!r}: RATE=SHARE with a share above 0, such as agreed=0.9"
+    )
+  return name, level
 
 
 if __name__ == "__main__":

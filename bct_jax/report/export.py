@@ -95,25 +95,35 @@ def evals_csv(run_dirs: Sequence[str | Path]) -> str:
 # --- the table of verdicts ----------------------------------------------------
 
 _HEADER = (
-  "setting", "arm", "lr", "rank", "seed", "steps", "initial", "alternate",
-  "other", "agreed", "capability", "verdict", "transfer step",
+  "setting", "arm", "objective", "lr", "rank", "seed", "step", "initial",
+  "alternate", "other", "agreed", "capability", "verdict", "transfer step",
 )  # fmt: skip
 
 
-def verdict_table(run_dirs: Sequence[str | Path], form: str) -> str:
-  """One row for each arm, at its last eval, with 95% intervals in percent.
+def verdict_table(
+  run_dirs: Sequence[str | Path],
+  form: str,
+  at: tuple[str, float] | None = None,
+) -> str:
+  """One row for each arm, with 95% intervals in percent.
 
   Args:
     run_dirs: run directories; arms without an eval are left out.
     form: latex, markdown or csv.
+    at: (rate, level): shows the first eval after training began at which that
+      rate is at the level or above, so that arms are compared where training
+      got equally far. None shows the last eval, and so do, with a note in the
+      column `step`, arms that never got there. Verdicts are of whole arms.
 
   Raises:
-    ReportError: a run cannot be read, or no arm has an eval.
+    ReportError: a run cannot be read, no arm has an eval, or the rate is none.
     KeyError: an unknown form.
   """
   write = FORMS[form]
+  if at is not None and at[0] not in RATES:
+    raise ReportError(f"{at[0]}: no such rate; there are {', '.join(RATES)}")
   rows = [
-    _cells(run, arm)
+    _cells(run, arm, at)
     for run in (load_run(Path(path)) for path in run_dirs)
     for arm in run.arms
     if arm.curve
@@ -123,10 +133,24 @@ def verdict_table(run_dirs: Sequence[str | Path], form: str) -> str:
   return write([list(_HEADER), *rows])
 
 
-def _cells(run: Run, arm: Arm) -> list[str]:
-  last, s = arm.curve[-1], arm.settings
+def _shown(arm: Arm, at: tuple[str, float] | None) -> tuple[Point, str]:
+  """The eval of an arm to show, and its step in words."""
+  last = arm.curve[-1]
+  if at is None:
+    return last, str(last.step)
+  name, level = at
+  for point in arm.curve:
+    rate = getattr(point, name)
+    if point.step > 0 and rate is not None and rate.value >= level:
+      return point, str(point.step)
+  return last, f"{last.step} ({name} below {text.percent(level)})"
+
+
+def _cells(run: Run, arm: Arm, at: tuple[str, float] | None) -> list[str]:
+  point, step = _shown(arm, at)
+  s = arm.settings
   rates = [
-    getattr(last, name)
+    getattr(point, name)
     for name in ("initial", "alternate", "other", "agreed", "capability")
   ]
   return [
@@ -134,9 +158,9 @@ def _cells(run: Run, arm: Arm) -> list[str]:
     arm.name,
     *(
       text.setting_value(key, s[key]) if key in s else ""
-      for key in ("lr", "rank", "seed")
+      for key in ("objective", "lr", "rank", "seed")
     ),
-    str(last.step),
+    step,
     *(
       "" if r is None else f"{text.percent(r.value)} {text.interval(r.ci)}"
       for r in rates
