@@ -5,7 +5,7 @@ import os
 os.environ["JAX_PLATFORMS"] = "cpu"
 
 # Most of the time goes into compiling. Programs that LLVM leaves as they are do
-# in half of it; continuous integration runs them optimized, as users do.
+# in half of it; launch/test.sh has slow tests run them optimized, as users do.
 QUICK = (
   ""
   if os.environ.get("BCT_JAX_TEST_OPTIMIZED") == "1"
