@@ -117,7 +117,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "template_hash": plan.runtime.chat.template_hash,
     "setting": dataclasses.asdict(plan.config.setting),
     "train": dataclasses.asdict(organism.train) if made else None,
-    "optim": dataclasses.asdict(organism.optim) if made else None,
+    "optim": organism.optim.facts() if made else None,
     "lora": dataclasses.asdict(organism.lora) if made else None,
     "merge_lora": organism.merge_lora if made else None,
     "data_hash": plan.install.hash if plan.install is not None else None,

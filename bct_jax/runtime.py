@@ -129,11 +129,15 @@ class MeshModel:
     )
     opt_shapes = jax.eval_shape(tx.init, trained)
     scalar = functools.partial(jax.ShapeDtypeStruct, sharding=replicated)
+    ema = None
+    if config.ema_decay:
+      ema = jax.tree.map(lambda x: x.update(dtype=jnp.float32), trained)
     return TrainState(
       step=scalar((), jnp.int32),
       params=trained,
       opt_state=_with_sharding(opt_shapes, opt_sharding),
       rng=scalar((2,), jnp.uint32),
+      ema=ema,
     )
 
   def abstract_frozen(
@@ -158,7 +162,10 @@ class MeshModel:
         trained = lora.init_adapter(abstract.params, arm.train.seed)
 
     def make(trained, key):
-      return TrainState(jnp.int32(0), trained, tx.init(trained), key)
+      ema = None
+      if arm.optim.ema_decay:
+        ema = jax.tree.map(lambda x: x.astype(jnp.float32), trained)
+      return TrainState(jnp.int32(0), trained, tx.init(trained), key, ema)
 
     # The key is made inside jit too, since an eager array is on one device.
     init = jax.jit(
@@ -292,6 +299,7 @@ def _step(
     accum,
     merge,
     refer if compares else None,
+    functools.partial(optim.averaged, config) if config.ema_decay else None,
   )
 
 

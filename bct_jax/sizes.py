@@ -53,16 +53,20 @@ class Sizes:
   activations: int
   decode_weights: int
   cache: int
+  average: int = 0  # of the params, if one is kept
+
+  @property
+  def state(self) -> int:
+    return self.weights + self.optimizer + self.average
 
   @property
   def training(self) -> int:
-    held = self.weights + self.optimizer
-    return held + self.gradients + self.activations
+    return self.state + self.gradients + self.activations
 
   @property
   def sampling(self) -> int:
     """Without the working set of the prefill; the state stays where it is."""
-    return self.weights + self.optimizer + self.decode_weights + self.cache
+    return self.state + self.decode_weights + self.cache
 
 
 # --- exact --------------------------------------------------------------------

@@ -25,6 +25,7 @@ from bct_jax.types import (
 
 Merge = Callable[[PyTree, PyTree], PyTree]
 Refer = Callable[[PyTree], PyTree]
+Average = Callable[[PyTree, PyTree, jax.Array], PyTree]
 Step = Callable[
   [TrainState, PyTree, Batch, jax.Array], tuple[TrainState, dict[str, Any]]
 ]
@@ -44,6 +45,7 @@ def make_train_step(
   accum: int = 1,
   merge: Merge = lambda params, frozen: params,
   refer: Refer | None = None,
+  average: Average | None = None,
 ) -> Step:
   """Compiles one update.
 
@@ -59,6 +61,8 @@ def make_train_step(
     merge: makes the params of the model from trained and frozen ones.
     refer: makes those of the reference from frozen ones, for an objective that
       is called with them.
+    average: (average so far, new params, updates done) -> the average, where
+      one is kept (see optim.averaged).
 
   Returns:
     step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
@@ -112,7 +116,10 @@ def make_train_step(
       "weight": loss.weight,
       **{name: mean.value() for name, mean in metrics.items()},
     }
-    return TrainState(state.step + 1, params, opt_state, state.rng), logged
+    done, ema = state.step + 1, state.ema
+    if average is not None:
+      ema = average(ema, params, done)
+    return TrainState(done, params, opt_state, state.rng, ema), logged
 
   replicated = NamedSharding(mesh, P())
   return jax.jit(
@@ -126,6 +133,16 @@ def make_train_step(
     out_shardings=(state_sharding, replicated),
     donate_argnums=0,
   )
+
+
+def kept(state: TrainState) -> PyTree:
+  """The params to evaluate and to keep: their average, if there is one."""
+  return state.params if state.ema is None else _as(state.params, state.ema)
+
+
+@jax.jit
+def _as(params: PyTree, average: PyTree) -> PyTree:
+  return jax.tree.map(lambda p, a: a.astype(p.dtype), params, average)
 
 
 def _nonzero(x: jax.Array) -> jax.Array:
@@ -247,7 +264,7 @@ def fit(
     if t in config.eval_steps:
       flush()
       try:
-        evaluate(t, state.params)
+        evaluate(t, kept(state))
       except signals.Preempted:
         keep(t)
         raise

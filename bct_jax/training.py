@@ -19,7 +19,7 @@ from bct_jax.plan import Plan
 from bct_jax.progress import Stage, say, stage
 from bct_jax.rl import Rollouts
 from bct_jax.runtime import Runtime
-from bct_jax.train import FitConfig, NumericalError, fit
+from bct_jax.train import FitConfig, NumericalError, fit, kept
 from bct_jax.types import Batch, PyTree, TrainState
 
 
@@ -47,7 +47,8 @@ def train_run(
     evaluate: called with (step, weights).
 
   Returns:
-    The weights after the last step.
+    The weights after the last step, averaged if `arm.optim` asks for it, as
+    they are in its evals and in its last checkpoint.
 
   Raises:
     ValueError: the checkpoint there is of other data, or cannot be read (then
@@ -87,8 +88,10 @@ def train_run(
     bar(loss=f"{values['loss']:.3f}")
 
   def save(state: TrainState) -> None:
-    meta = {"data_hash": dataset.hash}
-    checkpoints.save(state, meta, final=int(state.step) == steps)
+    meta, final = {"data_hash": dataset.hash}, int(state.step) == steps
+    if final:
+      state = dataclasses.replace(state, params=kept(state))
+    checkpoints.save(state, meta, final)
 
   bar: Stage
   with stage(f"train {name}", steps - resumed, "steps") as bar:
@@ -111,7 +114,7 @@ def train_run(
       )
       raise NumericalError(f"{name}: {e}; last checkpoint: {where}") from e
   checkpoints.close()
-  return weights(state.params)
+  return weights(kept(state))
 
 
 class Feed(Protocol):

@@ -72,6 +72,9 @@ def optim_config() -> ConfigDict:
   # Decoupled; not on norms, biases, embeddings and adapters.
   c.weight_decay = 0.0
   c.clip_norm = 1.0  # of the global gradient norm after division; 0 is off
+  # Decay of an exponential moving average of the params, 0 is off. Evals and
+  # the finished weights are then the average; training goes on without it.
+  c.ema_decay = 0.0
   return c
 
 
