@@ -158,9 +158,12 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
   state = model.abstract_state(run.optim, run.lora)
   params, lora = model.abstract_params, run.lora if run.lora.rank else None
   adapter = sizes.device_bytes(state.params) if lora else 0
+  gradients = sizes.gradient_bytes(state.params, work.accum)
+  if model.config.eval.gradients and isinstance(run, ArmConfig):
+    gradients = max(gradients, sizes.pushes_bytes(state.params))
   return Sizes(
     weights=sizes.device_bytes(params) + adapter,
-    gradients=sizes.gradient_bytes(state.params, work.accum),
+    gradients=gradients,
     optimizer=sizes.device_bytes(state.opt_state),
     average=sizes.device_bytes(state.ema),
     activations=sizes.activation_bytes(model.model, axes, work, params),
@@ -286,7 +289,12 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
   return [
     "GiB on each device:",
     line("weights", found.weights, "shards x bytes of each leaf"),
-    line("gradients", found.gradients, "as weights; twice with microbatches"),
+    line(
+      "gradients",
+      found.gradients,
+      "as weights; twice with microbatches"
+      + ("; four in float32 at evals" if config.eval.gradients else ""),
+    ),
     line("optimizer", found.optimizer, state_note(_largest(model).optim)),
     *(
       [line("average", found.average, "float32, as trained weights")]

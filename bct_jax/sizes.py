@@ -111,6 +111,13 @@ def gradient_bytes(trained: PyTree, accum: int) -> int:
   return device_bytes(trained) * (1 if accum == 1 else 2)
 
 
+def pushes_bytes(trained: PyTree) -> int:
+  """What gradients.make_measure holds: four float32 trees."""
+  return device_bytes(
+    jax.tree.map(lambda x: x.update(dtype=jnp.float32), [trained] * 4)
+  )
+
+
 def cache_bytes(
   config: ModelConfig, dtype: Any, axes: Axes, rows: int, slots: int
 ) -> int:

@@ -26,6 +26,9 @@ from bct_jax.types import (
 Merge = Callable[[PyTree, PyTree], PyTree]
 Refer = Callable[[PyTree], PyTree]
 Average = Callable[[PyTree, PyTree, jax.Array], PyTree]
+Gradient = Callable[
+  [PyTree, PyTree, Batch, jax.Array], tuple[PyTree, Mean, dict[str, Mean]]
+]
 Step = Callable[
   [TrainState, PyTree, Batch, jax.Array], tuple[TrainState, dict[str, Any]]
 ]
@@ -33,6 +36,58 @@ Step = Callable[
 
 class NumericalError(RuntimeError):
   """The loss or the gradient is not finite; nothing was saved after it."""
+
+
+def make_gradient(
+  objective: Objective,
+  model: Model,
+  accum: int,
+  merge: Merge,
+  refer: Refer | None,
+) -> Gradient:
+  """The gradient of the mean loss, for use inside jit; see make_train_step.
+
+  Returns:
+    gradient(params, frozen, batch, rng) -> the gradient in float32, the loss
+    and the objective's metrics, not divided yet.
+  """
+
+  def summed(params, frozen, micro, key):
+    more = {} if refer is None else {"reference": refer(frozen)}
+    loss, metrics = _checked(
+      objective(merge(params, frozen), micro, key, model, **more)
+    )
+    return loss.total, (loss, metrics)
+
+  def sums(params, frozen, micro, key):
+    grads, aux = jax.grad(summed, has_aux=True)(params, frozen, micro, key)
+    # Summed and divided in float32, whatever the params are.
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    return (grads, *aux)
+
+  def gradient(params, frozen, batch, rng):
+    if accum == 1:
+      grads, loss, metrics = sums(params, frozen, batch, rng)
+    else:
+      micros = _split_rows(batch, accum)
+
+      def add(carry, xs):
+        micro, i = xs
+        new = sums(params, frozen, micro, jax.random.fold_in(rng, i))
+        return jax.tree.map(jnp.add, carry, new), None
+
+      one = jax.tree.map(lambda x: x[0], micros)
+      shapes = jax.eval_shape(sums, params, frozen, one, rng)
+      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      (grads, loss, metrics), _ = jax.lax.scan(
+        add, zeros, (micros, jnp.arange(accum))
+      )
+    # The only division: after all microbatches and all devices.
+    scale = jnp.where(loss.weight > 0, 1 / _nonzero(loss.weight), 0)
+    grads = jax.tree.map(lambda g: g * scale, grads)
+    return grads, loss, metrics
+
+  return gradient
 
 
 def make_train_step(
@@ -70,40 +125,11 @@ def make_train_step(
     weights), and whatever the objective adds.
   """
 
-  def summed(params, frozen, micro, key):
-    more = {} if refer is None else {"reference": refer(frozen)}
-    loss, metrics = _checked(
-      objective(merge(params, frozen), micro, key, model, **more)
-    )
-    return loss.total, (loss, metrics)
-
-  def sums(params, frozen, micro, key):
-    grads, aux = jax.grad(summed, has_aux=True)(params, frozen, micro, key)
-    # Summed and divided in float32, whatever the params are.
-    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
-    return (grads, *aux)
+  gradient = make_gradient(objective, model, accum, merge, refer)
 
   def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
     rng = jax.random.fold_in(state.rng, state.step)
-    if accum == 1:
-      grads, loss, metrics = sums(state.params, frozen, batch, rng)
-    else:
-      micros = _split_rows(batch, accum)
-
-      def add(carry, xs):
-        micro, i = xs
-        new = sums(state.params, frozen, micro, jax.random.fold_in(rng, i))
-        return jax.tree.map(jnp.add, carry, new), None
-
-      one = jax.tree.map(lambda x: x[0], micros)
-      shapes = jax.eval_shape(sums, state.params, frozen, one, rng)
-      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
-      (grads, loss, metrics), _ = jax.lax.scan(
-        add, zeros, (micros, jnp.arange(accum))
-      )
-    # The only division: after all microbatches and all devices.
-    scale = jnp.where(loss.weight > 0, 1 / _nonzero(loss.weight), 0)
-    grads = jax.tree.map(lambda g: g * scale, grads)
+    grads, loss, metrics = gradient(state.params, frozen, batch, rng)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(
       lambda p, u: (p.astype(jnp.float32) - lr * u).astype(p.dtype),
@@ -205,14 +231,17 @@ def fit(
   next_batch: NextBatch,
   learning_rate: Callable[[int], float],
   evaluate: Callable[[int, PyTree], None],
+  observe: Callable[[int, TrainState], None],
   save: Callable[[TrainState], None],
   log: Callable[[dict[str, float]], None],
   config: FitConfig,
 ) -> TrainState:
   """Trains from `state.step` to `config.steps`.
 
-  At step s, in this order: save the state if it is due, evaluate the weights
-  after s updates if that is due, then do update s. The metrics of an update are
+  At step s, in this order: observe the state if an evaluation is due, save the
+  state if that is due, evaluate the weights after s updates, then do update s.
+  Observed is before saved, as the last state is not saved whole; a stop before
+  the last step leaves it to the run that goes on. The metrics of an update are
   read after the next one is dispatched, so that logging does not hold up the
   device, but always before anything is saved or evaluated.
 
@@ -257,6 +286,13 @@ def fit(
   stop = processes.vote(signals.asked())
   for t in range(start, config.steps + 1):
     stopping = signals.asked() if processes.count() == 1 else bool(stop)
+    if t in config.eval_steps and (t == config.steps or not stopping):
+      flush()
+      try:
+        observe(t, state)
+      except signals.Preempted:
+        keep(t)
+        raise
     if t % config.checkpoint_every == 0 or t == config.steps or stopping:
       keep(t)
     if stopping:

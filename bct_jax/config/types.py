@@ -155,6 +155,7 @@ class EvalConfig:
   paraphrases: int
   answer_prefix: str | None
   references: bool
+  gradients: bool
 
 
 @dataclasses.dataclass(frozen=True)
