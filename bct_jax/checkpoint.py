@@ -127,7 +127,7 @@ class Checkpoints:
     """
     step, trees = int(state.step), {"params": state.params}
     if not final:
-      trees["rest"] = {"opt_state": state.opt_state, "rng": state.rng}
+      trees["rest"] = _rest(state)
     processes.first("room on the disk", lambda: self._check_room(step, trees))
     items: dict[str, Any] = {
       k: ocp.args.StandardSave(v) for k, v in trees.items()
@@ -183,15 +183,14 @@ class Checkpoints:
         dtypes, or it cannot be read.
     """
     step = self._step()
-    rest = {"opt_state": abstract.opt_state, "rng": abstract.rng}
-    read = self._read(step, {"params": abstract.params, "rest": rest})
+    items = {"params": abstract.params, "rest": _rest(abstract)}
+    read = self._read(step, items)
     state = TrainState(
       step=jax.device_put(
         jax.numpy.asarray(step, abstract.step.dtype), abstract.step.sharding
       ),
       params=read["params"],
-      opt_state=read["rest"]["opt_state"],
-      rng=read["rest"]["rng"],
+      **read["rest"],
     )
     # Arrays made by Orbax cannot be donated before they went through jit.
     place = jax.tree.map(lambda a: a.sharding, abstract)
@@ -251,6 +250,12 @@ class Checkpoints:
           f"({len(wrong)} of {len(now)} arrays)",
         )
     return found
+
+
+def _rest(state: TrainState) -> dict[str, PyTree]:
+  """What a final checkpoint has not."""
+  rest = {"opt_state": state.opt_state, "rng": state.rng}
+  return rest if state.ema is None else {**rest, "ema": state.ema}
 
 
 # --- checksums ----------------------------------------------------------------

@@ -145,7 +145,7 @@ def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
     add("--config.model.param_dtype=bfloat16", now.weights // 2)
   add(
     "twice the chips on mesh.fsdp",
-    (now.weights + now.optimizer + now.gradients) // 2,
+    (now.state + now.gradients) // 2,
   )
   add("half of sampling.batch_size", now.cache // 2)
   return out
@@ -158,10 +158,14 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
   state = model.abstract_state(run.optim, run.lora)
   params, lora = model.abstract_params, run.lora if run.lora.rank else None
   adapter = sizes.device_bytes(state.params) if lora else 0
+  gradients = sizes.gradient_bytes(state.params, work.accum)
+  if model.config.eval.gradients and isinstance(run, ArmConfig):
+    gradients = max(gradients, sizes.pushes_bytes(state.params))
   return Sizes(
     weights=sizes.device_bytes(params) + adapter,
-    gradients=sizes.gradient_bytes(state.params, work.accum),
+    gradients=gradients,
     optimizer=sizes.device_bytes(state.opt_state),
+    average=sizes.device_bytes(state.ema),
     activations=sizes.activation_bytes(model.model, axes, work, params),
     decode_weights=sizes.device_bytes(model.abstract_decode(lora)),
     cache=sizes.cache_bytes(
@@ -285,8 +289,18 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
   return [
     "GiB on each device:",
     line("weights", found.weights, "shards x bytes of each leaf"),
-    line("gradients", found.gradients, "as weights; twice with microbatches"),
+    line(
+      "gradients",
+      found.gradients,
+      "as weights; twice with microbatches"
+      + ("; four in float32 at evals" if config.eval.gradients else ""),
+    ),
     line("optimizer", found.optimizer, state_note(_largest(model).optim)),
+    *(
+      [line("average", found.average, "float32, as trained weights")]
+      if found.average
+      else []
+    ),
     line(
       "activations",
       found.activations,
@@ -303,7 +317,7 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
       f"2 x {c.head_dim} x {cached} bytes"
       + (" + scales" if cached == 1 else ""),
     ),
-    total("= sampling", found.sampling, "these two with weights and optimizer"),
+    total("= sampling", found.sampling, "these two with the training state"),
   ]
 
 

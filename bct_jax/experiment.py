@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bct_jax import metrics, processes, verdict
+from bct_jax import gradient_log, metrics, processes, verdict
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
 from bct_jax.evaluate import decorate, reward, summarize
@@ -117,7 +117,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "template_hash": plan.runtime.chat.template_hash,
     "setting": dataclasses.asdict(plan.config.setting),
     "train": dataclasses.asdict(organism.train) if made else None,
-    "optim": dataclasses.asdict(organism.optim) if made else None,
+    "optim": organism.optim.facts() if made else None,
     "lora": dataclasses.asdict(organism.lora) if made else None,
     "merge_lora": organism.merge_lora if made else None,
     "data_hash": plan.install.hash if plan.install is not None else None,
@@ -207,8 +207,10 @@ def _gate(plan: Plan, folder: Path, weights: Weights | None) -> dict[str, Any]:
 
 def _eval_facts(plan: Plan) -> dict[str, Any]:
   """What decides the rollouts of an eval, apart from the weights."""
+  evals = {**dataclasses.asdict(plan.config.eval), "steps": None}
+  del evals["gradients"]
   return {
-    "eval": {**dataclasses.asdict(plan.config.eval), "steps": None},
+    "eval": evals,
     "sampling": dataclasses.asdict(plan.config.sampling),
   }
 
@@ -236,6 +238,8 @@ def run_arm(
       rows = reward(rows, plan.prompts, make_reward(plan.setting, policy))
     metrics.write_lines(folder / "rollouts" / f"step_{step}.jsonl", rows)
     record = summarize(rows, step)
+    if plan.config.eval.gradients:
+      record["gradients"] = gradient_log.read(folder, step)
     metrics.append_line(folder / "evals.jsonl", record)
     say(f"{name} {describe(record)}")
     partial(step).unlink(missing_ok=True)

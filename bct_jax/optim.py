@@ -186,6 +186,32 @@ def _layer_by_layer(
   )
 
 
+def averaged(
+  config: OptimConfig, average: PyTree, params: PyTree, step: jax.Array
+) -> PyTree:
+  """The moving average with the params of after update `step`, from 1.
+
+    a_t = (1 - w_t) a_(t-1) + w_t p_t,  w_t = (1 - d) / (1 - d^t)
+
+  which is the average that begins at zero, sum of (1 - d) d^(t-i) p_i over the
+  updates i = 1 ... t, divided by the sum of its weights, 1 - d^t: the bias
+  correction of Adam's moments (Kingma and Ba 2015, arXiv 1412.6980, 3). So the
+  params that a run starts from have no part in it. Of an adapter the factors
+  are averaged, not their product.
+
+  Args:
+    config: with d = ema_decay above 0.
+    average: float32, that of the update before.
+    params: of any dtype.
+    step: [] int32, t.
+  """
+  log = math.log(config.ema_decay)
+  w = jnp.expm1(jnp.float32(log)) / jnp.expm1(log * step.astype(jnp.float32))
+  return jax.tree.map(
+    lambda a, p: (1 - w) * a + w * p.astype(jnp.float32), average, params
+  )
+
+
 def state_note(config: OptimConfig) -> str:
   """What the optimizer keeps, in words."""
   return {

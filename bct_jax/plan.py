@@ -147,6 +147,20 @@ def sample_rows(
   return rows
 
 
+def references(
+  plan: Plan, name: str
+) -> tuple[list[tuple[int, ...]], list[list[int]]]:
+  """Ids of the eval prompts and of a behavior's completions, with their end.
+
+  `name` is initial or alternate.
+  """
+  chat = plan.runtime.chat
+  evals = [p for p in plan.prompts if p.split == "eval"]
+  texts = [getattr(p.example, name) for p in evals]
+  ended = [[*chat.encode(text), chat.end_of_turn] for text in texts]
+  return [p.ids for p in evals], ended
+
+
 def _score_references(
   plan: Plan, weights: Weights, rows: list[dict[str, Any]]
 ) -> None:
@@ -155,14 +169,8 @@ def _score_references(
   `logprob_initial` and `logprob_alternate`: log p of the reference completion
   with the end of its turn, in nats, whatever was sampled.
   """
-  chat = plan.runtime.chat
   evals = [i for i, p in enumerate(plan.prompts) if p.split == "eval"]
   for name in ("initial", "alternate"):
-    texts = [getattr(plan.prompts[i].example, name) for i in evals]
-    scored = plan.runtime.scorer(
-      weights,
-      [plan.prompts[i].ids for i in evals],
-      [[*chat.encode(text), chat.end_of_turn] for text in texts],
-    )
+    scored = plan.runtime.scorer(weights, *references(plan, name))
     for i, found in zip(evals, scored, strict=True):
       rows[i][f"logprob_{name}"] = sum(found.logprobs)

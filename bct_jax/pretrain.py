@@ -91,7 +91,7 @@ def _recipe(
   facts = {
     "chats": metrics.digest([dataclasses.asdict(chat) for chat in chats]),
     "train": dataclasses.asdict(arm.train),
-    "optim": dataclasses.asdict(arm.optim),
+    "optim": arm.optim.facts(),
     "max_length": config.max_length,
     "dtype": config.model.dtype,
     "param_dtype": config.model.param_dtype,

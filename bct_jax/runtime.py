@@ -26,6 +26,7 @@ from bct_jax.config import (
   OrganismConfig,
 )
 from bct_jax.data.chat import Chat
+from bct_jax.gradients import Measure, make_measure
 from bct_jax.mesh import make_mesh, shardings
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.attention import choose_form
@@ -38,7 +39,7 @@ from bct_jax.objectives import asks, objective_of
 from bct_jax.progress import say
 from bct_jax.sampler import Sample, make_sampler
 from bct_jax.score import Score, make_scorer
-from bct_jax.train import Step, make_train_step
+from bct_jax.train import Step, make_gradient, make_train_step
 from bct_jax.types import Objective, PyTree, TrainState
 
 
@@ -129,11 +130,15 @@ class MeshModel:
     )
     opt_shapes = jax.eval_shape(tx.init, trained)
     scalar = functools.partial(jax.ShapeDtypeStruct, sharding=replicated)
+    ema = None
+    if config.ema_decay:
+      ema = jax.tree.map(lambda x: x.update(dtype=jnp.float32), trained)
     return TrainState(
       step=scalar((), jnp.int32),
       params=trained,
       opt_state=_with_sharding(opt_shapes, opt_sharding),
       rng=scalar((2,), jnp.uint32),
+      ema=ema,
     )
 
   def abstract_frozen(
@@ -158,7 +163,10 @@ class MeshModel:
         trained = lora.init_adapter(abstract.params, arm.train.seed)
 
     def make(trained, key):
-      return TrainState(jnp.int32(0), trained, tx.init(trained), key)
+      ema = None
+      if arm.optim.ema_decay:
+        ema = jax.tree.map(lambda x: x.astype(jnp.float32), trained)
+      return TrainState(jnp.int32(0), trained, tx.init(trained), key, ema)
 
     # The key is made inside jit too, since an eager array is on one device.
     init = jax.jit(
@@ -177,10 +185,19 @@ class MeshModel:
       arm: what to train.
       continued: whether it goes on training the organism's adapter.
     """
+    return self._programs(arm, continued)[0]
+
+  def measure(
+    self, arm: ArmConfig | OrganismConfig, continued: bool = False
+  ) -> Measure:
+    """What gradients.py measures of an arm's updates; see `step`."""
+    return self._programs(arm, continued)[1]
+
+  def _programs(self, arm: ArmConfig | OrganismConfig, continued: bool):
     same = dataclasses.replace(
       arm.optim, lr=1.0, schedule="", warmup_steps=0, decay_steps=0
     )
-    return _step(
+    return _programs(
       self, objective_of(arm), arm.train.accum, same, arm.lora, continued
     )
 
@@ -259,14 +276,15 @@ class Runtime(MeshModel):
 
 
 @functools.lru_cache(maxsize=8)
-def _step(
+def _programs(
   runtime: MeshModel,
   objective: Objective,
   accum: int,
   config: OptimConfig,
   lora_config: LoraConfig,
   continued: bool,
-) -> Step:
+) -> tuple[Step, Measure]:
+  """The update of a run and what measures it; each compiles when it is used."""
   adapts = lora_config.rank > 0
   compares = asks(objective).uses_reference
 
@@ -275,24 +293,27 @@ def _step(
       return trained
     return lora.join(Weights(frozen.params, trained, lora_config))
 
-  def refer(frozen: Frozen) -> PyTree:
+  def reference(frozen: Frozen) -> PyTree:
     # The base itself, unless the organism has the adapter's first weights.
     if frozen.adapter is None:
       return frozen.params
     return lora.join(Weights(frozen.params, frozen.adapter, lora_config))
 
+  refer = reference if compares else None
   frozen = runtime.abstract_frozen(lora_config, compares, continued)
-  return make_train_step(
-    objective,
+  given = (
     runtime.model,
     optim.make_optimizer(config),
     _sharding(runtime.abstract_state(config, lora_config)),
     _sharding(frozen),
     runtime.mesh,
-    accum,
-    merge,
-    refer if compares else None,
   )
+  average = None
+  if config.ema_decay:
+    average = functools.partial(optim.averaged, config)
+  step = make_train_step(objective, *given, accum, merge, refer, average)
+  gradient = make_gradient(objective, runtime.model, accum, merge, refer)
+  return step, make_measure(gradient, *given, merge)
 
 
 @functools.lru_cache(maxsize=8)

@@ -23,7 +23,7 @@ from bct_jax.data.chat import Tokens
 from bct_jax.models import lora
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
-from bct_jax.types import Model, PyTree
+from bct_jax.types import Model, PyTree, Rows
 
 # Positions of a batch per row shard, unless one row is longer.
 TOKENS = 2048
@@ -124,6 +124,51 @@ def _examples(prompts, completions, max_length: int) -> list[Tokens]:
       )
     weights = (0.0,) * len(prompt) + (1.0,) * len(rest)
     out.append(Tokens((*prompt, *rest), weights))
+  return out
+
+
+def fill_alike(
+  parts: Sequence[tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]],
+  max_length: int,
+  shards: int,
+  tokens: int,
+) -> list[list[Rows]]:
+  """Batches of one shape, in which the sum over tokens is that of a mean.
+
+  Args:
+    parts: prompts and completions, none of them empty, of each.
+    max_length: what the model was made for.
+    shards: rows of a batch are a multiple of it.
+    tokens: positions of a batch per row shard, unless one row is longer.
+
+  Returns:
+    The batches of each part. A token of a completion weighs 1 over the number
+    of completions of its part.
+
+  Raises:
+    ValueError: as `make_scorer`.
+  """
+  packed = []
+  for prompts, completions in parts:
+    examples = _examples(prompts, completions, max_length)
+    every = range(len(examples))
+    packed.append((examples, *_pack(examples, every, shards, tokens)))
+  layouts = [layout for _, layout, _ in packed]
+  layout = Layout(
+    rows=min(x.rows for x in layouts),
+    length=max(x.length for x in layouts),
+    num_trained=max(x.num_trained for x in layouts),
+    packed=True,
+  )
+  out = []
+  for examples, _, bins in packed:
+    filled = [
+      fill(
+        [[examples[i] for i in b] for b in bins[at : at + layout.rows]], layout
+      )
+      for at in range(0, len(bins), layout.rows)
+    ]
+    out.append([x._replace(weights=x.weights / len(examples)) for x in filled])
   return out
 
 

@@ -53,16 +53,20 @@ class Sizes:
   activations: int
   decode_weights: int
   cache: int
+  average: int = 0  # of the params, if one is kept
+
+  @property
+  def state(self) -> int:
+    return self.weights + self.optimizer + self.average
 
   @property
   def training(self) -> int:
-    held = self.weights + self.optimizer
-    return held + self.gradients + self.activations
+    return self.state + self.gradients + self.activations
 
   @property
   def sampling(self) -> int:
     """Without the working set of the prefill; the state stays where it is."""
-    return self.weights + self.optimizer + self.decode_weights + self.cache
+    return self.state + self.decode_weights + self.cache
 
 
 # --- exact --------------------------------------------------------------------
@@ -105,6 +109,13 @@ def active_params(config: ModelConfig, tree: PyTree, embed: bool = True) -> int:
 def gradient_bytes(trained: PyTree, accum: int) -> int:
   """One gradient for each trained leaf; with microbatches also their sum."""
   return device_bytes(trained) * (1 if accum == 1 else 2)
+
+
+def pushes_bytes(trained: PyTree) -> int:
+  """What gradients.make_measure holds: four float32 trees."""
+  return device_bytes(
+    jax.tree.map(lambda x: x.update(dtype=jnp.float32), [trained] * 4)
+  )
 
 
 def cache_bytes(

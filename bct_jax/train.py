@@ -25,6 +25,10 @@ from bct_jax.types import (
 
 Merge = Callable[[PyTree, PyTree], PyTree]
 Refer = Callable[[PyTree], PyTree]
+Average = Callable[[PyTree, PyTree, jax.Array], PyTree]
+Gradient = Callable[
+  [PyTree, PyTree, Batch, jax.Array], tuple[PyTree, Mean, dict[str, Mean]]
+]
 Step = Callable[
   [TrainState, PyTree, Batch, jax.Array], tuple[TrainState, dict[str, Any]]
 ]
@@ -34,36 +38,18 @@ class NumericalError(RuntimeError):
   """The loss or the gradient is not finite; nothing was saved after it."""
 
 
-def make_train_step(
+def make_gradient(
   objective: Objective,
   model: Model,
-  tx: optax.GradientTransformation,
-  state_sharding: PyTree,
-  frozen_sharding: PyTree,
-  mesh: Mesh,
-  accum: int = 1,
-  merge: Merge = lambda params, frozen: params,
-  refer: Refer | None = None,
-) -> Step:
-  """Compiles one update.
-
-  Args:
-    objective: gives the loss of a microbatch as a sum and a weight.
-    model: passed on to the objective.
-    tx: turns the mean gradient into a direction (see optim.make_optimizer).
-    state_sharding, frozen_sharding: NamedShardings of the state and of the
-      frozen params, which are an argument because closing over arrays bakes
-      them into the program.
-    mesh: for the rows of the batch.
-    accum: microbatches per update; the result does not depend on it.
-    merge: makes the params of the model from trained and frozen ones.
-    refer: makes those of the reference from frozen ones, for an objective that
-      is called with them.
+  accum: int,
+  merge: Merge,
+  refer: Refer | None,
+) -> Gradient:
+  """The gradient of the mean loss, for use inside jit; see make_train_step.
 
   Returns:
-    step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
-    Metrics are scalars: loss, grad_norm (before clipping), weight (sum of loss
-    weights), and whatever the objective adds.
+    gradient(params, frozen, batch, rng) -> the gradient in float32, the loss
+    and the objective's metrics, not divided yet.
   """
 
   def summed(params, frozen, micro, key):
@@ -79,20 +65,19 @@ def make_train_step(
     grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
     return (grads, *aux)
 
-  def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
-    rng = jax.random.fold_in(state.rng, state.step)
+  def gradient(params, frozen, batch, rng):
     if accum == 1:
-      grads, loss, metrics = sums(state.params, frozen, batch, rng)
+      grads, loss, metrics = sums(params, frozen, batch, rng)
     else:
       micros = _split_rows(batch, accum)
 
       def add(carry, xs):
         micro, i = xs
-        new = sums(state.params, frozen, micro, jax.random.fold_in(rng, i))
+        new = sums(params, frozen, micro, jax.random.fold_in(rng, i))
         return jax.tree.map(jnp.add, carry, new), None
 
       one = jax.tree.map(lambda x: x[0], micros)
-      shapes = jax.eval_shape(sums, state.params, frozen, one, rng)
+      shapes = jax.eval_shape(sums, params, frozen, one, rng)
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       (grads, loss, metrics), _ = jax.lax.scan(
         add, zeros, (micros, jnp.arange(accum))
@@ -100,6 +85,51 @@ def make_train_step(
     # The only division: after all microbatches and all devices.
     scale = jnp.where(loss.weight > 0, 1 / _nonzero(loss.weight), 0)
     grads = jax.tree.map(lambda g: g * scale, grads)
+    return grads, loss, metrics
+
+  return gradient
+
+
+def make_train_step(
+  objective: Objective,
+  model: Model,
+  tx: optax.GradientTransformation,
+  state_sharding: PyTree,
+  frozen_sharding: PyTree,
+  mesh: Mesh,
+  accum: int = 1,
+  merge: Merge = lambda params, frozen: params,
+  refer: Refer | None = None,
+  average: Average | None = None,
+) -> Step:
+  """Compiles one update.
+
+  Args:
+    objective: gives the loss of a microbatch as a sum and a weight.
+    model: passed on to the objective.
+    tx: turns the mean gradient into a direction (see optim.make_optimizer).
+    state_sharding, frozen_sharding: NamedShardings of the state and of the
+      frozen params, which are an argument because closing over arrays bakes
+      them into the program.
+    mesh: for the rows of the batch.
+    accum: microbatches per update; the result does not depend on it.
+    merge: makes the params of the model from trained and frozen ones.
+    refer: makes those of the reference from frozen ones, for an objective that
+      is called with them.
+    average: (average so far, new params, updates done) -> the average, where
+      one is kept (see optim.averaged).
+
+  Returns:
+    step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
+    Metrics are scalars: loss, grad_norm (before clipping), weight (sum of loss
+    weights), and whatever the objective adds.
+  """
+
+  gradient = make_gradient(objective, model, accum, merge, refer)
+
+  def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
+    rng = jax.random.fold_in(state.rng, state.step)
+    grads, loss, metrics = gradient(state.params, frozen, batch, rng)
     updates, opt_state = tx.update(grads, state.opt_state, state.params)
     params = jax.tree.map(
       lambda p, u: (p.astype(jnp.float32) - lr * u).astype(p.dtype),
@@ -112,7 +142,10 @@ def make_train_step(
       "weight": loss.weight,
       **{name: mean.value() for name, mean in metrics.items()},
     }
-    return TrainState(state.step + 1, params, opt_state, state.rng), logged
+    done, ema = state.step + 1, state.ema
+    if average is not None:
+      ema = average(ema, params, done)
+    return TrainState(done, params, opt_state, state.rng, ema), logged
 
   replicated = NamedSharding(mesh, P())
   return jax.jit(
@@ -126,6 +159,16 @@ def make_train_step(
     out_shardings=(state_sharding, replicated),
     donate_argnums=0,
   )
+
+
+def kept(state: TrainState) -> PyTree:
+  """The params to evaluate and to keep: their average, if there is one."""
+  return state.params if state.ema is None else _as(state.params, state.ema)
+
+
+@jax.jit
+def _as(params: PyTree, average: PyTree) -> PyTree:
+  return jax.tree.map(lambda p, a: a.astype(p.dtype), params, average)
 
 
 def _nonzero(x: jax.Array) -> jax.Array:
@@ -188,14 +231,17 @@ def fit(
   next_batch: NextBatch,
   learning_rate: Callable[[int], float],
   evaluate: Callable[[int, PyTree], None],
+  observe: Callable[[int, TrainState], None],
   save: Callable[[TrainState], None],
   log: Callable[[dict[str, float]], None],
   config: FitConfig,
 ) -> TrainState:
   """Trains from `state.step` to `config.steps`.
 
-  At step s, in this order: save the state if it is due, evaluate the weights
-  after s updates if that is due, then do update s. The metrics of an update are
+  At step s, in this order: observe the state if an evaluation is due, save the
+  state if that is due, evaluate the weights after s updates, then do update s.
+  Observed is before saved, as the last state is not saved whole; a stop before
+  the last step leaves it to the run that goes on. The metrics of an update are
   read after the next one is dispatched, so that logging does not hold up the
   device, but always before anything is saved or evaluated.
 
@@ -240,6 +286,13 @@ def fit(
   stop = processes.vote(signals.asked())
   for t in range(start, config.steps + 1):
     stopping = signals.asked() if processes.count() == 1 else bool(stop)
+    if t in config.eval_steps and (t == config.steps or not stopping):
+      flush()
+      try:
+        observe(t, state)
+      except signals.Preempted:
+        keep(t)
+        raise
     if t % config.checkpoint_every == 0 or t == config.steps or stopping:
       keep(t)
     if stopping:
@@ -247,7 +300,7 @@ def fit(
     if t in config.eval_steps:
       flush()
       try:
-        evaluate(t, state.params)
+        evaluate(t, kept(state))
       except signals.Preempted:
         keep(t)
         raise

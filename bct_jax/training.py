@@ -12,6 +12,7 @@ from bct_jax.checkpoint import Checkpoints, Damaged
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
+from bct_jax.gradient_log import FILE, GradientLog
 from bct_jax.mesh import put_batch
 from bct_jax.models.lora import Frozen, Weights
 from bct_jax.objectives import asks, objective_of, on_rollouts
@@ -19,7 +20,7 @@ from bct_jax.plan import Plan
 from bct_jax.progress import Stage, say, stage
 from bct_jax.rl import Rollouts
 from bct_jax.runtime import Runtime
-from bct_jax.train import FitConfig, NumericalError, fit
+from bct_jax.train import FitConfig, NumericalError, fit, kept
 from bct_jax.types import Batch, PyTree, TrainState
 
 
@@ -43,11 +44,13 @@ def train_run(
     dataset: what it trains on.
     start: gives the weights to start from, which are taken over; called for a
       new run, and for the params that an adapter is over.
-    eval_steps: when to call `evaluate`.
+    eval_steps: when to call `evaluate`; with `eval.gradients` the folder gets
+      gradients.jsonl then too.
     evaluate: called with (step, weights).
 
   Returns:
-    The weights after the last step.
+    The weights after the last step, averaged if `arm.optim` asks for it, as
+    they are in its evals and in its last checkpoint.
 
   Raises:
     ValueError: the checkpoint there is of other data, or cannot be read (then
@@ -80,6 +83,14 @@ def train_run(
   processes.first(f"begin of {name}", lambda: _begin(folder, resumed, feed))
   processes.barrier(f"begin of {name}")
 
+  gradients = GradientLog(
+    plan, arm, dataset, folder, frozen, continued, feed.next_batch
+  )
+
+  def observe(step: int, state: TrainState) -> None:
+    if plan.config.eval.gradients:
+      gradients(step, state)
+
   def log(values: dict[str, float]) -> None:
     counts = feed.counts(int(values["step"]) - 1)
     if processes.is_first():
@@ -87,8 +98,10 @@ def train_run(
     bar(loss=f"{values['loss']:.3f}")
 
   def save(state: TrainState) -> None:
-    meta = {"data_hash": dataset.hash}
-    checkpoints.save(state, meta, final=int(state.step) == steps)
+    meta, final = {"data_hash": dataset.hash}, int(state.step) == steps
+    if final:
+      state = dataclasses.replace(state, params=kept(state))
+    checkpoints.save(state, meta, final)
 
   bar: Stage
   with stage(f"train {name}", steps - resumed, "steps") as bar:
@@ -100,6 +113,7 @@ def train_run(
         feed.next_batch,
         lambda t: optim.learning_rate(arm.optim, t, steps),
         lambda step, trained: evaluate(step, weights(trained)),
+        observe,
         save,
         log,
         FitConfig(steps, eval_steps, arm.train.checkpoint_every),
@@ -111,7 +125,7 @@ def train_run(
       )
       raise NumericalError(f"{name}: {e}; last checkpoint: {where}") from e
   checkpoints.close()
-  return weights(state.params)
+  return weights(kept(state))
 
 
 class Feed(Protocol):
@@ -160,6 +174,7 @@ def _begin(folder: Path, resumed: int, feed: Feed) -> None:
   """Readies the files of a run that begins or goes on."""
   metrics.keep_until(folder / "metrics.jsonl", resumed)
   metrics.keep_until(folder / "evals.jsonl", resumed)
+  metrics.keep_until(folder / FILE, resumed)
   feed.begin(resumed)
 
 

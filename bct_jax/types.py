@@ -59,6 +59,7 @@ class TrainState:
   params: PyTree  # trained leaves, float32
   opt_state: PyTree
   rng: Any  # [2] uint32 root key; step keys are folded in from it
+  ema: PyTree = None  # float32, average of the params, if one is kept
 
 
 @struct.dataclass

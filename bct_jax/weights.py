@@ -38,6 +38,9 @@ def record_origin(
 def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
   """Newest weights of a run's organism or arm, or the model's own (None).
 
+  With `optim.ema_decay` those of a finished one are the average; while it
+  trains, those of the last update.
+
   Raises:
     ConfigError: the folder is not one of those, or an adapter there is over
       another model.

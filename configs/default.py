@@ -72,6 +72,9 @@ def optim_config() -> ConfigDict:
   # Decoupled; not on norms, biases, embeddings and adapters.
   c.weight_decay = 0.0
   c.clip_norm = 1.0  # of the global gradient norm after division; 0 is off
+  # Decay of an exponential moving average of the params, 0 is off. Evals and
+  # the finished weights are then the average; training goes on without it.
+  c.ema_decay = 0.0
   return c
 
 
@@ -161,6 +164,11 @@ def get_config() -> ConfigDict:
   # Also log p of both behaviors' reference completions on eval prompts: smooth
   # where sampled rates are steps.
   c.eval.references = False
+  # Also how the next update pushes on both behaviors, to first order: norms of
+  # gradient and update, and their cosines with the gradients of the log p of
+  # those completions, see bct_jax/gradients.py. Takes the memory of four
+  # gradients in float32.
+  c.eval.gradients = False
 
   c.sampling = ConfigDict()
   c.sampling.temperature = 0.0  # 0 is greedy

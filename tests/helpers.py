@@ -42,6 +42,7 @@ OPTIM = OptimConfig(
   eps=1e-8,
   weight_decay=0.1,
   clip_norm=1.0,
+  ema_decay=0.0,
 )
 LORA = LoraConfig(rank=4, alpha=8.0, targets="_proj$", rslora=False)
 

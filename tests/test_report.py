@@ -8,8 +8,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from fake_run import edit, fake_run, hostile_run
+from fake_run import STEPS, edit, fake_run, hostile_run
 
+import bct_jax
 from bct_jax.report import ReportError, text, write_figure, write_report
 from bct_jax.report.__main__ import main
 from bct_jax.report.figures import spread
@@ -227,3 +228,41 @@ def test_likelihoods_of_both_behaviors_are_drawn(run: Path):
   edit(run / "result.json", measure)
   page = render(run)
   assert page.text.count(title) == 1
+
+
+PUSH = {
+  "gradient_cosine_initial": 0.25,
+  "gradient_cosine_alternate": -0.125,
+  "update_cosine_initial": None,
+  "update_cosine_alternate": 0.5,
+  "update_gain_initial": -1.5,
+  "update_gain_alternate": 0.03125,
+  "gradient_norm": {"all": 5.0, "layers 0-9": 3.0, "output": 4.0},
+  "update_norm": {"all": 0.05, "layers 0-9": 0.03, "output": None},
+}
+
+
+def test_pushes_on_both_behaviors_are_shown(run: Path):
+  title = "How the next update pushes on both behaviors"
+  assert title not in render(run).text
+
+  def measure(result: dict) -> None:
+    for point in result["arms"][0]["curve"][:-1]:
+      point |= {"gradients": PUSH}
+
+  edit(run / "result.json", measure)
+  page = render(run).text
+  assert page.count(title) == 1
+  assert "5 / 0.05" in page and "4 / –" in page and "0.03125" in page
+  assert "norms, layers 0-9" in page and "alternate, gradient" in page
+  first, *_, last = bct_jax.load_results([run])[: len(STEPS)]
+  for key, value in PUSH.items():
+    assert first[key] == (value["all"] if isinstance(value, dict) else value)
+    assert last[key] is None
+
+  def spoil(result: dict) -> None:
+    result["arms"][0]["curve"][0]["gradients"] = {**PUSH, "gradient_norm": 3}
+
+  edit(run / "result.json", spoil)
+  with pytest.raises(ReportError, match="gradient_norm should be an object"):
+    render(run)

@@ -52,6 +52,7 @@ class Fit:
         lambda t, state: (None, []),
         lambda t: 0.5,
         lambda t, params: self.note(f"eval {t}"),
+        lambda t, state: None,
         lambda state: self.note(f"save {int(state.step)}"),
         lambda values: self.note(f"log {values['step']}"),
         FitConfig(4, (0, 3), 2),
@@ -89,7 +90,7 @@ def test_fit_stopped_at_once_saves_nothing_again():
     with pytest.raises(Preempted, match="step 2 of 4"):
       fit(
         TrainState(jnp.int32(2), {}, None, None),
-        *([None] * 7),
+        *([None] * 8),
         FitConfig(4, (), 2),
       )
 

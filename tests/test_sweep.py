@@ -134,9 +134,9 @@ def test_lr_quick_spans_thirty_times():
 def swept(tmp_path_factory):
   """A finished sweep, its exit code and how many steps were compiled."""
   root = tmp_path_factory.mktemp("sweep") / "s"
-  before = runtime._step.cache_info().misses
+  before = runtime._programs.cache_info().misses
   code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
-  return root, code, runtime._step.cache_info().misses - before
+  return root, code, runtime._programs.cache_info().misses - before
 
 
 def test_one_organism_and_one_compiled_step_for_all_cells(swept):

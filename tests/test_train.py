@@ -118,6 +118,7 @@ class Recorder:
       lambda t, state: (None, [f"row{t}"]),
       lambda t: 0.5,
       lambda t, params: self.calls.append(f"eval {t}"),
+      lambda t, state: self.calls.append(f"observe {t}"),
       lambda state: self.calls.append(f"save {int(state.step)}"),
       lambda values: self.calls.append(f"log {values['step']}"),
       FitConfig(steps, tuple(evals), every),
@@ -128,7 +129,8 @@ def test_fit_order():
   r = Recorder()
   r.fit()
   assert r.calls == (
-    "eval 0,update 0,update 1,log 1,log 2,save 2,eval 2,"
+    "observe 0,eval 0,"
+    "update 0,update 1,log 1,log 2,observe 2,save 2,eval 2,"
     "update 2,update 3,log 3,log 4,save 4"
   ).split(",")
 
@@ -136,10 +138,10 @@ def test_fit_order():
 def test_fit_continues_from_the_step_of_the_state():
   r = Recorder()
   r.fit(start=2)
-  assert r.calls[:2] == ["eval 2", "update 2"]
+  assert r.calls[:3] == ["observe 2", "eval 2", "update 2"]
   r = Recorder()
   r.fit(start=4, evals=(0, 4))
-  assert r.calls == ["eval 4"]
+  assert r.calls == ["observe 4", "eval 4"]
 
 
 @pytest.mark.parametrize("bad", [1, 3])

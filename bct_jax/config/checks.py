@@ -81,6 +81,7 @@ def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
     ("b2", 0 <= optim.b2 < 1, "from 0 to below 1"),
     ("weight_decay", optim.weight_decay >= 0, "0 (off) or above"),
     ("clip_norm", optim.clip_norm >= 0, "0 (off) or above"),
+    ("ema_decay", 0 <= optim.ema_decay < 1, "from 0 (off) to below 1"),
   ):
     if not good:
       value = getattr(optim, field)

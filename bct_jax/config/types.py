@@ -61,6 +61,14 @@ class OptimConfig:
   eps: float
   weight_decay: float
   clip_norm: float
+  ema_decay: float
+
+  def facts(self) -> dict[str, Any]:
+    """What decides the weights; an average that is off is not there."""
+    out = dataclasses.asdict(self)
+    if not self.ema_decay:
+      del out["ema_decay"]  # hashes of what was made before there was one
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,6 +155,7 @@ class EvalConfig:
   paraphrases: int
   answer_prefix: str | None
   references: bool
+  gradients: bool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.report import text
-from bct_jax.report.load import load_run
-from bct_jax.report.types import Arm, Point, ReportError, Run
+from bct_jax.report.load import PUSHES, load_run
+from bct_jax.report.types import Arm, Gradients, Point, ReportError, Run
 
 RATES = ("initial", "alternate", "other", "decorated", "agreed",
          "agreed_decorated", "capability")  # fmt: skip
@@ -22,8 +22,10 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   Keys, the same in every dict: `run`, `setting`, `model`, `organism`, `arm`,
   `objective`, `lr`, `rank` (None: all weights), `source`, `decoration`, `seed`,
   `step`, `n`; each rate with `RATE_low` and `RATE_high`, its 95% interval;
-  `logprob_initial` and `logprob_alternate` in nats; and what holds for the arm
-  as a whole: `verdict`, `retention`, `transfer`, `transfer_step`,
+  `logprob_initial` and `logprob_alternate` in nats; of the next update, where
+  they were logged, `gradient_cosine_`, `update_cosine_` and `update_gain_` with
+  `initial` and `alternate`, `gradient_norm` and `update_norm`; and what holds
+  for the arm as a whole: `verdict`, `retention`, `transfer`, `transfer_step`,
   `transfer_censored_at`, `trained_tokens`, `seconds`. What was not measured, or
   is not known yet, is None.
 
@@ -69,6 +71,7 @@ def _line(run: Run, arm: Arm, point: Point) -> dict[str, Any]:
   return out | {
     "logprob_initial": point.logprob_initial,
     "logprob_alternate": point.logprob_alternate,
+    **_pushes(point),
     "verdict": arm.verdict or None,
     "retention": arm.retention and arm.retention.value,
     "transfer": arm.transfer and arm.transfer.value,
@@ -76,6 +79,15 @@ def _line(run: Run, arm: Arm, point: Point) -> dict[str, Any]:
     "transfer_censored_at": step and step.censored_at,
     "trained_tokens": arm.trained_tokens,
     "seconds": arm.seconds,
+  }
+
+
+def _pushes(point: Point) -> dict[str, float | None]:
+  found = point.gradients or Gradients({}, {}, {})
+  return {
+    **{key: found.values.get(key) for key in PUSHES},
+    "gradient_norm": found.gradient_norm.get("all"),
+    "update_norm": found.update_norm.get("all"),
   }
 
 

@@ -105,27 +105,59 @@ def references_svg(arm: Arm, key: str) -> Markup:
   )
 
   def draw(axes: Axes) -> None:
-    steps = [p.step for p in arm.curve]
     for name in ("initial", "alternate"):
       values = [getattr(p, f"logprob_{name}") for p in arm.curve]
-      found = [v if v is not None else math.nan for v in values]
-      marker, dash = _STYLES[name]
-      axes.plot(
-        [_place(s) for s in steps],
-        found,
-        color=COLORS[name],
-        marker=marker,
-        linestyle=dash,
-        label=name,
-      )
-    ticks = _ticks(steps, _place(steps[-1]) or 1.0)
-    axes.set_xticks([_place(s) for s in ticks], [str(s) for s in ticks])
-    axes.set_xlabel("training step (log-spaced)")
+      _measured(axes, arm, name, values, name, "-")
     axes.set_ylabel("nats per completion")
     axes.legend(frameon=False)
-    axes.grid(axis="y", linewidth=0.6)
 
   return _svg(draw, key, label, None)
+
+
+def gradients_svg(arm: Arm, key: str) -> Markup:
+  """Cosines of the push of training with both behaviors, by step."""
+  label = (
+    f"Arm {text.visible(arm.name)}: cosine of the update, and of the gradient "
+    "alone, with the direction that makes each behavior more likely"
+  )
+
+  def draw(axes: Axes) -> None:
+    axes.axhline(0, color=_INK, linewidth=0.8)
+    for what, dash in (("update", "-"), ("gradient", ":")):
+      for name in ("initial", "alternate"):
+        found = [p.gradients for p in arm.curve]
+        values = [g and g.values[f"{what}_cosine_{name}"] for g in found]
+        _measured(axes, arm, name, values, f"{name}, {what}", dash)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+    axes.set_ylabel("cosine")
+    axes.legend(frameon=False, fontsize=9.5, ncols=2, loc="upper left")
+
+  return _svg(draw, key, label, None)
+
+
+def _measured(
+  axes: Axes,
+  arm: Arm,
+  name: str,
+  values: Sequence[float | None],
+  label: str,
+  dash: str,
+) -> None:
+  """A line of numbers, one for each point of the curve, with gaps."""
+  steps = [p.step for p in arm.curve]
+  axes.plot(
+    [_place(s) for s in steps],
+    [v if v is not None else math.nan for v in values],
+    color=COLORS[name],
+    marker=_STYLES[name][0],
+    linestyle=dash,
+    label=label,
+  )
+  ticks = _ticks(steps, _place(steps[-1]) or 1.0)
+  axes.set_xticks([_place(s) for s in ticks], [str(s) for s in ticks])
+  axes.set_xlabel("training step (log-spaced)")
+  axes.grid(axis="y", linewidth=0.6)
 
 
 def draw_png(run: Run) -> bytes:

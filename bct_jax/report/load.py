@@ -4,7 +4,7 @@ A finished run must be whole: each missing or damaged file is an error that
 names it. An unfinished run is shown as far as it goes, with notes that say so.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from bct_jax.report.types import (
   Crossing,
   Estimate,
   Gate,
+  Gradients,
   Organism,
   Point,
   Rate,
@@ -29,6 +30,11 @@ LABELS = {
   "heldout": ("agreed", "other"),
   "probe": ("right", "wrong"),
 }
+PUSHES = tuple(
+  f"{what}_{behavior}"
+  for what in ("gradient_cosine", "update_cosine", "update_gain")
+  for behavior in ("initial", "alternate")
+)
 SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed")
 # The rates of a writer that rounds to 3 digits may miss 1 by this much.
 _SUM_TOLERANCE = 2e-3
@@ -302,6 +308,9 @@ def _point(record: records.Record) -> Point:
       for name in ("logprob_initial", "logprob_alternate")
       if record.has(name)
     },
+    gradients=_gradients(record.object("gradients"))
+    if record.has("gradients")
+    else None,
   )
   total = point.initial.value + point.alternate.value + point.other.value
   if abs(total - 1) > _SUM_TOLERANCE:
@@ -310,6 +319,17 @@ def _point(record: records.Record) -> Point:
       f" up to {total:g}"
     )
   return point
+
+
+def _gradients(record: records.Record) -> Gradients:
+  def numbers(part: records.Record, keys: Iterable[str]):
+    return {k: part.number(k) if part.has(k) else None for k in keys}
+
+  norms = {k: record.object(k) for k in ("gradient_norm", "update_norm")}
+  return Gradients(
+    numbers(record, PUSHES),
+    **{k: numbers(part, part.value) for k, part in norms.items()},
+  )
 
 
 def _train_step(record: records.Record) -> TrainStep:

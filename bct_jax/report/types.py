@@ -47,6 +47,20 @@ class Crossing:
 
 
 @dataclasses.dataclass(frozen=True)
+class Gradients:
+  """How the next update pushes on both behaviors (bct_jax/gradients.py).
+
+  Attributes:
+    values: cosines, and gains in nats; None where there is none.
+    gradient_norm, update_norm: of "all" and of each group of layers.
+  """
+
+  values: Mapping[str, float | None]
+  gradient_norm: Mapping[str, float | None]
+  update_norm: Mapping[str, float | None]
+
+
+@dataclasses.dataclass(frozen=True)
 class Point:
   """One eval of an arm. A rate that was not measured is None."""
 
@@ -66,6 +80,7 @@ class Point:
   # Mean log p of the reference completions on eval prompts, nats.
   logprob_initial: float | None = None
   logprob_alternate: float | None = None
+  gradients: Gradients | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,15 @@ from markupsafe import Markup
 
 from bct_jax.report import figures, text
 from bct_jax.report.load import SETTINGS
-from bct_jax.report.types import Arm, Gate, Point, Rate, Row, Run
+from bct_jax.report.types import (
+  Arm,
+  Gate,
+  Gradients,
+  Point,
+  Rate,
+  Row,
+  Run,
+)
 
 NUM_PROMPTS = {"eval": 3, "heldout": 2}  # side by side, per split
 OPEN_ARMS = 4  # with more arms than this, each is folded
@@ -43,6 +51,8 @@ class ArmView:
   rates_svg: Markup | None
   learned_svg: Markup | None
   references_svg: Markup | None
+  gradients_svg: Markup | None
+  gradients: list[tuple[int, dict[str, str]]]
   loss_svg: Markup | None
   loss: str
   steps: list[int]
@@ -138,6 +148,7 @@ def _bars(gate: Gate) -> list[Bar]:
 def _of_arm(arm: Arm, key: str, number: int) -> ArmView:
   curve = arm.curve
   steps = _chosen(sorted(arm.rollouts))
+  pushed = [(p.step, _pushes(p.gradients)) for p in curve if p.gradients]
   return ArmView(
     key=key,
     number=number,
@@ -155,6 +166,8 @@ def _of_arm(arm: Arm, key: str, number: int) -> ArmView:
     references_svg=figures.references_svg(arm, f"{key}p")
     if any(point.logprob_initial is not None for point in curve)
     else None,
+    gradients_svg=figures.gradients_svg(arm, f"{key}g") if pushed else None,
+    gradients=pushed,
     loss_svg=figures.loss_svg(arm, f"{key}t") if arm.metrics else None,
     loss=_loss(arm),
     steps=steps,
@@ -203,6 +216,22 @@ def _cost(arm: Arm) -> str:
       f"log-probs of sampler and trainer within {text.number(max(known))}"
     )
   return ", ".join(parts)
+
+
+def _pushes(found: Gradients) -> dict[str, str]:
+  """Heading -> cell: gains, and both norms in all and of each group."""
+
+  def told(value: float | None) -> str:
+    return "–" if value is None else text.number(value)
+
+  gains = {
+    f"gain of {name}, nats": told(found.values[f"update_gain_{name}"])
+    for name in ("initial", "alternate")
+  }
+  return gains | {
+    f"norms, {group}": f"{told(norm)} / {told(found.update_norm.get(group))}"
+    for group, norm in found.gradient_norm.items()
+  }
 
 
 def _reasons(point: Point) -> str:
