@@ -5,10 +5,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from bct_jax.report import figures, text
 from bct_jax.report.load import SETTINGS
+from bct_jax.report.picture import Picture
 from bct_jax.report.types import Arm, Gate, Point, Rate, Row, Run
 
 NUM_PROMPTS = {"eval": 3, "heldout": 2}  # side by side, per split
@@ -40,10 +39,10 @@ class ArmView:
   deployment_length: str
   cost: str
   reasons: list[str]
-  rates_svg: Markup | None
-  learned_svg: Markup | None
-  references_svg: Markup | None
-  loss_svg: Markup | None
+  rates_svg: Picture | None
+  learned_svg: Picture | None
+  references_svg: Picture | None
+  loss_svg: Picture | None
   loss: str
   steps: list[int]
   prompts: list[list[Row]]
