@@ -70,9 +70,11 @@ def run_experiment(
 
 
 def _report(workdir: Path) -> None:
+  result = metrics.read_json(workdir / "result.json")
+  # Before the report, which says of a run without it that it is not done.
+  metrics.write_done(workdir, result["organism"]["hash"])
   report = write_report([workdir], workdir / "report.html")
-  metrics.write_json(workdir / "done.json", {"report": report.name})
-  print(verdict_text(metrics.read_json(workdir / "result.json")))
+  print(verdict_text(result))
   print(f"report: {report}")
 
 

@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+from fake_run import each_file_gone, told
 from runs import comparable, run, start, start_to_kill, wait_for
 
 from bct_jax import commands
@@ -53,6 +54,14 @@ def test_end_to_end_files(finished):
       total = point["initial"] + point["alternate"] + point["other"]
       assert total == pytest.approx(1) and point["n"] == 8
       assert 0 < point["logprob_difference"] <= 1e-4
+
+
+def test_report_names_each_file_that_is_gone(finished, tmp_path):
+  run = tmp_path / "run"
+  shutil.copytree(finished[0], run)
+  assert told(run) == ""
+  names = each_file_gone(run, lambda name: told(run))
+  assert len(names) > 60 and any("checkpoints" in name for name in names)
 
 
 def test_finished_run_is_not_run_again(finished, tiny_folder):

@@ -78,15 +78,15 @@ def references_svg(arm: Arm, key: str) -> Picture:
       found = [v if v is not None else math.nan for v in values]
       marker, dash = _STYLES[name]
       axes.plot(
-        [_place(s) for s in steps],
+        [place(s) for s in steps],
         found,
         color=COLORS[name],
         marker=marker,
         linestyle=dash,
         label=name,
       )
-    ticks = _ticks(steps, _place(steps[-1]) or 1.0)
-    axes.set_xticks([_place(s) for s in ticks], [str(s) for s in ticks])
+    ticks = _ticks(steps, place(steps[-1]) or 1.0)
+    axes.set_xticks([place(s) for s in ticks], [str(s) for s in ticks])
     axes.set_xlabel("training step (log-spaced)")
     axes.set_ylabel("nats per completion")
     axes.legend(frameon=False)
@@ -132,9 +132,26 @@ def _heading(arm: Arm) -> str:
   return f"{first}: {arm.verdict or 'no verdict yet'}"
 
 
-def _place(step: float) -> float:
+def place(step: float) -> float:
   """Where a step stands on the axis: log-spaced, and 0 has a place too."""
   return math.log1p(step)
+
+
+def log_steps(axes: Axes, steps: Sequence[int]) -> None:
+  """The axis of these steps, ascending."""
+  right = place(steps[-1]) or 1.0
+  axes.set_xlim(-0.03 * right, 1.03 * right)
+  ticks = _ticks(steps, right)
+  axes.set_xticks([place(s) for s in ticks], [str(s) for s in ticks])
+  axes.set_xlabel("training step (log-spaced)")
+
+
+def percents(axes: Axes) -> None:
+  """The axis of a share, upwards."""
+  axes.set_ylim(-0.03, 1.03)
+  axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+  axes.grid(axis="y", linewidth=0.6)
+  axes.set_axisbelow(True)
 
 
 def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
@@ -146,16 +163,8 @@ def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
     if drawn:
       _line(axes, name, drawn, band=name in RATES)
       ends[name] = drawn[-1][1].value
-  steps = [p.step for p in curve]
-  right = _place(steps[-1]) or 1.0
-  axes.set_xlim(-0.03 * right, 1.03 * right)
-  axes.set_ylim(-0.03, 1.03)
-  axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
-  ticks = _ticks(steps, right)
-  axes.set_xticks([_place(s) for s in ticks], [str(s) for s in ticks])
-  axes.set_xlabel("training step (log-spaced)")
-  axes.grid(axis="y", linewidth=0.6)
-  axes.set_axisbelow(True)
+  log_steps(axes, [p.step for p in curve])
+  percents(axes)
   for name, y in spread(ends, gap=0.085).items():
     label = f"{name} {text.percent(ends[name])}" if name in RATES else name
     axes.annotate(
@@ -174,7 +183,7 @@ def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
 def _line(
   axes: Axes, name: str, drawn: Sequence[tuple[int, Rate]], band: bool
 ) -> None:
-  x = [_place(step) for step, _ in drawn]
+  x = [place(step) for step, _ in drawn]
   marker, dash = _STYLES[name]
   axes.plot(
     x,
@@ -199,7 +208,7 @@ def _ticks(steps: Sequence[int], right: float) -> list[int]:
   kept: list[int] = []
   for step in [*steps[-1:], *steps[:1], *steps[1:-1]]:
     room = 0.026 * (len(str(step)) + 1)
-    if all(abs(_place(step) - _place(s)) / right >= room for s in kept):
+    if all(abs(place(step) - place(s)) / right >= room for s in kept):
       kept.append(step)
   return sorted(set(kept))
 

@@ -25,23 +25,23 @@ COLORS = {
   "loss": "#3d3d99",
   "bad": "#a4161a",
 }
-_INK, _GRID = "#222222", "#d4d4d4"
+INK, GRID = "#222222", "#d4d4d4"
 _WIDTH, _HEIGHT = 440, 270  # of an SVG in its own units, of a 72nd inch
 _SETTINGS: dict[Any, Any] = {
   "font.family": "sans-serif",
   "font.size": 11.5,
   "axes.spines.top": False,
   "axes.spines.right": False,
-  "axes.edgecolor": _INK,
-  "axes.labelcolor": _INK,
+  "axes.edgecolor": INK,
+  "axes.labelcolor": INK,
   "axes.facecolor": "none",
-  "xtick.color": _INK,
-  "ytick.color": _INK,
-  "text.color": _INK,
+  "xtick.color": INK,
+  "ytick.color": INK,
+  "text.color": INK,
   "text.parse_math": False,  # names of arms are not formulas
   "svg.fonttype": "none",
   "svg.hashsalt": "bct_jax",
-  "grid.color": _GRID,
+  "grid.color": GRID,
 }
 
 
@@ -72,7 +72,7 @@ class Picture:
     body = self._body()
     for name, color in COLORS.items():
       body = body.replace(color, f"var(--{name})")
-    body = body.replace(_INK, "currentColor").replace(_GRID, "var(--line)")
+    body = body.replace(INK, "currentColor").replace(GRID, "var(--line)")
     size = f' class="fixed"{self._measures}' if self.fixed else ""
     return Markup(f"<svg{size}{self._head}{body}")
 
