@@ -80,12 +80,14 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
     print("\n".join(plan_lines(cells, options.time)))
     return DONE
   # JAX starts here, after all cells were found to be good.
-  from bct_jax import metrics, signals
+  from bct_jax import live, metrics, signals
   from bct_jax.report import write_report
   from bct_jax.report.folders import PLAN, run_folders
   from bct_jax.runtime import keep_compiled
 
   root = Path(options.workdir)
+  for cell in cells:
+    live.check(cell.config.log)
   if cells:
     keep_compiled(cells[0].config.compilation_cache)
   # All of them, so that a report knows which have not begun.
