@@ -196,6 +196,16 @@ def test_what_is_not_supported_is_said_in_words(one):
   assert "capability is below 50%" in said and "at most 1" in said
 
 
+def test_a_failed_gate_is_said_where_verdicts_are(one):
+  assert "failed the gate" not in overview(one).verdicts.told
+  edit(
+    cells(one)[0] / "result.json",
+    lambda r: r["organism"]["gate"].update(passed=False),
+  )
+  told = overview(one).verdicts.told
+  assert "In 1 of 3 runs the organism failed the gate" in told
+
+
 def test_more_rates_than_colors(tmp_path):
   many = [10**-e for e in range(1, 11)]
   part = overview(fake_sweep(tmp_path / "many", many)).parts[0]

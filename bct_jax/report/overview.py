@@ -82,6 +82,13 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
       ' A row that ends in "repeat" has arms of the same learning rate and'
       " seed as the row of that name, which are no further seeds."
     )
+  gates = [run.organism.gate for run in runs]
+  failed = sum(gate is not None and not gate.passed for gate in gates)
+  if failed:
+    told += (
+      f" In {failed} of {many(len(runs), 'run')} the organism failed the gate:"
+      " what arms of it did says little."
+    )
   told += _across(groups)
   if not rates:
     return Panel("verdicts", "Verdicts", told)
