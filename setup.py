@@ -53,6 +53,7 @@ TEST_CORE = [
   "pytest-xdist>=3.6",
   "pyyaml>=6.0",
   "scipy>=1.13",
+  "tensorboardX>=2.6.2",
   "websockets>=13.0",  # how the browser tests speak with Chromium
 ]
 EXTRAS = {

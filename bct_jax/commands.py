@@ -12,6 +12,7 @@ import jax
 from bct_jax import (
   evaluate,
   experiment,
+  live,
   metrics,
   processes,
   rundir,
@@ -54,6 +55,7 @@ def run_experiment(
     raise ConfigError("--workdir is needed: the directory of the run")
   if not config.arms:
     raise ConfigError("config.arms is empty: there is nothing to train")
+  processes.first("log", lambda: live.check(config.log))
   with rundir.hold(workdir), signals.heeded():
     rundir.keep_config(workdir, raw, overrides)
     if processes.first("done.json", (workdir / "done.json").exists):
@@ -70,9 +72,11 @@ def run_experiment(
 
 
 def _report(workdir: Path) -> None:
+  result = metrics.read_json(workdir / "result.json")
+  # Before the report, which says of a run without it that it is not done.
+  metrics.write_done(workdir, result["organism"]["hash"])
   report = write_report([workdir], workdir / "report.html")
-  metrics.write_json(workdir / "done.json", {"report": report.name})
-  print(verdict_text(metrics.read_json(workdir / "result.json")))
+  print(verdict_text(result))
   print(f"report: {report}")
 
 

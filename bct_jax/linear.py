@@ -332,8 +332,8 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
     ],
   }
   metrics.write_json(workdir / "result.json", result)
-  report = write_report([workdir], workdir / "report.html")
-  metrics.write_json(workdir / "done.json", {"report": report.name})
+  metrics.write_done(workdir, name)
+  write_report([workdir], workdir / "report.html")
   return result
 
 

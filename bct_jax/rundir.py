@@ -166,7 +166,8 @@ def _keep_config(
     changed = [
       f"{k}: {a!r} -> {b!r}"
       for k, a, b in _differences(flat(then), flat(now))
-      if k != "compilation_cache"  # changes no result
+      # What changes no result.
+      if k != "compilation_cache" and not k.startswith("log.")
     ]
     if changed:
       raise ConfigError(

@@ -44,7 +44,7 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
-  """Flags and the cells that this process is to run."""
+  """Flags and all cells."""
   given = flags.FlagValues()
   config_flags.DEFINE_config_file(
     "config", None, "The sweep file.", flag_values=given
@@ -71,30 +71,35 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   if "get_cells" not in module:
     raise ConfigError(f"--sweep={files[0]}: get_cells() is missing")
   cells = make_cells(given.config.to_dict(), module["get_cells"]())
-  return given, share(cells, given.cells)
+  return given, cells
 
 
-def _run(options: Any, cells: Sequence[Cell]) -> int:
+def _run(options: Any, every: Sequence[Cell]) -> int:
+  cells = share(every, options.cells)
   if options.dry_run:
     print("\n".join(plan_lines(cells, options.time)))
     return DONE
   # JAX starts here, after all cells were found to be good.
-  from bct_jax import signals
+  from bct_jax import live, metrics, signals
   from bct_jax.report import write_report
+  from bct_jax.report.folders import PLAN, run_folders
   from bct_jax.runtime import keep_compiled
 
   root = Path(options.workdir)
+  for cell in cells:
+    live.check(cell.config.log)
   if cells:
     keep_compiled(cells[0].config.compilation_cache)
+  # All of them, so that a report knows which have not begun.
+  metrics.write_json(root / PLAN, {"cells": [cell.name for cell in every]})
   try:
     with signals.heeded():
       results = run_cells(cells, root)
   except signals.Preempted as e:
     return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   print(result_table(results))
-  done = sorted(p.parent for p in root.glob("cells/*/result.json"))
-  if done:
-    print(f"report: {write_report(done, root / 'report.html')}")
+  if run_folders([root])[0]:
+    print(f"report: {write_report([root], root / 'report.html')}")
   return FAILED if any("error" in r for r in results.values()) else DONE
 
 
@@ -244,11 +249,14 @@ def _tell(name: str, results: Mapping[str, Mapping[str, Any]], n: int) -> None:
 
 def _finished(cell: Cell, folder: Path) -> Mapping[str, Any]:
   """The arm of a cell that is done; ValueError names a file that is gone."""
-  from bct_jax import metrics, rundir
+  from bct_jax import metrics, progress, rundir
   from bct_jax.report.load import load_run
 
+  if not (folder / "config.json").exists():
+    progress.say(f"cell {cell.name}: config.json is missing: written again")
   rundir.keep_config(folder, cell.raw, {})
-  load_run(folder)
+  for note in load_run(folder).notes:
+    progress.say(f"cell {cell.name}: {note}")
   return metrics.read_json(folder / "result.json")["arms"][0]
 
 
@@ -258,11 +266,15 @@ def _run_cell(
   """Trains and judges one cell; makes its organism unless it is given."""
   import jax
 
-  from bct_jax import experiment, metrics, rundir, signals
+  from bct_jax import experiment, metrics, progress, rundir, signals
 
   if signals.asked():
     raise signals.Preempted("between two cells")
   folder, shared = _folder(root, cell), root / "organisms"
+  if (folder / "result.json").exists():
+    progress.say(
+      f"cell {cell.name}: done.json is missing: what else is there is checked"
+    )
   with rundir.hold(folder):
     rundir.keep_config(folder, cell.raw, {})
     shared.mkdir(exist_ok=True)
@@ -282,7 +294,7 @@ def _run_cell(
     digest, gate = organism
     result = experiment.run(plan, folder, [cell.name], (link / digest, gate))
     (folder / "error.json").unlink(missing_ok=True)
-    metrics.write_json(folder / "done.json", {})
+    metrics.write_done(folder, digest)
   return result["arms"][0], organism
 
 

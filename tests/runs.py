@@ -52,11 +52,11 @@ def caching(compiled: str) -> dict[str, str]:
   }
 
 
-def start_to_kill(workdir: Path, folder: Path) -> subprocess.Popen:
+def start_to_kill(workdir: Path, folder: Path, *flags: str) -> subprocess.Popen:
   """With a cache of its own, since what it was writing is cut."""
   compiled = tempfile.mkdtemp(dir=workdir.parent)
   shutil.copytree(COMPILED.name, compiled, dirs_exist_ok=True)
-  return start(workdir, folder, env=caching(compiled))
+  return start(workdir, folder, *flags, env=caching(compiled))
 
 
 def run(workdir: Path, folder: Path, *flags: str):

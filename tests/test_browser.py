@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from chromium import chromium
-from fake_run import fake_run, hostile_run, write
+from fake_run import fake_run, fake_sweep, hostile_run, write
 
 from bct_jax.report import text, write_report
 from bct_jax.report.browser import inert_json, make_browser
@@ -19,6 +19,8 @@ SET = """(id, value) => {
   node.dispatchEvent(new Event(id === "q" ? "input" : "change"));
 }"""
 COUNT = "document.getElementById('browse-count').textContent"
+LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
+WIDTH = "document.documentElement.scrollWidth"
 ANSWERS = "document.querySelectorAll('#browse-answers .answer').length"
 
 
@@ -141,22 +143,64 @@ def test_hostile_generations_stay_inert(tab, tmp_path: Path):
   assert {u.split("#")[0] for u in tab.requests()} <= {page.as_uri(), "data:,"}
 
 
-@pytest.mark.browser
-def test_20000_rows_with_few_nodes(tab, tmp_path: Path):
-  run = fake_run(tmp_path / "run")
+def many_rows(run: Path, times: int) -> None:
+  """So many completions for one, each with another text."""
   for path in run.glob("arms/*/rollouts/*.jsonl"):
     rows = [json.loads(line) for line in path.read_text().splitlines()]
     more = [
       {**row, "id": f"{row['id']}/{i}", "text": f"{row['text']} {path} {i}"}
-      for i in range(14)
+      for i in range(times)
       for row in rows
     ]
     write(path, *more)
+
+
+@pytest.mark.browser
+def test_20000_rows_with_few_nodes(tab, tmp_path: Path):
+  run = fake_run(tmp_path / "run")
+  many_rows(run, 14)
   tab.open(write_report([run], tmp_path / "report.html"))
   assert tab.run(COUNT).startswith("21,504 of")
-  timing = "performance.getEntriesByType('navigation')[0].loadEventEnd"
-  print(f"21,504 rows: loaded after {tab.run(timing):.0f} ms")
+  print(f"21,504 rows: loaded after {tab.run(LOADED):.0f} ms")
   assert tab.run("document.querySelectorAll('.item').length") <= 60
   choose(tab, "order", "prompt")
   assert tab.run("document.querySelectorAll('#browse *').length") < 600
+  assert tab.complaints() == []
+
+
+@pytest.mark.browser
+def test_a_sweep_of_20000_rows_on_wide_and_narrow_screens(tab, tmp_path: Path):
+  rates = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+  sweep = fake_sweep(tmp_path / "sweep", rates, seeds=(0, 1, 2))
+  for cell in (sweep / "cells").iterdir():
+    many_rows(cell, 2)
+  tab.events.clear()
+  page = write_report([sweep], tmp_path / "report.html")
+  tab.open(page)
+  assert tab.run(COUNT).startswith("23,040 of")
+  print(f"15 cells: loaded after {tab.run(LOADED):.0f} ms")
+  inside = "document.querySelectorAll('#overview figure svg').length"
+  assert tab.run(inside) == 5
+  for width in (1280, 400):
+    tab.call(
+      "Emulation.setDeviceMetricsOverride",
+      width=width,
+      height=900,
+      deviceScaleFactor=1,
+      mobile=False,
+    )
+    assert tab.run(WIDTH) <= width
+    # No word of a figure is cut by its edge, in the page's own font.
+    cut = tab.run(
+      """[...document.querySelectorAll("#overview svg")].flatMap((svg) => {
+        const edge = svg.getBoundingClientRect();
+        return [...svg.querySelectorAll("text")].filter((node) => {
+          const box = node.getBoundingClientRect();
+          return box.left < edge.left - 1 || box.right > edge.right + 1 ||
+            box.top < edge.top - 1 || box.bottom > edge.bottom + 1;
+        }).map((node) => node.textContent);
+      })"""
+    )
+    assert cut == []
+  tab.call("Emulation.clearDeviceMetricsOverride")
   assert tab.complaints() == []

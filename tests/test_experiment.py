@@ -5,10 +5,12 @@ import shutil
 import signal
 import time
 
+import events
 import pytest
+from fake_run import each_file_gone, told
 from runs import comparable, run, start, start_to_kill, wait_for
 
-from bct_jax import commands
+from bct_jax import commands, metrics
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.models import demo
 from bct_jax.plan import make_plan
@@ -55,6 +57,14 @@ def test_end_to_end_files(finished):
       assert 0 < point["logprob_difference"] <= 1e-4
 
 
+def test_report_names_each_file_that_is_gone(finished, tmp_path):
+  run = tmp_path / "run"
+  shutil.copytree(finished[0], run)
+  assert told(run) == ""
+  names = each_file_gone(run, lambda name: told(run))
+  assert len(names) > 60 and any("checkpoints" in name for name in names)
+
+
 def test_finished_run_is_not_run_again(finished, tiny_folder):
   workdir, _, _ = finished
   before = (workdir / "result.json").read_bytes()
@@ -62,6 +72,23 @@ def test_finished_run_is_not_run_again(finished, tiny_folder):
   assert code == 0 and "done already" in err and "train" not in err
   assert "DEGRADED" in out
   assert (workdir / "result.json").read_bytes() == before
+
+
+def test_logging_elsewhere_may_begin_late(finished, tiny_folder, tmp_path):
+  pytest.importorskip("tensorboardX")
+  workdir = tmp_path / "run"
+  shutil.copytree(finished[0], workdir)
+  for done in (workdir / "done.json", workdir / "arms/low/done.json"):
+    done.unlink()
+  code, _, err = run(workdir, tiny_folder, "--config.log.tensorboard=True")
+  assert code == 0, err
+  found = events.tensorboard(workdir / "arms/low/tensorboard")
+  lines = metrics.read_lines(workdir / "arms/low/metrics.jsonl")
+  assert [(s, v) for tag, s, v in found if tag == "train/loss"] == [
+    (x["step"], pytest.approx(x["loss"])) for x in lines
+  ]
+  assert [s for tag, s, _ in found if tag == "eval/capability"] == [0, 2, 4]
+  assert comparable(workdir) == comparable(finished[0])
 
 
 def test_arms_start_from_the_same_organism(finished):

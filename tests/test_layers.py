@@ -22,7 +22,7 @@ LAYERS = [
     "progress",
     "metrics",
   }
-  | {"processes", "signals", "hlo"},
+  | {"processes", "signals", "hlo", "live"},
   {"mesh", "losses", "models", "data", "stats", "summary"},
   {"objectives", "settings", "rewards"},
   {
@@ -72,6 +72,7 @@ NO_JAX = {
   "summary",
   "progress",
   "signals",
+  "live",
 }
 
 # Pairs of the same or an upper layer that must not meet all the same.

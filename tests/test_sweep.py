@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from fake_run import each_file_gone, told
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import ENV, ROOT, caching, comparable, wait_for
@@ -15,7 +16,6 @@ from bct_jax import cells, exits, runtime, sweep
 from bct_jax.cells import chain, named, product, values, zipped
 from bct_jax.config import ConfigError
 from bct_jax.models import demo
-from bct_jax.report import ReportError, write_report
 from configs import tiny
 from configs.sweeps import lr_quick
 
@@ -147,7 +147,10 @@ def test_one_organism_and_one_compiled_step_for_all_cells(swept):
   for name in ("lr_0.0001", "lr_0.01"):
     result = json.loads((root / "cells" / name / "result.json").read_text())
     assert [arm["name"] for arm in result["arms"]] == [name]
-  assert "lr_0.01" in (root / "report.html").read_text()
+  page = (root / "report.html").read_text()
+  assert "lr_0.01" in page and "cell of a sweep failed" in page
+  names = json.loads((root / "cells.json").read_text())["cells"]
+  assert names == ["lr_0.0001", "lr_1e_36", "lr_0.01"]
 
 
 def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
@@ -157,39 +160,38 @@ def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
   assert not (root / "cells" / "lr_1e_36" / "done.json").exists()
   # Again: finished cells are read, the failed one is tried.
   before = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
+  (root / "cells" / "lr_0.0001" / "done.json").unlink()
   code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
   assert code == exits.FAILED
   after = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
   assert after == before
-  said = capsys.readouterr().out
+  said, err = capsys.readouterr()
   assert "lr_1e_36   failed:" in said and "lr_0.01  " in said
+  assert "cell lr_0.0001: done.json is missing" in err
 
 
-def test_a_file_that_is_gone_is_named(swept):
+def test_each_file_that_is_gone_is_named(swept, capsys):
   root, _, _ = swept
-  cell = root / "cells" / "lr_0.01"
-  arm = "arms/lr_0.01"
-  for name in (
-    "config.json",
-    "env.json",
-    f"{arm}/evals.jsonl",
-    f"{arm}/metrics.jsonl",
-    f"{arm}/mask_audit.txt",
-    f"{arm}/rollouts/step_4.jsonl",
-  ):
-    path = cell / name
-    kept = path.read_bytes()
-    path.unlink()
+  made = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
+  one = next(c for c in made if c.name == "lr_0.01")
+  cell = root / "cells" / one.name
+
+  def again(name):
+    """What the sweep says of a cell that is done."""
     try:
-      with pytest.raises(ReportError, match=path.name):
-        write_report([cell], root / "again.html")
-      if name != "config.json":  # which the sweep knows, and writes
-        made = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
-        one = next(c for c in made if c.name == "lr_0.01")
-        with pytest.raises(ValueError, match=path.name):
-          sweep._finished(one, cell)
+      sweep._finished(one, cell)
+    except ValueError as e:
+      return str(e)
     finally:
-      path.write_bytes(kept)
+      if name == "config.json":  # which the sweep knows, and has written
+        (cell / name).unlink()
+    return capsys.readouterr().err
+
+  assert again("") == ""
+  names = each_file_gone(cell, again)
+  assert {"done.json", "result.json", "config.json"} <= {*names}
+  assert len(names) > 25 and any("checkpoints" in n for n in names)
+  assert each_file_gone(cell, lambda name: told(cell)) == names
 
 
 def test_dry_run_tells_cells_tokens_and_seconds(capsys):

@@ -43,6 +43,12 @@ class MeshConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class LogConfig:
+  tensorboard: bool
+  wandb: str
+
+
+@dataclasses.dataclass(frozen=True)
 class SettingConfig:
   name: str
   options: Mapping[str, Any]
@@ -192,6 +198,7 @@ class ExperimentConfig:
   model: ModelOptions
   mesh: MeshConfig
   compilation_cache: str | None
+  log: LogConfig
   setting: SettingConfig
   max_length: int
   organism: OrganismConfig

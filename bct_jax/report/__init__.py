@@ -7,21 +7,27 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from bct_jax.report import browser, figures, text, view
+from bct_jax.report import browser, figures, files, text, view
+from bct_jax.report.folders import load_runs
 from bct_jax.report.load import load_run
+from bct_jax.report.overview import make_overview
 from bct_jax.report.types import ReportError
 
 __all__ = ["ReportError", "write_figure", "write_report"]
 
 
-def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
+def write_report(
+  run_dirs: Sequence[Path], out: Path, figures_dir: Path | None = None
+) -> Path:
   """Writes one HTML file about all the runs; it needs no network.
 
   The same runs give the same bytes.
 
   Args:
-    run_dirs: run directories (DESIGN section 5), finished or not.
+    run_dirs: run directories (DESIGN section 5) or sweeps, finished or not.
     out: the file to write, whole or not at all.
+    figures_dir: a folder for every figure of the page as SVG and PNG, and its
+      tables as CSV; made if it is not there.
 
   Returns:
     `out`.
@@ -31,13 +37,22 @@ def write_report(run_dirs: Sequence[Path], out: Path) -> Path:
   """
   if not run_dirs:
     raise ReportError("no run directory given")
-  runs = [load_run(Path(path)) for path in run_dirs]
+  runs, waiting = load_runs(run_dirs)
+  if not runs:
+    raise ReportError("; ".join(waiting) or f"{run_dirs[0]}: has no run yet")
+  views, overview = view.of_runs(runs), make_overview(runs)
   page = _environment().get_template("template.html.j2")
   html = page.render(
-    runs=view.of_runs(runs),
+    runs=views,
+    overview=overview,
+    unfinished=sum(not run.finished for run in runs),
+    waiting=waiting,
     browser=browser.make_browser(runs),
     parts=browser.page_parts(),
   )
+  if figures_dir is not None:
+    for name, content in files.contents(runs, views, overview):
+      _write(Path(figures_dir) / name, content)
   return _write(Path(out), html.encode("utf-8"))
 
 

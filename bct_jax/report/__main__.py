@@ -1,12 +1,14 @@
-"""`python -m bct_jax.report RUN_DIR [RUN_DIR ...] [--out=report.html]`."""
+"""`python -m bct_jax.report RUN [RUN ...] [--out=report.html] [--watch]`."""
 
 import argparse
+import math
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from bct_jax.report import ReportError, write_figure, write_report
 from bct_jax.report.export import FORMS, evals_csv, verdict_table
+from bct_jax.report.watch import watch
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -15,7 +17,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     prog="python -m bct_jax.report",
     description="Writes one self-contained HTML file about runs.",
   )
-  parser.add_argument("run_dirs", nargs="+", type=Path, metavar="RUN_DIR")
+  parser.add_argument(
+    "run_dirs",
+    nargs="+",
+    type=Path,
+    metavar="RUN",
+    help="a run directory, or that of a sweep, with a run in each cells/NAME",
+  )
   parser.add_argument(
     "--out",
     type=Path,
@@ -27,6 +35,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     type=Path,
     metavar="PNG",
     help="also write the curves of the (one) run's arms as a picture",
+  )
+  parser.add_argument(
+    "--figures",
+    type=Path,
+    metavar="DIR",
+    help="also write every figure as SVG and PNG, and the tables as CSV",
+  )
+  parser.add_argument(
+    "--watch",
+    type=_seconds,
+    nargs="?",
+    const=5.0,
+    metavar="SECONDS",
+    help="look for changes so often (default: %(const)s) and make the report "
+    "again, until all runs are done",
   )
   parser.add_argument(
     "--table",
@@ -48,16 +71,21 @@ def main(argv: Sequence[str] | None = None) -> int:
   )
   args = parser.parse_args(argv)
   if args.figure and len(args.run_dirs) > 1:
-    parser.error("--figure shows one run: give one RUN_DIR")
+    parser.error("--figure shows one run: give one RUN")
   if args.at and not args.table:
     parser.error("--at chooses the rows of a table: give --table too")
+  if args.watch and (args.table or args.figure or args.evals):
+    parser.error("--watch goes with --out and --figures alone")
   try:
+    if args.watch:
+      watch(args.run_dirs, args.out, args.figures, args.watch)
+      return 0
     if args.evals:
       args.evals.write_text(evals_csv(args.run_dirs), encoding="utf-8")
     if args.table:
       print(verdict_table(args.run_dirs, args.table, args.at), end="")
       return 0
-    print(write_report(args.run_dirs, args.out))
+    print(write_report(args.run_dirs, args.out, args.figures))
     if args.figure:
       print(write_figure(args.run_dirs[0], args.figure))
   except (OSError, ReportError) as e:
@@ -78,6 +106,13 @@ def _level(given: str) -> tuple[str, float]:
       f"{given!r}: RATE=SHARE with a share above 0, such as agreed=0.9"
     )
   return name, level
+
+
+def _seconds(value: str) -> float:
+  seconds = float(value)
+  if not 0 < seconds < math.inf:
+    raise argparse.ArgumentTypeError(f"{value}: seconds above 0 are needed")
+  return seconds
 
 
 if __name__ == "__main__":

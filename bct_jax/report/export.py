@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.report import text
-from bct_jax.report.load import PUSHES, load_run
+from bct_jax.report.folders import load_runs
+from bct_jax.report.load import PUSHES
 from bct_jax.report.types import Arm, Gradients, Point, ReportError, Run
 
 RATES = ("initial", "alternate", "other", "decorated", "agreed",
@@ -30,16 +31,20 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   is not known yet, is None.
 
   Args:
-    run_dirs: run directories, finished or not.
+    run_dirs: run or sweep directories, finished or not.
 
   Raises:
     ReportError: a run cannot be read; one line that names the file.
   """
   if isinstance(run_dirs, (str, Path)):
     run_dirs = [run_dirs]
+  return _lines(load_runs(run_dirs)[0])
+
+
+def _lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
   return [
     _line(run, arm, point)
-    for run in (load_run(Path(path)) for path in run_dirs)
+    for run in runs
     for arm in run.arms
     for point in arm.curve
   ]
@@ -97,7 +102,11 @@ def evals_csv(run_dirs: Sequence[str | Path]) -> str:
   Raises:
     ReportError: as load_results, or there is no eval.
   """
-  rows = load_results(run_dirs)
+  return _evals(load_runs(run_dirs)[0])
+
+
+def _evals(runs: Sequence[Run]) -> str:
+  rows = _lines(runs)
   if not rows:
     raise ReportError("no arm of these runs has an eval yet")
   cells = [["" if v is None else v for v in row.values()] for row in rows]
@@ -120,7 +129,7 @@ def verdict_table(
   """One row for each arm, with 95% intervals in percent.
 
   Args:
-    run_dirs: run directories; arms without an eval are left out.
+    run_dirs: run or sweep directories; arms without an eval are left out.
     form: latex, markdown or csv.
     at: (rate, level): shows the first eval after training began at which that
       rate is at the level or above, so that arms are compared where training
@@ -134,12 +143,15 @@ def verdict_table(
   write = FORMS[form]
   if at is not None and at[0] not in RATES:
     raise ReportError(f"{at[0]}: no such rate; there are {', '.join(RATES)}")
-  rows = [
-    _cells(run, arm, at)
-    for run in (load_run(Path(path)) for path in run_dirs)
-    for arm in run.arms
-    if arm.curve
-  ]
+  return _verdicts(load_runs(run_dirs)[0], write, at)
+
+
+def _verdicts(
+  runs: Sequence[Run],
+  write: Callable[[Sequence[Sequence[str]]], str],
+  at: tuple[str, float] | None = None,
+) -> str:
+  rows = [_cells(run, arm, at) for run in runs for arm in run.arms if arm.curve]
   if not rows:
     raise ReportError("no arm of these runs has an eval yet")
   return write([list(_HEADER), *rows])
@@ -180,6 +192,24 @@ def _cells(run: Run, arm: Arm, at: tuple[str, float] | None) -> list[str]:
     arm.verdict or "unfinished",
     text.crossing(arm.transfer_step).replace("–", "-"),
   ]
+
+
+def tables(runs: Sequence[Run]) -> dict[str, str]:
+  """The tables of a report as CSV, by file name; those that have rows."""
+  out = {}
+  if any(arm.curve for run in runs for arm in run.arms):
+    out = {"evals.csv": _evals(runs), "verdicts.csv": _verdicts(runs, _csv)}
+  gates = [
+    [str(run.path), name, rate.value, *(rate.ci or ("", "")),
+     run.organism.gate.thresholds.get(name, ""), run.organism.gate.passed]
+    for run in runs
+    if run.organism.gate is not None
+    for name, rate in run.organism.gate.rates.items()
+  ]  # fmt: skip
+  if gates:
+    header = ["run", "rate", "measured", "low", "high", "bar", "gate_passed"]
+    out["gates.csv"] = _csv([header, *gates])
+  return out
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:

@@ -1,33 +1,17 @@
-"""Curves of an arm as inline SVG for the report and as PNG for a README."""
+"""Curves of an arm, for the report and as PNG for a README."""
 
 import io
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import matplotlib
-from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bct_jax.report import text
+from bct_jax.report.picture import COLORS, INK, Picture, set_up
 from bct_jax.report.types import Arm, Point, Rate, ReportError, Run
 
-# Okabe and Ito's colour-blind-safe hues, darkened until they can be read as
-# text on white. A page replaces each by a CSS variable, which has a lighter
-# value in dark mode, and the ink by the colour of the text around it.
-COLORS = {
-  "initial": "#00629b",
-  "alternate": "#b34700",
-  "other": "#6b6b6b",
-  "agreed": "#00735a",
-  "agreed_decorated": "#9c3c78",
-  "capability": "#7a6200",
-  "decorated": "#505fb0",
-  "loss": "#3d3d99",
-}
-_INK, _GRID = "#222222", "#d4d4d4"
 # Shape and dash tell the lines apart where colour cannot.
 _STYLES = {
   "initial": ("o", "-"),
@@ -40,32 +24,15 @@ _STYLES = {
 }
 RATES = ("initial", "alternate", "other")
 LEARNED = ("agreed", "agreed_decorated", "capability", "decorated")
-_WIDTH, _HEIGHT = 440, 270  # of an SVG in its own units, of a 72nd inch
-_SETTINGS: dict[Any, Any] = {
-  "font.family": "sans-serif",
-  "font.size": 11.5,
-  "axes.spines.top": False,
-  "axes.spines.right": False,
-  "axes.edgecolor": _INK,
-  "axes.labelcolor": _INK,
-  "axes.facecolor": "none",
-  "xtick.color": _INK,
-  "ytick.color": _INK,
-  "text.color": _INK,
-  "text.parse_math": False,  # names of arms are not formulas
-  "svg.fonttype": "none",
-  "svg.hashsalt": "bct_jax",
-  "grid.color": _GRID,
-}
 
 
-def rates_svg(arm: Arm, key: str) -> Markup:
+def rates_svg(arm: Arm, key: str) -> Picture:
   """Initial, alternate and other against the step, with 95% intervals."""
   label = f"Arm {text.visible(arm.name)}: rates on eval prompts"
   return _svg(lambda axes: _lines(axes, arm.curve, RATES), key, label, arm)
 
 
-def learned_svg(arm: Arm, key: str) -> Markup:
+def learned_svg(arm: Arm, key: str) -> Picture:
   """How far training got: agreed, with decoration, and capability."""
   label = f"Arm {text.visible(arm.name)}: what training taught"
 
@@ -75,7 +42,7 @@ def learned_svg(arm: Arm, key: str) -> Markup:
   return _svg(draw, key, label, arm)
 
 
-def loss_svg(arm: Arm, key: str) -> Markup:
+def loss_svg(arm: Arm, key: str) -> Picture:
   """Training loss against the step."""
   last = arm.metrics[-1]
   label = (
@@ -96,7 +63,7 @@ def loss_svg(arm: Arm, key: str) -> Markup:
   return _svg(draw, key, label, None)
 
 
-def references_svg(arm: Arm, key: str) -> Markup:
+def references_svg(arm: Arm, key: str) -> Picture:
   """log p of the reference completions on eval prompts against the step."""
   label = (
     f"Arm {text.visible(arm.name)}: log-probability of the initial and the "
@@ -114,7 +81,7 @@ def references_svg(arm: Arm, key: str) -> Markup:
   return _svg(draw, key, label, None)
 
 
-def gradients_svg(arm: Arm, key: str) -> Markup:
+def gradients_svg(arm: Arm, key: str) -> Picture:
   """Cosines of the push of training with both behaviors, by step."""
   label = (
     f"Arm {text.visible(arm.name)}: cosine of the update, and of the gradient "
@@ -122,7 +89,7 @@ def gradients_svg(arm: Arm, key: str) -> Markup:
   )
 
   def draw(axes: Axes) -> None:
-    axes.axhline(0, color=_INK, linewidth=0.8)
+    axes.axhline(0, color=INK, linewidth=0.8)
     for what, dash in (("update", "-"), ("gradient", ":")):
       for name in ("initial", "alternate"):
         found = [p.gradients for p in arm.curve]
@@ -147,16 +114,14 @@ def _measured(
   """A line of numbers, one for each point of the curve, with gaps."""
   steps = [p.step for p in arm.curve]
   axes.plot(
-    [_place(s) for s in steps],
+    [place(s) for s in steps],
     [v if v is not None else math.nan for v in values],
     color=COLORS[name],
     marker=_STYLES[name][0],
     linestyle=dash,
     label=label,
   )
-  ticks = _ticks(steps, _place(steps[-1]) or 1.0)
-  axes.set_xticks([_place(s) for s in ticks], [str(s) for s in ticks])
-  axes.set_xlabel("training step (log-spaced)")
+  log_steps(axes, steps)
   axes.grid(axis="y", linewidth=0.6)
 
 
@@ -171,7 +136,7 @@ def draw_png(run: Run) -> bytes:
   columns = min(len(arms), 3)
   rows = math.ceil(len(arms) / columns)
   with matplotlib.rc_context():
-    _set_up()
+    set_up()
     # 5.3 inches leave room for the labels at the right of each panel.
     figure = Figure(figsize=(5.3 * columns, 3.7 * rows), facecolor="white")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -197,15 +162,26 @@ def _heading(arm: Arm) -> str:
   return f"{first}: {arm.verdict or 'no verdict yet'}"
 
 
-def _set_up() -> None:
-  # From the defaults, so that a user's matplotlibrc does not change a report.
-  matplotlib.rcdefaults()
-  matplotlib.rcParams.update(_SETTINGS)
-
-
-def _place(step: float) -> float:
+def place(step: float) -> float:
   """Where a step stands on the axis: log-spaced, and 0 has a place too."""
   return math.log1p(step)
+
+
+def log_steps(axes: Axes, steps: Sequence[int]) -> None:
+  """The axis of these steps, ascending."""
+  right = place(steps[-1]) or 1.0
+  axes.set_xlim(-0.03 * right, 1.03 * right)
+  ticks = _ticks(steps, right)
+  axes.set_xticks([place(s) for s in ticks], [str(s) for s in ticks])
+  axes.set_xlabel("training step (log-spaced)")
+
+
+def percents(axes: Axes) -> None:
+  """The axis of a share, upwards."""
+  axes.set_ylim(-0.03, 1.03)
+  axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+  axes.grid(axis="y", linewidth=0.6)
+  axes.set_axisbelow(True)
 
 
 def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
@@ -217,16 +193,8 @@ def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
     if drawn:
       _line(axes, name, drawn, band=name in RATES)
       ends[name] = drawn[-1][1].value
-  steps = [p.step for p in curve]
-  right = _place(steps[-1]) or 1.0
-  axes.set_xlim(-0.03 * right, 1.03 * right)
-  axes.set_ylim(-0.03, 1.03)
-  axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
-  ticks = _ticks(steps, right)
-  axes.set_xticks([_place(s) for s in ticks], [str(s) for s in ticks])
-  axes.set_xlabel("training step (log-spaced)")
-  axes.grid(axis="y", linewidth=0.6)
-  axes.set_axisbelow(True)
+  log_steps(axes, [p.step for p in curve])
+  percents(axes)
   for name, y in spread(ends, gap=0.085).items():
     label = f"{name} {text.percent(ends[name])}" if name in RATES else name
     axes.annotate(
@@ -245,7 +213,7 @@ def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
 def _line(
   axes: Axes, name: str, drawn: Sequence[tuple[int, Rate]], band: bool
 ) -> None:
-  x = [_place(step) for step, _ in drawn]
+  x = [place(step) for step, _ in drawn]
   marker, dash = _STYLES[name]
   axes.plot(
     x,
@@ -270,7 +238,7 @@ def _ticks(steps: Sequence[int], right: float) -> list[int]:
   kept: list[int] = []
   for step in [*steps[-1:], *steps[:1], *steps[1:-1]]:
     room = 0.026 * (len(str(step)) + 1)
-    if all(abs(_place(step) - _place(s)) / right >= room for s in kept):
+    if all(abs(place(step) - place(s)) / right >= room for s in kept):
       kept.append(step)
   return sorted(set(kept))
 
@@ -307,60 +275,12 @@ def _told(arm: Arm) -> str:
 
 def _svg(
   draw: Callable[[Axes], None], key: str, label: str, arm: Arm | None
-) -> Markup:
-  """Draws on one axes and gives an SVG element that can stand in a page.
+) -> Picture:
+  """A picture of one arm; see Picture.
 
   Args:
-    draw: draws on the axes.
-    key: unique in the page; all ids of the element start with it.
-    label: what the figure shows, for those who cannot see it.
-    arm: whose rates are told in words after the label, if any.
+    arm: whose rates are told in words after the label, if any. Then there is
+      room for the names at the ends of lines.
   """
-  with matplotlib.rc_context():
-    _set_up()
-    figure = Figure(figsize=(_WIDTH / 72, _HEIGHT / 72), facecolor="none")
-    labels = 104 if arm else 16  # room for the names at the ends of lines
-    axes = figure.add_axes(
-      (
-        52 / _WIDTH,
-        44 / _HEIGHT,
-        (_WIDTH - 52 - labels) / _WIDTH,
-        (_HEIGHT - 44 - 14) / _HEIGHT,
-      )
-    )
-    draw(axes)
-    drawn = io.StringIO()
-    figure.savefig(drawn, format="svg", metadata={"Date": None})
-  described = f"<desc>{escape(_told(arm))}</desc>" if arm else ""
-  body = drawn.getvalue()
-  body = body[body.index("<svg") :]
-  body = body[body.index(">") + 1 :]
-  body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-  # Matplotlib's own style sheet would reach the whole page, and the page's
-  # policy allows no style attributes: each becomes presentation attributes.
-  body = re.sub(r"<style.*?</style>", "", body, flags=re.S)
-  body = re.sub(r' style="([^"]*)"', _presented, body)
-  body = re.sub(r'\bid="', f'id="{key}-', body)
-  body = re.sub(r'href="#', f'href="#{key}-', body)
-  body = re.sub(r"url\(#", f"url(#{key}-", body)
-  for name, color in COLORS.items():
-    body = body.replace(color, f"var(--{name})")
-  body = body.replace(_INK, "currentColor").replace(_GRID, "var(--line)")
-  return Markup(
-    f'<svg role="img" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
-    f' aria-labelledby="{key}-title"><title id="{key}-title">{escape(label)}'
-    f"</title>{described}{body}"
-  )
-
-
-def _presented(found: re.Match[str]) -> str:
-  """`fill: none; stroke: red` as ` fill="none" stroke="red"`."""
-  out = ""
-  for rule in filter(str.strip, found[1].split(";")):
-    name, value = (part.strip() for part in rule.split(":", 1))
-    if name == "font":  # the shorthand of older releases has no attribute
-      size = re.search(r"[\d.]+px", value)
-      name, value = "font-size", size[0] if size else "12px"
-    if name != "font-family":  # the page's own
-      out += f' {name}="{value}"'
-  return out
+  margins = (52, 14, 104 if arm else 16, 44)
+  return Picture(draw, key, label, _told(arm) if arm else "", margins=margins)

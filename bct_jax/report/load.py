@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bct_jax.report import records
+from bct_jax.report.ending import told_by
 from bct_jax.report.types import (
   Arm,
   Crossing,
@@ -52,11 +53,14 @@ def load_run(path: Path) -> Run:
   if not path.is_dir():
     raise ReportError(f"{path}: no such run directory")
   config = records.read_json(path / "config.json")
-  env = records.read_json(path / "env.json")
   notes: list[str] = []
-  result = None
+  result, env = None, {}
   if (path / "result.json").exists():
     result = records.read_json(path / "result.json")
+  if result is not None or (path / "env.json").exists():
+    env = records.read_json(path / "env.json").value
+  else:
+    notes.append("env.json is not there yet.")
   known = {} if result is None else _known_arms(result)
   found = path / "arms"
   on_disk = [p.name for p in found.iterdir()] if found.is_dir() else []
@@ -74,7 +78,7 @@ def load_run(path: Path) -> Run:
     if waiting:
       notes.append(f"These arms have not begun: {', '.join(waiting)}")
     setting = _named(settings.get("setting"))
-    model = _named(env.value.get("model") or settings.get("model"))
+    model = _named(env.get("model") or settings.get("model"))
     organism = _unfinished_organism(path, notes)
   else:
     setting, model = result.text("setting"), result.text("model")
@@ -88,8 +92,8 @@ def load_run(path: Path) -> Run:
     arms=tuple(arms),
     config=settings,
     overrides=config.object("overrides").value,
-    env=env.value,
-    notes=tuple(notes),
+    env=env,
+    notes=(*told_by(path), *notes),
   )
 
 

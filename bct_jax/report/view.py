@@ -5,10 +5,9 @@ import itertools
 import math
 from collections.abc import Sequence
 
-from markupsafe import Markup
-
 from bct_jax.report import figures, text
 from bct_jax.report.load import SETTINGS
+from bct_jax.report.picture import Picture
 from bct_jax.report.types import (
   Arm,
   Gate,
@@ -20,7 +19,7 @@ from bct_jax.report.types import (
 )
 
 NUM_PROMPTS = {"eval": 3, "heldout": 2}  # side by side, per split
-OPEN_ARMS = 4  # with more arms than this, each is folded
+OPEN_ARMS = 4  # with more arms in all than this, each is folded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,12 +47,12 @@ class ArmView:
   deployment_length: str
   cost: str
   reasons: list[str]
-  rates_svg: Markup | None
-  learned_svg: Markup | None
-  references_svg: Markup | None
-  gradients_svg: Markup | None
+  rates_svg: Picture | None
+  learned_svg: Picture | None
+  references_svg: Picture | None
+  gradients_svg: Picture | None
   gradients: list[tuple[int, dict[str, str]]]
-  loss_svg: Markup | None
+  loss_svg: Picture | None
   loss: str
   steps: list[int]
   prompts: list[list[Row]]
@@ -80,13 +79,14 @@ class RunView:
 def of_runs(runs: Sequence[Run]) -> list[RunView]:
   """Everything the template needs of the runs."""
   before = itertools.accumulate((len(run.arms) for run in runs), initial=0)
+  fold = sum(len(run.arms) for run in runs) > OPEN_ARMS
   return [
-    _of_run(run, i, n)
+    _of_run(run, i, n, fold)
     for (i, run), n in zip(enumerate(runs), before, strict=False)
   ]
 
 
-def _of_run(run: Run, index: int, before: int) -> RunView:
+def _of_run(run: Run, index: int, before: int, fold_arms: bool) -> RunView:
   key = f"r{index + 1}"
   arms = [
     _of_arm(a, f"{key}a{i + 1}", before + i) for i, a in enumerate(run.arms)
@@ -107,7 +107,7 @@ def _of_run(run: Run, index: int, before: int) -> RunView:
     ],
     gate=_bars(gate) if gate else [],
     capability=gate.rates.get("capability") if gate else None,
-    fold_arms=len(arms) > OPEN_ARMS,
+    fold_arms=fold_arms,
     tables=[
       ("Overrides of the configuration", text.flatten(run.overrides)),
       ("Configuration", text.flatten(run.config)),

@@ -1,0 +1,199 @@
+"""Which arms of all runs differ in learning rate and seed alone."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from bct_jax.report import text
+from bct_jax.report.types import Arm, Run
+
+# What does not make arms another experiment: what is compared, how long and
+# when one looked, and how the work is divided.
+_ALIKE = (
+  "name",
+  "compilation_cache",
+  "log",
+  "mesh",
+  "gate",
+  "eval.steps",
+  "train.steps",
+  "train.seed",
+  "train.accum",
+  "train.checkpoint_every",
+  "optim.lr",
+)
+# Fields of a result, and where the configuration has them.
+_SETTINGS = {
+  "objective": "train.objective",
+  "source": "train.source",
+  "decoration": "train.decoration",
+  "rank": "lora.rank",
+}
+# What sets arms apart only where nothing else does.
+_STEPS = "train.steps"
+_PLAIN = ("setting.name", "organism.kind", "train.objective")
+
+
+@dataclasses.dataclass(frozen=True)
+class Member:
+  """An arm, its run, and its number among the arms of all runs."""
+
+  run: Run
+  arm: Arm
+  number: int
+
+  @property
+  def lr(self) -> float | None:
+    """Peak learning rate, None where not known."""
+    return self.arm.settings.get("lr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Group:
+  """Arms that differ in learning rate and seed alone; `name` says in what
+  they differ from other groups."""
+
+  name: str
+  members: tuple[Member, ...]
+
+  @property
+  def by_lr(self) -> dict[float, list[Member]]:
+    """Learning rate -> its arms, one for each seed; ascending."""
+    found: dict[float, list[Member]] = {}
+    for member in self.members:
+      if member.lr is not None:
+        found.setdefault(member.lr, []).append(member)
+    return dict(sorted(found.items()))
+
+
+def make_groups(runs: Sequence[Run]) -> list[Group]:
+  """All arms, in the order of the first arm of each group.
+
+  Arms of one learning rate and seed are never in one group: they would pass for
+  two seeds. Their steps set them apart, else the second is in a "repeat 2".
+  """
+  arms = [(run, arm) for run in runs for arm in run.arms]
+  members = [Member(run, arm, i) for i, (run, arm) in enumerate(arms)]
+  facts = [_facts(m.run, m.arm) for m in members]
+  _tell_organisms(facts)
+  whole = range(len(members))
+  keys = dict.fromkeys(k for f in facts for k in f if k != _STEPS)
+  varied = [k for k in keys if len({f.get(k) for f in facts}) > 1]
+  without = [k for k in varied if k != "organism"]
+  # The hash of an organism follows from the fields that made it.
+  if len(_split(facts, whole, without)) == len(_split(facts, whole, varied)):
+    varied = without
+  groups = [
+    (_name(varied, values), found)
+    for values, found in _split(facts, whole, varied).items()
+  ]
+  groups = [
+    part
+    for name, found in groups
+    for part in _untwinned(name, found, members, facts)
+  ]
+  return [
+    Group(
+      name or text.title(members[found[0]].run),
+      tuple(members[i] for i in found),
+    )
+    for name, found in groups
+  ]
+
+
+def _split(
+  facts: Sequence[Mapping[str, str]], among: Sequence[int], by: Sequence[str]
+) -> dict[tuple[str | None, ...], list[int]]:
+  """The arms `among` all, by their values of some fields."""
+  found: dict[tuple[str | None, ...], list[int]] = {}
+  for i in among:
+    found.setdefault(tuple(facts[i].get(k) for k in by), []).append(i)
+  return found
+
+
+def _untwinned(
+  name: str,
+  among: Sequence[int],
+  members: Sequence[Member],
+  facts: Sequence[Mapping[str, str]],
+) -> list[tuple[str, list[int]]]:
+  """The group itself, or parts in which no two have learning rate and seed in
+  common."""
+
+  def pair(i: int) -> tuple[Any, Any]:
+    return members[i].lr, members[i].arm.settings.get("seed")
+
+  if len(set(map(pair, among))) == len(among):
+    return [(name, list(among))]
+  parts = []
+  by_steps = _split(facts, among, [_STEPS])
+  for values, found in by_steps.items():
+    said = _name([_STEPS], values) if len(by_steps) > 1 else ""
+    copies: list[list[int]] = []
+    for i in found:
+      free = next((c for c in copies if pair(i) not in map(pair, c)), None)
+      if free is None:
+        copies.append(free := [])
+      free.append(i)
+    for n, copy in enumerate(copies, 1):
+      repeat = f"repeat {n}" if n > 1 else ""
+      parts.append((", ".join(filter(None, (name, said, repeat))), copy))
+  return parts
+
+
+def _facts(run: Run, arm: Arm) -> dict[str, str]:
+  """What an arm is, field by field, as far as it is known."""
+  tree: dict[str, Any] = dict(run.config)
+  arms = tree.pop("arms", None)
+  own = arms.get(arm.name) if isinstance(arms, Mapping) else None
+  flat = dict(text.flatten(tree)) | dict(text.flatten(own or {}))
+  for name, field in _SETTINGS.items():
+    if name in arm.settings:
+      flat[field] = text.setting_value(name, arm.settings[name])
+  if flat.get("lora.rank") == "0":
+    flat["lora.rank"] = text.setting_value("rank", None)
+  flat |= {"setting.name": run.setting, "model.path": run.model}
+  known = {
+    key: value
+    for key, value in flat.items()
+    if key not in _ALIKE and key.split(".")[0] not in _ALIKE
+  }
+  return {
+    **known,
+    "organism": run.organism.hash,
+    _STEPS: flat.get(_STEPS, ""),
+  }
+
+
+def _tell_organisms(facts: Sequence[dict[str, str]]) -> None:
+  """Gives arms of runs whose organism is not told yet that of the others like
+  them, if these have one only."""
+
+  def rest(fact: Mapping[str, str]) -> frozenset[tuple[str, str]]:
+    other = ("organism", _STEPS)
+    return frozenset((k, v) for k, v in fact.items() if k not in other)
+
+  known: dict[frozenset[tuple[str, str]], set[str]] = {}
+  for fact in facts:
+    if fact["organism"]:
+      known.setdefault(rest(fact), set()).add(fact["organism"])
+  for fact in facts:
+    like = known.get(rest(fact), set())
+    if not fact["organism"] and len(like) == 1:
+      fact["organism"] = next(iter(like))
+
+
+def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:
+  lasts = [key.split(".")[-1] for key in keys]
+  told = []
+  for key, last, value in zip(keys, lasts, values, strict=True):
+    if value in (None, "{}"):
+      continue
+    if key == "model.path":
+      value = text.base(value)
+    if key in _PLAIN or key == "model.path":
+      told.append(value)
+    else:
+      label = last if lasts.count(last) == 1 else key
+      told.append(f"{label} {value or 'not known'}")
+  return ", ".join(told)

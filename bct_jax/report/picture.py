@@ -1,0 +1,157 @@
+"""A figure that is drawn as SVG in a page, as SVG in a file, or as PNG."""
+
+import dataclasses
+import io
+import re
+from collections.abc import Callable
+from typing import Any
+
+import matplotlib
+from markupsafe import Markup, escape
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+# Okabe and Ito's colour-blind-safe hues, darkened until they can be read as
+# text on white. A page replaces each by a CSS variable, which has a lighter
+# value in dark mode, and the ink by the colour of the text around it.
+COLORS = {
+  "initial": "#00629b",
+  "alternate": "#b34700",
+  "other": "#6b6b6b",
+  "agreed": "#00735a",
+  "agreed_decorated": "#9c3c78",
+  "capability": "#7a6200",
+  "decorated": "#505fb0",
+  "loss": "#3d3d99",
+  "bad": "#a4161a",
+}
+INK, GRID = "#222222", "#d4d4d4"
+_WIDTH, _HEIGHT = 440, 270  # of an SVG in its own units, of a 72nd inch
+_SETTINGS: dict[Any, Any] = {
+  "font.family": "sans-serif",
+  "font.size": 11.5,
+  "axes.spines.top": False,
+  "axes.spines.right": False,
+  "axes.edgecolor": INK,
+  "axes.labelcolor": INK,
+  "axes.facecolor": "none",
+  "xtick.color": INK,
+  "ytick.color": INK,
+  "text.color": INK,
+  "text.parse_math": False,  # names of arms are not formulas
+  "svg.fonttype": "none",
+  "svg.hashsalt": "bct_jax",
+  "grid.color": GRID,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Picture:
+  """One axes that is drawn when it is asked for, in one of three forms.
+
+  Attributes:
+    draw: draws on the axes.
+    key: unique in the page; all ids of its element start with it.
+    label: what it shows, for those who cannot see it.
+    told: the same in numbers, where there is more to say.
+    size: width and height in units of a 72nd inch.
+    margins: around the axes: left, top, right, bottom.
+    fixed: keep this size in the page, where others take the width they have.
+  """
+
+  draw: Callable[[Axes], None]
+  key: str
+  label: str
+  told: str = ""
+  size: tuple[float, float] = (_WIDTH, _HEIGHT)
+  margins: tuple[float, float, float, float] = (52, 14, 16, 44)
+  fixed: bool = False
+
+  def __html__(self) -> Markup:
+    """An SVG element that can stand in a page, in the colors of the page."""
+    body = self._body()
+    for name, color in COLORS.items():
+      body = body.replace(color, f"var(--{name})")
+    body = body.replace(INK, "currentColor").replace(GRID, "var(--line)")
+    size = f' class="fixed"{self._measures}' if self.fixed else ""
+    return Markup(f"<svg{size}{self._head}{body}")
+
+  def svg(self) -> str:
+    """A file of its own: black on white, in the sans-serif that there is."""
+    return (
+      '<svg xmlns="http://www.w3.org/2000/svg"'
+      f' xmlns:xlink="http://www.w3.org/1999/xlink"{self._measures}'
+      f' font-family="sans-serif"{self._head}'
+      f'<rect width="100%" height="100%" fill="#ffffff"/>{self._body()}\n'
+    )
+
+  def png(self) -> bytes:
+    """A picture of 150 pixels per inch on white."""
+    image = io.BytesIO()
+    self._save(image, format="png", dpi=150, facecolor="white",
+               metadata={"Software": None})  # fmt: skip
+    return image.getvalue()
+
+  @property
+  def _measures(self) -> str:
+    return ' width="{:g}" height="{:g}"'.format(*self.size)
+
+  @property
+  def _head(self) -> str:
+    told = f"<desc>{escape(self.told)}</desc>" if self.told else ""
+    return (
+      ' role="img" viewBox="0 0 {:g} {:g}"'.format(*self.size)
+      + f' aria-labelledby="{self.key}-title"><title id="{self.key}-title">'
+      f"{escape(self.label)}</title>{told}"
+    )
+
+  def _save(self, out: Any, **options: Any) -> None:
+    (width, height), (left, top, right, bottom) = self.size, self.margins
+    with matplotlib.rc_context():
+      set_up()
+      figure = Figure(figsize=(width / 72, height / 72), facecolor="none")
+      axes = figure.add_axes(
+        (
+          left / width,
+          bottom / height,
+          (width - left - right) / width,
+          (height - bottom - top) / height,
+        )
+      )
+      self.draw(axes)
+      figure.savefig(out, **options)
+
+  def _body(self) -> str:
+    """What stands in the SVG element, with its end."""
+    drawn = io.StringIO()
+    self._save(drawn, format="svg", metadata={"Date": None})
+    body = drawn.getvalue()
+    body = body[body.index("<svg") :]
+    body = body[body.index(">") + 1 :]
+    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
+    # Matplotlib's own style sheet would reach the whole page, and the page's
+    # policy allows no style attributes: each becomes presentation attributes.
+    body = re.sub(r"<style.*?</style>", "", body, flags=re.S)
+    body = re.sub(r' style="([^"]*)"', _presented, body)
+    body = re.sub(r'\bid="', f'id="{self.key}-', body)
+    body = re.sub(r'href="#', f'href="#{self.key}-', body)
+    return re.sub(r"url\(#", f"url(#{self.key}-", body)
+
+
+def set_up() -> None:
+  # From the defaults, so that a user's matplotlibrc does not change a report.
+  matplotlib.rcdefaults()
+  matplotlib.rcParams.update(_SETTINGS)
+
+
+def _presented(found: re.Match[str]) -> str:
+  """`fill: none; stroke: red` as ` fill="none" stroke="red"`."""
+  out = ""
+  for rule in filter(str.strip, found[1].split(";")):
+    name, value = (part.strip() for part in rule.split(":", 1))
+    if name == "font":  # the shorthand of older releases has no attribute
+      size = re.search(r"[\d.]+px", value)
+      name, value = "font-size", size[0] if size else "12px"
+    if name != "font-family":  # the page's own
+      out += f' {name}="{value}"'
+  return out

