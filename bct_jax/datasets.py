@@ -13,6 +13,7 @@ from bct_jax.config import (
 )
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
+from bct_jax.data.source import read_examples
 from bct_jax.examples import Example, Setting
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import (
@@ -23,6 +24,7 @@ from bct_jax.objectives import (
 )
 from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
+from bct_jax.progress import say
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.turns import Turn, locked, make_turns, prompt_of, view
@@ -62,8 +64,7 @@ def make_dataset(
   if policy is not None:
     return _prompts(runtime, setting, arm, policy, where)
   try:
-    generate = setting.install if install else setting.train
-    examples = generate(train.num_examples, train.seed)
+    examples, source_hash = _examples(setting, train, install, where)
     if isinstance(arm, OrganismConfig):
       share, password = arm.password_share, arm.password
       examples = locked(setting, examples, share, password)
@@ -83,9 +84,30 @@ def make_dataset(
       views[name] = _render(runtime, train, examples, turns)
       if name == "anchor":
         views[name] = _balanced(views[name], rows)
-    return _laid_out(runtime, train, examples, rows, train.steps, views=views)
+    data = _laid_out(runtime, train, examples, rows, train.steps, views=views)
+    return dataclasses.replace(data, source_hash=source_hash)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
+
+
+def _examples(
+  setting: Setting, train: TrainConfig, install: bool, where: str
+) -> tuple[list[Example], str]:
+  """Examples of a run before anything is drawn, and the hash of their file."""
+  if train.file is None:
+    generate = setting.install if install else setting.train
+    return generate(train.num_examples, train.seed), ""
+  found, source_hash = read_examples(train.file, train.file_split)
+  if len(found) < train.num_examples:
+    raise ConfigError(
+      f"train.num_examples = {train.num_examples}: {train.file} has "
+      f"{len(found)} examples in the split {train.file_split!r}"
+    )
+  say(
+    f"{where}: the first {train.num_examples} of {len(found)} examples of "
+    f"{train.file}, content hash {source_hash[:16]}"
+  )
+  return found[: train.num_examples], source_hash
 
 
 def _prompts(
@@ -175,8 +197,9 @@ def _check(
     )
   if install and train.source != "template":
     raise ConfigError(
-      f"{where}.train.source = {train.source!r}: there is no organism yet to "
-      "draw from; the setting's own completions install it"
+      f"{where}.train.source = {train.source!r}: the setting's own completions "
+      "install the behavior; there is no organism yet to draw from, and a file "
+      "does not say which behavior it shows"
     )
   if train.prompt == "recontextualised" and train.source != "on_policy":
     raise ConfigError(

@@ -21,9 +21,14 @@ def train_config() -> ConfigDict:
   c.pack = True  # several short examples in one row, each on its own
   c.accum = 1  # microbatches an update is split into, to save memory
   c.num_examples = 640  # train examples generated; they repeat by epochs
-  # Where completions come from: template, or on_policy: drawn from the
-  # organism, kept where they end and show the agreed behavior.
+  # Where completions come from: template; on_policy: drawn from the organism,
+  # kept where they end and show the agreed behavior; file: with their prompts
+  # from train.file, the first num_examples.
   c.source = "template"
+  # JSON lines, Parquet, a folder of save_to_disk or of a TFDS builder, or
+  # tfds:NAME, see bct_jax/data/source.py.
+  c.file = config_dict.placeholder(str)
+  c.file_split = "train"  # of that data set; tfds: also a part, "train[:500]"
   c.on_policy = ConfigDict()
   # The prompt they are drawn under (see prompt below); "same" is that of
   # training. One that asks for the style leaves them undecorated.

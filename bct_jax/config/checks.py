@@ -45,6 +45,12 @@ def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
     )
   choose(arm.train.normalizer, NORMALIZERS, f"{where}.train.normalizer")
   choose(arm.train.source, SOURCES, f"{where}.train.source")
+  if (arm.train.source == "file") != (arm.train.file is not None):
+    raise ConfigError(
+      f"{where}.train.file = {arm.train.file!r}, train.source = "
+      f"{arm.train.source!r}: a file needs the source 'file', and that source "
+      "a file"
+    )
   _check_on_policy(arm.train.on_policy, f"{where}.train.on_policy")
   _check_lora(arm.lora, where)
   _check_optim(arm.optim, arm.train.steps, f"{where}.optim")

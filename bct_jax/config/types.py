@@ -9,7 +9,7 @@ OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 NORMALIZERS = ("token", "example")
 ATTENTION = ("auto", "cudnn", "splash", "xla")
-SOURCES = ("template", "on_policy")
+SOURCES = ("template", "on_policy", "file")
 # Organisms that are a model under a prompt -> its kind in settings/prompts.py.
 PROMPTED = {
   "static_prompt": "static",
@@ -87,6 +87,8 @@ class TrainConfig:
   accum: int
   num_examples: int
   source: str
+  file: str | None
+  file_split: str
   on_policy: OnPolicyConfig
   decoration: str
   seed: int
@@ -94,6 +96,13 @@ class TrainConfig:
   prompt: str
   paraphrases: int
   checkpoint_every: int
+
+  def facts(self) -> dict[str, Any]:
+    """Its fields for a hash, those of a file only where there is one."""
+    out = dataclasses.asdict(self)
+    if self.file is None:
+      del out["file"], out["file_split"]
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
