@@ -19,6 +19,7 @@ from bct_jax import (
 )
 from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
+from bct_jax.datasets import setting_splits
 from bct_jax.examples import Message
 from bct_jax.models import export, hub, peft_files
 from bct_jax.plan import sample_rows, style_of
@@ -301,6 +302,27 @@ def run_export(
     )
   if processes.is_first():
     print(f"wrote {written}")
+
+
+def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
+  """Writes what a run takes from its setting as a TFDS data set.
+
+  Needs no model. Completions are undecorated; an arm decorates what it reads.
+  """
+  if out is None:
+    raise ConfigError("--mode=export_data needs --out=FOLDER")
+  setting = make_setting(config.setting.name, config.setting.options)
+  splits = setting_splits(config, setting)
+  about = {"setting": dataclasses.asdict(config.setting)}
+
+  def write() -> None:
+    from bct_jax.data import builder  # TFDS takes a second
+
+    folder = builder.write(out, setting.name, splits, about)
+    counts = ", ".join(f"{len(rows)} {k}" for k, rows in splits.items())
+    print(f"wrote {folder}: {counts}")
+
+  processes.first("data set", write)
 
 
 def _export_adapter(

@@ -7,6 +7,7 @@ from typing import Any
 from bct_jax.config import (
   ArmConfig,
   ConfigError,
+  ExperimentConfig,
   OrganismConfig,
   TrainConfig,
   choose,
@@ -157,6 +158,34 @@ def _prompts(
     return _laid_out(runtime, train, examples, rows, batches, repeat=group)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
+
+
+def setting_splits(
+  config: ExperimentConfig, setting: Setting
+) -> dict[str, list[Example]]:
+  """What a run takes from its setting, undecorated, by split.
+
+  `install` where there is one, `train` (the most examples that an arm takes;
+  with seeds that differ `train_seed_0` and so on), `eval` and `heldout`.
+  """
+  out, organism, evals = {}, config.organism, config.eval
+  if organism.trained:
+    installed = setting.install(
+      organism.train.num_examples, organism.train.seed
+    )
+    share, password = organism.password_share, organism.password
+    out["install"] = locked(setting, installed, share, password)
+  counts: dict[int, int] = {}
+  for train in (arm.train for arm in config.arms.values()):
+    if train.file is None:
+      most = max(train.num_examples, counts.get(train.seed, 0))
+      counts[train.seed] = most
+  for seed, count in sorted(counts.items()):
+    name = "train" if len(counts) == 1 else f"train_seed_{seed}"
+    out[name] = setting.train(count, seed)
+  out["eval"] = setting.eval(evals.num_eval, evals.seed)
+  out["heldout"] = setting.heldout(evals.num_heldout, evals.seed)
+  return out
 
 
 def _laid_out(
