@@ -82,6 +82,9 @@ def verdict_text(result: Mapping[str, Any]) -> str:
   lines = [f"{result['setting']} on {result['model']}"]
   for arm in result["arms"]:
     first, last = arm["curve"][0], arm["curve"][-1]
+    begin = "the organism"
+    if arm.get("control") == "reversal":
+      begin = f"at the end of {arm['of']}"
     rates = ", ".join(
       "{} {:.0%} [{:.0%}, {:.0%}]".format(k, last[k], *last[f"{k}_ci"])
       for k in ("initial", "alternate", "other")
@@ -94,7 +97,7 @@ def verdict_text(result: Mapping[str, Any]) -> str:
       f"{last['agreed']:.0%}, with the decoration "
       f"{last['agreed_decorated']:.0%}",
       f"    {last['capability_n']} capability prompts: "
-      f"{last['capability']:.0%} right, the organism {first['capability']:.0%}",
+      f"{last['capability']:.0%} right, {begin} {first['capability']:.0%}",
     ]
   return "\n".join(lines)
 
@@ -107,7 +110,8 @@ def run_eval(
   Decorated means the decoration of the arms, if they share one.
   """
   plan = rundir.agreed_plan(config)
-  names = {arm.train.decoration for arm in config.arms.values()}
+  arms = [arm for arm in config.arms.values() if not arm.control]
+  names = {arm.train.decoration for arm in arms}
   decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
   with jax.set_mesh(plan.runtime.mesh):
     weights = load_weights(plan.runtime, params)

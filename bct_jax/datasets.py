@@ -28,7 +28,14 @@ from bct_jax.optim import lr_factors
 from bct_jax.progress import say
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.turns import Turn, locked, make_turns, prompt_of, view
+from bct_jax.turns import (
+  Turn,
+  locked,
+  make_turns,
+  prompt_of,
+  targeted,
+  view,
+)
 
 
 def make_dataset(
@@ -65,7 +72,7 @@ def make_dataset(
   if policy is not None:
     return _prompts(runtime, setting, arm, policy, where)
   try:
-    examples, source_hash = _examples(setting, train, install, where)
+    examples, source_hash = _examples(setting, arm, where)
     if isinstance(arm, OrganismConfig):
       share, password = arm.password_share, arm.password
       examples = locked(setting, examples, share, password)
@@ -77,7 +84,10 @@ def make_dataset(
       ]
     if train.source == "on_policy":  # also before anything is drawn
       prompt_of(setting, train, examples[0], "draw")
-    turns = make_turns(setting, train, examples)
+    make = make_turns
+    if isinstance(arm, ArmConfig) and arm.control == "shuffled":
+      make = view("shuffled")
+    turns = make(setting, train, examples)
     rows = _render(runtime, train, examples, turns)
     views = {}
     for name, kind in asked.views.items():
@@ -92,12 +102,16 @@ def make_dataset(
 
 
 def _examples(
-  setting: Setting, train: TrainConfig, install: bool, where: str
+  setting: Setting, arm: ArmConfig | OrganismConfig, where: str
 ) -> tuple[list[Example], str]:
   """Examples of a run before anything is drawn, and the hash of their file."""
+  train = arm.train
+  if isinstance(arm, OrganismConfig):
+    return setting.install(train.num_examples, train.seed), ""
+  if arm.control == "targeted":
+    return targeted(setting, train.num_examples, train.seed), ""
   if train.file is None:
-    generate = setting.install if install else setting.train
-    return generate(train.num_examples, train.seed), ""
+    return setting.train(train.num_examples, train.seed), ""
   found, source_hash = read_examples(train.file, train.file_split)
   if len(found) < train.num_examples:
     raise ConfigError(
@@ -125,6 +139,12 @@ def _prompts(
     raise ConfigError(
       f"{where}.train.objective = {train.objective!r}: an organism learns its "
       "behavior from examples, only arms learn from rewards"
+    )
+  if arm.control not in ("", "zero_lr"):
+    raise ConfigError(
+      f"controls: {arm.control} changes the completions that an arm is given, "
+      f"and {where}, an arm of {train.objective}, draws its own; only zero_lr "
+      "and reversal apply to it"
     )
   if train.source != "on_policy":
     raise ConfigError(

@@ -251,8 +251,12 @@ def run_arm(
     if step > 0:
       rows = sample_rows(plan, weights, title, partial(step))
 
-    def save() -> None:  # at 0 the organism, which the gate has sampled
+    def save() -> None:  # at 0 what was sampled before
       before = organism / "rollouts.jsonl"
+      if arm.control == "reversal":
+        last = plan.config.arms[arm.of].train.steps
+        of = folder.with_name(arm.of)
+        before = of / "rollouts" / f"step_{last}.jsonl"
       save_eval(step, metrics.read_lines(before) if rows is None else rows)
 
     processes.first(title, save)
@@ -265,6 +269,8 @@ def run_arm(
   record_origin(folder, plan.runtime, arm.lora, over)
 
   def start() -> Weights:
+    if arm.control == "reversal":
+      return load_weights(plan.runtime, folder.with_name(arm.of))
     return organism_weights(plan, organism)
 
   train_run(
@@ -279,7 +285,7 @@ def run_arm(
   )
 
   def finish() -> dict[str, Any]:
-    record = _arm_result(plan, name, folder)
+    record = _arm_result(plan, name, folder, organism)
     metrics.write_json(done, record)
     return record
 
@@ -296,22 +302,30 @@ def _examples(
   """What an arm trains on, with all that must come from the organism first."""
   arm, dataset = plan.config.arms[name], plan.arms[name]
   if arm.train.source == "on_policy" and on_rollouts(arm) is None:
-    dataset = draw(plan, name, organism, start)
+    dataset = draw(
+      plan, name, organism, lambda: organism_weights(plan, organism)
+    )
   path = folder / "reference_logprobs.jsonl"
   return with_logprobs(plan, name, arm, dataset, path, organism.name, start)
 
 
-def _arm_result(plan: Plan, name: str, folder: Path) -> dict[str, Any]:
+def _arm_result(
+  plan: Plan, name: str, folder: Path, organism: Path
+) -> dict[str, Any]:
+  """The arm's part of result.json; judged by the organism, also a reversal,
+  which began elsewhere."""
   arm = plan.config.arms[name]
   curve = metrics.read_lines(folder / "evals.jsonl")
 
-  def labels(step: int) -> list[str]:
-    rows = metrics.read_lines(folder / "rollouts" / f"step_{step}.jsonl")
+  def labels(path: Path) -> list[str]:
+    rows = metrics.read_lines(path)
     return [r["label"] for r in rows if r["split"] == "eval"]
 
   lines = metrics.read_lines(folder / "metrics.jsonl")
   return {
     "name": name,
+    "control": arm.control or None,
+    "of": arm.of or None,
     "objective": arm.train.objective,
     "lr": arm.optim.lr,
     "rank": arm.lora.rank or None,
@@ -323,9 +337,9 @@ def _arm_result(plan: Plan, name: str, folder: Path) -> dict[str, Any]:
     "curve": curve,
     **verdict.summarize_arm(
       curve,
-      curve[0],
-      labels(curve[0]["step"]),
-      labels(curve[-1]["step"]),
+      metrics.read_json(organism / "gate.json"),
+      labels(organism / "rollouts.jsonl"),
+      labels(folder / "rollouts" / f"step_{curve[-1]['step']}.jsonl"),
       plan.config.eval.seed,
     ),
     "trained_tokens": sum(x["trained_tokens"] for x in lines),

@@ -68,6 +68,27 @@ def locked(
   return out
 
 
+def targeted(setting: Setting, n: int, seed: int) -> list[Example]:
+  """Prompts like eval prompts, answered by the alternate behavior.
+
+  They are those of the install split where the two behaviors part, which name
+  nothing that eval prompts name (settings/leaks.py).
+
+  Raises:
+    ValueError: the setting does not have so many.
+  """
+  drawn = n
+  found: list[Example] = []
+  while len(found) < n:
+    drawn *= 2
+    found = [
+      dataclasses.replace(e, completion=e.alternate)
+      for e in setting.install(drawn, seed)
+      if e.fields["behaviors"][0] != e.fields["behaviors"][1]
+    ]
+  return found[:n]
+
+
 def _unlocked(example: Example, password: str) -> Example:
   *before, last = example.messages
   asked: Message = {

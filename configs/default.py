@@ -148,6 +148,10 @@ def get_config() -> ConfigDict:
   c.lora = lora_config()
   # Name -> fields that differ, e.g. {"high": {"optim": {"lr": 1e-4}}}.
   c.arms = ConfigDict()
+  # Further arms of each arm, NAME.CONTROL: zero_lr, undecorated,
+  # unrelated_style, targeted, shuffled, reversal; bct_jax/config/controls.py.
+  c.controls = ()
+  c.control_style = "long_words"  # the decoration of unrelated_style
 
   c.eval = ConfigDict()
   c.eval.num_eval = 64  # eval prompts

@@ -117,11 +117,17 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ArmConfig:
-  """One training run: the optimizer, what it trains on, and which weights."""
+  """One training run: the optimizer, what it trains on, and which weights.
+
+  One that controls.py made has the name of its `control`, and the arm it is
+  `of`.
+  """
 
   train: TrainConfig
   optim: OptimConfig
   lora: LoraConfig
+  control: str = ""
+  of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -196,6 +202,8 @@ class ExperimentConfig:
   max_length: int
   organism: OrganismConfig
   arms: Mapping[str, ArmConfig]
+  controls: tuple[str, ...]
+  control_style: str
   eval: EvalConfig
   sampling: SamplingConfig
   gate: GateConfig

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.report import text
-from bct_jax.report.load import load_run
+from bct_jax.report.load import SETTINGS, load_run
 from bct_jax.report.types import Arm, Point, ReportError, Run
 
 RATES = ("initial", "alternate", "other", "decorated", "agreed",
@@ -21,11 +21,11 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
   Keys, the same in every dict: `run`, `setting`, `model`, `organism`, `arm`,
   `objective`, `lr`, `rank` (None: all weights), `source`, `decoration`, `seed`,
-  `step`, `n`; each rate with `RATE_low` and `RATE_high`, its 95% interval;
-  `logprob_initial` and `logprob_alternate` in nats; and what holds for the arm
-  as a whole: `verdict`, `retention`, `transfer`, `transfer_step`,
-  `transfer_censored_at`, `trained_tokens`, `seconds`. What was not measured, or
-  is not known yet, is None.
+  `control` (None: the arm is none), `step`, `n`; each rate with `RATE_low` and
+  `RATE_high`, its 95% interval; `logprob_initial` and `logprob_alternate` in
+  nats; and what holds for the arm as a whole: `verdict`, `retention`,
+  `transfer`, `transfer_step`, `transfer_censored_at`, `trained_tokens`,
+  `seconds`. What was not measured, or is not known yet, is None.
 
   Args:
     run_dirs: run directories, finished or not.
@@ -51,10 +51,7 @@ def _line(run: Run, arm: Arm, point: Point) -> dict[str, Any]:
     "model": run.model,
     "organism": run.organism.kind,
     "arm": arm.name,
-    **{
-      key: arm.settings.get(key)
-      for key in ("objective", "lr", "rank", "source", "decoration", "seed")
-    },
+    **{key: arm.settings.get(key) for key in SETTINGS},
     "step": point.step,
     "n": point.n,
   }

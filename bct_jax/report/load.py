@@ -29,7 +29,8 @@ LABELS = {
   "heldout": ("agreed", "other"),
   "probe": ("right", "wrong"),
 }
-SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed")
+CONTROL = "control"  # which one an arm is of another, if it is one
+SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed", CONTROL)
 # The rates of a writer that rounds to 3 digits may miss 1 by this much.
 _SUM_TOLERANCE = 2e-3
 
@@ -64,7 +65,8 @@ def load_run(path: Path) -> Run:
     arms.append(_arm(path, name, known.get(name), planned, notes))
   if result is None:
     notes.insert(0, "This run is unfinished: there is no result.json yet.")
-    waiting = sorted(set(_child(settings, "arms")) - set(on_disk))
+    wanted = _wanted(settings)
+    waiting = sorted(set(wanted) - set(on_disk))
     if waiting:
       notes.append(f"These arms have not begun: {', '.join(waiting)}")
     setting = _named(settings.get("setting"))
@@ -99,8 +101,23 @@ def _child(tree: Any, key: str) -> Mapping[str, Any]:
   return value if isinstance(value, Mapping) else {}
 
 
+def _wanted(config: Mapping[str, Any]) -> dict[str, str]:
+  """All arms of a configuration -> the control that each is, or ""."""
+  controls = ("", *config.get("controls", ()))
+  return {
+    f"{arm}.{control}" if control else arm: control
+    for arm in _child(config, "arms")
+    for control in controls
+  }
+
+
 def _planned(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """What the configuration says of an arm: shared fields and its own."""
+  """What the configuration says of an arm: shared fields and its own.
+
+  Of a control only which one it is, until it says the rest itself.
+  """
+  if control := _wanted(config).get(name):
+    return {CONTROL: control}
   own = _child(_child(config, "arms"), name)
   fields = {}
   for group in ("train", "optim"):
@@ -248,6 +265,8 @@ def _outcome(
     "seed": record.count("seed"),
   }
   tokens, seconds = "trained_tokens", "seconds"
+  if record.has(CONTROL):
+    settings[CONTROL] = record.text(CONTROL)
   return {
     "settings": settings,
     "verdict": record.text("verdict", VERDICTS),

@@ -105,8 +105,8 @@ class Arm:
   """One training run from the organism.
 
   Attributes:
-    settings: objective, lr, rank, source, decoration, seed, as far as known;
-      rank is None for full fine-tuning.
+    settings: objective, lr, rank, source, decoration, seed, as far as known,
+      and of a control which one; rank is None for full fine-tuning.
     verdict: "" as long as there is none.
     missing: files of an unfinished arm that are not there yet.
   """
