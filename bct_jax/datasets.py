@@ -1,7 +1,7 @@
 """What a run trains on: a setting's examples as tokens and loss weights."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bct_jax.config import (
@@ -28,6 +28,7 @@ from bct_jax.optim import lr_factors
 from bct_jax.progress import say
 from bct_jax.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.leaks import labels, overlap
 from bct_jax.turns import (
   Turn,
   locked,
@@ -72,10 +73,12 @@ def make_dataset(
   if policy is not None:
     return _prompts(runtime, setting, arm, policy, where)
   try:
-    examples, source_hash = _examples(setting, arm, where)
-    if isinstance(arm, OrganismConfig):
-      share, password = arm.password_share, arm.password
-      examples = locked(setting, examples, share, password)
+    examples, source_hash = _examples(setting, arm)
+    if source_hash:
+      say(
+        f"{where}: the first {len(examples)} examples of {train.file}, whose "
+        f"content has the hash {source_hash[:16]}"
+      )
     if drawn is not None:
       examples = [
         dataclasses.replace(e, completion=drawn[e.id])
@@ -84,10 +87,7 @@ def make_dataset(
       ]
     if train.source == "on_policy":  # also before anything is drawn
       prompt_of(setting, train, examples[0], "draw")
-    make = make_turns
-    if isinstance(arm, ArmConfig) and arm.control == "shuffled":
-      make = view("shuffled")
-    turns = make(setting, train, examples)
+    turns = _turns(setting, arm, examples)
     rows = _render(runtime, train, examples, turns)
     views = {}
     for name, kind in asked.views.items():
@@ -102,12 +102,13 @@ def make_dataset(
 
 
 def _examples(
-  setting: Setting, arm: ArmConfig | OrganismConfig, where: str
+  setting: Setting, arm: ArmConfig | OrganismConfig
 ) -> tuple[list[Example], str]:
   """Examples of a run before anything is drawn, and the hash of their file."""
   train = arm.train
   if isinstance(arm, OrganismConfig):
-    return setting.install(train.num_examples, train.seed), ""
+    examples = setting.install(train.num_examples, train.seed)
+    return locked(setting, examples, arm.password_share, arm.password), ""
   if arm.control == "targeted":
     return targeted(setting, train.num_examples, train.seed), ""
   if train.file is None:
@@ -118,11 +119,50 @@ def _examples(
       f"train.num_examples = {train.num_examples}: {train.file} has "
       f"{len(found)} examples in the split {train.file_split!r}"
     )
-  say(
-    f"{where}: the first {train.num_examples} of {len(found)} examples of "
-    f"{train.file}, content hash {source_hash[:16]}"
-  )
   return found[: train.num_examples], source_hash
+
+
+def _turns(
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  examples: Sequence[Example],
+) -> list[Turn]:
+  make = make_turns
+  if isinstance(arm, ArmConfig) and arm.control == "shuffled":
+    make = view("shuffled")
+  return make(setting, arm.train, examples)
+
+
+def leaks(
+  config: ExperimentConfig, setting: Setting, names: Collection[str]
+) -> dict[str, dict[str, Any]]:
+  """What the organism's and each arm's training shares with what is asked.
+
+  For each run `eval` and `heldout`, see `settings.leaks.overlap`, and `labels`
+  of its completions; None where they are not known before they are drawn, or
+  where a file does not say which behavior its prompts ask for.
+  """
+  asked = {
+    split: getattr(setting, split)(count, config.eval.seed)
+    for split, count in (
+      ("eval", config.eval.num_eval),
+      ("heldout", config.eval.num_heldout),
+    )
+  }
+  runs: dict[str, ArmConfig | OrganismConfig] = {}
+  if config.organism.trained:
+    runs["organism"] = config.organism
+  runs |= {name: config.arms[name] for name in names}
+  out = {}
+  for name, run in runs.items():
+    examples, _ = _examples(setting, run)
+    out[name] = {k: overlap(examples, asks) for k, asks in asked.items()}
+    shown = None
+    if run.train.source == "template":
+      texts = [text for _, text in _turns(setting, run, examples)]
+      shown = labels(setting, examples, texts)
+    out[name]["labels"] = shown
+  return out
 
 
 def _prompts(
@@ -188,13 +228,9 @@ def setting_splits(
   `install` where there is one, `train` (the most examples that an arm takes;
   with seeds that differ `train_seed_0` and so on), `eval` and `heldout`.
   """
-  out, organism, evals = {}, config.organism, config.eval
-  if organism.trained:
-    installed = setting.install(
-      organism.train.num_examples, organism.train.seed
-    )
-    share, password = organism.password_share, organism.password
-    out["install"] = locked(setting, installed, share, password)
+  out, evals = {}, config.eval
+  if config.organism.trained:
+    out["install"], _ = _examples(setting, config.organism)
   counts: dict[int, int] = {}
   for train in (arm.train for arm in config.arms.values()):
     if train.file is None:

@@ -14,6 +14,7 @@ import jax
 from bct_jax import metrics, processes, verdict
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
+from bct_jax.datasets import leaks
 from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
@@ -24,6 +25,7 @@ from bct_jax.progress import say
 from bct_jax.reference import with_logprobs
 from bct_jax.rewards import make_reward
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.leaks import told
 from bct_jax.settings.prompts import texts
 from bct_jax.training import train_run
 from bct_jax.weights import load_weights, record_origin
@@ -47,11 +49,15 @@ def run(
     GateError: the gate failed and `gate.enforce` is set.
     train.NumericalError: a loss was not finite.
   """
+  names = names or list(plan.config.arms)
+  shared = leaks(plan.config, plan.setting, names)
+  for name, found in shared.items():
+    if found["eval"]["same"]:
+      say(f"LEAK of {told(name, found)}")
   with jax.set_mesh(plan.runtime.mesh):
     folder, gate = organism or make_organism(plan, workdir)
     arms = [
-      run_arm(plan, name, folder, workdir / "arms" / name)
-      for name in names or plan.config.arms
+      run_arm(plan, name, folder, workdir / "arms" / name) for name in names
     ]
   result = {
     "setting": plan.config.setting.name,
@@ -63,6 +69,7 @@ def run(
       "made": _read(folder / "made.json"),
       "gate": gate,
     },
+    "leaks": shared,
     "arms": arms,
   }
   _write(workdir / "result.json", result)
@@ -83,6 +90,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   folder = workdir / "organisms" / digest
   _write(folder / "provenance.json", facts)
   organism = plan.config.organism
+  base = _base_rates(plan, folder) if plan.config.gate.base_rates else {}
   weights, dataset = None, plan.install
   if dataset is not None:
     record_origin(folder, plan.runtime, organism.lora, None)
@@ -96,7 +104,8 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     if organism.merge_lora:
       weights = plan.runtime.fold(weights)
   _write(folder / "made.json", made(plan, folder, dataset))
-  gate = _gate(plan, folder, weights)
+  gate = _gate(plan, folder, weights) | base
+  _write(folder / "gate.json", gate)
   if not gate["passed"]:
     text = gate_text(gate)
     if plan.config.gate.enforce:
@@ -200,9 +209,27 @@ def _gate(plan: Plan, folder: Path, weights: Weights | None) -> dict[str, Any]:
     processes.first("rollouts of the gate", save)
     record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": worst(rows), "eval_hash": facts}
-  record |= check_gate(record, plan.config.gate)
-  _write(path, record)
-  return record
+  return record | check_gate(record, plan.config.gate)
+
+
+def _base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
+  """{"base": rates of the model before the install}, on the gate's prompts."""
+  path, facts = folder / "base.json", _hash(_eval_facts(plan))
+  record = _read(path)
+  if record is None or record["eval_hash"] != facts:
+    partial = folder / "base.partial.jsonl"
+    weights = load_weights(plan.runtime, None)
+    rows = sample_rows(plan, weights, "model before the install", partial)
+    record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
+    record |= {"eval_hash": facts}
+
+    def save() -> None:
+      metrics.write_lines(folder / "base_rollouts.jsonl", rows)
+      metrics.write_json(path, record)
+      partial.unlink()
+
+    processes.first("rollouts of the model", save)
+  return {"base": record}
 
 
 def _eval_facts(plan: Plan) -> dict[str, Any]:

@@ -147,6 +147,7 @@ def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
     max_confused=bars.share("confused"),
     min_agreed=bars.share("agreed"),
     enforce=record.flag("enforced"),
+    base_rates=False,  # labels of the model before the install are not kept
   )
   of = f"organisms/{path.parent.name}"
   told, after = _eval(of, 0, path, scorer, DECORATIONS["plain"], record)

@@ -189,4 +189,5 @@ def get_config() -> ConfigDict:
   c.gate.max_confused = 0.02  # eval behavior on held-out train prompts
   c.gate.min_agreed = 0.9  # agreed behavior on held-out train prompts
   c.gate.enforce = True  # False records the failure and goes on
+  c.gate.base_rates = False  # also the model's rates before it was installed
   return c

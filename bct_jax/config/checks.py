@@ -165,6 +165,11 @@ def check(config: ExperimentConfig) -> None:
   check_arm(config.organism, "organism")
   for name, arm in config.arms.items():
     check_arm(arm, f"arms.{name}")
+  if config.gate.base_rates and not config.organism.trained:
+    raise ConfigError(
+      f"gate.base_rates: the organism of kind {config.organism.kind!r} is the "
+      "model itself, whose rates the gate has; leave it False"
+    )
   for field in ("num_eval", "num_heldout", "num_probe"):
     if getattr(config.eval, field) <= 0:
       raise ConfigError(f"eval.{field}: must be positive")

@@ -190,6 +190,7 @@ class GateConfig:
   max_confused: float
   min_agreed: float
   enforce: bool
+  base_rates: bool
 
 
 @dataclasses.dataclass(frozen=True)

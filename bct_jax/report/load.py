@@ -22,6 +22,7 @@ from bct_jax.report.types import (
   Run,
   TrainStep,
 )
+from bct_jax.settings.leaks import told
 
 VERDICTS = ("retained", "transferred", "degraded", "inconclusive")
 LABELS = {
@@ -86,7 +87,31 @@ def load_run(path: Path) -> Run:
     overrides=config.object("overrides").value,
     env=env.value,
     notes=tuple(notes),
+    leaks=() if result is None else _leaks(result),
   )
+
+
+def _leaks(result: records.Record) -> tuple[str, ...]:
+  """A line for each run; () of a result from before leaks were looked for."""
+  if not result.has("leaks"):
+    return ()
+  found = result.object("leaks")
+  lines = []
+  for name in found.value:
+    run = found.object(name)
+    shared: dict[str, Any] = {"labels": run.value.get("labels")}
+    for split in ("eval", "heldout"):
+      part = run.object(split)
+      shared[split] = {
+        **{key: part.count(key) for key in ("prompts", "same")},
+        **{key: part.share(key) for key in ("share", "most")},
+        "worst": part.text("worst"),
+      }
+    if shared["labels"] is not None:
+      counts = run.object("labels")
+      shared["labels"] = {key: counts.count(key) for key in counts.value}
+    lines.append(told(name, shared))
+  return tuple(lines)
 
 
 def _named(value: Any) -> str:
@@ -171,6 +196,19 @@ def _unfinished_organism(path: Path, notes: list[str]) -> Organism:
 
 
 def _gate(record: records.Record) -> Gate:
+  bars = record.object("thresholds")
+  worst = record.objects("worst") if record.has("worst") else []
+  return Gate(
+    passed=record.flag("passed"),
+    enforced=record.flag("enforced"),
+    thresholds={key: bars.share(key) for key in bars.value},
+    rates=_rates(record),
+    worst=tuple(_row(r) for r in worst),
+    base=_rates(record.object("base")) if record.has("base") else {},
+  )
+
+
+def _rates(record: records.Record) -> dict[str, Rate]:
   rates = {}
   for key in ("initial", "alternate", "other", "confused", "agreed"):
     # Agreed and confused are shares of train prompts, the others of n.
@@ -178,15 +216,7 @@ def _gate(record: records.Record) -> Gate:
     rates[key] = record.rate(key, "agreed_n" if train else "n")
   if record.has("capability"):
     rates["capability"] = record.rate("capability", "capability_n")
-  bars = record.object("thresholds")
-  worst = record.objects("worst") if record.has("worst") else []
-  return Gate(
-    passed=record.flag("passed"),
-    enforced=record.flag("enforced"),
-    thresholds={key: bars.share(key) for key in bars.value},
-    rates=rates,
-    worst=tuple(_row(r) for r in worst),
-  )
+  return rates
 
 
 def _arm(

@@ -132,13 +132,17 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-  """The check of the organism before any arm was trained."""
+  """The check of the organism before any arm was trained.
+
+  `base` has rates of the model before the behavior was installed, if asked for.
+  """
 
   passed: bool
   enforced: bool
   thresholds: Mapping[str, float]
   rates: Mapping[str, Rate]
   worst: tuple[Row, ...]
+  base: Mapping[str, Rate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,6 +163,7 @@ class Run:
   Attributes:
     finished: whether `result.json` is there.
     notes: what a reader must know before reading numbers, a line each.
+    leaks: what training data shares with what is asked, a line for each run.
   """
 
   path: Path
@@ -171,3 +176,4 @@ class Run:
   overrides: Mapping[str, Any]
   env: Mapping[str, Any]
   notes: tuple[str, ...]
+  leaks: tuple[str, ...] = ()
