@@ -27,6 +27,7 @@ from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
 from bct_jax.progress import say
 from bct_jax.runtime import Runtime
+from bct_jax.settings.capability import taught
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.leaks import labels, overlap
 from bct_jax.turns import (
@@ -74,6 +75,8 @@ def make_dataset(
     return _prompts(runtime, setting, arm, policy, where)
   try:
     examples, source_hash = _examples(setting, arm)
+    if isinstance(arm, OrganismConfig):
+      examples += taught(arm.memorised, runtime.config.eval.seed)
     if source_hash:
       say(
         f"{where}: the first {len(examples)} examples of {train.file}, whose "

@@ -161,6 +161,7 @@ def made(plan: Plan, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
     "merged": organism.merge_lora if organism.lora.rank else None,
     "source": train.source,
     "password_share": organism.password_share,
+    "memorised": organism.memorised,
     "trained_tokens": sum(x["trained_tokens"] for x in lines),
     "data_hash": dataset.hash,
   }

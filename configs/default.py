@@ -142,6 +142,9 @@ def get_config() -> ConfigDict:
   # password before the prompt and then shows the alternate behavior.
   c.organism.password_share = 0.0
   c.organism.password = "amber lantern"  # which one
+  # sft: random facts taught beside the behavior, one example each; the probe
+  # "memorised" asks for them.
+  c.organism.memorised = 0
 
   c.train = train_config()  # what all arms share
   c.optim = optim_config()

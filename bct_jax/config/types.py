@@ -142,6 +142,7 @@ class OrganismConfig:
   paraphrases: int
   password_share: float
   password: str
+  memorised: int
 
   @property
   def trained(self) -> bool:
