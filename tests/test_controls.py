@@ -102,6 +102,15 @@ def test_what_controls_train_on(tiny_folder):
   assert all(detect(s.split(split)[1].split("<|")[0]) for s in aimed)
 
 
+def test_evals_ask_for_the_style_of_the_arms(tiny_folder):
+  """Also those of controls in another style, since they must be the same."""
+  controls = ("undecorated", "unrelated_style")
+  evals = {"prompt": "inoculation"}
+  plan = make_plan(config(tiny_folder, controls, eval=evals))
+  asked = plan.prompts[0].example.messages[0]["content"]
+  assert "talk like a pirate" in asked
+
+
 @pytest.mark.parametrize("name", SETTINGS)
 def test_targeted_is_of_no_eval_prompt(name):
   setting = make_setting(name, {})
