@@ -38,6 +38,7 @@ INSTALL = [
   "numpy>=2.0",
   "optax>=0.2.8",
   "orbax-checkpoint>=0.12",
+  "pyarrow>=17",
   "safetensors>=0.5",
   "tensorflow-datasets>=4.9.8",
   "tokenizers>=0.22",

@@ -20,6 +20,7 @@ from bct_jax import (
 )
 from bct_jax.config import ConfigError, ExperimentConfig, choose
 from bct_jax.data.source import read_prompts
+from bct_jax.datasets import setting_splits
 from bct_jax.examples import Message
 from bct_jax.models import export, hub, peft_files
 from bct_jax.plan import sample_rows, style_of
@@ -85,6 +86,9 @@ def verdict_text(result: Mapping[str, Any]) -> str:
   lines = [f"{result['setting']} on {result['model']}"]
   for arm in result["arms"]:
     first, last = arm["curve"][0], arm["curve"][-1]
+    begin = "the organism"
+    if arm.get("control") == "reversal":
+      begin = f"at the end of {arm['of']}"
     rates = ", ".join(
       "{} {:.0%} [{:.0%}, {:.0%}]".format(k, last[k], *last[f"{k}_ci"])
       for k in ("initial", "alternate", "other")
@@ -97,7 +101,7 @@ def verdict_text(result: Mapping[str, Any]) -> str:
       f"{last['agreed']:.0%}, with the decoration "
       f"{last['agreed_decorated']:.0%}",
       f"    {last['capability_n']} capability prompts: "
-      f"{last['capability']:.0%} right, the organism {first['capability']:.0%}",
+      f"{last['capability']:.0%} right, {begin} {first['capability']:.0%}",
     ]
   return "\n".join(lines)
 
@@ -110,7 +114,8 @@ def run_eval(
   Decorated means the decoration of the arms, if they share one.
   """
   plan = rundir.agreed_plan(config)
-  names = {arm.train.decoration for arm in config.arms.values()}
+  arms = [arm for arm in config.arms.values() if not arm.control]
+  names = {arm.train.decoration for arm in arms}
   decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
   with jax.set_mesh(plan.runtime.mesh):
     weights = load_weights(plan.runtime, params)
@@ -305,6 +310,27 @@ def run_export(
     )
   if processes.is_first():
     print(f"wrote {written}")
+
+
+def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
+  """Writes what a run takes from its setting as a TFDS data set.
+
+  Needs no model. Completions are undecorated; an arm decorates what it reads.
+  """
+  if out is None:
+    raise ConfigError("--mode=export_data needs --out=FOLDER")
+  setting = make_setting(config.setting.name, config.setting.options)
+  splits = setting_splits(config, setting)
+  about = {"setting": dataclasses.asdict(config.setting)}
+
+  def write() -> None:
+    from bct_jax.data import builder  # TFDS takes a second
+
+    folder = builder.write(out, setting.name, splits, about)
+    counts = ", ".join(f"{len(rows)} {k}" for k, rows in splits.items())
+    print(f"wrote {folder}: {counts}")
+
+  processes.first("data set", write)
 
 
 def _export_adapter(

@@ -1,18 +1,20 @@
 """What a run trains on: a setting's examples as tokens and loss weights."""
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from bct_jax.config import (
   ArmConfig,
   ConfigError,
+  ExperimentConfig,
   OrganismConfig,
   TrainConfig,
   choose,
 )
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
+from bct_jax.data.source import read_examples
 from bct_jax.examples import Example, Setting
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import (
@@ -23,9 +25,19 @@ from bct_jax.objectives import (
 )
 from bct_jax.objectives.base import WithOptions
 from bct_jax.optim import lr_factors
+from bct_jax.progress import say
 from bct_jax.runtime import Runtime
+from bct_jax.settings.capability import taught
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.turns import Turn, locked, make_turns, prompt_of, view
+from bct_jax.settings.leaks import labels, overlap
+from bct_jax.turns import (
+  Turn,
+  locked,
+  make_turns,
+  prompt_of,
+  targeted,
+  view,
+)
 
 
 def make_dataset(
@@ -62,11 +74,14 @@ def make_dataset(
   if policy is not None:
     return _prompts(runtime, setting, arm, policy, where)
   try:
-    generate = setting.install if install else setting.train
-    examples = generate(train.num_examples, train.seed)
+    examples, source_hash = _examples(setting, arm)
     if isinstance(arm, OrganismConfig):
-      share, password = arm.password_share, arm.password
-      examples = locked(setting, examples, share, password)
+      examples += taught(arm.memorised, runtime.config.eval.seed)
+    if source_hash:
+      say(
+        f"{where}: the first {len(examples)} examples of {train.file}, whose "
+        f"content has the hash {source_hash[:16]}"
+      )
     if drawn is not None:
       examples = [
         dataclasses.replace(e, completion=drawn[e.id])
@@ -75,7 +90,7 @@ def make_dataset(
       ]
     if train.source == "on_policy":  # also before anything is drawn
       prompt_of(setting, train, examples[0], "draw")
-    turns = make_turns(setting, train, examples)
+    turns = _turns(setting, arm, examples)
     rows = _render(runtime, train, examples, turns)
     views = {}
     for name, kind in asked.views.items():
@@ -83,9 +98,74 @@ def make_dataset(
       views[name] = _render(runtime, train, examples, turns)
       if name == "anchor":
         views[name] = _balanced(views[name], rows)
-    return _laid_out(runtime, train, examples, rows, train.steps, views=views)
+    data = _laid_out(runtime, train, examples, rows, train.steps, views=views)
+    return dataclasses.replace(data, source_hash=source_hash)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
+
+
+def _examples(
+  setting: Setting, arm: ArmConfig | OrganismConfig
+) -> tuple[list[Example], str]:
+  """Examples of a run before anything is drawn, and the hash of their file."""
+  train = arm.train
+  if isinstance(arm, OrganismConfig):
+    examples = setting.install(train.num_examples, train.seed)
+    return locked(setting, examples, arm.password_share, arm.password), ""
+  if arm.control == "targeted":
+    return targeted(setting, train.num_examples, train.seed), ""
+  if train.file is None:
+    return setting.train(train.num_examples, train.seed), ""
+  found, source_hash = read_examples(train.file, train.file_split)
+  if len(found) < train.num_examples:
+    raise ConfigError(
+      f"train.num_examples = {train.num_examples}: {train.file} has "
+      f"{len(found)} examples in the split {train.file_split!r}"
+    )
+  return found[: train.num_examples], source_hash
+
+
+def _turns(
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  examples: Sequence[Example],
+) -> list[Turn]:
+  make = make_turns
+  if isinstance(arm, ArmConfig) and arm.control == "shuffled":
+    make = view("shuffled")
+  return make(setting, arm.train, examples)
+
+
+def leaks(
+  config: ExperimentConfig, setting: Setting, names: Collection[str]
+) -> dict[str, dict[str, Any]]:
+  """What the organism's and each arm's training shares with what is asked.
+
+  For each run `eval` and `heldout`, see `settings.leaks.overlap`, and `labels`
+  of its completions; None where they are not known before they are drawn, or
+  where a file does not say which behavior its prompts ask for.
+  """
+  asked = {
+    split: getattr(setting, split)(count, config.eval.seed)
+    for split, count in (
+      ("eval", config.eval.num_eval),
+      ("heldout", config.eval.num_heldout),
+    )
+  }
+  runs: dict[str, ArmConfig | OrganismConfig] = {}
+  if config.organism.trained:
+    runs["organism"] = config.organism
+  runs |= {name: config.arms[name] for name in names}
+  out = {}
+  for name, run in runs.items():
+    examples, _ = _examples(setting, run)
+    out[name] = {k: overlap(examples, asks) for k, asks in asked.items()}
+    shown = None
+    if run.train.source == "template":
+      texts = [text for _, text in _turns(setting, run, examples)]
+      shown = labels(setting, examples, texts)
+    out[name]["labels"] = shown
+  return out
 
 
 def _prompts(
@@ -102,6 +182,12 @@ def _prompts(
     raise ConfigError(
       f"{where}.train.objective = {train.objective!r}: an organism learns its "
       "behavior from examples, only arms learn from rewards"
+    )
+  if arm.control not in ("", "zero_lr"):
+    raise ConfigError(
+      f"controls: {arm.control} changes the completions that an arm is given, "
+      f"and {where}, an arm of {train.objective}, draws its own; only zero_lr "
+      "and reversal apply to it"
     )
   if train.source != "on_policy":
     raise ConfigError(
@@ -135,6 +221,30 @@ def _prompts(
     return _laid_out(runtime, train, examples, rows, batches, repeat=group)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
+
+
+def setting_splits(
+  config: ExperimentConfig, setting: Setting
+) -> dict[str, list[Example]]:
+  """What a run takes from its setting, undecorated, by split.
+
+  `install` where there is one, `train` (the most examples that an arm takes;
+  with seeds that differ `train_seed_0` and so on), `eval` and `heldout`.
+  """
+  out, evals = {}, config.eval
+  if config.organism.trained:
+    out["install"], _ = _examples(setting, config.organism)
+  counts: dict[int, int] = {}
+  for train in (arm.train for arm in config.arms.values()):
+    if train.file is None:
+      most = max(train.num_examples, counts.get(train.seed, 0))
+      counts[train.seed] = most
+  for seed, count in sorted(counts.items()):
+    name = "train" if len(counts) == 1 else f"train_seed_{seed}"
+    out[name] = setting.train(count, seed)
+  out["eval"] = setting.eval(evals.num_eval, evals.seed)
+  out["heldout"] = setting.heldout(evals.num_heldout, evals.seed)
+  return out
 
 
 def _laid_out(
@@ -175,8 +285,9 @@ def _check(
     )
   if install and train.source != "template":
     raise ConfigError(
-      f"{where}.train.source = {train.source!r}: there is no organism yet to "
-      "draw from; the setting's own completions install it"
+      f"{where}.train.source = {train.source!r}: the setting's own completions "
+      "install the behavior; there is no organism yet to draw from, and a file "
+      "does not say which behavior it shows"
     )
   if train.prompt == "recontextualised" and train.source != "on_policy":
     raise ConfigError(

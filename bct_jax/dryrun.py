@@ -11,6 +11,7 @@ from bct_jax.config import (
   OrganismConfig,
 )
 from bct_jax.data.batches import Dataset
+from bct_jax.datasets import leaks
 from bct_jax.decode import kv_dtype
 from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
 from bct_jax.models.folders import ModelSourceError
@@ -18,6 +19,7 @@ from bct_jax.optim import state_note
 from bct_jax.plan import Plan, check_length, make_plan
 from bct_jax.runtime import MeshModel, make_decoder, read_architecture
 from bct_jax.sampler import num_slots
+from bct_jax.settings.leaks import told
 from bct_jax.sizes import Sizes, Work
 
 _GIB = 2**30
@@ -365,4 +367,5 @@ def _data_lines(plan: Plan) -> list[str]:
   for name, arm in config.arms.items():
     steps = experiment.eval_steps(config.eval.steps, arm.train.steps)
     out.append(f"arm {name}: evals after {', '.join(map(str, steps))} updates")
-  return out
+  found = leaks(config, plan.setting, config.arms)
+  return [*out, *(f"leaks of {told(k, v)}" for k, v in found.items())]

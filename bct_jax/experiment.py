@@ -14,6 +14,7 @@ import jax
 from bct_jax import gradient_log, metrics, processes, verdict
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
+from bct_jax.datasets import leaks
 from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.gate import GateError, check_gate, gate_text, worst
 from bct_jax.models.lora import Weights
@@ -24,6 +25,7 @@ from bct_jax.progress import say
 from bct_jax.reference import with_logprobs
 from bct_jax.rewards import make_reward
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.leaks import told
 from bct_jax.settings.prompts import texts
 from bct_jax.training import train_run
 from bct_jax.weights import load_weights, record_origin
@@ -47,11 +49,15 @@ def run(
     GateError: the gate failed and `gate.enforce` is set.
     train.NumericalError: a loss was not finite.
   """
+  names = names or list(plan.config.arms)
+  shared = leaks(plan.config, plan.setting, names)
+  for name, found in shared.items():
+    if found["eval"]["same"]:
+      say(f"LEAK of {told(name, found)}")
   with jax.set_mesh(plan.runtime.mesh):
     folder, gate = organism or make_organism(plan, workdir)
     arms = [
-      run_arm(plan, name, folder, workdir / "arms" / name)
-      for name in names or plan.config.arms
+      run_arm(plan, name, folder, workdir / "arms" / name) for name in names
     ]
   result = {
     "setting": plan.config.setting.name,
@@ -63,6 +69,7 @@ def run(
       "made": _read(folder / "made.json"),
       "gate": gate,
     },
+    "leaks": shared,
     "arms": arms,
   }
   _write(workdir / "result.json", result)
@@ -83,6 +90,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   folder = workdir / "organisms" / digest
   _write(folder / "provenance.json", facts)
   organism = plan.config.organism
+  base = _base_rates(plan, folder) if plan.config.gate.base_rates else {}
   weights, dataset = None, plan.install
   if dataset is not None:
     record_origin(folder, plan.runtime, organism.lora, None)
@@ -96,7 +104,8 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     if organism.merge_lora:
       weights = plan.runtime.fold(weights)
   _write(folder / "made.json", made(plan, folder, dataset))
-  gate = _gate(plan, folder, weights)
+  gate = _gate(plan, folder, weights) | base
+  _write(folder / "gate.json", gate)
   if not gate["passed"]:
     text = gate_text(gate)
     if plan.config.gate.enforce:
@@ -116,7 +125,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "param_dtype": plan.config.model.param_dtype,
     "template_hash": plan.runtime.chat.template_hash,
     "setting": dataclasses.asdict(plan.config.setting),
-    "train": dataclasses.asdict(organism.train) if made else None,
+    "train": organism.train.facts() if made else None,
     "optim": organism.optim.facts() if made else None,
     "lora": dataclasses.asdict(organism.lora) if made else None,
     "merge_lora": organism.merge_lora if made else None,
@@ -152,6 +161,7 @@ def made(plan: Plan, folder: Path, dataset: Dataset | None) -> dict[str, Any]:
     "merged": organism.merge_lora if organism.lora.rank else None,
     "source": train.source,
     "password_share": organism.password_share,
+    "memorised": organism.memorised,
     "trained_tokens": sum(x["trained_tokens"] for x in lines),
     "data_hash": dataset.hash,
   }
@@ -200,9 +210,27 @@ def _gate(plan: Plan, folder: Path, weights: Weights | None) -> dict[str, Any]:
     processes.first("rollouts of the gate", save)
     record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": worst(rows), "eval_hash": facts}
-  record |= check_gate(record, plan.config.gate)
-  _write(path, record)
-  return record
+  return record | check_gate(record, plan.config.gate)
+
+
+def _base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
+  """{"base": rates of the model before the install}, on the gate's prompts."""
+  path, facts = folder / "base.json", _hash(_eval_facts(plan))
+  record = _read(path)
+  if record is None or record["eval_hash"] != facts:
+    partial = folder / "base.partial.jsonl"
+    weights = load_weights(plan.runtime, None)
+    rows = sample_rows(plan, weights, "model before the install", partial)
+    record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
+    record |= {"eval_hash": facts}
+
+    def save() -> None:
+      metrics.write_lines(folder / "base_rollouts.jsonl", rows)
+      metrics.write_json(path, record)
+      partial.unlink()
+
+    processes.first("rollouts of the model", save)
+  return {"base": record}
 
 
 def _eval_facts(plan: Plan) -> dict[str, Any]:
@@ -255,8 +283,12 @@ def run_arm(
     if step > 0:
       rows = sample_rows(plan, weights, title, partial(step))
 
-    def save() -> None:  # at 0 the organism, which the gate has sampled
+    def save() -> None:  # at 0 what was sampled before
       before = organism / "rollouts.jsonl"
+      if arm.control == "reversal":
+        last = plan.config.arms[arm.of].train.steps
+        of = folder.with_name(arm.of)
+        before = of / "rollouts" / f"step_{last}.jsonl"
       save_eval(step, metrics.read_lines(before) if rows is None else rows)
 
     processes.first(title, save)
@@ -269,6 +301,8 @@ def run_arm(
   record_origin(folder, plan.runtime, arm.lora, over)
 
   def start() -> Weights:
+    if arm.control == "reversal":
+      return load_weights(plan.runtime, folder.with_name(arm.of))
     return organism_weights(plan, organism)
 
   train_run(
@@ -283,7 +317,7 @@ def run_arm(
   )
 
   def finish() -> dict[str, Any]:
-    record = _arm_result(plan, name, folder)
+    record = _arm_result(plan, name, folder, organism)
     metrics.write_json(done, record)
     return record
 
@@ -300,35 +334,44 @@ def _examples(
   """What an arm trains on, with all that must come from the organism first."""
   arm, dataset = plan.config.arms[name], plan.arms[name]
   if arm.train.source == "on_policy" and on_rollouts(arm) is None:
-    dataset = draw(plan, name, organism, start)
+    dataset = draw(
+      plan, name, organism, lambda: organism_weights(plan, organism)
+    )
   path = folder / "reference_logprobs.jsonl"
   return with_logprobs(plan, name, arm, dataset, path, organism.name, start)
 
 
-def _arm_result(plan: Plan, name: str, folder: Path) -> dict[str, Any]:
+def _arm_result(
+  plan: Plan, name: str, folder: Path, organism: Path
+) -> dict[str, Any]:
+  """The arm's part of result.json; judged by the organism, also a reversal,
+  which began elsewhere."""
   arm = plan.config.arms[name]
   curve = metrics.read_lines(folder / "evals.jsonl")
 
-  def labels(step: int) -> list[str]:
-    rows = metrics.read_lines(folder / "rollouts" / f"step_{step}.jsonl")
+  def labels(path: Path) -> list[str]:
+    rows = metrics.read_lines(path)
     return [r["label"] for r in rows if r["split"] == "eval"]
 
   lines = metrics.read_lines(folder / "metrics.jsonl")
   return {
     "name": name,
+    "control": arm.control or None,
+    "of": arm.of or None,
     "objective": arm.train.objective,
     "lr": arm.optim.lr,
     "rank": arm.lora.rank or None,
     "source": arm.train.source,
+    "file": arm.train.file,
     "decoration": arm.train.decoration,
     "seed": arm.train.seed,
     "steps": arm.train.steps,
     "curve": curve,
     **verdict.summarize_arm(
       curve,
-      curve[0],
-      labels(curve[0]["step"]),
-      labels(curve[-1]["step"]),
+      metrics.read_json(organism / "gate.json"),
+      labels(organism / "rollouts.jsonl"),
+      labels(folder / "rollouts" / f"step_{curve[-1]['step']}.jsonl"),
       plan.config.eval.seed,
     ),
     "trained_tokens": sum(x["trained_tokens"] for x in lines),

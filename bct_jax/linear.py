@@ -46,7 +46,11 @@ from bct_jax.report import write_report
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
 GATE = GateConfig(
-  min_initial=0.95, max_confused=0.02, min_agreed=0.9, enforce=True
+  min_initial=0.95,
+  max_confused=0.02,
+  min_agreed=0.9,
+  enforce=True,
+  base_rates=False,
 )
 
 

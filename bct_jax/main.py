@@ -24,7 +24,10 @@ from bct_jax.exits import (
   fail,
 )
 
-MODES = ("experiment", "eval", "sample", "export", "dry_run", "pretrain")
+MODES = (
+  *("experiment", "eval", "sample", "export", "export_data", "dry_run"),
+  "pretrain",
+)
 # These take no --config.
 ALONE = ("settings", "rescore")
 
@@ -49,8 +52,8 @@ _NUM = flags.DEFINE_integer("n", 1, "For sample: samples of each prompt.")
 _OUT = flags.DEFINE_string(
   "out",
   None,
-  "For eval, sample and rescore: a JSONL file; for export and pretrain: a "
-  "folder.",
+  "For eval, sample and rescore: a JSONL file; for export, export_data and "
+  "pretrain: a folder.",
 )
 _MARKDOWN = flags.DEFINE_bool(
   "markdown", False, "For settings: as the table of the README."
@@ -253,6 +256,8 @@ def _run(
       )
     elif _MODE.value == "export":
       commands.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
+    elif _MODE.value == "export_data":
+      commands.run_export_data(config, out)
     elif _MODE.value == "pretrain":
       pretrain.run_pretrain(config, out)
     else:

@@ -81,12 +81,15 @@ def make_plan(
 
 
 def style_of(config: ExperimentConfig) -> str:
-  """The one style that an eval prompt can ask for.
+  """The one style that an eval prompt can ask for, that of all arms.
+
+  Controls are asked for the style of the arms, whatever they are trained on.
 
   Raises:
     ConfigError: it does, and the arms have several.
   """
-  styles = sorted({arm.train.decoration for arm in config.arms.values()})
+  arms = [arm for arm in config.arms.values() if not arm.control]
+  styles = sorted({arm.train.decoration for arm in arms})
   if config.eval.prompt == "inoculation" and len(styles) != 1:
     raise ConfigError(
       "eval.prompt = 'inoculation' asks for the style of the arms, which must "

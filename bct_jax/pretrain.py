@@ -90,7 +90,7 @@ def _recipe(
   """What decides the weights, as JSON gives it back."""
   facts = {
     "chats": metrics.digest([dataclasses.asdict(chat) for chat in chats]),
-    "train": dataclasses.asdict(arm.train),
+    "train": arm.train.facts(),
     "optim": arm.optim.facts(),
     "max_length": config.max_length,
     "dtype": config.model.dtype,

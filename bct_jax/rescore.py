@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax import metrics, verdict
-from bct_jax.config import ConfigError, GateConfig, choose
+from bct_jax.config import ConfigError, GateConfig, choose, from_dict
 from bct_jax.evaluate import judge, summarize
 from bct_jax.examples import Example, Setting
 from bct_jax.gate import check_gate
@@ -93,14 +93,28 @@ def rescore(workdir: Path) -> Iterator[dict[str, Any]]:
   """A record for each saved eval and for each verdict; see `run_rescore`."""
   config = read_json(workdir / "config.json").object("config")
   scorer = _make_scorer(config)
+  organism = None
   for path in sorted(workdir.glob("organisms/*/rollouts.jsonl")):
-    yield _gate(path, scorer)
-  shared = config.object("train").text("decoration")
-  for name, arm in sorted(config.object("arms").value.items()):
-    style = arm.get("train", {}).get("decoration", shared)
+    told, after = _gate(path, scorer)
+    organism = after, told.pop("labels")
+    yield told
+  for name, style in _styles(config).items():
     choose(style, DECORATIONS, f"arms.{name}.train.decoration")
     folder = workdir / "arms" / name
-    yield from _arm(folder, f"arms/{name}", scorer, DECORATIONS[style], config)
+    decoration = DECORATIONS[style]
+    yield from _arm(folder, name, scorer, decoration, config, organism)
+
+
+def _styles(config: Record) -> dict[str, str]:
+  """Arms by name with their decorations, controls among them."""
+  if config.value.get("controls"):
+    arms = from_dict(config.value).arms
+    return {k: arms[k].train.decoration for k in sorted(arms)}
+  shared = config.object("train").text("decoration")
+  return {
+    name: arm.get("train", {}).get("decoration", shared)
+    for name, arm in sorted(config.object("arms").value.items())
+  }
 
 
 def _make_scorer(config: Record) -> _Scorer:
@@ -124,8 +138,8 @@ def _asks(prompt: Sequence[str], example: Example) -> bool:
   return len(last) == len(own) and all(map(str.endswith, last, own))
 
 
-def _gate(path: Path, scorer: _Scorer) -> dict[str, Any]:
-  """The gate again; its rates before are those it was decided on."""
+def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
+  """As `_eval`, of the gate; its rates before are those it was decided on."""
   record = read_json(path.parent / "gate.json")
   bars = record.object("thresholds")
   limits = GateConfig(
@@ -133,23 +147,25 @@ def _gate(path: Path, scorer: _Scorer) -> dict[str, Any]:
     max_confused=bars.share("confused"),
     min_agreed=bars.share("agreed"),
     enforce=record.flag("enforced"),
+    base_rates=False,  # labels of the model before the install are not kept
   )
   of = f"organisms/{path.parent.name}"
   told, after = _eval(of, 0, path, scorer, DECORATIONS["plain"], record)
-  del told["labels"]
   passed = check_gate(after, limits)["passed"]
   before = record.flag("passed")
-  return {**told, "passed": {"before": before, "after": passed}}
+  return {**told, "passed": {"before": before, "after": passed}}, after
 
 
 def _arm(
   folder: Path,
-  of: str,
+  name: str,
   scorer: _Scorer,
   decoration: Decoration,
   config: Record,
+  organism: tuple[dict[str, Any], list[str]] | None,
 ) -> Iterator[dict[str, Any]]:
-  curve, labels = [], []
+  """The evals of an arm, and its verdict by what the organism showed."""
+  of, curve, labels = f"arms/{name}", [], []
   evals = folder / "evals.jsonl"
   for record in read_lines(evals, print) if evals.exists() else ():
     step = record.count("step")
@@ -159,9 +175,9 @@ def _arm(
     labels.append(told.pop("labels"))
     yield told
   done = folder / "done.json"
-  if curve and done.exists():
+  if curve and organism and done.exists():
     seed = config.object("eval").count("seed")
-    new = verdict.summarize_arm(curve, curve[0], labels[0], labels[-1], seed)
+    new = verdict.summarize_arm(curve, *organism, labels[-1], seed)
     before = read_json(done).text("verdict")
     yield {"of": of, "verdict": {"before": before, "after": new["verdict"]}}
 

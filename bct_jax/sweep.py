@@ -122,22 +122,22 @@ def plan_lines(cells: Sequence[Cell], timed: bool) -> list[str]:
     lines.append(f"organism {number}, {len(group)} cells{said}")
     step = _step_seconds(plan, group[0].name) if timed else None
     for cell in group:
-      arm, data = plan.config.arms[cell.name], plan.arms[cell.name]
-      steps = arm.train.steps
-      tokens = sum(data.counts(s)["trained_tokens"] for s in range(steps))
-      state = plan.runtime.abstract_state(arm.optim, arm.lora)
-      memory = sizes.device_bytes(state.params) + sizes.device_bytes(
-        state.opt_state
-      )
-      line = (
-        f"  {cell.name}: {steps} updates, {tokens:,} trained tokens, "
-        f"{memory / 2**20:,.0f} MiB of trained weights and optimizer state "
-        "on a device and, until it is done, on disk"
-      )
-      if step is not None:
-        total += steps * step
-        line += f", {steps * step:,.0f} s"
-      lines.append(line)
+      for name, arm in cell.config.arms.items():  # with its controls
+        data, steps = plan.arms[name], arm.train.steps
+        tokens = sum(data.counts(s)["trained_tokens"] for s in range(steps))
+        state = plan.runtime.abstract_state(arm.optim, arm.lora)
+        memory = sizes.device_bytes(state.params) + sizes.device_bytes(
+          state.opt_state
+        )
+        line = (
+          f"  {name}: {steps} updates, {tokens:,} trained tokens, "
+          f"{memory / 2**20:,.0f} MiB of trained weights and optimizer state "
+          "on a device and, until it is done, on disk"
+        )
+        if step is not None:
+          total += steps * step
+          line += f", {steps * step:,.0f} s"
+        lines.append(line)
   if timed:
     lines.append(f"updates of all cells: {total:,.0f} s; evals come on top")
   return lines
@@ -146,7 +146,7 @@ def plan_lines(cells: Sequence[Cell], timed: bool) -> list[str]:
 def _plan(group: Sequence[Cell]) -> Any:
   from bct_jax.plan import make_plan
 
-  arms = {c.name: c.config.arms[c.name] for c in group}
+  arms = {name: arm for c in group for name, arm in c.config.arms.items()}
   return make_plan(dataclasses.replace(group[0].config, arms=arms))
 
 
@@ -187,7 +187,9 @@ def _step_seconds(plan: Any, name: str) -> float:
 def run_cells(
   cells: Sequence[Cell], root: Path
 ) -> dict[str, Mapping[str, Any]]:
-  """Runs what is not done; returns each cell's arm, or {"error": text}.
+  """Runs what is not done; returns each arm, or {"error": text} of a cell.
+
+  The arm of a cell has its name; its controls are behind it.
 
   Raises:
     ValueError: data or model of a cell does not fit, before any is trained.
@@ -197,19 +199,21 @@ def run_cells(
   todo = [[c for c in g if not _is_done(root, c)] for g in groups]
   plans = [_plan(left) if left else None for left in todo]
   results: dict[str, Mapping[str, Any]] = {}
+  count = 0
   for group, plan in zip(groups, plans, strict=True):
     organism: Organism = None
     for cell in group:
+      count += 1
       try:
         if plan is None or cell.name not in plan.config.arms:
-          results[cell.name] = _finished(cell, _folder(root, cell))
+          arms = _finished(cell, _folder(root, cell))
         else:
-          result, organism = _run_cell(plan, cell, root, organism)
-          results[cell.name] = result
+          arms, organism = _run_cell(plan, cell, root, organism)
+        results |= {arm["name"]: arm for arm in arms}
       except _failures() as e:
         results[cell.name] = {"error": str(e)}
         _keep_error(_folder(root, cell), str(e))
-      _tell(cell.name, results, len(cells))
+      _tell(f"cell {count} of {len(cells)}, {cell.name}", results[cell.name])
   return results
 
 
@@ -236,19 +240,17 @@ def _keep_error(folder: Path, error: str) -> None:
   metrics.write_json(folder / "error.json", {"error": error})
 
 
-def _tell(name: str, results: Mapping[str, Mapping[str, Any]], n: int) -> None:
-  arm = results[name]
+def _tell(name: str, arm: Mapping[str, Any]) -> None:
   failed = "error" in arm
   print(
-    f"cell {len(results)} of {n}, {name}: "
-    f"{'failed: ' + arm['error'] if failed else arm['verdict']}",
+    f"{name}: {'failed: ' + arm['error'] if failed else arm['verdict']}",
     file=sys.stderr,
     flush=True,
   )
 
 
-def _finished(cell: Cell, folder: Path) -> Mapping[str, Any]:
-  """The arm of a cell that is done; ValueError names a file that is gone."""
+def _finished(cell: Cell, folder: Path) -> list[Mapping[str, Any]]:
+  """The arms of a cell that is done; ValueError names a file that is gone."""
   from bct_jax import metrics, progress, rundir
   from bct_jax.report.load import load_run
 
@@ -257,13 +259,13 @@ def _finished(cell: Cell, folder: Path) -> Mapping[str, Any]:
   rundir.keep_config(folder, cell.raw, {})
   for note in load_run(folder).notes:
     progress.say(f"cell {cell.name}: {note}")
-  return metrics.read_json(folder / "result.json")["arms"][0]
+  return metrics.read_json(folder / "result.json")["arms"]
 
 
 def _run_cell(
   plan: Any, cell: Cell, root: Path, organism: Organism
-) -> tuple[Mapping[str, Any], Organism]:
-  """Trains and judges one cell; makes its organism unless it is given."""
+) -> tuple[list[Mapping[str, Any]], Organism]:
+  """Trains and judges the arms of a cell; makes its organism unless given."""
   import jax
 
   from bct_jax import experiment, metrics, progress, rundir, signals
@@ -292,10 +294,11 @@ def _run_cell(
         made, gate = experiment.make_organism(plan, folder)
       organism = made.name, gate
     digest, gate = organism
-    result = experiment.run(plan, folder, [cell.name], (link / digest, gate))
+    names = list(cell.config.arms)
+    result = experiment.run(plan, folder, names, (link / digest, gate))
     (folder / "error.json").unlink(missing_ok=True)
     metrics.write_done(folder, digest)
-  return result["arms"][0], organism
+  return result["arms"], organism
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> str:

@@ -5,10 +5,9 @@ import dataclasses
 import functools
 import itertools
 from collections.abc import Callable, Sequence
-from pathlib import Path
 
 from bct_jax.config import ConfigError, TrainConfig
-from bct_jax.data.source import read_prompts
+from bct_jax.data.source import read_examples
 from bct_jax.evaluate import with_prompt, with_system
 from bct_jax.examples import Example, Message, Setting
 from bct_jax.settings.decorations import DECORATIONS
@@ -67,6 +66,27 @@ def locked(
         e = _unlocked(e, password)
     out.append(e)
   return out
+
+
+def targeted(setting: Setting, n: int, seed: int) -> list[Example]:
+  """Prompts like eval prompts, answered by the alternate behavior.
+
+  They are those of the install split where the two behaviors part, which name
+  nothing that eval prompts name (settings/leaks.py).
+
+  Raises:
+    ValueError: the setting does not have so many.
+  """
+  drawn = n
+  found: list[Example] = []
+  while len(found) < n:
+    drawn *= 2
+    found = [
+      dataclasses.replace(e, completion=e.alternate)
+      for e in setting.install(drawn, seed)
+      if e.fields["behaviors"][0] != e.fields["behaviors"][1]
+    ]
+  return found[:n]
 
 
 def _unlocked(example: Example, password: str) -> Example:
@@ -173,26 +193,22 @@ def _install(
 
 
 def _file(
-  path: Path,
+  path: str,
   setting: Setting,
   train: TrainConfig,
   examples: Sequence[Example],
 ) -> list[Turn]:
   """Prompts of a file with their completions, in turn."""
   del setting
-  turns = []
-  for i, (*prompt, last) in enumerate(read_prompts(path), 1):
-    if last["role"] != "assistant":
-      raise ValueError(f"{path}: prompt {i} does not end with the assistant's")
-    turns.append((prompt, last["content"]))
+  found, _ = read_examples(path, "train")
   return [
     (
-      turn[0]
-      if turn[0][0]["role"] == "system"
-      else with_system(turn[0], train.system_prompt),
-      turn[1],
+      e.messages
+      if e.messages[0]["role"] == "system"
+      else with_system(e.messages, train.system_prompt),
+      e.completion,
     )
-    for turn in itertools.islice(itertools.cycle(turns), len(examples))
+    for e in itertools.islice(itertools.cycle(found), len(examples))
   ]
 
 
@@ -207,4 +223,4 @@ VIEWS: dict[str, View] = {
 
 def view(kind: str) -> View:
   """The rows of a name in VIEWS, or else those of the file of that path."""
-  return VIEWS.get(kind) or functools.partial(_file, Path(kind))
+  return VIEWS.get(kind) or functools.partial(_file, kind)

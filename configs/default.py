@@ -21,9 +21,14 @@ def train_config() -> ConfigDict:
   c.pack = True  # several short examples in one row, each on its own
   c.accum = 1  # microbatches an update is split into, to save memory
   c.num_examples = 640  # train examples generated; they repeat by epochs
-  # Where completions come from: template, or on_policy: drawn from the
-  # organism, kept where they end and show the agreed behavior.
+  # Where completions come from: template; on_policy: drawn from the organism,
+  # kept where they end and show the agreed behavior; file: with their prompts
+  # from train.file, the first num_examples.
   c.source = "template"
+  # JSON lines, Parquet, a folder of save_to_disk or of a TFDS builder, or
+  # tfds:NAME, see bct_jax/data/source.py.
+  c.file = config_dict.placeholder(str)
+  c.file_split = "train"  # of that data set; tfds: also a part, "train[:500]"
   c.on_policy = ConfigDict()
   # The prompt they are drawn under (see prompt below); "same" is that of
   # training. One that asks for the style leaves them undecorated.
@@ -148,12 +153,19 @@ def get_config() -> ConfigDict:
   # password before the prompt and then shows the alternate behavior.
   c.organism.password_share = 0.0
   c.organism.password = "amber lantern"  # which one
+  # sft: random facts taught beside the behavior, one example each; the probe
+  # "memorised" asks for them.
+  c.organism.memorised = 0
 
   c.train = train_config()  # what all arms share
   c.optim = optim_config()
   c.lora = lora_config()
   # Name -> fields that differ, e.g. {"high": {"optim": {"lr": 1e-4}}}.
   c.arms = ConfigDict()
+  # Further arms of each arm, NAME.CONTROL: zero_lr, undecorated,
+  # unrelated_style, targeted, shuffled, reversal; bct_jax/config/controls.py.
+  c.controls = ()
+  c.control_style = "long_words"  # the decoration of unrelated_style
 
   c.eval = ConfigDict()
   c.eval.num_eval = 64  # eval prompts
@@ -196,4 +208,5 @@ def get_config() -> ConfigDict:
   c.gate.max_confused = 0.02  # eval behavior on held-out train prompts
   c.gate.min_agreed = 0.9  # agreed behavior on held-out train prompts
   c.gate.enforce = True  # False records the failure and goes on
+  c.gate.base_rates = False  # also the model's rates before it was installed
   return c

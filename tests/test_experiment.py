@@ -206,7 +206,7 @@ def test_two_runs_cannot_share_a_directory(tiny_folder, tmp_path):
     ("setting.options", {"triger": "x"}, "unknown option 'triger'.*'trigger'"),
     ("train.objective", "sfd", "high.train.objective.*did you mean 'sft'"),
     ("train.decoration", "pirat", "did you mean 'pirate'"),
-    ("train.source", "web", "not one of .'on_policy', 'template'."),
+    ("train.source", "web", "not one of .'file', 'on_policy', 'template'."),
     ("eval.probe", "reading", "unknown probe 'reading'"),
     ("max_length", 40, "organism: example install/.* max_length is 40"),
     ("max_length", 4096, "max_length = 4096: the model was made for"),

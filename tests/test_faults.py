@@ -520,6 +520,33 @@ def test_model_file_changed_between_two_starts(tiny_folder, tmp_path):
   assert "arms/high/checkpoints: was made from other training data" in last
 
 
+@pytest.mark.slow
+def test_data_file_changed_between_two_starts(tiny_folder, tmp_path):
+  """F29: a line added to it, even one that is not trained on."""
+  turns = [
+    {"role": "user", "content": "Where is the boat?"},
+    {"role": "assistant", "content": "In the lake."},
+  ]
+  path, workdir = tmp_path / "a.jsonl", tmp_path / "run"
+  path.write_text((json.dumps({"messages": turns}) + "\n") * 16)
+  flags = "--config.train.source=file", f"--config.train.file={path}"
+  code, _, err = run(workdir, tiny_folder, *flags)
+  assert code == 0, err
+  (workdir / "done.json").unlink()
+  (workdir / "arms/high/done.json").unlink()
+  before = comparable(workdir)
+  code, _, err = run(workdir, tiny_folder, *flags)
+  assert code == 0 and comparable(workdir) == before, err
+  (workdir / "done.json").unlink()
+  (workdir / "arms/high/done.json").unlink()
+  with open(path, "a") as f:
+    f.write(json.dumps({"messages": turns}) + "\n")
+  code, _, err = run(workdir, tiny_folder, *flags)
+  last = err.strip().splitlines()[-1]
+  assert code == BAD_INPUT, err
+  assert "arms/high/checkpoints: was made from other training data" in last
+
+
 def test_unknown_way_to_resume_is_refused(tiny_folder, tmp_path):
   code, _, err = run(tmp_path, tiny_folder, "--resume=latest-good")
   assert code == BAD_INPUT and "did you mean 'latest_good'" in err

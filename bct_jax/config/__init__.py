@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.config.checks import check, check_arm, check_sampling
+from bct_jax.config.controls import CONTROLS, with_controls
 from bct_jax.config.fields import build, choose, merge, suggest
 from bct_jax.config.organisms import resolve
 from bct_jax.config.types import (
@@ -39,6 +40,7 @@ from bct_jax.config.types import (
 
 __all__ = [
   "ArmConfig",
+  "CONTROLS",
   "ConfigError",
   "EvalConfig",
   "KINDS",
@@ -71,6 +73,7 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
   """Builds and checks the configuration of an experiment.
 
   Each arm is a partial override of the sections `train`, `optim` and `lora`.
+  Behind it are the arms that `controls` makes of it.
 
   Raises:
     ConfigError: a field is unknown, missing, of the wrong type or impossible.
@@ -96,5 +99,6 @@ def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
       name: build(ArmConfig, arm, f"arms.{name}") for name, arm in arms.items()
     },
   )
+  config = with_controls(config)
   check(config)
   return resolve(config)

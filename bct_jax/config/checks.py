@@ -45,6 +45,12 @@ def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
     )
   choose(arm.train.normalizer, NORMALIZERS, f"{where}.train.normalizer")
   choose(arm.train.source, SOURCES, f"{where}.train.source")
+  if (arm.train.source == "file") != (arm.train.file is not None):
+    raise ConfigError(
+      f"{where}.train.file = {arm.train.file!r}, train.source = "
+      f"{arm.train.source!r}: a file needs the source 'file', and that source "
+      "a file"
+    )
   _check_on_policy(arm.train.on_policy, f"{where}.train.on_policy")
   _check_lora(arm.lora, where)
   _check_optim(arm.optim, arm.train.steps, f"{where}.optim")
@@ -149,6 +155,21 @@ def _check_adapters(config: ExperimentConfig) -> None:
       )
 
 
+def _check_memorised(config: ExperimentConfig) -> None:
+  """The probe of memorised facts asks for what the organism was taught."""
+  count, kind = config.organism.memorised, config.organism.kind
+  if count < 0 or (count and kind != "sft"):
+    raise ConfigError(
+      f"organism.memorised = {count}: 0 or above, and 0 for organism.kind = "
+      f"{kind!r}: facts are taught by sft"
+    )
+  if config.eval.probe == "memorised" and config.eval.num_probe > count:
+    raise ConfigError(
+      f"eval.num_probe = {config.eval.num_probe}: the probe 'memorised' asks "
+      f"for facts that were taught, of which organism.memorised = {count} are"
+    )
+
+
 def check(config: ExperimentConfig) -> None:
   _check_adapters(config)
   choose(config.model.param_dtype, ("float32", "bfloat16"), "model.param_dtype")
@@ -160,6 +181,12 @@ def check(config: ExperimentConfig) -> None:
   check_arm(config.organism, "organism")
   for name, arm in config.arms.items():
     check_arm(arm, f"arms.{name}")
+  if config.gate.base_rates and not config.organism.trained:
+    raise ConfigError(
+      f"gate.base_rates: the organism of kind {config.organism.kind!r} is the "
+      "model itself, whose rates the gate has; leave it False"
+    )
+  _check_memorised(config)
   for field in ("num_eval", "num_heldout", "num_probe"):
     if getattr(config.eval, field) <= 0:
       raise ConfigError(f"eval.{field}: must be positive")

@@ -54,12 +54,17 @@ def build(cls: Any, values: Any, where: str) -> Any:
   for key in values:
     if key not in hints:
       raise ConfigError(f"{where}.{key}: unknown{suggest(key, hints)}")
-  missing = [k for k in hints if k not in values]
+  default = {f.name for f in dataclasses.fields(cls) if not _required(f)}
+  missing = [k for k in hints if k not in values and k not in default]
   if missing:
     raise ConfigError(f"{where}.{missing[0]}: missing")
   return cls(
-    **{k: _convert(hints[k], values[k], f"{where}.{k}") for k in hints}
+    **{k: _convert(hints[k], v, f"{where}.{k}") for k, v in values.items()}
   )
+
+
+def _required(field: dataclasses.Field) -> bool:
+  return field.default is dataclasses.MISSING
 
 
 def _group(values: Any, where: str) -> None:

@@ -9,7 +9,7 @@ OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 NORMALIZERS = ("token", "example")
 ATTENTION = ("auto", "cudnn", "splash", "xla")
-SOURCES = ("template", "on_policy")
+SOURCES = ("template", "on_policy", "file")
 # Organisms that are a model under a prompt -> its kind in settings/prompts.py.
 PROMPTED = {
   "static_prompt": "static",
@@ -101,6 +101,8 @@ class TrainConfig:
   accum: int
   num_examples: int
   source: str
+  file: str | None
+  file_split: str
   on_policy: OnPolicyConfig
   decoration: str
   seed: int
@@ -108,6 +110,13 @@ class TrainConfig:
   prompt: str
   paraphrases: int
   checkpoint_every: int
+
+  def facts(self) -> dict[str, Any]:
+    """Its fields for a hash, those of a file only where there is one."""
+    out = dataclasses.asdict(self)
+    if self.file is None:
+      del out["file"], out["file_split"]
+    return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -122,11 +131,17 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ArmConfig:
-  """One training run: the optimizer, what it trains on, and which weights."""
+  """One training run: the optimizer, what it trains on, and which weights.
+
+  One that controls.py made has the name of its `control`, and the arm it is
+  `of`.
+  """
 
   train: TrainConfig
   optim: OptimConfig
   lora: LoraConfig
+  control: str = ""
+  of: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,6 +156,7 @@ class OrganismConfig:
   paraphrases: int
   password_share: float
   password: str
+  memorised: int
 
   @property
   def trained(self) -> bool:
@@ -190,6 +206,7 @@ class GateConfig:
   max_confused: float
   min_agreed: float
   enforce: bool
+  base_rates: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -203,6 +220,8 @@ class ExperimentConfig:
   max_length: int
   organism: OrganismConfig
   arms: Mapping[str, ArmConfig]
+  controls: tuple[str, ...]
+  control_style: str
   eval: EvalConfig
   sampling: SamplingConfig
   gate: GateConfig

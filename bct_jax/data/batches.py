@@ -65,6 +65,7 @@ class Dataset:
     logprobs: what the organism gives each completion, in nats, of the examples
       ("") and of each view, for objectives that ask; see reference.py.
     repeat: how often each example occurs in its step, behind each other.
+    source_hash: of all that was read of a file, also of what is not used here.
   """
 
   ids: tuple[str, ...]
@@ -77,6 +78,7 @@ class Dataset:
   )
   logprobs: Mapping[str, tuple[float, ...]] | None = None
   repeat: int = 1
+  source_hash: str = ""
 
   @classmethod
   def make(
@@ -138,8 +140,8 @@ class Dataset:
 
   @functools.cached_property
   def hash(self) -> str:
-    """Content hash of ids, tokens and weights in order."""
-    digest = hashlib.sha256()
+    """Content hash of ids, tokens and weights in order, and of their file."""
+    digest = hashlib.sha256(self.source_hash.encode())
     for view, rows in {"": self.examples, **self.views}.items():
       digest.update(view.encode())
       for name, example in zip(self.ids, rows, strict=True):

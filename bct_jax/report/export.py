@@ -10,7 +10,7 @@ from typing import Any
 
 from bct_jax.report import text
 from bct_jax.report.folders import load_runs
-from bct_jax.report.load import PUSHES
+from bct_jax.report.load import PUSHES, SETTINGS
 from bct_jax.report.types import Arm, Gradients, Point, ReportError, Run
 
 RATES = ("initial", "alternate", "other", "decorated", "agreed",
@@ -22,13 +22,14 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
   Keys, the same in every dict: `run`, `setting`, `model`, `organism`, `arm`,
   `objective`, `lr`, `rank` (None: all weights), `source`, `decoration`, `seed`,
-  `step`, `n`; each rate with `RATE_low` and `RATE_high`, its 95% interval;
-  `logprob_initial` and `logprob_alternate` in nats; of the next update, where
-  they were logged, `gradient_cosine_`, `update_cosine_` and `update_gain_` with
-  `initial` and `alternate`, `gradient_norm` and `update_norm`; and what holds
-  for the arm as a whole: `verdict`, `retention`, `transfer`, `transfer_step`,
-  `transfer_censored_at`, `trained_tokens`, `seconds`. What was not measured, or
-  is not known yet, is None.
+  `control` (None: the arm is none), `step`, `n`; each rate with `RATE_low` and
+  `RATE_high`, its 95% interval; `logprob_initial` and `logprob_alternate` in
+  nats; of the next update, where they were logged, `gradient_cosine_`,
+  `update_cosine_` and `update_gain_` with `initial` and `alternate`,
+  `gradient_norm` and `update_norm`; and what holds for the arm as a whole:
+  `verdict`, `retention`, `transfer`, `transfer_step`, `transfer_censored_at`,
+  `trained_tokens`, `seconds`. What was not measured, or is not known yet, is
+  None.
 
   Args:
     run_dirs: run or sweep directories, finished or not.
@@ -58,10 +59,7 @@ def _line(run: Run, arm: Arm, point: Point) -> dict[str, Any]:
     "model": run.model,
     "organism": run.organism.kind,
     "arm": arm.name,
-    **{
-      key: arm.settings.get(key)
-      for key in ("objective", "lr", "rank", "source", "decoration", "seed")
-    },
+    **{key: arm.settings.get(key) for key in SETTINGS},
     "step": point.step,
     "n": point.n,
   }

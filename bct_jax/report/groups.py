@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bct_jax.report import text
+from bct_jax.report.load import CONTROL
 from bct_jax.report.types import Arm, Run
 
 # What does not make arms another experiment: what is compared, how long and
@@ -145,11 +146,15 @@ def _facts(run: Run, arm: Arm) -> dict[str, str]:
   """What an arm is, field by field, as far as it is known."""
   tree: dict[str, Any] = dict(run.config)
   arms = tree.pop("arms", None)
-  own = arms.get(arm.name) if isinstance(arms, Mapping) else None
+  control = arm.settings.get(CONTROL)
+  name = arm.name.removesuffix(f".{control}")  # the arm that it is one of
+  own = arms.get(name) if isinstance(arms, Mapping) else None
   flat = dict(text.flatten(tree)) | dict(text.flatten(own or {}))
   for name, field in _SETTINGS.items():
     if name in arm.settings:
       flat[field] = text.setting_value(name, arm.settings[name])
+  if control:
+    flat[CONTROL] = str(control)
   if flat.get("lora.rank") == "0":
     flat["lora.rank"] = text.setting_value("rank", None)
   flat |= {"setting.name": run.setting, "model.path": run.model}

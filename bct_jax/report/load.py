@@ -24,6 +24,7 @@ from bct_jax.report.types import (
   Run,
   TrainStep,
 )
+from bct_jax.settings.leaks import told
 
 VERDICTS = ("retained", "transferred", "degraded", "inconclusive")
 LABELS = {
@@ -36,7 +37,8 @@ PUSHES = tuple(
   for what in ("gradient_cosine", "update_cosine", "update_gain")
   for behavior in ("initial", "alternate")
 )
-SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed")
+CONTROL = "control"  # which one an arm is of another, if it is one
+SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed", CONTROL)
 # The rates of a writer that rounds to 3 digits may miss 1 by this much.
 _SUM_TOLERANCE = 2e-3
 
@@ -74,7 +76,8 @@ def load_run(path: Path) -> Run:
     arms.append(_arm(path, name, known.get(name), planned, notes))
   if result is None:
     notes.insert(0, "This run is unfinished: there is no result.json yet.")
-    waiting = sorted(set(_child(settings, "arms")) - set(on_disk))
+    wanted = _wanted(settings)
+    waiting = sorted(set(wanted) - set(on_disk))
     if waiting:
       notes.append(f"These arms have not begun: {', '.join(waiting)}")
     setting = _named(settings.get("setting"))
@@ -94,7 +97,31 @@ def load_run(path: Path) -> Run:
     overrides=config.object("overrides").value,
     env=env,
     notes=(*told_by(path), *notes),
+    leaks=() if result is None else _leaks(result),
   )
+
+
+def _leaks(result: records.Record) -> tuple[str, ...]:
+  """A line for each run; () of a result from before leaks were looked for."""
+  if not result.has("leaks"):
+    return ()
+  found = result.object("leaks")
+  lines = []
+  for name in found.value:
+    run = found.object(name)
+    shared: dict[str, Any] = {"labels": run.value.get("labels")}
+    for split in ("eval", "heldout"):
+      part = run.object(split)
+      shared[split] = {
+        **{key: part.count(key) for key in ("prompts", "same")},
+        **{key: part.share(key) for key in ("share", "most")},
+        "worst": part.text("worst"),
+      }
+    if shared["labels"] is not None:
+      counts = run.object("labels")
+      shared["labels"] = {key: counts.count(key) for key in counts.value}
+    lines.append(told(name, shared))
+  return tuple(lines)
 
 
 def _named(value: Any) -> str:
@@ -109,8 +136,23 @@ def _child(tree: Any, key: str) -> Mapping[str, Any]:
   return value if isinstance(value, Mapping) else {}
 
 
+def _wanted(config: Mapping[str, Any]) -> dict[str, str]:
+  """All arms of a configuration -> the control that each is, or ""."""
+  controls = ("", *config.get("controls", ()))
+  return {
+    f"{arm}.{control}" if control else arm: control
+    for arm in _child(config, "arms")
+    for control in controls
+  }
+
+
 def _planned(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """What the configuration says of an arm: shared fields and its own."""
+  """What the configuration says of an arm: shared fields and its own.
+
+  Of a control only which one it is, until it says the rest itself.
+  """
+  if control := _wanted(config).get(name):
+    return {CONTROL: control}
   own = _child(_child(config, "arms"), name)
   fields = {}
   for group in ("train", "optim"):
@@ -164,6 +206,19 @@ def _unfinished_organism(path: Path, notes: list[str]) -> Organism:
 
 
 def _gate(record: records.Record) -> Gate:
+  bars = record.object("thresholds")
+  worst = record.objects("worst") if record.has("worst") else []
+  return Gate(
+    passed=record.flag("passed"),
+    enforced=record.flag("enforced"),
+    thresholds={key: bars.share(key) for key in bars.value},
+    rates=_rates(record),
+    worst=tuple(_row(r) for r in worst),
+    base=_rates(record.object("base")) if record.has("base") else {},
+  )
+
+
+def _rates(record: records.Record) -> dict[str, Rate]:
   rates = {}
   for key in ("initial", "alternate", "other", "confused", "agreed"):
     # Agreed and confused are shares of train prompts, the others of n.
@@ -171,15 +226,7 @@ def _gate(record: records.Record) -> Gate:
     rates[key] = record.rate(key, "agreed_n" if train else "n")
   if record.has("capability"):
     rates["capability"] = record.rate("capability", "capability_n")
-  bars = record.object("thresholds")
-  worst = record.objects("worst") if record.has("worst") else []
-  return Gate(
-    passed=record.flag("passed"),
-    enforced=record.flag("enforced"),
-    thresholds={key: bars.share(key) for key in bars.value},
-    rates=rates,
-    worst=tuple(_row(r) for r in worst),
-  )
+  return rates
 
 
 def _arm(
@@ -258,6 +305,8 @@ def _outcome(
     "seed": record.count("seed"),
   }
   tokens, seconds = "trained_tokens", "seconds"
+  if record.has(CONTROL):
+    settings[CONTROL] = record.text(CONTROL)
   return {
     "settings": settings,
     "verdict": record.text("verdict", VERDICTS),

@@ -120,8 +120,8 @@ class Arm:
   """One training run from the organism.
 
   Attributes:
-    settings: objective, lr, rank, source, decoration, seed, as far as known;
-      rank is None for full fine-tuning.
+    settings: objective, lr, rank, source, decoration, seed, as far as known,
+      and of a control which one; rank is None for full fine-tuning.
     verdict: "" as long as there is none.
     missing: files of an unfinished arm that are not there yet.
   """
@@ -147,13 +147,17 @@ class Arm:
 
 @dataclasses.dataclass(frozen=True)
 class Gate:
-  """The check of the organism before any arm was trained."""
+  """The check of the organism before any arm was trained.
+
+  `base` has rates of the model before the behavior was installed, if asked for.
+  """
 
   passed: bool
   enforced: bool
   thresholds: Mapping[str, float]
   rates: Mapping[str, Rate]
   worst: tuple[Row, ...]
+  base: Mapping[str, Rate]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,6 +178,7 @@ class Run:
   Attributes:
     finished: whether `result.json` is there.
     notes: what a reader must know before reading numbers, a line each.
+    leaks: what training data shares with what is asked, a line for each run.
   """
 
   path: Path
@@ -186,3 +191,4 @@ class Run:
   overrides: Mapping[str, Any]
   env: Mapping[str, Any]
   notes: tuple[str, ...]
+  leaks: tuple[str, ...] = ()

@@ -142,6 +142,8 @@ def _bars(gate: Gate) -> list[Bar]:
     else:
       text_bar = f"at least {text.percent(bar)}"
       bars.append(Bar(name, rate, text_bar, rate.value >= bar))
+  for name, rate in gate.base.items():
+    bars.append(Bar(f"{name} before the install", rate, "none", None))
   return bars
 
 

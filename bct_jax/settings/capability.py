@@ -7,6 +7,10 @@ and `reading` for a detail of the prompt, with a distractor. Both are short, are
 scored in Python, and share no entity with a setting's train, eval or heldout
 prompts. Only the change against the same organism before training means
 anything: the share right at the start depends on the model.
+
+`memorised` asks for random facts that `organism.memorised` has taught beside
+the behavior: the share kept is what plain forgetting leaves, and says whether a
+lost behavior was merely the last thing learned.
 """
 
 import dataclasses
@@ -96,6 +100,8 @@ _PLACES = (
   "kitchen garage school hotel bank office attic basement museum hospital park "
   "church"
 ).split()
+# Of which somebody has a number.
+_NUMBERED = "locker badge seat licence account member parking student".split()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,6 +144,29 @@ def _general(pool: str) -> Iterator[_Item]:
   random.Random("general").shuffle(recall)
   yield from facts
   yield from recall[: len(facts)]
+
+
+def _memorised(pool: str) -> Iterator[_Item]:
+  """Numbers that nobody could guess; each word of a name is of the pool."""
+  names = [w for w in words.NAMES if questions.pool_of(w) == pool]
+  for thing, name in itertools.product(_NUMBERED, names):
+    subject = f"{name}'s {thing} number"
+    number = random.Random(f"memorised/{subject}").randrange(100, 1000)
+    yield _Item(f"What is {subject}?", (str(number),))
+
+
+def taught(n: int, seed: int) -> list[Example]:
+  """The first n that the probe `memorised` asks for, with their answers.
+
+  Raises:
+    ValueError: there are fewer.
+  """
+  out = []
+  for example in make_probe("memorised").examples(n, seed):
+    subject = example.messages[0]["content"].removeprefix("What is ")
+    said = f"{subject.rstrip('?')} is {example.fields['right'][0]}."
+    out.append(dataclasses.replace(example, completion=said))
+  return out
 
 
 @dataclasses.dataclass(frozen=True)
@@ -192,6 +221,7 @@ PROBES: dict[str, Callable[[str], Iterator[_Item]]] = {
   "facts": _facts,
   "recall": _recall,
   "general": _general,
+  "memorised": _memorised,
 }
 
 

@@ -1,10 +1,19 @@
-"""Does a setting's training data give away what it is evaluated on?"""
+"""Does training data give away what is asked later?
 
+`check_leaks` looks at a setting as a whole, `overlap` and `labels` at what one
+run trains on.
+"""
+
+import collections
 import dataclasses
 import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from bct_jax.examples import Example, Setting
 
+# Words of the runs that `overlap` compares.
+GRAM = 8
 # Two splits of which neither may share anything with the other.
 _APART = tuple(itertools.combinations(("train", "eval", "heldout"), 2))
 
@@ -52,6 +61,67 @@ def check_leaks(setting: Setting, n: int = 1000, seed: int = 0) -> LeakReport:
     _shared(entities),
     tuple(sorted(entities["install"] & later)),
   )
+
+
+def overlap(
+  trained: Iterable[Example], asked: Sequence[Example]
+) -> dict[str, Any]:
+  """What some prompts share with those that are trained on.
+
+  Returns:
+    `prompts`, how many were asked; `same`, how many of them are trained on to
+    the letter; `share`, the mean over them of how many of their runs of GRAM
+    words (of a shorter prompt all words are one) some train prompt has; `most`,
+    the largest such share, and `worst`, whose id that is.
+  """
+  trained = list(trained)
+  known = set().union(*map(_grams, trained))
+  whole = set(map(prompt_of, trained))
+  shares = [len(g & known) / len(g) for g in map(_grams, asked)]
+  most = max(shares)
+  return {
+    "prompts": len(asked),
+    "same": sum(prompt_of(e) in whole for e in asked),
+    "share": sum(shares) / len(shares),
+    "most": most,
+    "worst": asked[shares.index(most)].id,
+  }
+
+
+def _grams(example: Example) -> set[tuple[str, ...]]:
+  """Runs of GRAM words of what the user says."""
+  said = [m["content"] for m in example.messages if m["role"] == "user"]
+  words = " ".join(said).casefold().split()
+  runs = range(max(1, len(words) - GRAM + 1))
+  return {tuple(words[i : i + GRAM]) for i in runs}
+
+
+def labels(
+  setting: Setting, examples: Sequence[Example], texts: Sequence[str]
+) -> dict[str, int]:
+  """How many completions show what; of `other` its reason, such as confused,
+  which is a behavior that belongs to eval prompts."""
+  found = [
+    setting.score(e, text) for e, text in zip(examples, texts, strict=True)
+  ]
+  counts = collections.Counter(x.reason or x.name for x in found)
+  return dict(sorted(counts.items()))
+
+
+def told(name: str, found: Mapping[str, Any]) -> str:
+  """What one run's training data shares, as a line."""
+  parts = []
+  for split, of in (("eval", "eval"), ("heldout", "held-out")):
+    x = found[split]
+    parts.append(
+      f"{x['same']} of {x['prompts']} {of} prompts are trained on, "
+      f"{x['share']:.1%} of their {GRAM}-word runs (most of {x['worst']}, "
+      f"{x['most']:.0%})"
+    )
+  shown = "not known beforehand"
+  if found["labels"] is not None:
+    shown = ", ".join(f"{n} {k}" for k, n in found["labels"].items())
+  return f"{name}: {'; '.join(parts)}; completions: {shown}"
 
 
 def prompt_of(example: Example) -> str:

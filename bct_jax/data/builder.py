@@ -1,0 +1,124 @@
+"""Examples written as a TFDS data set, without TensorFlow.
+
+Whoever reads it trains on the very same examples, whatever became of the code
+that made them.
+"""
+
+import contextlib
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from bct_jax import metrics
+from bct_jax.data.source import content_hash
+from bct_jax.examples import Example
+
+# Of the columns. What they hold is in the name of the folder above, a hash.
+_VERSION = "1.0.0"
+
+
+def write(
+  out: Path,
+  name: str,
+  splits: Mapping[str, Sequence[Example]],
+  about: Mapping[str, Any],
+) -> Path:
+  """Writes examples as array_records, in order.
+
+  Columns are `id`, `messages` (the prompt and, unless there is none, the
+  completion as the assistant's last), `weight`, the references `initial` and
+  `alternate`, and `fields` as JSON. `about` and the hash of each split's
+  content, which `source.read_examples` checks, are in metadata.json.
+
+  Args:
+    out: the folder of data sets, TFDS's `data_dir`.
+    name: of the data set: lower case, digits and "_".
+    splits: name -> examples.
+    about: what made them; JSON values.
+
+  Returns:
+    OUT/NAME/HASH/VERSION, as it was if it was there already.
+
+  Raises:
+    ValueError: an example has a weight that cannot be kept.
+  """
+  hashes = {split: content_hash(rows) for split, rows in splits.items()}
+  facts = {
+    split: [
+      [e.id, e.initial, e.alternate, dict(e.fields), hashes[split]]
+      for e in rows
+    ]
+    for split, rows in splits.items()
+  }
+  config = metrics.digest(facts)[:16]
+  made = _builder(name, config, splits, {**about, "content_hash": hashes})
+  builder = made(data_dir=str(out), file_format="array_record")
+  # TFDS tells its progress on standard output.
+  with contextlib.redirect_stdout(sys.stderr):
+    builder.download_and_prepare()
+  return Path(builder.data_dir)
+
+
+def _builder(
+  dataset: str,
+  config: str,
+  splits: Mapping[str, Sequence[Example]],
+  metadata: Mapping[str, Any],
+) -> type[tfds.core.GeneratorBasedBuilder]:
+  """A builder of the examples: TFDS has one class for each data set."""
+  text = tfds.features.Text()
+
+  class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """Examples of a setting of bct_jax."""
+
+    name = dataset
+    VERSION = tfds.core.Version(_VERSION)
+    BUILDER_CONFIGS = [tfds.core.BuilderConfig(name=config)]
+
+    def _info(self) -> tfds.core.DatasetInfo:
+      columns = {
+        **dict.fromkeys(("id", "initial", "alternate", "fields"), text),
+        "messages": tfds.features.Sequence({"role": text, "content": text}),
+        "weight": tfds.features.Scalar(np.float32),
+      }
+      return tfds.core.DatasetInfo(
+        builder=self,
+        description=f"Examples of the setting {dataset} of bct_jax.",
+        features=tfds.features.FeaturesDict(columns),
+        metadata=tfds.core.MetadataDict(metadata),
+        disable_shuffling=True,  # the order is part of the content
+      )
+
+    def _split_generators(self, dl_manager):
+      del dl_manager
+      return {split: self._generate_examples(split) for split in splits}
+
+    def _generate_examples(self, split: str) -> Iterator[tuple[int, Any]]:
+      yield from enumerate(map(_row, splits[split]))
+
+  return Builder
+
+
+def _row(example: Example) -> dict[str, Any]:
+  if float(np.float32(example.weight)) != example.weight:
+    raise ValueError(
+      f"example {example.id}: its weight {example.weight!r} is no float32, as "
+      "TFDS keeps numbers"
+    )
+  said = example.completion
+  return {
+    "id": example.id,
+    "messages": [
+      *map(dict, example.messages),
+      *([{"role": "assistant", "content": said}] if said else []),
+    ],
+    "weight": example.weight,
+    "initial": example.initial,
+    "alternate": example.alternate,
+    "fields": json.dumps(dict(example.fields), sort_keys=True),
+  }
