@@ -2,9 +2,11 @@
 
 Each cell has a run directory DIR/cells/NAME, whose organisms/ is a link to
 DIR/organisms: what has the same hash is made once. Cells that differ in their
-arm only share one plan, so one compiled step and sampler.
+arm only share one plan, so one compiled step and sampler, and can be trained
+together.
 """
 
+import contextlib
 import dataclasses
 import os
 import runpy
@@ -56,6 +58,12 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   flags.DEFINE_bool(
     "time", True, "In a dry run, times an update.", flag_values=given
   )
+  flags.DEFINE_integer(
+    "together", 1, "Cells trained at a time.", 1, flag_values=given
+  )
+  flags.DEFINE_bool(
+    "vmap", None, "In one program, or in turn.", flag_values=given
+  )
   files = [a.split("=", 1)[1] for a in argv if a.startswith("--sweep=")]
   if len(files) != 1 or not Path(files[0]).is_file():
     raise ConfigError(f"--sweep={','.join(files)}: one sweep file is needed")
@@ -76,7 +84,8 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
 
 def _run(options: Any, cells: Sequence[Cell]) -> int:
   if options.dry_run:
-    print("\n".join(plan_lines(cells, options.time)))
+    lines = plan_lines(cells, options.time, options.together, options.vmap)
+    print("\n".join(lines))
     return DONE
   # JAX starts here, after all cells were found to be good.
   from bct_jax import signals
@@ -88,7 +97,7 @@ def _run(options: Any, cells: Sequence[Cell]) -> int:
     keep_compiled(cells[0].config.compilation_cache)
   try:
     with signals.heeded():
-      results = run_cells(cells, root)
+      results = run_cells(cells, root, options.together, options.vmap)
   except signals.Preempted as e:
     return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   print(result_table(results))
@@ -98,14 +107,19 @@ def _run(options: Any, cells: Sequence[Cell]) -> int:
   return FAILED if any("error" in r for r in results.values()) else DONE
 
 
-def plan_lines(cells: Sequence[Cell], timed: bool) -> list[str]:
+def plan_lines(
+  cells: Sequence[Cell],
+  timed: bool,
+  together: int = 1,
+  vmap: bool | None = None,
+) -> list[str]:
   """What would be run: cells by organism, with tokens, bytes and seconds.
 
   Seconds are those of the updates alone: a step that has compiled is timed on
   this machine, once for each organism's first cell. Checkpoints keep weights,
   and the state of the optimizer until an arm is done.
   """
-  from bct_jax import sizes
+  from bct_jax import groups, sizes
 
   lines, total = [], 0.0
   for number, group in enumerate(by_organism(cells), 1):
@@ -115,6 +129,10 @@ def plan_lines(cells: Sequence[Cell], timed: bool) -> list[str]:
       f", {plan.config.organism.train.steps} updates of the install"
     )  # fmt: skip
     lines.append(f"organism {number}, {len(group)} cells{said}")
+    parts = groups.parts(group, together)
+    if together > 1:
+      forms = [groups.one_program(part, vmap) for part in parts]
+      lines += [f"  {line}" for line in groups.part_lines(parts, forms)]
     step = _step_seconds(plan, group[0].name) if timed else None
     for cell in group:
       arm, data = plan.config.arms[cell.name], plan.arms[cell.name]
@@ -180,31 +198,50 @@ def _step_seconds(plan: Any, name: str) -> float:
 
 
 def run_cells(
-  cells: Sequence[Cell], root: Path
+  cells: Sequence[Cell],
+  root: Path,
+  together: int = 1,
+  vmap: bool | None = None,
 ) -> dict[str, Mapping[str, Any]]:
   """Runs what is not done; returns each cell's arm, or {"error": text}.
+
+  Args:
+    cells: of the sweep.
+    root: its directory.
+    together: how many cells are trained at a time, if their arms allow it.
+    vmap: see groups.one_program.
 
   Raises:
     ValueError: data or model of a cell does not fit, before any is trained.
     signals.Preempted: a signal asked to stop.
   """
-  groups = by_organism(cells)
-  todo = [[c for c in g if not _is_done(root, c)] for g in groups]
+  from bct_jax import groups
+
+  by_one = by_organism(cells)
+  parts = [groups.parts(group, together) for group in by_one]
+  forms = [[groups.one_program(p, vmap) for p in of_one] for of_one in parts]
+  todo = [[c for c in g if not _is_done(root, c)] for g in by_one]
   plans = [_plan(left) if left else None for left in todo]
   results: dict[str, Mapping[str, Any]] = {}
-  for group, plan in zip(groups, plans, strict=True):
+  for plan, of_one, how in zip(plans, parts, forms, strict=True):
+    if together > 1:
+      print(
+        "\n".join(groups.part_lines(of_one, how)), file=sys.stderr, flush=True
+      )
     organism: Organism = None
-    for cell in group:
+    for part, vmapped in zip(of_one, how, strict=True):
+      left = [c for c in part if plan and c.name in plan.config.arms]
+      made: dict[str, Mapping[str, Any]] = {}
       try:
-        if plan is None or cell.name not in plan.config.arms:
-          results[cell.name] = _finished(cell, _folder(root, cell))
-        else:
-          result, organism = _run_cell(plan, cell, root, organism)
-          results[cell.name] = result
+        if plan and left:
+          made, organism = _run_part(plan, left, root, organism, vmapped)
       except _failures() as e:
-        results[cell.name] = {"error": str(e)}
-        _keep_error(_folder(root, cell), str(e))
-      _tell(cell.name, results, len(cells))
+        made = {cell.name: {"error": str(e)} for cell in left}
+      for cell in part:
+        results[cell.name] = made.get(cell.name) or _finished(cell, root)
+        if "error" in results[cell.name]:
+          _keep_error(_folder(root, cell), results[cell.name]["error"])
+        _tell(cell.name, results, len(cells))
   return results
 
 
@@ -242,48 +279,84 @@ def _tell(name: str, results: Mapping[str, Mapping[str, Any]], n: int) -> None:
   )
 
 
-def _finished(cell: Cell, folder: Path) -> Mapping[str, Any]:
-  """The arm of a cell that is done; ValueError names a file that is gone."""
+def _finished(cell: Cell, root: Path) -> Mapping[str, Any]:
+  """The arm of a cell that is done; the error names a file that is gone."""
   from bct_jax import metrics, rundir
   from bct_jax.report.load import load_run
 
-  rundir.keep_config(folder, cell.raw, {})
-  load_run(folder)
-  return metrics.read_json(folder / "result.json")["arms"][0]
+  folder = _folder(root, cell)
+  try:
+    rundir.keep_config(folder, cell.raw, {})
+    load_run(folder)
+    return metrics.read_json(folder / "result.json")["arms"][0]
+  except ValueError as e:
+    return {"error": str(e)}
 
 
-def _run_cell(
-  plan: Any, cell: Cell, root: Path, organism: Organism
-) -> tuple[Mapping[str, Any], Organism]:
-  """Trains and judges one cell; makes its organism unless it is given."""
+def _run_part(
+  plan: Any,
+  cells: Sequence[Cell],
+  root: Path,
+  organism: Organism,
+  vmap: bool,
+) -> tuple[dict[str, Mapping[str, Any]], Organism]:
+  """Trains and judges cells together; makes the organism unless it is given.
+
+  Returns:
+    Each cell's arm or {"error": text}, and the organism.
+  """
   import jax
 
   from bct_jax import experiment, metrics, rundir, signals
+  from bct_jax.arms import run_arms
 
   if signals.asked():
     raise signals.Preempted("between two cells")
-  folder, shared = _folder(root, cell), root / "organisms"
-  with rundir.hold(folder):
-    rundir.keep_config(folder, cell.raw, {})
-    shared.mkdir(exist_ok=True)
-    link = folder / "organisms"
-    if not link.is_symlink():
-      link.symlink_to(Path("..") / ".." / "organisms")
-    facts = rundir.environment(plan.runtime)
-    metrics.write_json(folder / "env.json", facts)
+  results: dict[str, Mapping[str, Any]] = {}
+  folders: dict[str, Path] = {}
+  with contextlib.ExitStack() as held:
+    for cell in cells:
+      folder = _folder(root, cell)
+      try:
+        held.enter_context(rundir.hold(folder))
+        _begin(plan, cell, folder, root)
+        folders[cell.name] = folder
+      except ValueError as e:
+        results[cell.name] = {"error": str(e)}
+    if not folders:
+      return results, organism
+    held.enter_context(jax.set_mesh(plan.runtime.mesh))
     if organism is None:
       # Other machines of the sweep wait here rather than make it too.
-      with (
-        filelock.FileLock(shared / ".lock"),
-        jax.set_mesh(plan.runtime.mesh),
-      ):
-        made, gate = experiment.make_organism(plan, folder)
+      with filelock.FileLock(root / "organisms" / ".lock"):
+        made, gate = experiment.make_organism(
+          plan, next(iter(folders.values()))
+        )
       organism = made.name, gate
     digest, gate = organism
-    result = experiment.run(plan, folder, [cell.name], (link / digest, gate))
-    (folder / "error.json").unlink(missing_ok=True)
-    metrics.write_json(folder / "done.json", {})
-  return result["arms"][0], organism
+    for name, arm in run_arms(plan, digest, folders, vmap).items():
+      if isinstance(arm, Exception):
+        results[name] = {"error": str(arm)}
+        continue
+      folder = folders[name]
+      whole = folder / "organisms" / digest
+      experiment.write_result(plan, folder, whole, gate, [arm])
+      (folder / "error.json").unlink(missing_ok=True)
+      metrics.write_json(folder / "done.json", {})
+      results[name] = arm
+  return results, organism
+
+
+def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
+  """Writes what a run directory has before anything is trained."""
+  from bct_jax import metrics, rundir
+
+  rundir.keep_config(folder, cell.raw, {})
+  (root / "organisms").mkdir(exist_ok=True)
+  link = folder / "organisms"
+  if not link.is_symlink():
+    link.symlink_to(Path("..") / ".." / "organisms")
+  metrics.write_json(folder / "env.json", rundir.environment(plan.runtime))
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> str:

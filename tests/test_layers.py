@@ -35,16 +35,17 @@ LAYERS = [
     "gate",
     "verdict",
   },
-  {"train", "evaluate", "rollouts"},
+  {"train", "population", "evaluate", "rollouts"},
   {"runtime", "sizes"},
   {"datasets", "turns", "weights"},
   {"plan"},
   {"on_policy", "reference", "rl"},
   {"training"},
+  {"arms"},
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun", "topology", "pretrain", "rescore"},
-  {"main", "interop", "linear", "sweep", "__init__"},
+  {"main", "interop", "linear", "groups", "sweep", "__init__"},
 ]
 # Package -> the parts that may import it.
 OWNERS = {

@@ -1,0 +1,225 @@
+"""Arms: trained from the organism, evaluated on the way, judged at the end."""
+
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bct_jax import metrics, processes, verdict
+from bct_jax.data.batches import Dataset
+from bct_jax.evaluate import decorate, reward, summarize
+from bct_jax.models.lora import Weights
+from bct_jax.objectives import on_rollouts
+from bct_jax.on_policy import draw
+from bct_jax.plan import Plan, sample_arms
+from bct_jax.progress import say
+from bct_jax.reference import with_logprobs
+from bct_jax.rewards import make_reward
+from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.training import Failure, Run, train_runs
+from bct_jax.weights import load_weights, record_origin
+
+
+def run_arms(
+  plan: Plan, digest: str, workdirs: Mapping[str, Path], vmap: bool = False
+) -> dict[str, dict[str, Any] | Failure]:
+  """Trains and judges arms together.
+
+  Args:
+    plan: with these arms.
+    digest: of the organism, which is in organisms/ of every run directory.
+    workdirs: the run directory of each arm.
+    vmap: see training.train_runs.
+
+  Returns:
+    The record of each arm, what it said when it was done; or what ended it.
+  """
+  out: dict[str, dict[str, Any] | Failure] = {}
+  arms: dict[str, _Arm] = {}
+  organism = Path()
+
+  def start() -> Weights:
+    return organism_weights(plan, organism)
+
+  runs = []
+  for name, workdir in workdirs.items():
+    folder, organism = workdir / "arms" / name, workdir / "organisms" / digest
+    if (record := read_done(folder / "done.json")) is not None:
+      out[name] = record
+      continue
+    arm = arms[name] = _Arm(plan, name, organism, folder)
+    try:
+      dataset = _examples(plan, name, organism, folder, start)
+      runs.append(Run(name, folder, arm.config, dataset, arm.eval_steps))
+    except ValueError as e:
+      out[name] = e
+
+  def evaluate(step: int, due: dict[str, Weights]) -> None:
+    _evaluate(plan, step, [(arms[name], w) for name, w in due.items()])
+
+  found = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
+  for name, made in found.items():
+    out[name] = made if isinstance(made, Exception) else arms[name].finish()
+  return {name: out[name] for name in workdirs}
+
+
+def _evaluate(
+  plan: Plan, step: int, due: Sequence[tuple["_Arm", Weights]]
+) -> None:
+  """Samples and saves the evals of a step that are not there yet.
+
+  Adapters over the same params are sampled in one batch, also with those whose
+  eval was saved before a kill: what else is sampled decides the rounding.
+  """
+  if due[0][1].lora is None:
+    parts = [[one] for one in due]
+  else:
+    parts = [list(due)]
+  for part in parts:
+    title = f"{', '.join(arm.name for arm, _ in part)} eval {step}"
+    partial = part[0][0].partial(step)
+    known = processes.first(
+      title, lambda part=part: [a.knows(step) for a, _ in part]
+    )
+    rows = None
+    if step > 0 and not all(known):
+      rows = sample_arms(plan, [w for _, w in part], title, partial)
+
+    def save(part=part, known=known, rows=rows, partial=partial) -> None:
+      for i, (arm, _) in enumerate(part):
+        if not known[i]:
+          arm.save_eval(step, None if rows is None else rows[i])
+      partial.unlink(missing_ok=True)
+
+    processes.first(title, save)
+
+
+class _Arm:
+  """The evals of an arm and what follows from them."""
+
+  def __init__(self, plan: Plan, name: str, organism: Path, folder: Path):
+    self.plan, self.name, self.folder = plan, name, folder
+    self.organism = organism
+    self.config = plan.config.arms[name]
+    self.eval_steps = eval_steps(
+      plan.config.eval.steps, self.config.train.steps
+    )
+    # One that goes on from the organism's is over the model's own params.
+    made = plan.config.organism
+    continued = made.lora.rank and not made.merge_lora
+    over = None if plan.install is None or continued else organism
+    record_origin(folder, plan.runtime, self.config.lora, over)
+
+  def partial(self, step: int) -> Path:
+    return self.folder / "rollouts" / f"step_{step}.partial.jsonl"
+
+  def knows(self, step: int) -> bool:
+    """Whether the eval of a step is saved."""
+    lines = metrics.read_lines(self.folder / "evals.jsonl")
+    return any(line["step"] == step for line in lines)
+
+  def save_eval(self, step: int, rows: list[dict[str, Any]] | None) -> None:
+    """Saves rollouts and rates; no rows are the organism's, of the gate."""
+    plan, policy = self.plan, on_rollouts(self.config)
+    if rows is None:
+      rows = metrics.read_lines(self.organism / "rollouts.jsonl")
+    rows = decorate(rows, DECORATIONS[self.config.train.decoration])
+    if policy is not None:
+      rows = reward(rows, plan.prompts, make_reward(plan.setting, policy))
+    metrics.write_lines(self.folder / "rollouts" / f"step_{step}.jsonl", rows)
+    record = summarize(rows, step)
+    metrics.append_line(self.folder / "evals.jsonl", record)
+    say(f"{self.name} {describe(record)}")
+
+  def finish(self) -> dict[str, Any]:
+    """Writes done.json and returns its content."""
+
+    def save() -> dict[str, Any]:
+      record = _arm_result(self.plan, self.name, self.folder)
+      metrics.write_json(self.folder / "done.json", record)
+      return record
+
+    return processes.first(f"result of {self.name}", save)
+
+
+def _examples(
+  plan: Plan,
+  name: str,
+  organism: Path,
+  folder: Path,
+  start: Callable[[], Weights],
+) -> Dataset:
+  """What an arm trains on, with all that must come from the organism first."""
+  arm, dataset = plan.config.arms[name], plan.arms[name]
+  if arm.train.source == "on_policy" and on_rollouts(arm) is None:
+    dataset = draw(plan, name, organism, start)
+  path = folder / "reference_logprobs.jsonl"
+  return with_logprobs(plan, name, arm, dataset, path, organism.name, start)
+
+
+def _arm_result(plan: Plan, name: str, folder: Path) -> dict[str, Any]:
+  arm = plan.config.arms[name]
+  curve = metrics.read_lines(folder / "evals.jsonl")
+
+  def labels(step: int) -> list[str]:
+    rows = metrics.read_lines(folder / "rollouts" / f"step_{step}.jsonl")
+    return [r["label"] for r in rows if r["split"] == "eval"]
+
+  lines = metrics.read_lines(folder / "metrics.jsonl")
+  return {
+    "name": name,
+    "objective": arm.train.objective,
+    "lr": arm.optim.lr,
+    "rank": arm.lora.rank or None,
+    "source": arm.train.source,
+    "decoration": arm.train.decoration,
+    "seed": arm.train.seed,
+    "steps": arm.train.steps,
+    "curve": curve,
+    **verdict.summarize_arm(
+      curve,
+      curve[0],
+      labels(curve[0]["step"]),
+      labels(curve[-1]["step"]),
+      plan.config.eval.seed,
+    ),
+    "trained_tokens": sum(x["trained_tokens"] for x in lines),
+    "seconds": sum(x["seconds"] for x in lines),
+  }
+
+
+def describe(record: dict[str, Any]) -> str:
+  """One line per eval, for the terminal."""
+  rates = " ".join(
+    f"{k} {record[k]:.2f}"
+    for k in (
+      "initial",
+      "alternate",
+      "other",
+      "agreed",
+      "agreed_decorated",
+      "capability",
+    )
+  )
+  return f"step {record['step']}: {rates}"
+
+
+def eval_steps(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
+  """The wanted steps up to the last one, with 0 and the last one."""
+  return tuple(sorted({0, steps, *(s for s in wanted if s <= steps)}))
+
+
+def organism_weights(plan: Plan, folder: Path) -> Weights:
+  """A fresh copy of the organism's weights, as arms start from them."""
+  if plan.install is None:
+    return load_weights(plan.runtime, None)
+  weights = load_weights(plan.runtime, folder)
+  if plan.config.organism.merge_lora:
+    return plan.runtime.fold(weights)
+  return weights
+
+
+def read_done(path: Path) -> dict[str, Any] | None:
+  """JSON of a file, alike in all processes; None if there is none."""
+  return processes.first(
+    path.name, lambda: metrics.read_json(path) if path.exists() else None
+  )
