@@ -1,5 +1,6 @@
 """Arms: trained from the organism, evaluated on the way, judged at the end."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bct_jax.progress import say
 from bct_jax.reference import with_logprobs
 from bct_jax.rewards import make_reward
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.train import NumericalError
 from bct_jax.training import Failure, Run, train_runs
 from bct_jax.weights import load_weights, record_origin
 
@@ -53,8 +55,8 @@ def run_arms(
     except ValueError as e:
       out[name] = e
 
-  def evaluate(step: int, due: dict[str, Weights]) -> None:
-    _evaluate(plan, step, [(arms[name], w) for name, w in due.items()])
+  def evaluate(step: int, due: dict[str, Weights]) -> dict[str, NumericalError]:
+    return _evaluate(plan, step, [(arms[name], w) for name, w in due.items()])
 
   found = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
   for name, made in found.items():
@@ -64,33 +66,61 @@ def run_arms(
 
 def _evaluate(
   plan: Plan, step: int, due: Sequence[tuple["_Arm", Weights]]
-) -> None:
+) -> dict[str, NumericalError]:
   """Samples and saves the evals of a step that are not there yet.
 
   Adapters over the same params are sampled in one batch, also with those whose
   eval was saved before a kill: what else is sampled decides the rounding.
-  """
-  if due[0][1].lora is None:
-    parts = [[one] for one in due]
-  else:
-    parts = [list(due)]
-  for part in parts:
-    title = f"{', '.join(arm.name for arm, _ in part)} eval {step}"
-    partial = part[0][0].partial(step)
-    known = processes.first(
-      title, lambda part=part: [a.knows(step) for a, _ in part]
-    )
-    rows = None
-    if step > 0 and not all(known):
-      rows = sample_arms(plan, [w for _, w in part], title, partial)
 
-    def save(part=part, known=known, rows=rows, partial=partial) -> None:
-      for i, (arm, _) in enumerate(part):
-        if not known[i]:
-          arm.save_eval(step, None if rows is None else rows[i])
+  Returns:
+    What is wrong with arms whose weights give numbers that are not finite.
+  """
+  parts = [due] if due[0][1].lora is not None else [[one] for one in due]
+  broken = set()
+  for part in parts:
+    arms, weights = zip(*part, strict=True)
+    title = f"{', '.join(arm.name for arm in arms)} eval {step}"
+    partial = arms[0].partial(step)
+    known = processes.first(title, lambda a=arms: [x.knows(step) for x in a])
+    rows: list[Any] = [None] * len(part)
+    if step > 0 and not all(known):
+      rows = _sample(plan, weights, title, partial)
+    bad = {a.name for a, x in zip(arms, rows, strict=True) if not _finite(x)}
+    new = [
+      (arm, own)
+      for arm, own, there in zip(arms, rows, known, strict=True)
+      if not there and arm.name not in bad
+    ]
+
+    def save(new=new, partial=partial) -> None:
+      for arm, own in new:
+        arm.save_eval(step, own)
       partial.unlink(missing_ok=True)
 
     processes.first(title, save)
+    broken |= bad
+  return {
+    name: NumericalError(
+      f"log-probabilities in the eval at step {step} are not finite"
+    )
+    for name in broken
+  }
+
+
+def _sample(
+  plan: Plan, weights: Sequence[Weights], title: str, partial: Path
+) -> list[list[dict[str, Any]]]:
+  rows = sample_arms(plan, weights, title, partial)
+  for i, own in enumerate(rows):
+    if weights[1:] and not _finite(own):
+      # Its own fault, or that of another whose place in the cache it took over.
+      (rows[i],) = sample_arms(plan, [weights[i]], f"{title}, arm {i} alone")
+  return rows
+
+
+def _finite(rows: Sequence[Mapping[str, Any]] | None) -> bool:
+  numbers = [v for row in rows or () for v in row.values()]
+  return all(math.isfinite(v) for v in numbers if isinstance(v, float))
 
 
 class _Arm:

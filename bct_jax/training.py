@@ -45,6 +45,9 @@ class Run:
 
 # What ends a run and not those that are trained with it.
 Failure = ValueError | NumericalError
+# Called with a step and the weights of the runs that are due; returns what is
+# wrong with those that end here.
+Evaluate = Callable[[int, dict[str, Weights]], dict[str, NumericalError]]
 
 
 def train_run(
@@ -71,7 +74,7 @@ def train_runs(
   plan: Plan,
   runs: Sequence[Run],
   start: Callable[[], Weights],
-  evaluate: Callable[[int, dict[str, Weights]], None] = lambda step, due: None,
+  evaluate: Evaluate = lambda step, due: {},
   vmap: bool = False,
 ) -> dict[str, Weights | Failure]:
   """Trains runs together, or goes on where the checkpoints of each end.
@@ -81,7 +84,7 @@ def train_runs(
     runs: several must be such as one program can train, see cells.VALUES.
     start: gives the weights to start from, which are taken over; called for
       new runs, and for the params that adapters are over.
-    evaluate: called with a step and the weights of the runs that are due.
+    evaluate: see Evaluate.
     vmap: updates all in one program, see population.py, which wants the batches
       in one layout; else the program of one runs for each in turn.
 
@@ -121,21 +124,19 @@ def train_runs(
   title = ", ".join(job.run.name for job in jobs)
   left = sum(job.run.arm.train.steps - job.resumed for job in jobs)
   with stage(f"train {title}", left, "steps") as bar:
-    lanes = {job.run.name: job.lane(bar) for job in jobs}
-    fit(
-      list(lanes.values()),
-      frozen,
-      vmapped(step) if vmap else in_turn(step),
-      lambda step, due: evaluate(
-        step,
-        {
-          job.run.name: job.weights(lanes[job.run.name].state.params)
-          for job in jobs
-          if lanes[job.run.name] in due
-        },
-      ),
-    )
-  return out | {job.run.name: job.end(lanes[job.run.name]) for job in jobs}
+    lanes = {job.lane(bar): job for job in jobs}
+
+    def evaluate_lanes(step: int, due: Sequence[Lane]) -> None:
+      weights = {
+        lanes[x].run.name: lanes[x].weights(x.state.params) for x in due
+      }
+      errors = evaluate(step, weights)
+      for lane in due:
+        lane.error = errors.get(lanes[lane].run.name)
+
+    update = vmapped(step) if vmap else in_turn(step)
+    fit([*lanes], frozen, update, evaluate_lanes)
+  return out | {job.run.name: job.end(lane) for lane, job in lanes.items()}
 
 
 class _Job:
