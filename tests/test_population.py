@@ -3,7 +3,9 @@
 import dataclasses
 import functools
 import operator
+import os
 import shutil
+import signal
 
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ import pytest
 from helpers import CONFIG, LORA, OPTIM, init_params, make_mesh, make_rows
 from runs import ROOT
 
-from bct_jax import config, exits, metrics
+from bct_jax import arms, config, exits, metrics
 from bct_jax import sweep as sweeps
 from bct_jax.checkpoint import Checkpoints
 from bct_jax.mesh import put_batch
@@ -126,18 +128,36 @@ def test_an_arm_that_is_hurt_or_stays_changes_no_other():
 # --- whole sweeps -------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def planned():
+  """One plan for all sweeps here, so that they share what is compiled."""
+  made = sweeps._read(["s", f"--sweep={FILE}", "--dry_run"])[1]
+  plan = sweeps._plan(made)
+  with pytest.MonkeyPatch.context() as patched:
+    patched.setattr(sweeps, "_plan", lambda group: plan)
+    yield
+
+
 def sweep(root, *flags):
-  """Runs a sweep from an organism that is there; returns its exit code."""
+  """Runs a sweep and returns its exit code."""
   flags = [f"--sweep={FILE}", f"--workdir={root}", *flags]
   return sweeps.main(["sweep", *flags])
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory):
+def alone(planned, tmp_path_factory):
   """Root of a sweep whose cells were run one after another."""
   root = tmp_path_factory.mktemp("alone") / "s"
   assert sweep(root) == exits.FAILED  # one diverges
   return root
+
+
+@pytest.fixture(scope="module", params=["--novmap", "--vmap"])
+def together(request, alone, tmp_path_factory):
+  """A form of training together, and the root of a sweep by it."""
+  root = beside(alone, tmp_path_factory.mktemp("together"))
+  assert sweep(root, "--together=4", request.param) == exits.FAILED
+  return request.param, root
 
 
 def beside(alone, root):
@@ -203,18 +223,45 @@ def assert_same_sweep(ours, theirs, exact=False):
       assert_close(params, want)
 
 
-@pytest.mark.parametrize("form", ["--novmap", "--vmap"])
-def test_cells_together_are_those_one_after_another(
-  alone, tmp_path, form, capsys
+def test_cells_together_are_those_one_after_another(alone, together):
+  assert_same_sweep(together[1], alone)
+  failed = alone / "cells" / "lr_1e_36-seed_2" / "error.json"
+  assert "not finite at update 2" in metrics.read_json(failed)["error"]
+
+
+def stopped(monkeypatch, owner, name, at, stop):
+  """Has the call number `at` of a method end otherwise."""
+  whole, calls = getattr(owner, name), []
+
+  def counted(*args, **more):
+    calls.append(name)
+    if len(calls) == at:
+      stop()
+    return whole(*args, **more)
+
+  monkeypatch.setattr(owner, name, counted)
+
+
+def killed():
+  raise KeyboardInterrupt
+
+
+def test_a_group_goes_on_from_anywhere_to_the_same_numbers(
+  alone, together, tmp_path, monkeypatch
 ):
+  form, whole = together
   root = beside(alone, tmp_path)
+  for owner, name, at in (
+    (Checkpoints, "save", 2),  # between two arms that are both at step 1
+    (Checkpoints, "save", 5),
+    (arms._Arm, "save_eval", 3),  # after the organism's own: between two arms
+  ):
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+      stopped(m, owner, name, at, killed)
+      sweep(root, "--together=4", form)
+  with monkeypatch.context() as m:
+    stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+    stopped(m, Checkpoints, "save", 1, stop)
+    assert sweep(root, "--together=4", form) == exits.PREEMPTED
   assert sweep(root, "--together=4", form) == exits.FAILED
-  assert_same_sweep(root, alone)
-  said = capsys.readouterr().err
-  how = {
-    "--vmap": "in one program",
-    "--novmap": "by the program of one, in turn",
-  }
-  assert (
-    f"trained together, {how[form]}: lr_0.01-schedule_linear, lr_1e_36" in said
-  )
+  assert_same_sweep(root, whole, exact=True)
