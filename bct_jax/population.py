@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bct_jax.train import Step, Update
+from bct_jax.types import PyTree
 
 
 @functools.lru_cache(maxsize=8)
@@ -14,9 +15,9 @@ def vmapped(step: Step) -> Update:
   """Updates all states in one program, which reads what is frozen once.
 
   An arm is a slice of an axis over arms, so none has a part in another's
-  gradient, its norm or its clipping. One that stays as it is goes through the
-  program all the same, so that the others are rounded as ever; what comes out
-  for it is dropped. Rows are spread over devices as they are for one arm.
+  gradient, its norm or its clipping. In place of one that stays as it is a copy
+  of another goes through the program, so that those are rounded as ever. Rows
+  are spread over devices as they are for one arm.
 
   Args:
     step: of one arm, see make_train_step.
@@ -27,42 +28,37 @@ def vmapped(step: Step) -> Update:
   """
   each = jax.vmap(step, in_axes=(0, None, 0, 0))
 
-  def all_of(states, frozen, batches, lrs, moves):
+  def all_of(states, frozen, batches, lrs):
     def stacked(trees):
       return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
-    made, metrics = each(stacked(states), frozen, stacked(batches), lrs)
-
-    def own(i, state):
-      def one(new, old):
-        return jnp.where(moves[i], new[i], old)
-
-      return jax.tree.map(one, made, state), {
-        k: x[i] for k, x in metrics.items()
-      }
-
-    return [own(i, state) for i, state in enumerate(states)]
+    made = each(stacked(states), frozen, stacked(batches), lrs)
+    every = range(len(states))
+    return [jax.tree.map(lambda x, i=i: x[i], made) for i in every]
 
   programs = {}
 
   def update(states, frozen, batches, lrs):
-    if len(states) not in programs:
-      place = jax.tree.map(lambda x: x.sharding, states[0])
-      programs[len(states)] = jax.jit(
-        all_of,
-        out_shardings=[(place, place.step)] * len(states),
-        donate_argnums=0,
+    moving = [i for i, batch in enumerate(batches) if batch is not None]
+    first, count = moving[0], len(states)
+    if count not in programs:
+      place = jax.tree.map(lambda x: x.sharding, states[first])
+      programs[count] = jax.jit(
+        all_of, out_shardings=[(place, place.step)] * count, donate_argnums=0
       )
-    filling = next(b for b in batches if b is not None)
-    moves = [b is not None for b in batches]
-    out = programs[len(states)](
-      list(states),
+    every = range(count)
+    made = programs[count](
+      [states[i] if i in moving else _copy(states[first]) for i in every],
       frozen,
-      [filling if b is None else b for b in batches],
+      [batches[i if i in moving else first] for i in every],
       np.asarray(lrs, np.float32),
-      np.asarray(moves),
     )
-    metrics = [m if b else {} for (_, m), b in zip(out, moves, strict=True)]
-    return [state for state, _ in out], metrics
+    out = [made[i] if i in moving else (states[i], {}) for i in every]
+    return [state for state, _ in out], [metrics for _, metrics in out]
 
   return update
+
+
+@jax.jit
+def _copy(tree: PyTree) -> PyTree:
+  return jax.tree.map(jnp.copy, tree)

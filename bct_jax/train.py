@@ -171,7 +171,7 @@ class Update(Protocol):
     """An update of each state that has a batch; the others stay as they are.
 
     Args:
-      states: taken over, those that stay too.
+      states: those that have a batch are taken over.
       frozen: what all of them are given.
       batches, lrs: of each state; one batch at least is not None.
 
