@@ -23,7 +23,8 @@ from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Frozen, Weights
 from bct_jax.population import vmapped
 from bct_jax.runtime import MeshModel
-from bct_jax.train import in_turn
+from bct_jax.train import FitConfig, Lane, fit, in_turn
+from bct_jax.types import TrainState
 from configs import tiny
 
 FILE = ROOT / "tests" / "sweep_together.py"
@@ -125,6 +126,47 @@ def test_an_arm_that_is_hurt_or_stays_changes_no_other():
   jax.tree.map(np.testing.assert_array_equal, states[2][2], after[1][2])
 
 
+# --- the loop -----------------------------------------------------------------
+
+
+def test_lanes_end_fail_and_wait_each_by_itself():
+  calls = []
+
+  def lane(name, start, steps, bad=None):
+    def step(t, state):
+      return (name, t == bad), [f"{name}{t}"]
+
+    return Lane(
+      TrainState(jnp.int32(start), {}, None, None),
+      step,
+      lambda t: 0.5,
+      lambda state: calls.append(f"save {name}{int(state.step)}"),
+      lambda values: calls.append(f"log {name}{values['step']}"),
+      FitConfig(steps, (steps,), 2),
+    )
+
+  def update(states, frozen, batches, lrs):
+    # Finished lanes are left out, failed ones and those ahead are not.
+    calls.append(f"update {' '.join(b[0] if b else '-' for b in batches)}")
+    out = [
+      (x.replace(step=x.step + 1), {"loss": np.nan if b[1] else 1.0})
+      if b
+      else (x, {})
+      for x, b in zip(states, batches, strict=True)
+    ]
+    return [s for s, _ in out], [m for _, m in out]
+
+  lanes = [lane("a", 2, 4), lane("b", 0, 3), lane("c", 0, 4, bad=1)]
+  fit(lanes, None, update, lambda t, due: calls.append(f"eval {t} {len(due)}"))
+  assert ",".join(calls) == (
+    "update - b c,update - b c,log b1,log c1,log b2,save b2,"
+    "update a b -,log a3,log b3,save b3,eval 3 1,"
+    "update a -,log a4,save a4,eval 4 1"
+  )
+  assert [x.error is None for x in lanes] == [True, True, False]
+  assert "update 2 of 4 (lr 0.5), examples ['c1']" in str(lanes[2].error)
+
+
 # --- whole sweeps -------------------------------------------------------------
 
 
@@ -223,6 +265,7 @@ def assert_same_sweep(ours, theirs, exact=False):
       assert_close(params, want)
 
 
+@pytest.mark.slow
 def test_cells_together_are_those_one_after_another(alone, together):
   assert_same_sweep(together[1], alone)
   failed = alone / "cells" / "lr_1e_36-seed_2" / "error.json"
@@ -246,6 +289,7 @@ def killed():
   raise KeyboardInterrupt
 
 
+@pytest.mark.slow
 def test_a_group_goes_on_from_anywhere_to_the_same_numbers(
   alone, together, tmp_path, monkeypatch
 ):
