@@ -295,17 +295,19 @@ def test_a_group_goes_on_from_anywhere_to_the_same_numbers(
 ):
   form, whole = together
   root = beside(alone, tmp_path)
-  for owner, name, at in (
-    (Checkpoints, "save", 2),  # between two arms that are both at step 1
-    (Checkpoints, "save", 5),
-    (arms._Arm, "save_eval", 3),  # after the organism's own: between two arms
+  stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
+  for owner, name, at, how in (
+    (Checkpoints, "save", 2, killed),  # one arm is at 1, the others at 0
+    (Checkpoints, "save", 1, stop),  # all are saved at 3
+    (Checkpoints, "save", 2, killed),  # one of two is saved at 4, its last
+    (arms._Arm, "save_eval", 2, killed),  # one of two evals at 4 is saved
   ):
-    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
-      stopped(m, owner, name, at, killed)
-      sweep(root, "--together=4", form)
-  with monkeypatch.context() as m:
-    stop = functools.partial(os.kill, os.getpid(), signal.SIGTERM)
-    stopped(m, Checkpoints, "save", 1, stop)
-    assert sweep(root, "--together=4", form) == exits.PREEMPTED
+    with monkeypatch.context() as m:
+      stopped(m, owner, name, at, how)
+      if how is stop:
+        assert sweep(root, "--together=4", form) == exits.PREEMPTED
+      else:
+        with pytest.raises(KeyboardInterrupt):
+          sweep(root, "--together=4", form)
   assert sweep(root, "--together=4", form) == exits.FAILED
   assert_same_sweep(root, whole, exact=True)
