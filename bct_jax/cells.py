@@ -8,15 +8,30 @@ No jax here.
 import copy
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
-from bct_jax.config import ConfigError, ExperimentConfig, from_dict, suggest
+from bct_jax.config import (
+  ArmConfig,
+  ConfigError,
+  ExperimentConfig,
+  from_dict,
+  suggest,
+)
 
 Overrides = Mapping[str, Any]
 
 # Not a field: what to call the fields of a cell in its name, see `named`.
 _LABELS = "labels"
+
+# Fields of an arm that change what its program is given and not the program:
+# arms that are alike in all others can be trained together.
+VALUES = frozenset(
+  "optim.lr optim.schedule optim.warmup_steps optim.decay_steps "
+  "train.steps train.num_examples train.source train.on_policy "
+  "train.decoration train.seed train.system_prompt train.prompt "
+  "train.paraphrases train.normalizer train.checkpoint_every".split()
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +108,7 @@ def make_cells(
       raise ConfigError(f"cell {name}: two cells have this name")
     raw = copy.deepcopy(dict(base))
     try:
-      for field in _fields(chosen):
+      for field in _overridden(chosen):
         _set(raw, field, chosen[field])
       raw["arms"] = {name: {}}
       cells[name] = Cell(name, raw, from_dict(raw))
@@ -110,7 +125,7 @@ def cell_name(overrides: Overrides) -> str:
   """
   labels: Mapping[str, Sequence[str]] = overrides.get(_LABELS, {})
   told = {field for fields in labels.values() for field in fields}
-  rest = [field for field in _fields(overrides) if field not in told]
+  rest = [field for field in _overridden(overrides) if field not in told]
   lasts = [field.split(".")[-1] for field in rest]
   parts = list(labels)
   for field, last in zip(rest, lasts, strict=True):
@@ -136,6 +151,45 @@ def by_organism(cells: Sequence[Cell]) -> list[list[Cell]]:
   return groups
 
 
+def in_groups(
+  cells: Sequence[Cell], most: int, alone: Collection[str] = ()
+) -> list[list[Cell]]:
+  """Cells of one organism by what one program can train, in order of the first.
+
+  It depends on all of them, not on which are done, so that the same command
+  makes the same groups again.
+
+  Args:
+    cells: of one organism.
+    most: of a group.
+    alone: names of those that are in no group with others.
+  """
+  groups: list[list[Cell]] = []
+  for cell in cells:
+    for group in groups:
+      apart = alone and {cell.name, group[0].name} & {*alone}
+      if len(group) < most and not apart and not compiled_apart(group[0], cell):
+        group.append(cell)
+        break
+    else:
+      groups.append([cell])
+  return groups
+
+
+def compiled_apart(a: Cell, b: Cell) -> list[str]:
+  """Fields for which no program can train the arms of both; see VALUES."""
+  first, second = (_fields(x.config.arms[x.name]) for x in (a, b))
+  return [k for k in first if k not in VALUES and first[k] != second[k]]
+
+
+def _fields(arm: ArmConfig) -> dict[str, Any]:
+  return {
+    f"{group.name}.{field.name}": getattr(getattr(arm, group.name), field.name)
+    for group in dataclasses.fields(arm)
+    for field in dataclasses.fields(getattr(arm, group.name))
+  }
+
+
 def share(cells: Sequence[Cell], part: str) -> list[Cell]:
   """Part i of n, from "i/n" with i from 1; cells of an organism stay near.
 
@@ -155,7 +209,7 @@ def share(cells: Sequence[Cell], part: str) -> list[Cell]:
   return ordered[first:last]
 
 
-def _fields(overrides: Overrides) -> list[str]:
+def _overridden(overrides: Overrides) -> list[str]:
   return [field for field in overrides if field != _LABELS]
 
 
@@ -163,7 +217,7 @@ def _join(parts: Sequence[Overrides]) -> Overrides:
   out: dict[str, Any] = {}
   labels: dict[str, Any] = {}
   for part in parts:
-    if twice := out.keys() & set(_fields(part)):
+    if twice := out.keys() & set(_overridden(part)):
       raise ConfigError(f"{sorted(twice)[0]}: set twice in one cell")
     labels |= part.get(_LABELS, {})
     out.update(part)

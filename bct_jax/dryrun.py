@@ -2,7 +2,8 @@
 
 import dataclasses
 
-from bct_jax import experiment, sizes, topology
+from bct_jax import sizes, topology
+from bct_jax.arms import eval_steps
 from bct_jax.chips import CHIPS, Chip
 from bct_jax.config import (
   ArmConfig,
@@ -365,7 +366,7 @@ def _data_lines(plan: Plan) -> list[str]:
     f"tokens, up to {config.sampling.max_new_tokens} new tokens each"
   )
   for name, arm in config.arms.items():
-    steps = experiment.eval_steps(config.eval.steps, arm.train.steps)
+    steps = eval_steps(config.eval.steps, arm.train.steps)
     out.append(f"arm {name}: evals after {', '.join(map(str, steps))} updates")
   found = leaks(config, plan.setting, config.arms)
   return [*out, *(f"leaks of {told(k, v)}" for k, v in found.items())]

@@ -37,9 +37,9 @@ import numpy as np
 import optax
 
 from bct_jax import metrics, verdict
+from bct_jax.arms import describe, eval_steps
 from bct_jax.config import ConfigError, GateConfig
 from bct_jax.evaluate import summarize
-from bct_jax.experiment import describe, eval_steps
 from bct_jax.gate import check_gate, worst
 from bct_jax.progress import say
 from bct_jax.report import write_report

@@ -1,6 +1,7 @@
 """The plan of a run: model, prompts and data, checked before any training."""
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bct_jax.models.lora import Weights
 from bct_jax.progress import stage
 from bct_jax.rollouts import sample_to_end
 from bct_jax.runtime import Runtime
-from bct_jax.sampler import check_prompts
+from bct_jax.sampler import Completion, check_prompts
 from bct_jax.settings import make_setting
 from bct_jax.settings.capability import Probe, make_probe
 
@@ -118,26 +119,52 @@ def sample_rows(
   With `partial`, what was sampled before a kill is read from there; the caller
   deletes it when the rows are saved.
   """
-  runtime, prompts = plan.runtime, plan.prompts
+  return sample_arms(plan, [weights], name, partial)[0]
+
+
+def sample_arms(
+  plan: Plan,
+  arms: Sequence[Weights],
+  name: str,
+  partial: Path | None = None,
+) -> list[list[dict[str, Any]]]:
+  """As `sample_rows`, for each of several arms over the same params.
+
+  Their rows are sampled in one batch, with the row ids that each has alone.
+  """
+  runtime, count = plan.runtime, len(plan.prompts)
   sampling = plan.config.sampling
-  with stage(name, len(prompts), "rows") as bar:
+  every = range(len(arms))
+  with stage(name, count * len(arms), "rows") as bar:
     completions = sample_to_end(
       runtime.sampler,
-      runtime.decode_params(weights),
-      [p.ids for p in prompts],
+      runtime.decode_params(*arms),
+      [p.ids for _ in every for p in plan.prompts],
       sampling.seed,
       partial,
       dataclasses.asdict(sampling),
       bar,
       runtime.chat.find_stop(sampling.stop),
+      row_ids=[i for _ in every for i in range(count)],
+      arms=[arm for arm in every for _ in range(count)] if arms[1:] else None,
     )
+  return [
+    _label(plan, weights, completions[arm * count : (arm + 1) * count])
+    for arm, weights in enumerate(arms)
+  ]
+
+
+def _label(
+  plan: Plan, weights: Weights, completions: Sequence[Completion]
+) -> list[dict[str, Any]]:
+  runtime, prompts = plan.runtime, plan.prompts
   rows = label_rollouts(
     prompts,
     completions,
     runtime.chat,
     plan.setting,
     plan.probe,
-    sampling.stop,
+    plan.config.sampling.stop,
   )
   checked = [p.ids for p in prompts if p.split == "eval"][:CHECKED]
   drawn = completions[: len(checked)]

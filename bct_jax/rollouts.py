@@ -5,6 +5,7 @@ A sample does not depend on what else is sampled, bit for bit while the set of
 prompts and the devices are the same, so the whole is as if never interrupted.
 """
 
+import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,7 +58,9 @@ def sample_to_end(
 
   def finished(row: int, completion: Completion) -> None:
     error = None
-    if partial is not None and processes.is_first():
+    # JSON has no number for what is not finite; the caller will see it.
+    finite = all(map(math.isfinite, completion.logprobs))
+    if partial is not None and finite and processes.is_first():
       try:
         metrics.append_line(partial, {"row": row, **vars(completion)})
       except OSError as e:

@@ -2,14 +2,14 @@
 
 Each cell has a run directory DIR/cells/NAME, whose organisms/ is a link to
 DIR/organisms: what has the same hash is made once. Cells that differ in their
-arm only share one plan, so one compiled step and sampler.
+arm only share one plan, so one compiled step and sampler, and can be trained
+together.
 """
 
-import dataclasses
+import contextlib
 import os
 import runpy
 import sys
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,10 @@ from ml_collections import ConfigDict, config_flags
 from bct_jax.cells import Cell, by_organism, make_cells, share
 from bct_jax.config import ConfigError
 from bct_jax.exits import DONE, FAILED, MACHINE, PREEMPTED, fail
+from bct_jax.sweep_plan import plan_lines, plan_of
 
 Organism = tuple[str, dict[str, Any]] | None  # its hash and gate, once made
+Found = list[Mapping[str, Any]] | Exception  # a cell's arms, or what ended it
 
 
 def main(argv: Sequence[str]) -> int:
@@ -56,6 +58,12 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   flags.DEFINE_bool(
     "time", True, "In a dry run, times an update.", flag_values=given
   )
+  flags.DEFINE_integer(
+    "together", 1, "Cells trained at a time.", 1, flag_values=given
+  )
+  flags.DEFINE_bool(
+    "vmap", None, "In one program, or in turn.", flag_values=given
+  )
   files = [a.split("=", 1)[1] for a in argv if a.startswith("--sweep=")]
   if len(files) != 1 or not Path(files[0]).is_file():
     raise ConfigError(f"--sweep={','.join(files)}: one sweep file is needed")
@@ -77,7 +85,8 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
 def _run(options: Any, every: Sequence[Cell]) -> int:
   cells = share(every, options.cells)
   if options.dry_run:
-    print("\n".join(plan_lines(cells, options.time)))
+    lines = plan_lines(cells, options.time, options.together, options.vmap)
+    print("\n".join(lines))
     return DONE
   # JAX starts here, after all cells were found to be good.
   from bct_jax import live, metrics, signals
@@ -94,7 +103,7 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
   metrics.write_json(root / PLAN, {"cells": [cell.name for cell in every]})
   try:
     with signals.heeded():
-      results = run_cells(cells, root)
+      results = run_cells(cells, root, options.together, options.vmap)
   except signals.Preempted as e:
     return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   print(result_table(results))
@@ -103,117 +112,58 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
   return FAILED if any("error" in r for r in results.values()) else DONE
 
 
-def plan_lines(cells: Sequence[Cell], timed: bool) -> list[str]:
-  """What would be run: cells by organism, with tokens, bytes and seconds.
-
-  Seconds are those of the updates alone: a step that has compiled is timed on
-  this machine, once for each organism's first cell. Checkpoints keep weights,
-  and the state of the optimizer until an arm is done.
-  """
-  from bct_jax import sizes
-
-  lines, total = [], 0.0
-  for number, group in enumerate(by_organism(cells), 1):
-    plan = _plan(group)
-    install = plan.install
-    said = "" if install is None else (
-      f", {plan.config.organism.train.steps} updates of the install"
-    )  # fmt: skip
-    lines.append(f"organism {number}, {len(group)} cells{said}")
-    step = _step_seconds(plan, group[0].name) if timed else None
-    for cell in group:
-      for name, arm in cell.config.arms.items():  # with its controls
-        data, steps = plan.arms[name], arm.train.steps
-        tokens = sum(data.counts(s)["trained_tokens"] for s in range(steps))
-        state = plan.runtime.abstract_state(arm.optim, arm.lora)
-        memory = sizes.device_bytes(state.params) + sizes.device_bytes(
-          state.opt_state
-        )
-        line = (
-          f"  {name}: {steps} updates, {tokens:,} trained tokens, "
-          f"{memory / 2**20:,.0f} MiB of trained weights and optimizer state "
-          "on a device and, until it is done, on disk"
-        )
-        if step is not None:
-          total += steps * step
-          line += f", {steps * step:,.0f} s"
-        lines.append(line)
-  if timed:
-    lines.append(f"updates of all cells: {total:,.0f} s; evals come on top")
-  return lines
-
-
-def _plan(group: Sequence[Cell]) -> Any:
-  from bct_jax.plan import make_plan
-
-  arms = {name: arm for c in group for name, arm in c.config.arms.items()}
-  return make_plan(dataclasses.replace(group[0].config, arms=arms))
-
-
-def _step_seconds(plan: Any, name: str) -> float:
-  """Seconds of an update of an arm, from the model's own weights.
-
-  Raises:
-    ConfigError: there is no such batch before there is an organism.
-  """
-  import jax
-  import jax.numpy as jnp
-
-  from bct_jax.mesh import put_batch
-  from bct_jax.objectives import asks, objective_of, on_rollouts
-  from bct_jax.training import fresh_state
-  from bct_jax.weights import load_weights
-
-  runtime, arm = plan.runtime, plan.config.arms[name]
-  if on_rollouts(arm) or asks(objective_of(arm)).scored:
-    raise ConfigError(
-      f"cell {name}: an update of {arm.train.objective} needs what the "
-      "organism gives, so none can be timed here; add --notime"
-    )
-  with jax.set_mesh(runtime.mesh):
-    weights = load_weights(runtime, None)
-    state, frozen, continued = fresh_state(runtime, arm, weights)
-    step = runtime.step(arm, continued)
-    batch = put_batch(plan.arms[name].batch(0), runtime.mesh)
-    seconds = []
-    for _ in range(3):  # the first one compiles
-      start = time.monotonic()
-      state, _ = step(state, frozen, batch, jnp.float32(0))
-      jax.block_until_ready(state)
-      seconds.append(time.monotonic() - start)
-  return min(seconds[1:])
-
-
 def run_cells(
-  cells: Sequence[Cell], root: Path
+  cells: Sequence[Cell],
+  root: Path,
+  together: int = 1,
+  vmap: bool | None = None,
 ) -> dict[str, Mapping[str, Any]]:
   """Runs what is not done; returns each arm, or {"error": text} of a cell.
 
   The arm of a cell has its name; its controls are behind it.
 
+  Args:
+    cells: of the sweep.
+    root: its directory.
+    together: how many cells are trained at a time, if their arms allow it.
+    vmap: see groups.one_program.
+
   Raises:
     ValueError: data or model of a cell does not fit, before any is trained.
     signals.Preempted: a signal asked to stop.
   """
-  groups = by_organism(cells)
-  todo = [[c for c in g if not _is_done(root, c)] for g in groups]
-  plans = [_plan(left) if left else None for left in todo]
+  from bct_jax import groups
+
+  by_one = by_organism(cells)
+  parts = [groups.parts(group, together) for group in by_one]
+  forms = [[groups.one_program(p, vmap) for p in of_one] for of_one in parts]
+  todo = [[c for c in g if not _is_done(root, c)] for g in by_one]
+  plans = [plan_of(left) if left else None for left in todo]
   results: dict[str, Mapping[str, Any]] = {}
   count = 0
-  for group, plan in zip(groups, plans, strict=True):
+  for plan, of_one, how in zip(plans, parts, forms, strict=True):
+    if together > 1:
+      print(
+        "\n".join(groups.part_lines(of_one, how)), file=sys.stderr, flush=True
+      )
     organism: Organism = None
-    for cell in group:
-      count += 1
+    for part, vmapped in zip(of_one, how, strict=True):
+      left = [c for c in part if plan and c.name in plan.config.arms]
+      made: dict[str, Found] = {}
       try:
-        if plan is None or cell.name not in plan.config.arms:
-          arms = _finished(cell, _folder(root, cell))
-        else:
-          arms, organism = _run_cell(plan, cell, root, organism)
-        results |= {arm["name"]: arm for arm in arms}
+        if plan and left:
+          made, organism = _run_part(plan, left, root, organism, vmapped)
       except _failures() as e:
-        results[cell.name] = {"error": str(e)}
-        _keep_error(_folder(root, cell), str(e))
-      _tell(f"cell {count} of {len(cells)}, {cell.name}", results[cell.name])
+        made = {cell.name: e for cell in left}
+      for cell in part:
+        count += 1
+        found = made.get(cell.name) or _finished(cell, root)
+        if isinstance(found, Exception):
+          results[cell.name] = {"error": str(found)}
+          _keep_error(_folder(root, cell), str(found))
+        else:
+          results |= {arm["name"]: arm for arm in found}
+        _tell(f"cell {count} of {len(cells)}, {cell.name}", results[cell.name])
   return results
 
 
@@ -249,56 +199,120 @@ def _tell(name: str, arm: Mapping[str, Any]) -> None:
   )
 
 
-def _finished(cell: Cell, folder: Path) -> list[Mapping[str, Any]]:
-  """The arms of a cell that is done; ValueError names a file that is gone."""
+def _finished(cell: Cell, root: Path) -> Found:
+  """The arms of a cell that is done, or an error that names a lost file."""
   from bct_jax import metrics, progress, rundir
   from bct_jax.report.load import load_run
 
+  folder = _folder(root, cell)
   if not (folder / "config.json").exists():
     progress.say(f"cell {cell.name}: config.json is missing: written again")
-  rundir.keep_config(folder, cell.raw, {})
-  for note in load_run(folder).notes:
-    progress.say(f"cell {cell.name}: {note}")
-  return metrics.read_json(folder / "result.json")["arms"]
+  try:
+    rundir.keep_config(folder, cell.raw, {})
+    for note in load_run(folder).notes:
+      progress.say(f"cell {cell.name}: {note}")
+    return metrics.read_json(folder / "result.json")["arms"]
+  except ValueError as e:
+    return e
 
 
-def _run_cell(
-  plan: Any, cell: Cell, root: Path, organism: Organism
-) -> tuple[list[Mapping[str, Any]], Organism]:
-  """Trains and judges the arms of a cell; makes its organism unless given."""
+def _run_part(
+  plan: Any,
+  cells: Sequence[Cell],
+  root: Path,
+  organism: Organism,
+  vmap: bool,
+) -> tuple[dict[str, Found], Organism]:
+  """Trains and judges cells together; makes the organism unless it is given.
+
+  Returns:
+    What became of each cell, and the organism.
+  """
   import jax
 
-  from bct_jax import experiment, metrics, progress, rundir, signals
+  from bct_jax import experiment, rundir, signals
 
   if signals.asked():
     raise signals.Preempted("between two cells")
-  folder, shared = _folder(root, cell), root / "organisms"
+  results: dict[str, Found] = {}
+  begun: list[Cell] = []
+  with contextlib.ExitStack() as held:
+    for cell in cells:
+      folder = _folder(root, cell)
+      try:
+        held.enter_context(rundir.hold(folder))
+        _begin(plan, cell, folder, root)
+        begun.append(cell)
+      except ValueError as e:
+        results[cell.name] = e
+    if not begun:
+      return results, organism
+    held.enter_context(jax.set_mesh(plan.runtime.mesh))
+    if organism is None:
+      # Other machines of the sweep wait here rather than make it too.
+      with filelock.FileLock(root / "organisms" / ".lock"):
+        made, gate = experiment.make_organism(plan, _folder(root, begun[0]))
+      organism = made.name, gate
+    arms = _run_arms(plan, begun, root, organism[0], vmap)
+    for cell in begun:
+      results[cell.name] = _end(plan, cell, root, organism, arms)
+  return results, organism
+
+
+def _run_arms(
+  plan: Any, cells: Sequence[Cell], root: Path, digest: str, vmap: bool
+) -> dict[str, Any]:
+  """The arm of each cell, trained together, or of a cell alone and then its
+  controls, which may begin with what it ended with; see arms.run_arms."""
+  from bct_jax.arms import run_arms
+
+  folders = {cell.name: _folder(root, cell) for cell in cells}
+  out: dict[str, Any] = run_arms(plan, digest, folders, vmap)
+  for cell in cells:
+    for name in list(cell.config.arms)[1:]:
+      if isinstance(out[cell.name], Exception):
+        break
+      out |= run_arms(plan, digest, {name: folders[cell.name]})
+  return out
+
+
+def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
+  """Writes what a run directory has before anything is trained."""
+  from bct_jax import metrics, progress, rundir
+
   if (folder / "result.json").exists():
     progress.say(
       f"cell {cell.name}: done.json is missing: what else is there is checked"
     )
-  with rundir.hold(folder):
-    rundir.keep_config(folder, cell.raw, {})
-    shared.mkdir(exist_ok=True)
-    link = folder / "organisms"
-    if not link.is_symlink():
-      link.symlink_to(Path("..") / ".." / "organisms")
-    facts = rundir.environment(plan.runtime)
-    metrics.write_json(folder / "env.json", facts)
-    if organism is None:
-      # Other machines of the sweep wait here rather than make it too.
-      with (
-        filelock.FileLock(shared / ".lock"),
-        jax.set_mesh(plan.runtime.mesh),
-      ):
-        made, gate = experiment.make_organism(plan, folder)
-      organism = made.name, gate
-    digest, gate = organism
-    names = list(cell.config.arms)
-    result = experiment.run(plan, folder, names, (link / digest, gate))
-    (folder / "error.json").unlink(missing_ok=True)
-    metrics.write_done(folder, digest)
-  return result["arms"], organism
+  rundir.keep_config(folder, cell.raw, {})
+  (root / "organisms").mkdir(exist_ok=True)
+  link = folder / "organisms"
+  if not link.is_symlink():
+    link.symlink_to(Path("..") / ".." / "organisms")
+  metrics.write_json(folder / "env.json", rundir.environment(plan.runtime))
+
+
+def _end(
+  plan: Any,
+  cell: Cell,
+  root: Path,
+  organism: tuple[str, dict[str, Any]],
+  arms: Mapping[str, Any],
+) -> Found:
+  """Writes the result of a cell whose arms are done; else what ended one."""
+  from bct_jax import experiment, metrics
+
+  found = [arms[name] for name in cell.config.arms if name in arms]
+  failed = [arm for arm in found if isinstance(arm, Exception)]
+  if failed:
+    return failed[0]
+  folder, (digest, gate) = _folder(root, cell), organism
+  shared = experiment.find_leaks(plan, list(cell.config.arms))
+  whole = folder / "organisms" / digest
+  experiment.write_result(plan, folder, whole, gate, found, shared)
+  (folder / "error.json").unlink(missing_ok=True)
+  metrics.write_done(folder, digest)
+  return found
 
 
 def result_table(results: Mapping[str, Mapping[str, Any]]) -> str:

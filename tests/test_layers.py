@@ -35,16 +35,17 @@ LAYERS = [
     "gate",
     "verdict",
   },
-  {"train", "evaluate", "rollouts", "gradients"},
+  {"train", "population", "evaluate", "rollouts", "gradients"},
   {"runtime", "sizes"},
   {"datasets", "turns", "weights"},
   {"plan"},
   {"on_policy", "reference", "rl", "gradient_log"},
   {"training"},
+  {"arms"},
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun", "topology", "pretrain", "rescore"},
-  {"main", "interop", "linear", "sweep", "__init__"},
+  {"main", "interop", "linear", "groups", "sweep", "sweep_plan", "__init__"},
 ]
 # Package -> the parts that may import it.
 OWNERS = {

@@ -7,11 +7,12 @@ import jax
 import numpy as np
 import pytest
 
-from bct_jax import commands, experiment
+from bct_jax import arms, commands, experiment
+from bct_jax.arms import organism_weights
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.interop.model import Request, load
 from bct_jax.models.hf_weights import load_params
-from bct_jax.plan import make_plan, sample_rows
+from bct_jax.plan import make_plan, sample_arms, sample_rows
 from bct_jax.weights import load_weights
 from configs import tiny
 
@@ -163,7 +164,7 @@ def test_an_arm_trains_nothing_but_its_adapter(merged):
   with jax.set_mesh(plan.runtime.mesh):
     arm = load_weights(plan.runtime, workdir / "arms" / "adapter")
     (folder,) = (workdir / "organisms").iterdir()
-    organism = experiment.organism_weights(plan, folder)
+    organism = organism_weights(plan, folder)
   assert organism.adapter is None
   jax.tree.map(np.testing.assert_array_equal, arm.params, organism.params)
 
@@ -230,12 +231,15 @@ def test_interrupted_adapters_end_alike(merged, tmp_path, monkeypatch):
 
   def interrupt(at):
     def sample(plan, weights, name, partial):
-      rows = sample_rows(plan, weights, name, partial)
+      rows = sample_arms(plan, weights, name, partial)
       if name == at:
         raise KeyboardInterrupt
       return rows
 
-    monkeypatch.setattr(experiment, "sample_rows", sample)
+    monkeypatch.setattr(arms, "sample_arms", sample)
+    monkeypatch.setattr(
+      experiment, "sample_rows", lambda p, w, *more: sample(p, [w], *more)[0]
+    )
 
   for at in ("gate", "full eval 4", "adapter eval 2", "adapter eval 4"):
     interrupt(at)

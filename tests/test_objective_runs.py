@@ -148,11 +148,12 @@ def stop_at(step, plan, workdir, monkeypatch):
   """Every arm in turn is stopped after some updates."""
   from bct_jax import training
 
-  def fit(state, *args):
-    limit = dataclasses.replace(args[-1], steps=step)
-    if int(state.step) >= step or args[-1].steps == 1:  # the organism
-      return whole(state, *args)
-    whole(state, *args[:-1], limit)
+  def fit(lanes, *args):
+    (lane,) = lanes
+    if lane.step >= step or lane.config.steps == 1:  # the organism
+      return whole(lanes, *args)
+    lane.config = dataclasses.replace(lane.config, steps=step)
+    whole(lanes, *args)
     raise signals.Preempted(f"at {step}")
 
   whole = training.fit

@@ -13,7 +13,7 @@ from runs import ROOT, comparable, run, start, wait_for
 from bct_jax import metrics, rollouts, signals
 from bct_jax.sampler import Completion
 from bct_jax.signals import Preempted
-from bct_jax.train import FitConfig, fit
+from bct_jax.train import FitConfig, Lane, fit, in_turn
 from bct_jax.types import TrainState
 
 
@@ -45,17 +45,20 @@ class Fit:
 
   def run(self, start=0):
     with signals.heeded():
-      return fit(
+      lane = Lane(
         TrainState(jnp.int32(start), {}, None, None),
-        None,
-        self.step,
-        lambda t, state: (None, []),
+        lambda t, state: ("rows", []),
         lambda t: 0.5,
-        lambda t, params: self.note(f"eval {t}"),
         lambda t, state: None,
         lambda state: self.note(f"save {int(state.step)}"),
         lambda values: self.note(f"log {values['step']}"),
         FitConfig(4, (0, 3), 2),
+      )
+      fit(
+        [lane],
+        None,
+        in_turn(self.step),
+        lambda t, due: self.note(f"eval {t}"),
       )
 
 
@@ -88,11 +91,12 @@ def test_fit_stopped_at_once_saves_nothing_again():
     send()
     fitted.note = None
     with pytest.raises(Preempted, match="step 2 of 4"):
-      fit(
+      lane = Lane(
         TrainState(jnp.int32(2), {}, None, None),
-        *([None] * 8),
+        *([None] * 5),
         FitConfig(4, (), 2),
       )
+      fit([lane], None, *([None] * 2))
 
 
 def test_sampling_keeps_what_has_ended(tmp_path):

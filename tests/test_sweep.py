@@ -179,9 +179,9 @@ def test_each_file_that_is_gone_is_named(swept, capsys):
   def again(name):
     """What the sweep says of a cell that is done."""
     try:
-      sweep._finished(one, cell)
-    except ValueError as e:
-      return str(e)
+      found = sweep._finished(one, root)
+      if isinstance(found, Exception):
+        return str(found)
     finally:
       if name == "config.json":  # which the sweep knows, and has written
         (cell / name).unlink()

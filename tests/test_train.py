@@ -1,5 +1,7 @@
 """The train step: exact over meshes and microbatches, and strict."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,8 +11,8 @@ from helpers import make_mesh, make_rows, make_step, run_steps
 
 from bct_jax.mesh import put_batch
 from bct_jax.objectives import sft
-from bct_jax.train import FitConfig, NumericalError, fit
-from bct_jax.types import Mean
+from bct_jax.train import FitConfig, Lane, fit, in_turn
+from bct_jax.types import Mean, TrainState
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)]
 BATCHES = [make_rows(seed=s) for s in range(3)]
@@ -109,20 +111,22 @@ class Recorder:
     return state.replace(step=state.step + 1), {"loss": loss}
 
   def fit(self, steps=4, every=2, evals=(0, 2), start=0):
-    from bct_jax.types import TrainState
-
-    return fit(
+    lane = Lane(
       TrainState(jnp.int32(start), {}, None, None),
-      None,
-      self.step,
-      lambda t, state: (None, [f"row{t}"]),
+      lambda t, state: ("rows", [f"row{t}"]),
       lambda t: 0.5,
-      lambda t, params: self.calls.append(f"eval {t}"),
       lambda t, state: self.calls.append(f"observe {t}"),
       lambda state: self.calls.append(f"save {int(state.step)}"),
       lambda values: self.calls.append(f"log {values['step']}"),
       FitConfig(steps, tuple(evals), every),
     )
+
+    def evaluate(t, due):
+      assert due == [lane]
+      self.calls.append(f"eval {t}")
+
+    fit([lane], None, in_turn(self.step), evaluate)
+    return lane
 
 
 def test_fit_order():
@@ -147,8 +151,8 @@ def test_fit_continues_from_the_step_of_the_state():
 @pytest.mark.parametrize("bad", [1, 3])
 def test_nothing_is_saved_after_a_loss_that_is_not_finite(bad):
   r = Recorder(bad_at=bad)
-  with pytest.raises(NumericalError, match=rf"update {bad + 1} .*row{bad}"):
-    r.fit()
+  lane = r.fit()
+  assert re.search(rf"update {bad + 1} .*row{bad}", str(lane.error))
   saved = [c for c in r.calls if c.startswith("save")]
   assert saved == ([] if bad == 1 else ["save 2"])
 

@@ -50,6 +50,17 @@ class Layout:
   segments: int = 0
 
 
+def widest(layouts: Sequence[Layout]) -> Layout:
+  """The least layout that has room for what each has room for."""
+  return Layout(
+    rows=max(x.rows for x in layouts),
+    length=max(x.length for x in layouts),
+    num_trained=max(x.num_trained for x in layouts),
+    packed=any(x.packed for x in layouts),
+    segments=max(x.segments for x in layouts),
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class Dataset:
   """Training examples of one run, and the batches they make.
@@ -156,18 +167,22 @@ class Dataset:
     start = step * size - epochs[0] * count
     return np.repeat(order[start : start + size], self.repeat)
 
-  def batch(self, step: int) -> Rows:
-    """The global batch of a step, as host arrays."""
+  def batch(self, step: int, layout: Layout | None = None) -> Rows:
+    """The global batch of a step, as host arrays.
+
+    A wider `layout` than its own adds positions and rows that count nothing.
+    """
+    layout = layout or self.layout
     if self.layout.packed:
       bins = self._bins(step, self.layout.length)
     else:
       bins = [[i] for i in self.indices(step)]
 
     def rows(view: str, examples: tuple[Tokens, ...]) -> Rows:
-      filled = fill([[examples[i] for i in b] for b in bins], self.layout)
+      filled = fill([[examples[i] for i in b] for b in bins], layout)
       if self.logprobs is None:
         return filled
-      known = np.zeros((self.layout.rows, self.layout.segments), np.float32)
+      known = np.zeros((layout.rows, layout.segments), np.float32)
       for row, members in enumerate(bins):
         known[row, : len(members)] = [self.logprobs[view][i] for i in members]
       return filled._replace(extras={"reference_logprob": known})

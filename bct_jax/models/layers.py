@@ -105,8 +105,9 @@ class Linear(nn.Module):
       a = self.get_variable("params", "lora_a").astype(self.dtype)
       b = self.get_variable("params", "lora_b").astype(self.dtype)
       if a.ndim == 3:
-        own = jax.nn.one_hot(arms.reshape(-1), len(a), dtype=self.dtype)
-        low = jnp.einsum("md,adr->mar", rows, a) * own[:, :, None]
+        own = arms.reshape(-1, 1, 1) == jnp.arange(len(a))[:, None]
+        # Chosen, not multiplied by 0: that of a diverged arm may be infinite.
+        low = jnp.where(own, jnp.einsum("md,adr->mar", rows, a), 0)
         y += jnp.einsum("mar,arf->mf", low, b)
       else:
         y += (rows @ a) @ b
