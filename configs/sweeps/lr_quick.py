@@ -16,4 +16,4 @@ def get_config() -> ConfigDict:
 
 
 def get_cells() -> list[Overrides]:
-  return values("optim.lr", 1e-4, 2e-4, 4e-4, 8e-4, 1.5e-3, 3e-3)
+  return values("optim.lr", 3e-5, 6e-5, 1.2e-4, 2.4e-4, 4.8e-4, 9e-4)
