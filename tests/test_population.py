@@ -6,6 +6,7 @@ import operator
 import os
 import shutil
 import signal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -133,7 +134,7 @@ def test_lanes_end_fail_and_wait_each_by_itself():
   calls = []
 
   def lane(name, start, steps, bad=None):
-    def step(t, state):
+    def step(t, state) -> Any:
       return (name, t == bad), [f"{name}{t}"]
 
     return Lane(
