@@ -16,6 +16,7 @@ from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
 from bct_jax.objectives import asks
 from bct_jax.train import make_train_step
+from bct_jax.training import Run, train_runs
 from bct_jax.types import Rows, TrainState
 
 CONFIG = ModelConfig(
@@ -179,6 +180,19 @@ def run_steps(setup, rows_list, lr=1e-3, fetch=True):
       state, metrics = setup.step(state, setup.frozen, batch, jnp.float32(lr))
       out.append({k: float(v) for k, v in metrics.items()})
   return out, fetch and jax.tree.map(np.asarray, state.params), state
+
+
+def train_evaluated(plan, run: Run, start, evaluate):
+  """Trains one run; `evaluate` gets (step, weights) at its eval steps."""
+
+  def look(step, due):
+    evaluate(step, due[run.name])
+    return {}
+
+  found = train_runs(plan, [run], start, look)[run.name]
+  if isinstance(found, Exception):
+    raise found
+  return found
 
 
 def untied(config=CONFIG):

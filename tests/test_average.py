@@ -6,14 +6,16 @@ import functools
 import jax
 import numpy as np
 import pytest
+from helpers import train_evaluated
 
 from bct_jax import experiment, signals
+from bct_jax.arms import organism_weights
 from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.dryrun import find_sizes
 from bct_jax.plan import make_plan
 from bct_jax.sizes import Work, device_bytes
-from bct_jax.training import train_run
+from bct_jax.training import Run
 from bct_jax.weights import load_weights
 from configs import tiny
 
@@ -55,15 +57,12 @@ def train(plan, name, folder, look=lambda step: None):
     look(step)
 
   with jax.set_mesh(plan.runtime.mesh):
-    out = train_run(
+    arm, steps = plan.config.arms[name], tuple(range(STEPS + 1))
+    out = train_evaluated(
       plan,
-      name,
-      folder,
-      plan.config.arms[name],
-      plan.arms[name],
+      Run(name, folder, arm, plan.arms[name], steps),
       lambda: load_weights(plan.runtime, None),
-      eval_steps=tuple(range(STEPS + 1)),
-      evaluate=evaluate,
+      evaluate,
     )
   return seen, trained(out)
 
@@ -214,19 +213,15 @@ def test_an_organism_is_its_average(plan, tmp_path):
   assert facts["optim"]["ema_decay"] == DECAY
   with jax.set_mesh(made.runtime.mesh):
     folder, _ = experiment.make_organism(made, tmp_path)
-    weights = experiment.organism_weights(made, folder)
+    weights = organism_weights(made, folder)
     plain = dataclasses.replace(organism, optim=plan.config.arms["plain"].optim)
     assert made.install is not None
     seen = {}
-    train_run(
+    train_evaluated(
       made,
-      "install",
-      tmp_path / "plain",
-      plain,
-      made.install,
+      Run("install", tmp_path / "plain", plain, made.install, (1, 2)),
       lambda: load_weights(made.runtime, None),
-      eval_steps=(1, 2),
-      evaluate=lambda step, weights: seen.update({step: trained(weights)}),
+      lambda step, weights: seen.update({step: trained(weights)}),
     )
   jax.tree.map(
     lambda a, p, q: np.testing.assert_allclose(

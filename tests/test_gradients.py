@@ -7,9 +7,16 @@ import math
 import jax
 import numpy as np
 import pytest
-from helpers import make_mesh
+from helpers import make_mesh, train_evaluated
 
-from bct_jax import experiment, gradient_log, gradients, metrics, signals
+from bct_jax import (
+  arms,
+  experiment,
+  gradient_log,
+  gradients,
+  metrics,
+  signals,
+)
 from bct_jax.config import from_dict
 from bct_jax.dryrun import find_sizes
 from bct_jax.evaluate import label_rollouts
@@ -19,7 +26,7 @@ from bct_jax.plan import make_plan, references
 from bct_jax.reference import with_logprobs
 from bct_jax.sampler import Completion
 from bct_jax.sizes import Work, device_bytes
-from bct_jax.training import fresh_state, train_run
+from bct_jax.training import Run, fresh_state
 from bct_jax.weights import load_weights
 from configs import tiny
 
@@ -73,16 +80,8 @@ def train(plan, name, folder, evaluate=lambda step, weights: None):
   with jax.set_mesh(plan.runtime.mesh):
     scores = folder / "reference_logprobs.jsonl"
     data = with_logprobs(plan, name, arm, data, scores, "organism", start)
-    out = train_run(
-      plan,
-      name,
-      folder,
-      arm,
-      data,
-      start,
-      eval_steps=tuple(range(STEPS + 1)),
-      evaluate=evaluate,
-    )
+    run = Run(name, folder, arm, data, tuple(range(STEPS + 1)))
+    out = train_evaluated(plan, run, start, evaluate)
   return jax.tree.map(np.asarray, out.adapter or out.params)
 
 
@@ -312,14 +311,19 @@ def test_lines_of_evals_are_those_of_an_uninterrupted_run(
     parts = plan.runtime.chat, plan.setting, plan.probe
     return label_rollouts(plan.prompts, drawn, *parts)
 
+  def sample_arms(plan, weights, name, partial=None):
+    return [sample_rows(plan, one, name, partial) for one in weights]
+
   monkeypatch.setattr(experiment, "sample_rows", sample_rows)
+  monkeypatch.setattr(arms, "sample_arms", sample_arms)
 
   def run(workdir):
     with jax.set_mesh(plan.runtime.mesh):
       organism, _ = experiment.make_organism(plan, workdir)
-      folder = workdir / "arms" / "full"
-      experiment.run_arm(plan, "full", organism, folder)
-    return folder
+      found = arms.run_arms(plan, organism.name, {"full": workdir})["full"]
+    if isinstance(found, Exception):
+      raise found
+    return workdir / "arms" / "full"
 
   want = run(tmp_path / "whole")
   for kind in (signals.Preempted, Killed):
