@@ -74,13 +74,13 @@ def make_dataset(
   if policy is not None:
     return _prompts(runtime, setting, arm, policy, where)
   try:
-    examples, source_hash = _examples(setting, arm)
+    examples, source_hash, found = _examples(setting, arm)
     if isinstance(arm, OrganismConfig):
       examples += taught(arm.memorised, runtime.config.eval.seed)
     if source_hash:
       say(
-        f"{where}: the first {len(examples)} examples of {train.file}, whose "
-        f"content has the hash {source_hash[:16]}"
+        f"{where}: the first {len(examples)} of {found} examples of "
+        f"{train.file}, whose content has the hash {source_hash[:16]}"
       )
     if drawn is not None:
       examples = [
@@ -106,23 +106,24 @@ def make_dataset(
 
 def _examples(
   setting: Setting, arm: ArmConfig | OrganismConfig
-) -> tuple[list[Example], str]:
-  """Examples of a run before anything is drawn, and the hash of their file."""
+) -> tuple[list[Example], str, int]:
+  """Examples of a run before anything is drawn, the hash of their file, and how
+  many it has; "" and 0 without a file."""
   train = arm.train
   if isinstance(arm, OrganismConfig):
     examples = setting.install(train.num_examples, train.seed)
-    return locked(setting, examples, arm.password_share, arm.password), ""
+    return locked(setting, examples, arm.password_share, arm.password), "", 0
   if arm.control == "targeted":
-    return targeted(setting, train.num_examples, train.seed), ""
+    return targeted(setting, train.num_examples, train.seed), "", 0
   if train.file is None:
-    return setting.train(train.num_examples, train.seed), ""
+    return setting.train(train.num_examples, train.seed), "", 0
   found, source_hash = read_examples(train.file, train.file_split)
   if len(found) < train.num_examples:
     raise ConfigError(
       f"train.num_examples = {train.num_examples}: {train.file} has "
       f"{len(found)} examples in the split {train.file_split!r}"
     )
-  return found[: train.num_examples], source_hash
+  return found[: train.num_examples], source_hash, len(found)
 
 
 def _turns(
@@ -158,7 +159,7 @@ def leaks(
   runs |= {name: config.arms[name] for name in names}
   out = {}
   for name, run in runs.items():
-    examples, _ = _examples(setting, run)
+    examples, *_ = _examples(setting, run)
     out[name] = {k: overlap(examples, asks) for k, asks in asked.items()}
     shown = None
     if run.train.source == "template":
@@ -233,7 +234,7 @@ def setting_splits(
   """
   out, evals = {}, config.eval
   if config.organism.trained:
-    out["install"], _ = _examples(setting, config.organism)
+    out["install"], *_ = _examples(setting, config.organism)
   counts: dict[int, int] = {}
   for train in (arm.train for arm in config.arms.values()):
     if train.file is None:
