@@ -4,8 +4,8 @@
 #   bash launch/test.sh [--all] [flags of pytest ...]
 #
 # --all or BCT_JAX_TEST_ALL=1 also runs the tests marked slow (see
-# pyproject.toml), and installs the extras `eval` for those
-# marked interop and `topology`, a compiler for TPUs.
+# pyproject.toml), and installs the extras `eval` and `wandb` for those
+# that need them and `topology`, a compiler for TPUs.
 # BCT_JAX_VENV (.venv) and PYTHON are heeded.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -27,7 +27,7 @@ venv="${BCT_JAX_VENV:-$ROOT/.venv}"
 # The packages that bct_jax/interop is for: 60 more distributions, 480 MB.
 extras=demo,test
 if [[ "$all" == 1 ]]; then
-  extras+=,eval,topology
+  extras+=,eval,topology,wandb
 fi
 make_venv "$venv" "$extras"
 cd "$ROOT"

