@@ -28,7 +28,8 @@ _LABELS = "labels"
 # arms that are alike in all others can be trained together.
 VALUES = frozenset(
   "optim.lr optim.schedule optim.warmup_steps optim.decay_steps "
-  "train.steps train.num_examples train.source train.on_policy "
+  "train.steps train.num_examples train.source train.file train.file_split "
+  "train.on_policy "
   "train.decoration train.seed train.system_prompt train.prompt "
   "train.paraphrases train.normalizer train.checkpoint_every".split()
 )

@@ -164,6 +164,9 @@ def run_cells(
         else:
           results |= {arm["name"]: arm for arm in found}
         _tell(f"cell {count} of {len(cells)}, {cell.name}", results[cell.name])
+      ahead = [c.name for c in cells if c.name not in results]
+      if ahead and sys.stderr.isatty():
+        print(result_table(results, ahead), file=sys.stderr, flush=True)
   return results
 
 
@@ -315,9 +318,11 @@ def _end(
   return found
 
 
-def result_table(results: Mapping[str, Mapping[str, Any]]) -> str:
-  """What became of each cell, for the terminal."""
-  width = max([4, *map(len, results)])
+def result_table(
+  results: Mapping[str, Mapping[str, Any]], waiting: Sequence[str] = ()
+) -> str:
+  """What became of each cell, and which wait, for the terminal."""
+  width = max([4, *map(len, [*results, *waiting])])
   lines = [
     f"{'cell':{width}}  {'lr':>8}  {'verdict':12} initial alternate other "
     "agreed capability"
@@ -332,7 +337,7 @@ def result_table(results: Mapping[str, Mapping[str, Any]]) -> str:
       f"{last['initial']:7.0%} {last['alternate']:9.0%} {last['other']:5.0%} "
       f"{last['agreed']:6.0%} {last['capability']:10.0%}"
     )
-  return "\n".join(lines)
+  return "\n".join(lines + [f"{name:{width}}  waits" for name in waiting])
 
 
 if __name__ == "__main__":

@@ -194,6 +194,18 @@ def test_each_file_that_is_gone_is_named(swept, capsys):
   assert each_file_gone(cell, lambda name: told(cell)) == names
 
 
+def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
+  root, _, _ = swept
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  every = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
+  results = sweep.run_cells(every, root)
+  names = [cell.name for cell in every]
+  lines = sweep.result_table({names[0]: results[names[0]]}, names[1:])
+  said = [line.split()[:2] for line in lines.splitlines()[1:]]
+  assert said[1:] == [[name, "waits"] for name in names[1:]]
+  assert said[0][0] == names[0] and "waits" not in said[0]
+
+
 def test_dry_run_tells_cells_tokens_and_seconds(capsys):
   assert sweep.main(["sweep", f"--sweep={FILE}", "--dry_run"]) == 0
   said = capsys.readouterr().out
