@@ -22,10 +22,13 @@ from bct_jax.checkpoint import Checkpoints
 from bct_jax.mesh import put_batch
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Frozen, Weights
+from bct_jax.plan import make_plan
 from bct_jax.population import vmapped
 from bct_jax.runtime import MeshModel
 from bct_jax.train import FitConfig, Lane, fit, in_turn
+from bct_jax.training import Run, train_runs
 from bct_jax.types import TrainState
+from bct_jax.weights import load_weights
 from configs import tiny
 
 FILE = ROOT / "tests" / "sweep_together.py"
@@ -167,6 +170,37 @@ def test_lanes_end_fail_and_wait_each_by_itself():
   )
   assert [x.error is None for x in lanes] == [True, True, False]
   assert "update 2 of 4 (lr 0.5), examples ['c1']" in str(lanes[2].error)
+
+
+# --- all weights --------------------------------------------------------------
+
+
+def test_all_weights_in_turn_are_bit_for_bit_those_of_separate_runs(
+  tiny_folder, tmp_path
+):
+  raw = tiny.get_config().to_dict()
+  raw["model"]["path"] = str(tiny_folder)
+  raw["organism"]["kind"] = "native"
+  raw["arms"] = {
+    "a": {"train": {"steps": 3}},
+    "b": {"optim": {"lr": 1e-2}, "train": {"steps": 2, "seed": 1}},
+  }
+  plan = make_plan(config.from_dict(raw), make_mesh(2, 4, 1))
+
+  def train_to_end(names, folder):
+    runs = [
+      Run(name, folder / name, plan.config.arms[name], plan.arms[name])
+      for name in names
+    ]
+    with jax.set_mesh(plan.runtime.mesh):
+      found = train_runs(plan, runs, lambda: load_weights(plan.runtime, None))
+    return {k: jax.tree.map(np.asarray, w.params) for k, w in found.items()}
+
+  together = train_to_end("ab", tmp_path / "together")
+  alone = [train_to_end(name, tmp_path / "alone") for name in "ab"]
+  jax.tree.map(np.testing.assert_array_equal, together, alone[0] | alone[1])
+  differ = jax.tree.map(np.array_equal, together["a"], together["b"])
+  assert not all(jax.tree.leaves(differ))
 
 
 # --- whole sweeps -------------------------------------------------------------
