@@ -15,12 +15,12 @@ from typing import Any
 from bct_jax import metrics, optim, processes
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
+from bct_jax.loop import NextBatch
 from bct_jax.mesh import num_row_shards
 from bct_jax.models.lora import Frozen
 from bct_jax.plan import Plan, references
 from bct_jax.progress import say
 from bct_jax.score import TOKENS, fill_alike
-from bct_jax.train import NextBatch
 from bct_jax.types import Rows, TrainState
 
 FILE = "gradients.jsonl"
@@ -44,7 +44,7 @@ def read(folder: Path, step: int) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class GradientLog:
-  """Called by train.fit with each state that is evaluated.
+  """Called by loop.fit with each state that is evaluated.
 
   Attributes:
     plan, arm, dataset: of the run.

@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bct_jax.train import Step, Update
+from bct_jax.loop import Update
+from bct_jax.train import Step
 from bct_jax.types import PyTree
 
 

@@ -14,6 +14,7 @@ from bct_jax.config import ArmConfig, LogConfig, OrganismConfig
 from bct_jax.data.batches import Dataset, Layout, widest
 from bct_jax.data.chat import mask_audit
 from bct_jax.gradient_log import FILE, GradientLog
+from bct_jax.loop import FitConfig, Lane, fit, in_turn
 from bct_jax.mesh import put_batch
 from bct_jax.models.lora import Frozen, Weights
 from bct_jax.objectives import asks, objective_of, on_rollouts
@@ -22,14 +23,7 @@ from bct_jax.population import vmapped
 from bct_jax.progress import Stage, say, stage
 from bct_jax.rl import Rollouts
 from bct_jax.runtime import Runtime
-from bct_jax.train import (
-  FitConfig,
-  Lane,
-  NumericalError,
-  fit,
-  in_turn,
-  kept,
-)
+from bct_jax.train import NumericalError, kept
 from bct_jax.types import Batch, PyTree, TrainState
 
 
@@ -267,7 +261,7 @@ class Feed(Protocol):
   def next_batch(
     self, step: int, state: TrainState
   ) -> tuple[Batch, Sequence[str]]:
-    """See train.NextBatch."""
+    """See loop.NextBatch."""
     ...
 
   def counts(self, step: int) -> Mapping[str, float]:

@@ -35,7 +35,7 @@ LAYERS = [
     "gate",
     "verdict",
   },
-  {"train", "population", "evaluate", "rollouts", "gradients"},
+  {"train", "loop", "population", "evaluate", "rollouts", "gradients"},
   {"runtime", "sizes"},
   {"datasets", "turns", "weights"},
   {"plan"},

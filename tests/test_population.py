@@ -19,13 +19,13 @@ from runs import ROOT
 from bct_jax import arms, config, exits, metrics
 from bct_jax import sweep as sweeps
 from bct_jax.checkpoint import Checkpoints
+from bct_jax.loop import FitConfig, Lane, fit, in_turn
 from bct_jax.mesh import put_batch
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Frozen, Weights
 from bct_jax.plan import make_plan
 from bct_jax.population import vmapped
 from bct_jax.runtime import MeshModel
-from bct_jax.train import FitConfig, Lane, fit, in_turn
 from bct_jax.training import Run, train_runs
 from bct_jax.types import TrainState
 from bct_jax.weights import load_weights

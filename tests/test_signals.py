@@ -11,9 +11,9 @@ import pytest
 from runs import ROOT, comparable, run, start, wait_for
 
 from bct_jax import metrics, rollouts, signals
+from bct_jax.loop import FitConfig, Lane, fit, in_turn
 from bct_jax.sampler import Completion
 from bct_jax.signals import Preempted
-from bct_jax.train import FitConfig, Lane, fit, in_turn
 from bct_jax.types import TrainState
 
 

@@ -64,8 +64,8 @@ def train(together, task: dict):
   import numpy as np
   from helpers import make_rows
 
+  from bct_jax.loop import in_turn
   from bct_jax.mesh import put_batch
-  from bct_jax.train import in_turn
 
   model, arm, frozen, states = make(task)
   step = model.step(arm)
@@ -101,7 +101,7 @@ def train(together, task: dict):
 
 
 def turn(task: dict):
-  from bct_jax.train import in_turn
+  from bct_jax.loop import in_turn
 
   return train(in_turn, task)
 
