@@ -184,10 +184,12 @@ def compiled_apart(a: Cell, b: Cell) -> list[str]:
 
 
 def _fields(arm: ArmConfig) -> dict[str, Any]:
+  """Those of its groups; the arm of a cell is no control of another."""
   return {
-    f"{group.name}.{field.name}": getattr(getattr(arm, group.name), field.name)
-    for group in dataclasses.fields(arm)
-    for field in dataclasses.fields(getattr(arm, group.name))
+    f"{group}.{field}": value
+    for group, fields in dataclasses.asdict(arm).items()
+    if isinstance(fields, dict)
+    for field, value in fields.items()
   }
 
 
