@@ -48,7 +48,9 @@ def setup(shape):
   model = MeshModel(config.from_dict(raw), decoder, make_mesh(*shape))
   arm = dataclasses.replace(
     model.config.arms["low"],
-    optim=dataclasses.replace(OPTIM, clip_norm=CLIP),
+    # Adam gives a gradient that is near zero, and so mostly rounding, a step
+    # like any other unless eps is above it.
+    optim=dataclasses.replace(OPTIM, clip_norm=CLIP, eps=1e-4),
     lora=LORA,
   )
 
@@ -246,7 +248,12 @@ def beside(alone, root):
 
 def files(folder):
   names = (p.relative_to(folder) for p in folder.rglob("*") if p.is_file())
-  return sorted(str(n) for n in names if "checkpoints" not in str(n))
+  return named(str(n) for n in names)
+
+
+def named(names):
+  """Names of files but for those of checkpoints, some of which are random."""
+  return sorted(n for n in names if "checkpoints" not in n)
 
 
 def read(path):
@@ -259,6 +266,8 @@ def read(path):
   if path.suffix != ".json":
     return path.read_text() if path.name == "mask_audit.txt" else None
   found = metrics.read_json(path)
+  if "files" in found:  # done.json
+    found["files"] = named(found["files"])
   for record in (found, *found.get("arms", ())):
     record.pop("seconds", None)
   return found
