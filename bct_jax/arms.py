@@ -61,7 +61,8 @@ def run_arms(
       out[name] = e
 
   def evaluate(step: int, due: dict[str, Weights]) -> dict[str, NumericalError]:
-    return _evaluate(plan, step, [(arms[name], w) for name, w in due.items()])
+    pairs = [(arms[name], weights) for name, weights in due.items()]
+    return _evaluate(plan, step, pairs, vmap)
 
   found = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
   for name, made in found.items():
@@ -70,17 +71,18 @@ def run_arms(
 
 
 def _evaluate(
-  plan: Plan, step: int, due: Sequence[tuple["_Arm", Weights]]
+  plan: Plan, step: int, due: Sequence[tuple["_Arm", Weights]], vmap: bool
 ) -> dict[str, NumericalError]:
   """Samples and saves the evals of a step that are not there yet.
 
-  Adapters over the same params are sampled in one batch, also with those whose
-  eval was saved before a kill: what else is sampled decides the rounding.
+  Adapters that one program trains are sampled in one batch too, also with those
+  whose eval was saved before a kill: what else is sampled decides the rounding.
+  Otherwise each is sampled alone, which on a CPU is faster.
 
   Returns:
     What is wrong with arms whose weights give numbers that are not finite.
   """
-  parts = [due] if due[0][1].lora is not None else [[one] for one in due]
+  parts = [due] if vmap else [[one] for one in due]
   broken = set()
   for part in parts:
     arms, weights = zip(*part, strict=True)
