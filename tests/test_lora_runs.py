@@ -115,6 +115,8 @@ def test_other_packages_load_a_folder_of_a_run(merged):
   """By its own config.json, on another mesh, as it was last evaluated."""
   plan, workdir, _ = merged
   config = dataclasses.asdict(plan.config)
+  for arm in config["arms"].values():
+    del arm["control"], arm["of"]  # which follow from `controls`
   config |= config["arms"]["full"]  # what all arms share
   (workdir / "config.json").write_text(json.dumps({"config": config}))
   for name in ("adapter", "full"):
