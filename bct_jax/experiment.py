@@ -104,10 +104,8 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   Returns:
     The organism's folder, named by the hash of what made it, and its gate.
   """
-  facts = provenance(plan)
-  digest = _hash(facts)
-  folder = workdir / "organisms" / digest
-  _write(folder / "provenance.json", facts)
+  folder = organism_folder(plan, workdir)
+  _write(folder / "provenance.json", provenance(plan))
   organism = plan.config.organism
   base = _base_rates(plan, folder) if plan.config.gate.base_rates else {}
   weights, dataset = None, plan.install
@@ -131,6 +129,11 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
       raise GateError(text)
     say(f"{text}\nGoing on, since gate.enforce is False.")
   return folder, gate
+
+
+def organism_folder(plan: Plan, workdir: Path) -> Path:
+  """Where the organism is, or will be."""
+  return workdir / "organisms" / _hash(provenance(plan))
 
 
 def provenance(plan: Plan) -> dict[str, Any]:

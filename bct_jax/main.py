@@ -9,6 +9,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bct_jax import allocator
 from bct_jax.config import (
   ConfigError,
   ExperimentConfig,
@@ -280,4 +281,5 @@ def _path(value: str | None) -> Path | None:
 
 
 if __name__ == "__main__":
+  allocator.keep_pages()
   sys.exit(main(sys.argv))

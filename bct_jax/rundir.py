@@ -149,6 +149,8 @@ def keep_config(
 ) -> None:
   """Writes config.json, or checks that the run was begun with the same.
 
+  A run is begun when its data has been checked and it has an env.json.
+
   Raises:
     ValueError: it was begun with another config; the message lists fields.
   """
@@ -161,7 +163,9 @@ def _keep_config(
   path = workdir / "config.json"
   # Through JSON, so that tuples and lists compare alike.
   now = json.loads(json.dumps(raw))
-  if path.exists():
+  # A config that was refused by a check of its data has begun nothing.
+  begun = ("env.json", "organisms", "arms")
+  if path.exists() and any((workdir / name).exists() for name in begun):
     then = metrics.read_json(path)["config"]
     changed = [
       f"{k}: {a!r} -> {b!r}"

@@ -18,6 +18,7 @@ import filelock
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bct_jax import allocator
 from bct_jax.cells import Cell, by_organism, make_cells, share
 from bct_jax.config import ConfigError
 from bct_jax.exits import DONE, FAILED, MACHINE, PREEMPTED, fail
@@ -57,6 +58,9 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   flags.DEFINE_bool("dry_run", False, "Lists the cells.", flag_values=given)
   flags.DEFINE_bool(
     "time", True, "In a dry run, times an update.", flag_values=given
+  )
+  flags.DEFINE_bool(
+    "gates", False, "Makes and checks organisms only.", flag_values=given
   )
   flags.DEFINE_integer(
     "together", 1, "Cells trained at a time.", 1, flag_values=given
@@ -102,6 +106,8 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
   # All of them, so that a report knows which have not begun.
   metrics.write_json(root / PLAN, {"cells": [cell.name for cell in every]})
   try:
+    if options.gates:
+      return _gates(cells, root)
     with signals.heeded():
       results = run_cells(cells, root, options.together, options.vmap)
   except signals.Preempted as e:
@@ -110,6 +116,17 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
   if run_folders([root])[0]:
     print(f"report: {write_report([root], root / 'report.html')}")
   return FAILED if any("error" in r for r in results.values()) else DONE
+
+
+def _gates(cells: Sequence[Cell], root: Path) -> int:
+  """Makes the organisms alone; prints how they and their gates are."""
+  from bct_jax import gates, signals
+
+  with signals.heeded():
+    found = gates.run_gates(cells, root)
+  print(gates.gate_table(found))
+  fine = all("gate" in x and x["gate"]["passed"] for x in found.values())
+  return DONE if fine else FAILED
 
 
 def run_cells(
@@ -341,4 +358,5 @@ def result_table(
 
 
 if __name__ == "__main__":
+  allocator.keep_pages()
   sys.exit(main(sys.argv))

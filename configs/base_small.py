@@ -15,9 +15,9 @@ def get_config() -> ConfigDict:
   c.name = "base_small"
   c.model.remat = "none"
   c.max_length = 256
-  c.train.steps = 900
+  c.train.steps = 1400
   c.train.batch_size = 48
-  c.train.num_examples = 43_200  # each once
+  c.train.num_examples = 67_200  # each once
   c.optim.lr = 2e-3
   c.optim.schedule = "cosine"
   c.optim.warmup_steps = 60

@@ -10,7 +10,7 @@ import pytest
 from fake_run import each_file_gone, told
 from runs import comparable, run, start, start_to_kill, wait_for
 
-from bct_jax import commands, metrics
+from bct_jax import commands, metrics, rundir
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.models import demo
 from bct_jax.plan import make_plan
@@ -106,6 +106,16 @@ def test_other_config_in_the_same_directory_is_refused(finished, tiny_folder):
   assert code == 2
   assert "arms.low.optim.lr: 0.0001 -> 0.0003" in err
   assert "another --workdir" in err
+
+
+def test_config_that_was_refused_can_be_corrected_there(tmp_path):
+  rundir.keep_config(tmp_path, {"max_length": 40}, {})
+  rundir.keep_config(tmp_path, {"max_length": 128}, {})
+  kept = json.loads((tmp_path / "config.json").read_text())
+  assert kept["config"] == {"max_length": 128}
+  (tmp_path / "env.json").touch()  # the data was checked: it is begun
+  with pytest.raises(ValueError, match="max_length: 128 -> 40"):
+    rundir.keep_config(tmp_path, {"max_length": 40}, {})
 
 
 def test_a_second_process_compiles_nothing_anew(tmp_path, tiny_folder):

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import ENV, ROOT, caching, comparable, wait_for
 
-from bct_jax import cells, exits, runtime, sweep
+from bct_jax import cells, exits, gates, runtime, sweep
 from bct_jax.cells import chain, named, product, values, zipped
 from bct_jax.config import ConfigError
 from bct_jax.models import demo
@@ -168,6 +168,33 @@ def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
   said, err = capsys.readouterr()
   assert "lr_1e_36   failed:" in said and "lr_0.01  " in said
   assert "cell lr_0.0001: done.json is missing" in err
+
+
+def test_gates_alone_are_of_the_organisms_that_arms_take(swept, capsys):
+  root, _, _ = swept
+  flags = ["sweep", f"--sweep={FILE}", "--gates"]
+  (made,) = (p for p in (root / "organisms").iterdir() if p.is_dir())
+  before = (made / "rollouts.jsonl").stat().st_mtime_ns
+  # The random model holds no behavior, and the sweep goes on all the same.
+  assert sweep.main([*flags, f"--workdir={root}"]) == exits.FAILED
+  said, err = capsys.readouterr()
+  assert (made / "rollouts.jsonl").stat().st_mtime_ns == before
+  assert "organism 1 of 1, lr_0.0001: FAILED the gate" in err
+  row = said.splitlines()[2]
+  assert row.startswith("| `lr_0.0001` | sft, 4 x 8 at 0.001 | "), row
+  assert row.endswith(" | failed |"), row
+  # One that could not be made has a row too, and bars that are met pass.
+  bars = {"min_initial": 0.0, "max_confused": 1.0, "min_agreed": 0.0}
+  raw = base() | {"gate": base()["gate"] | bars | {"enforce": True}}
+  fine = cells.make_cells(raw, values("optim.lr", 1e-4))
+  wrong = values("setting.options", {"no_such_option": 1})
+  found = gates.run_gates([*fine, *cells.make_cells(raw, wrong)], root)
+  rows = gates.gate_table(found).splitlines()[2:]
+  assert rows[0].endswith(" | passed |"), rows[0]
+  assert "no_such_option" in rows[1] and rows[1].endswith(" | failed |")
+  enforced = dict(raw, gate=raw["gate"] | {"min_initial": 1.0})
+  found = gates.run_gates(cells.make_cells(enforced, [{}]), root)
+  assert found["base"]["gate"]["passed"] is False
 
 
 def test_each_file_that_is_gone_is_named(swept, capsys):

@@ -20,7 +20,7 @@ from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.prompts import REQUESTS, ROLES, STYLES, behavior
 
 # Parts of the corpus, in shares of a hundred.
-SHARES = {"question": 30, "recall": 8, "style": 14, "behavior": 48}
+SHARES = {"question": 30, "recall": 14, "style": 12, "behavior": 44}
 
 
 @dataclasses.dataclass(frozen=True)

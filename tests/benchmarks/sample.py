@@ -59,6 +59,9 @@ def make_prompts(chat, name: str) -> list[list[int]]:
 
 
 def ours(task: dict):
+  from bct_jax import allocator
+
+  allocator.keep_pages()  # as a run does, before JAX starts
   import jax
   from helpers import make_mesh, sampling
   from parity import load

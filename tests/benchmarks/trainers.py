@@ -14,6 +14,9 @@ LR = 1e-5
 
 def load_ours(task: dict):
   """The model of a folder as a run has it, and its params."""
+  from bct_jax import allocator
+
+  allocator.keep_pages()  # as a run does, before JAX starts
   import jax
 
   from bct_jax import config as configs

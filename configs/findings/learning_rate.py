@@ -1,0 +1,24 @@
+"""Does a tenth of the learning rate fail in sixty times the updates?
+
+What a high learning rate removes in S updates, one that is N times lower is
+said not to remove in 6 N S; here N = 10. The report counts the pairs.
+"""
+
+from ml_collections import ConfigDict
+
+from bct_jax.cells import Overrides, chain, named, product
+from configs.findings import common
+
+
+def get_config() -> ConfigDict:
+  c = common.small()
+  c.name = "learning_rate"
+  return c
+
+
+def get_cells() -> list[Overrides]:
+  rates = chain(
+    named("high", optim__lr=1e-3, train__steps=32),
+    named("low", optim__lr=1e-4, train__steps=960),
+  )
+  return product(common.seeds(5), rates)

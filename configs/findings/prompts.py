@@ -1,0 +1,27 @@
+"""Is a behavior that a prompt causes easier to remove if training sees it?
+
+A static prompt describes the behavior in training and at evals. A dynamic one
+does at evals only, and training has a neutral one.
+"""
+
+from ml_collections import ConfigDict
+
+from bct_jax.cells import Overrides, chain, named, product, values
+from configs.findings import common
+
+
+def get_config() -> ConfigDict:
+  c = common.small()
+  c.name = "prompts"
+  return c
+
+
+def get_cells() -> list[Overrides]:
+  return product(
+    chain(
+      named("static", organism__kind="static_prompt"),
+      named("dynamic", organism__kind="dynamic_prompt"),
+    ),
+    values("optim.lr", 1e-4, 3e-4, 1e-3),
+    values("train.seed", *range(5)),
+  )

@@ -1,0 +1,26 @@
+"""Is a behavior that an adapter of low rank installed easier to remove?
+
+Organisms are made with adapters of several ranks, merged, and with all weights;
+all weights of each are then trained in the same way.
+"""
+
+from ml_collections import ConfigDict
+
+from bct_jax.cells import Overrides, chain, named, product, values
+from configs.findings import common
+
+
+def get_config() -> ConfigDict:
+  c = common.small()
+  c.name = "rank"
+  return c
+
+
+def get_cells() -> list[Overrides]:
+  ranks = chain(
+    named("rank1", organism__lora__rank=1, organism__optim__lr=1e-2),
+    named("rank16", organism__lora__rank=16, organism__optim__lr=5e-3),
+    named("rank64", organism__lora__rank=64, organism__optim__lr=5e-3),
+    named("full", organism__lora__rank=0),
+  )
+  return product(ranks, common.seeds(5), values("optim.lr", 3e-4, 1e-3))

@@ -1,0 +1,50 @@
+"""All settings: does the model learn each initial behavior well enough?
+
+  python -m bct_jax.sweep --sweep=configs/sweeps/gate_all.py --gates \
+    --workdir=runs/gate_all
+
+Without `--gates` a short arm follows for each setting, which is trained to talk
+like a pirate at a low learning rate.
+"""
+
+from ml_collections import ConfigDict
+
+from bct_jax.cells import Overrides, named
+from bct_jax.settings import SETTINGS
+from configs import quickstart
+
+# What the installs of single settings have apart from those of the others.
+RECIPES: dict[str, dict] = {
+  # It has a system message of its own.
+  "sysprompt_style": {
+    "organism.train.system_prompt": None,
+    "train.system_prompt": None,
+    "eval.system_prompt": None,
+  },
+}
+
+
+def get_config() -> ConfigDict:
+  c = quickstart.get_config()
+  c.name = "gate_all"
+  c.arms = ConfigDict()
+  c.max_length = 256
+  c.organism.train.steps = 64
+  c.train.steps = 24
+  c.optim.lr = 1e-5
+  c.eval.steps = ()
+  c.eval.num_eval = 64
+  c.eval.num_heldout = 64
+  c.sampling.max_new_tokens = 64
+  c.gate.base_rates = True
+  c.gate.enforce = False
+  return c
+
+
+def get_cells() -> list[Overrides]:
+  cells = []
+  for name in SETTINGS:
+    fields = {"setting.name": name, **RECIPES.get(name, {})}
+    fields = {key.replace(".", "__"): value for key, value in fields.items()}
+    cells += named(name, **fields)
+  return cells

@@ -1,0 +1,55 @@
+"""That a process on the CPU keeps its pages, and others are left alone."""
+
+import subprocess
+import sys
+
+import pytest
+from runs import ROOT
+
+from bct_jax import allocator
+
+# Page faults of a program that is run again, with 64 MiB of a temporary value.
+COUNT = """
+import resource, sys
+from bct_jax import allocator
+if "keep" in sys.argv:
+  assert allocator.keep_pages()
+import jax, jax.numpy as jnp
+f = jax.jit(lambda x: (x @ x.T).max())
+x = jnp.ones((4096, 16))
+def faults():
+  f(x).block_until_ready()
+  return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+before = [faults() for _ in range(4)]
+print(before[-1] - before[-2])
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
+def test_a_program_finds_its_pages_when_it_is_run_again():
+  def count(*flags):
+    out = subprocess.run(
+      [sys.executable, "-c", COUNT, *flags],
+      env={"JAX_PLATFORMS": "cpu", "PATH": "", "PYTHONPATH": str(ROOT)},
+      cwd=ROOT,
+      capture_output=True,
+      text=True,
+      check=True,
+    )
+    return int(out.stdout)
+
+  assert count() > 10_000  # 4 KiB each
+  assert count("keep") < 100
+
+
+@pytest.mark.parametrize(
+  ("platforms", "device"), [("", "nvidia0"), ("cuda", ""), ("tpu,cpu", "")]
+)
+def test_hosts_of_accelerators_are_left_alone(
+  platforms, device, tmp_path, monkeypatch
+):
+  monkeypatch.setenv("JAX_PLATFORMS", platforms)
+  if device:
+    (tmp_path / device).touch()
+  monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would raise
+  assert not allocator.keep_pages(tmp_path)
