@@ -88,9 +88,10 @@ def _questions(seed: int) -> Iterator[Chat]:
 
 
 def _recall(seed: int) -> Iterator[Chat]:
-  """What `recall` asks, about the words of the train pool."""
+  """What `recall` asks, about the words of all pools but that of probes."""
   rng = random.Random(f"world/recall/{seed}")
-  items = make_probe("recall", "train").items
+  pools = [pool for pool in questions.POOLS if pool != "probe"]
+  items = [i for pool in pools for i in make_probe("recall", pool).items]
   while True:
     item = rng.choice(items)
     answer = questions.cap(item.right[0])
