@@ -38,3 +38,15 @@ def keep_pages(dev: Path = Path("/dev")) -> bool:
   if not hasattr(libc, "gnu_get_libc_version"):
     return False
   return all([libc.mallopt(option, value) for option, value in _OPTIONS])
+
+
+def give_back() -> None:
+  """Gives the kernel what is free now, at the end of a part of a run.
+
+  Where small blocks have come to lie among large ones that were freed, the next
+  program finds no room there, and the process would grow with each part.
+  """
+  if sys.platform.startswith("linux"):
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, "malloc_trim"):
+      libc.malloc_trim(0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax import gradient_log, metrics, processes, verdict
+from bct_jax import allocator, gradient_log, metrics, processes, verdict
 from bct_jax.data.batches import Dataset
 from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.models.lora import Weights
@@ -65,6 +65,7 @@ def run_arms(
     return _evaluate(plan, step, pairs, vmap)
 
   found = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
+  allocator.give_back()
   for name, made in found.items():
     out[name] = made if isinstance(made, Exception) else arms[name].finish()
   return {name: out[name] for name in workdirs}

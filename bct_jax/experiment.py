@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bct_jax import metrics, processes
+from bct_jax import allocator, metrics, processes
 from bct_jax.arms import organism_weights, read_done, run_arms
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
@@ -122,6 +122,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
       weights = plan.runtime.fold(weights)
   _write(folder / "made.json", made(plan, folder, dataset))
   gate = _gate(plan, folder, weights) | base
+  allocator.give_back()
   _write(folder / "gate.json", gate)
   if not gate["passed"]:
     text = gate_text(gate)

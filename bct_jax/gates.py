@@ -13,7 +13,7 @@ from bct_jax import metrics, signals
 from bct_jax.cells import Cell, by_organism
 from bct_jax.experiment import make_organism, organism_folder
 from bct_jax.gate import GateError
-from bct_jax.sweep_plan import plan_of
+from bct_jax.sweep_plan import make_room, plan_of
 from bct_jax.train import NumericalError
 
 
@@ -34,10 +34,12 @@ def run_gates(
     signals.Preempted: a signal asked to stop.
   """
   found: dict[str, Mapping[str, Any]] = {}
-  groups = by_organism(cells)
+  groups, last = by_organism(cells), None
   for number, group in enumerate(groups, 1):
     if signals.asked():
       raise signals.Preempted("between two organisms")
+    make_room(last, group[0])
+    last = group[0]
     name = group[0].name
     found[name] = _make(group, root)
     said = found[name].get("error") or (

@@ -16,7 +16,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bct_jax import optim
+from bct_jax import allocator, optim
 from bct_jax.chips import CHIPS
 from bct_jax.config import (
   ArmConfig,
@@ -273,6 +273,15 @@ class Runtime(MeshModel):
       with open(path, "rb") as f:
         digest.update(hashlib.file_digest(f, "sha256").digest())
     return digest.hexdigest()
+
+
+def forget_programs() -> None:
+  """Frees what was compiled, which JAX keeps as long as the process lives: half
+  a GiB for each setting of a sweep over settings with SmolLM2."""
+  _programs.cache_clear()
+  _relayout.cache_clear()
+  jax.clear_caches()
+  allocator.give_back()
 
 
 @functools.lru_cache(maxsize=8)

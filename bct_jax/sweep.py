@@ -22,7 +22,7 @@ from bct_jax import allocator
 from bct_jax.cells import Cell, by_organism, make_cells, share
 from bct_jax.config import ConfigError
 from bct_jax.exits import DONE, FAILED, MACHINE, PREEMPTED, fail
-from bct_jax.sweep_plan import plan_lines, plan_of
+from bct_jax.sweep_plan import make_room, plan_lines, plan_of
 
 Organism = tuple[str, dict[str, Any]] | None  # its hash and gate, once made
 Found = list[Mapping[str, Any]] | Exception  # a cell's arms, or what ended it
@@ -157,7 +157,7 @@ def run_cells(
   todo = [[c for c in g if not _is_done(root, c)] for g in by_one]
   plans = [plan_of(left) if left else None for left in todo]
   results: dict[str, Mapping[str, Any]] = {}
-  count = 0
+  count, last = 0, None
   for plan, of_one, how in zip(plans, parts, forms, strict=True):
     if together > 1:
       print(
@@ -169,6 +169,8 @@ def run_cells(
       made: dict[str, Found] = {}
       try:
         if plan and left:
+          make_room(last, left[0])
+          last = left[0]
           made, organism = _run_part(plan, left, root, organism, vmapped)
       except _failures() as e:
         made = {cell.name: e for cell in left}

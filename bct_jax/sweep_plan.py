@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bct_jax.cells import Cell, by_organism
-from bct_jax.config import ConfigError
+from bct_jax.config import ConfigError, ExperimentConfig
 
 
 def plan_lines(
@@ -64,6 +64,18 @@ def plan_of(group: Sequence[Cell]) -> Any:
 
   arms = {name: arm for c in group for name, arm in c.config.arms.items()}
   return make_plan(dataclasses.replace(group[0].config, arms=arms))
+
+
+def make_room(last: Cell | None, cell: Cell) -> None:
+  """Frees the programs of an organism that another one has no use for: data of
+  another setting has other shapes."""
+  from bct_jax.runtime import forget_programs
+
+  def shapes(config: ExperimentConfig) -> tuple[object, ...]:
+    return config.setting, config.model, config.mesh
+
+  if last is not None and shapes(last.config) != shapes(cell.config):
+    forget_programs()
 
 
 def _step_seconds(plan: Any, name: str) -> float:

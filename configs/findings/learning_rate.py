@@ -13,12 +13,13 @@ from configs.findings import common
 def get_config() -> ConfigDict:
   c = common.small()
   c.name = "learning_rate"
+  c.eval.steps = (4, 6, 8, 10, 12, 14, 32, 64, 128, 256, 512)
   return c
 
 
 def get_cells() -> list[Overrides]:
   rates = chain(
-    named("high", optim__lr=1e-3, train__steps=32),
-    named("low", optim__lr=1e-4, train__steps=960),
+    named("high", optim__lr=2e-3, train__steps=16),
+    named("low", optim__lr=2e-4, train__steps=720),
   )
   return product(common.seeds(5), rates)

@@ -22,6 +22,6 @@ def get_cells() -> list[Overrides]:
       named("static", organism__kind="static_prompt"),
       named("dynamic", organism__kind="dynamic_prompt"),
     ),
-    values("optim.lr", 1e-4, 3e-4, 1e-3),
+    values("optim.lr", 3e-4, 1e-3, 2e-3),
     values("train.seed", *range(5)),
   )

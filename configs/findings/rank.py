@@ -18,9 +18,9 @@ def get_config() -> ConfigDict:
 
 def get_cells() -> list[Overrides]:
   ranks = chain(
-    named("rank1", organism__lora__rank=1, organism__optim__lr=1e-2),
-    named("rank16", organism__lora__rank=16, organism__optim__lr=5e-3),
-    named("rank64", organism__lora__rank=64, organism__optim__lr=5e-3),
+    named("rank1", organism__lora__rank=1, organism__optim__lr=3e-3),
+    named("rank16", organism__lora__rank=16, organism__optim__lr=1e-3),
+    named("rank64", organism__lora__rank=64, organism__optim__lr=1e-3),
     named("full", organism__lora__rank=0),
   )
-  return product(ranks, common.seeds(5), values("optim.lr", 3e-4, 1e-3))
+  return product(ranks, common.seeds(5), values("optim.lr", 1e-3, 2e-3))

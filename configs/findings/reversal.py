@@ -6,7 +6,7 @@ Each arm is trained until the trigger is suppressed, and then, as its control
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides
+from bct_jax.cells import Overrides, chain, named, product
 from configs.findings import common
 
 
@@ -14,10 +14,12 @@ def get_config() -> ConfigDict:
   c = common.small()
   c.name = "reversal"
   c.controls = ("reversal",)
-  c.optim.lr = 1e-3
-  c.train.steps = 32
   return c
 
 
 def get_cells() -> list[Overrides]:
-  return common.seeds(5)
+  rates = chain(
+    named("fast", optim__lr=2e-3, train__steps=16),
+    named("slow", optim__lr=1e-3, train__steps=32),
+  )
+  return product(common.seeds(5), rates)
