@@ -16,6 +16,7 @@ from bct_jax.plan import make_plan
 from bct_jax.report import write_report
 from bct_jax.report.export import load_results
 from bct_jax.tasks import FILE, Tasks
+from bct_jax.weights import load_weights
 from configs import tiny
 
 pytestmark = pytest.mark.interop
@@ -26,13 +27,26 @@ STEPS = 3
 @pytest.fixture(scope="module")
 def task_path(tmp_path_factory):
   pytest.importorskip("lm_eval")
-  return write_tasks(tmp_path_factory.mktemp("tasks"))
+  folder = write_tasks(tmp_path_factory.mktemp("tasks"))
+  for kind in ("choice", "rolling"):
+    with open(folder / f"{kind}.yaml", "a") as f:
+      f.write("tag: hues\n")
+  (folder / "group.yaml").write_text(
+    "group: paints\ntask: [colors_choice]\n"
+    "aggregate_metric_list: [{metric: acc}]\n"
+  )
+  text = (folder / "until.yaml").read_text()
+  (folder / "gone.yaml").write_text(
+    text.replace("rows.json", "gone.json").replace("_until", "_gone")
+  )
+  return folder
 
 
-def make_values(model, task_path, **changes):
+def make_values(model, folder, **changes):
   """A config whose arms save nothing on the way but before tasks."""
   values = tiny.get_config().to_dict()
   values["model"]["path"] = str(model)
+  values["organism"]["kind"] = "native"
   for run in (values["organism"], values):
     run["train"] |= {"steps": STEPS, "checkpoint_every": 100}
   values["optim"]["lr"] = 1e-2
@@ -40,7 +54,7 @@ def make_values(model, task_path, **changes):
   for name in ("num_eval", "num_heldout", "num_probe"):
     values["eval"][name] = 4
   values["eval"] |= {"tasks": NAMES, "task_steps": (1,), "steps": ()}
-  values["eval"] |= {"task_path": str(task_path), "task_limit": 7, **changes}
+  values["eval"] |= {"task_path": str(folder), "task_limit": 7, **changes}
   return values
 
 
@@ -88,30 +102,33 @@ def done(tiny_folder, task_path, tmp_path_factory):
   return values, workdir, names
 
 
-def of_lm_eval(folder, task_path):
-  """What lm-eval's own entry gives of a folder, loaded anew."""
+def assert_of_lm_eval(tasks, folder, task_path):
+  """Scores are what lm-eval's own entry gives of a folder, loaded anew."""
   import lm_eval
   from lm_eval.tasks import TaskManager
 
   from bct_jax.interop.harness import BctJaxLM
 
-  found = lm_eval.simple_evaluate(
+  manager = TaskManager(include_path=str(task_path), include_defaults=False)
+  results = lm_eval.simple_evaluate(
     model=BctJaxLM(str(folder)),
     tasks=list(NAMES),
-    task_manager=TaskManager(
-      include_path=str(task_path), include_defaults=False
-    ),
+    task_manager=manager,
     limit=7,
     bootstrap_iters=1000,
-  )
-  return {
-    name: {
-      key.removesuffix(",none"): None if value == "N/A" else value
-      for key, value in found["results"][name].items()
-      if "," in key
+  )["results"]
+  assert tuple(tasks) == NAMES
+  for name, found in tasks.items():
+    wanted = {k.removesuffix(",none"): v for k, v in results[name].items()}
+    assert set(found) - {"n"} == {
+      k.removesuffix(",none") for k in results[name] if "," in k
     }
-    for name in NAMES
-  }
+    assert found["n"] == 7
+    for metric in set(found) - {"n"}:
+      if found[metric] is None:
+        assert wanted[metric] == "N/A"
+      else:
+        assert found[metric] == pytest.approx(wanted[metric], rel=1e-5)
 
 
 def test_scores_are_those_of_lm_eval_on_the_folders(
@@ -124,23 +141,18 @@ def test_scores_are_those_of_lm_eval_on_the_folders(
   assert names == [*NAMES] * 5
   (organism,) = (workdir / "organisms").iterdir()
   full, adapter = evals(workdir), evals(workdir, "adapter")
+  assert full[0]["tasks"] == adapter[0]["tasks"]
   for line, folder in (
     (full[0], organism),
     (full[-1], workdir / "arms" / "full"),
     (adapter[-1], workdir / "arms" / "adapter"),
   ):
-    wanted = of_lm_eval(folder, task_path)
-    assert line["tasks"].keys() == wanted.keys()
-    for name, found in line["tasks"].items():
-      assert found.pop("n") == 7
-      assert found == pytest.approx(wanted[name], rel=1e-5), (folder, name)
+    assert_of_lm_eval(line["tasks"], folder, task_path)
   assert [x["step"] for x in full] == [0, 1, STEPS]
-  assert full[0]["tasks"] == adapter[0]["tasks"] | full[0]["tasks"]
   bits = [x["tasks"]["colors_rolling"]["bits_per_byte"] for x in full]
   assert len({*bits}) == 3
-  found = full[0]["tasks"]
-  assert set(found["colors_choice"]) == {
-    *("acc", "acc_stderr", "acc_norm", "acc_norm_stderr")
+  assert set(full[0]["tasks"]["colors_choice"]) == {
+    *("acc", "acc_stderr", "acc_norm", "acc_norm_stderr", "n")
   }
 
 
@@ -164,6 +176,7 @@ def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   assert names == [*NAMES[1:]] and evals(copy) == lines
 
 
+@pytest.mark.slow
 def test_a_kill_among_tasks_trains_nothing_again(
   done, tiny_folder, task_path, tmp_path, monkeypatch
 ):
@@ -193,7 +206,7 @@ def test_organism_of_an_adapter_that_arms_go_on_with(
   monkeypatch.setenv("DISABLE_MULTIPROC", "1")
   values = make_values(tiny_folder, task_path, task_steps=())
   values["lora"]["rank"] = values["organism"]["lora"]["rank"] = 4
-  values["organism"]["merge_lora"] = False
+  values["organism"] |= {"kind": "sft", "merge_lora": False}
   values["organism"]["optim"]["lr"] = 1e-2
   values["controls"] = ("reversal",)
   run(values, tmp_path)
@@ -201,10 +214,7 @@ def test_organism_of_an_adapter_that_arms_go_on_with(
   full, back = evals(tmp_path), evals(tmp_path, "full.reversal")
   assert [x["step"] for x in full] == [0, STEPS]
   assert back[0]["tasks"] == full[-1]["tasks"] != full[0]["tasks"]
-  wanted = of_lm_eval(organism, task_path)
-  for name, found in full[0]["tasks"].items():
-    assert found.pop("n") == 7
-    assert found == pytest.approx(wanted[name], rel=1e-5)
+  assert_of_lm_eval(full[0]["tasks"], organism, task_path)
 
 
 def test_tables_and_report_have_the_scores(done, tmp_path):
@@ -220,26 +230,12 @@ def test_tables_and_report_have_the_scores(done, tmp_path):
 
 
 def test_groups_are_told_as_a_whole_and_tags_by_task(
-  tiny_folder, task_path, tmp_path, monkeypatch
+  tiny_folder, task_path, tmp_path
 ):
-  shutil.copytree(task_path, tmp_path / "tasks")
-  for kind in ("choice", "rolling"):
-    with open(tmp_path / "tasks" / f"{kind}.yaml", "a") as f:
-      f.write("tag: hues\n")
-  (tmp_path / "tasks" / "all.yaml").write_text(
-    "group: paints\ntask: [colors_choice]\n"
-    "aggregate_metric_list: [{metric: acc}]\n"
+  values = make_values(
+    tiny_folder, task_path, tasks=("paints", "hues"), task_limit=2
   )
-  plan = make_plan(
-    from_dict(
-      make_values(
-        tiny_folder, tmp_path / "tasks", tasks=("paints", "hues"), task_limit=2
-      )
-    )
-  )
-  from bct_jax.weights import load_weights
-
-  path = tmp_path / FILE
+  plan, path = make_plan(from_dict(values)), tmp_path / FILE
   with jax.set_mesh(plan.runtime.mesh):
     plan.tasks.run(lambda: load_weights(plan.runtime, None), path, 0, "model")
   found = plan.tasks.read(path, 0)
@@ -273,17 +269,10 @@ def test_what_cannot_be_is_said_before_a_plan_is_made(
 def test_data_that_is_not_there_is_said_before_training(
   tiny_folder, task_path, tmp_path
 ):
-  text = (task_path / "choice.yaml").read_text()
-  (tmp_path / "tasks").mkdir()
-  (tmp_path / "tasks" / "choice.yaml").write_text(
-    text.replace("rows.json", "gone.json")
-  )
-  values = make_values(
-    tiny_folder, tmp_path / "tasks", tasks=("colors_choice",)
-  )
-  with pytest.raises(ValueError, match="'colors_choice' cannot be loaded: .*"):
-    run(values, tmp_path / "run")
-  assert not (tmp_path / "run" / "organisms").exists()
+  values = make_values(tiny_folder, task_path, tasks=("colors_gone",))
+  with pytest.raises(ValueError, match="'colors_gone' cannot be loaded: .*"):
+    run(values, tmp_path)
+  assert not (tmp_path / "organisms").exists()
 
 
 def test_without_lm_eval_the_extra_is_named(
@@ -329,9 +318,5 @@ def test_two_processes_give_what_one_gives(
   assert [code for code, *_ in ends] == [0, 0], ends
   lines = evals(tmp_path / "run", "low")
   assert [x["step"] for x in lines if "tasks" in x] == [0, 4]
-  from bct_jax.interop.model import load  # noqa: F401
-
-  wanted = of_lm_eval(tmp_path / "run" / "arms" / "low", task_path)
-  for name, found in lines[-1]["tasks"].items():
-    assert found.pop("n") == 7
-    assert found == pytest.approx(wanted[name], rel=1e-4)
+  arm = tmp_path / "run" / "arms" / "low"
+  assert_of_lm_eval(lines[-1]["tasks"], arm, task_path)
