@@ -313,6 +313,8 @@ def test_two_processes_give_what_one_gives(
     f"--config.eval.tasks={NAMES!r}",
     f"--config.eval.task_path={task_path}",
     "--config.eval.task_limit=7",
+    "--config.organism.kind=native",
+    "--config.arms.high.train.accum=1",
   ]
   ends = Cluster.start(2, *flags, timeout=120).end()
   assert [code for code, *_ in ends] == [0, 0], ends
