@@ -140,7 +140,11 @@ class Tasks:
 
 
 def _check(evals: EvalConfig) -> None:
-  """Looks at names alone, so that a dry run needs no data."""
+  """Looks at names alone, so that a dry run needs no data.
+
+  Raises:
+    ConfigError: naming the field.
+  """
   if importlib.util.find_spec("lm_eval") is None:
     raise ConfigError(
       f"eval.tasks = {evals.tasks}: the package lm_eval is not installed: "

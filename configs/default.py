@@ -197,7 +197,7 @@ def get_config() -> ConfigDict:
   # and the last are always added.
   c.eval.task_steps = ()
   c.eval.task_limit = 0  # the first documents of each task; 0 is all
-  # A folder with further tasks, for which they are looked up first.
+  # A folder with the files of further tasks, which come before those of a name.
   c.eval.task_path = config_dict.placeholder(str)
 
   c.sampling = ConfigDict()
