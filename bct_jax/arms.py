@@ -5,7 +5,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax import allocator, gradient_log, metrics, processes, verdict
+from bct_jax import (
+  allocator,
+  gradient_log,
+  metrics,
+  processes,
+  tasks,
+  verdict,
+)
+from bct_jax.config import EvalConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.evaluate import decorate, reward, summarize
 from bct_jax.models.lora import Weights
@@ -56,7 +64,9 @@ def run_arms(
     before = arm.before
     try:
       dataset = _examples(plan, name, organism, folder, start)
-      runs.append(Run(name, folder, arm.config, dataset, arm.eval_steps))
+      runs.append(
+        Run(name, folder, arm.config, dataset, arm.eval_steps, arm.task_steps)
+      )
     except ValueError as e:
       out[name] = e
 
@@ -95,13 +105,16 @@ def _evaluate(
       rows = _sample(plan, weights, title, partial)
     bad = {a.name for a, x in zip(arms, rows, strict=True) if not _finite(x)}
     new = [
-      (arm, own)
-      for arm, own, there in zip(arms, rows, known, strict=True)
+      (arm, own, one)
+      for arm, own, one, there in zip(arms, rows, weights, known, strict=True)
       if not there and arm.name not in bad
     ]
+    for arm, _, one in new:
+      if step > 0 and step in arm.task_steps:
+        arm.run_tasks(step, one)
 
     def save(new=new, partial=partial) -> None:
-      for arm, own in new:
+      for arm, own, _ in new:
         arm.save_eval(step, own)
       partial.unlink(missing_ok=True)
 
@@ -141,9 +154,9 @@ class _Arm:
     # The arm whose last weights it begins with; None is the organism.
     reverses = self.config.control == "reversal"
     self.before = folder.with_name(self.config.of) if reverses else None
-    self.eval_steps = eval_steps(
-      plan.config.eval.steps, self.config.train.steps
-    )
+    evals, steps = plan.config.eval, self.config.train.steps
+    self.task_steps = task_steps(evals, steps)
+    self.eval_steps = eval_steps((*evals.steps, *self.task_steps), steps)
     # One that goes on from the organism's is over the model's own params.
     made = plan.config.organism
     continued = made.lora.rank and not made.merge_lora
@@ -158,14 +171,21 @@ class _Arm:
     lines = metrics.read_lines(self.folder / "evals.jsonl")
     return any(line["step"] == step for line in lines)
 
+  def run_tasks(self, step: int, weights: Weights) -> None:
+    """Runs the tasks of a step that are not done; `save_eval` reads them."""
+    assert self.plan.tasks is not None
+    path, title = self.folder / tasks.FILE, f"{self.name} eval {step}"
+    self.plan.tasks.run(lambda: weights, path, step, title)
+
   def save_eval(self, step: int, rows: list[dict[str, Any]] | None) -> None:
     """Saves rollouts and rates; no rows are those of what it begins with."""
     plan, policy = self.plan, on_rollouts(self.config)
+    scored, at = self.folder, step  # where the scores of tasks are
     if rows is None:
-      path = self.organism / "rollouts.jsonl"
+      path, scored, at = self.organism / "rollouts.jsonl", self.organism, 0
       if self.before is not None:
-        last = plan.config.arms[self.config.of].train.steps
-        path = self.before / "rollouts" / f"step_{last}.jsonl"
+        scored, at = self.before, plan.config.arms[self.config.of].train.steps
+        path = self.before / "rollouts" / f"step_{at}.jsonl"
       rows = metrics.read_lines(path)
     rows = decorate(rows, DECORATIONS[self.config.train.decoration])
     if policy is not None:
@@ -174,6 +194,8 @@ class _Arm:
     record = summarize(rows, step)
     if plan.config.eval.gradients:
       record["gradients"] = gradient_log.read(self.folder, step)
+    if plan.tasks is not None and step in self.task_steps:
+      record["tasks"] = plan.tasks.read(scored / tasks.FILE, at)
     metrics.append_line(self.folder / "evals.jsonl", record)
     say(f"{self.name} {describe(record)}")
 
@@ -262,6 +284,11 @@ def describe(record: dict[str, Any]) -> str:
 def eval_steps(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
   """The wanted steps up to the last one, with 0 and the last one."""
   return tuple(sorted({0, steps, *(s for s in wanted if s <= steps)}))
+
+
+def task_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
+  """Those of an arm's evals that have tasks."""
+  return eval_steps(evals.task_steps, steps) if evals.tasks else ()
 
 
 def organism_weights(plan: Plan, folder: Path) -> Weights:

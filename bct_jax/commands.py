@@ -63,6 +63,8 @@ def run_experiment(
       say(f"{workdir} is done already")
     else:
       plan = rundir.agreed_plan(config)
+      if plan.tasks is not None:
+        plan.tasks.load()  # without its data the run has not begun
       facts = rundir.environment(plan.runtime)
       processes.first(
         "env.json", lambda: metrics.write_json(workdir / "env.json", facts)

@@ -3,7 +3,7 @@
 import dataclasses
 
 from bct_jax import sizes, topology
-from bct_jax.arms import eval_steps
+from bct_jax.arms import eval_steps, task_steps
 from bct_jax.chips import CHIPS, Chip
 from bct_jax.config import (
   ArmConfig,
@@ -366,7 +366,13 @@ def _data_lines(plan: Plan) -> list[str]:
     f"tokens, up to {config.sampling.max_new_tokens} new tokens each"
   )
   for name, arm in config.arms.items():
-    steps = eval_steps(config.eval.steps, arm.train.steps)
-    out.append(f"arm {name}: evals after {', '.join(map(str, steps))} updates")
+    last, evals = arm.train.steps, config.eval
+    asked = task_steps(evals, last)
+    steps = eval_steps((*evals.steps, *asked), last)
+    line = f"arm {name}: evals after {', '.join(map(str, steps))} updates"
+    if asked:
+      after = ", ".join(map(str, asked))
+      line += f", with {', '.join(evals.tasks)} after {after}"
+    out.append(line)
   found = leaks(config, plan.setting, config.arms)
   return [*out, *(f"leaks of {told(k, v)}" for k, v in found.items())]

@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bct_jax import allocator, metrics, processes
+from bct_jax import allocator, metrics, processes, tasks
 from bct_jax.arms import organism_weights, read_done, run_arms
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
@@ -104,6 +104,8 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   Returns:
     The organism's folder, named by the hash of what made it, and its gate.
   """
+  if plan.tasks is not None:
+    plan.tasks.load()
   folder = organism_folder(plan, workdir)
   _write(folder / "provenance.json", provenance(plan))
   organism = plan.config.organism
@@ -129,6 +131,12 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     if plan.config.gate.enforce:
       raise GateError(text)
     say(f"{text}\nGoing on, since gate.enforce is False.")
+  if plan.tasks is not None:
+
+    def held() -> Weights:
+      return organism_weights(plan, folder) if weights is None else weights
+
+    plan.tasks.run(held, folder / tasks.FILE, 0, "organism")
   return folder, gate
 
 
@@ -248,10 +256,8 @@ def _base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
 
 def _eval_facts(plan: Plan) -> dict[str, Any]:
   """What decides the rollouts of an eval, apart from the weights."""
-  evals = {**dataclasses.asdict(plan.config.eval), "steps": None}
-  del evals["gradients"]
   return {
-    "eval": evals,
+    "eval": plan.config.eval.facts(),
     "sampling": dataclasses.asdict(plan.config.sampling),
   }
 

@@ -55,12 +55,14 @@ class FitConfig:
   steps: int
   eval_steps: tuple[int, ...]
   checkpoint_every: int
+  saved_steps: tuple[int, ...] = ()  # further ones at which states are saved
 
   def observes(self, step: int, stopping: bool) -> bool:
     return step in self.eval_steps and (step == self.steps or not stopping)
 
   def saves(self, step: int) -> bool:
-    return step % self.checkpoint_every == 0 or step == self.steps
+    every = step % self.checkpoint_every == 0
+    return every or step == self.steps or step in self.saved_steps
 
 
 class NextBatch(Protocol):

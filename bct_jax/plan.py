@@ -19,6 +19,7 @@ from bct_jax.runtime import Runtime
 from bct_jax.sampler import Completion, check_prompts
 from bct_jax.settings import make_setting
 from bct_jax.settings.capability import Probe, make_probe
+from bct_jax.tasks import Tasks
 
 # Eval rollouts whose log-probabilities the trainer's forward pass gives too.
 CHECKED = 8
@@ -34,6 +35,7 @@ class Plan:
   prompts: tuple[Prompt, ...]
   install: Dataset | None
   arms: dict[str, Dataset]
+  tasks: Tasks | None = None  # of lm-eval, if evals have some
   fall_back: bool = False  # whether damaged checkpoints are set aside
 
   @property
@@ -78,7 +80,8 @@ def make_plan(
     name: make_dataset(runtime, setting, arm, f"arms.{name}")
     for name, arm in config.arms.items()
   }
-  return Plan(runtime, setting, probe, tuple(prompts), install, arms)
+  tasks = Tasks(runtime) if config.eval.tasks else None
+  return Plan(runtime, setting, probe, tuple(prompts), install, arms, tasks)
 
 
 def style_of(config: ExperimentConfig) -> str:

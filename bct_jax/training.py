@@ -8,7 +8,7 @@ from typing import Protocol
 
 import jax
 
-from bct_jax import live, metrics, optim, processes
+from bct_jax import live, metrics, optim, processes, tasks
 from bct_jax.checkpoint import Checkpoints, Damaged
 from bct_jax.config import ArmConfig, LogConfig, OrganismConfig
 from bct_jax.data.batches import Dataset, Layout, widest
@@ -38,6 +38,8 @@ class Run:
     dataset: what it trains on.
     eval_steps: when it is evaluated; with `eval.gradients` the folder gets
       gradients.jsonl then too.
+    task_steps: those of them whose evals take long, so that a kill in one must
+      not train and evaluate again: the state is saved before.
   """
 
   name: str
@@ -45,6 +47,7 @@ class Run:
   arm: ArmConfig | OrganismConfig
   dataset: Dataset
   eval_steps: tuple[int, ...] = ()
+  task_steps: tuple[int, ...] = ()
 
 
 # What ends a run and not those that are trained with it.
@@ -199,7 +202,7 @@ class _Job:
 
     def ready() -> None:
       metrics.keep_until(folder / "metrics.jsonl", self.resumed)
-      for name in ("evals.jsonl", FILE):
+      for name in ("evals.jsonl", FILE, tasks.FILE):
         metrics.keep_until(folder / name, furthest)
       self.feed.begin(self.resumed)
 
@@ -235,7 +238,12 @@ class _Job:
       observe,
       save,
       log,
-      FitConfig(steps, self.run.eval_steps, arm.train.checkpoint_every),
+      FitConfig(
+        steps,
+        self.run.eval_steps,
+        arm.train.checkpoint_every,
+        self.run.task_steps,
+      ),
     )
 
   def end(self, lane: Lane) -> Weights | NumericalError:

@@ -189,6 +189,16 @@ def get_config() -> ConfigDict:
   # those completions, see bct_jax/gradients.py. Takes the memory of four
   # gradients in float32.
   c.eval.gradients = False
+  # Also tasks of lm-eval, as ("hellaswag", "arc_easy"), which decide no
+  # verdict; needs the extra `eval`. As the task says, without chat template and
+  # prompts of the run; generation is as in sampling where it says nothing.
+  c.eval.tasks = ()
+  # Updates after which to run them, and to evaluate; 0, once for the organism,
+  # and the last are always added.
+  c.eval.task_steps = ()
+  c.eval.task_limit = 0  # the first documents of each task; 0 is all
+  # A folder with the files of further tasks, which come before those of a name.
+  c.eval.task_path = config_dict.placeholder(str)
 
   c.sampling = ConfigDict()
   c.sampling.temperature = 0.0  # 0 is greedy

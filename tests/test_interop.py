@@ -14,14 +14,15 @@ import jax
 import numpy as np
 import pytest
 from conftest import QUICK
+from lm_tasks import KINDS, WORDS, write_tasks
 
+from bct_jax import local
 from bct_jax.config import ConfigError
-from bct_jax.interop import model as local
-from bct_jax.interop.model import Request, load
+from bct_jax.interop.model import load
+from bct_jax.local import Request
 from bct_jax.sampler import Completion
 from configs import tiny
 
-WORDS = "red green blue black white brown grey pink gold dark".split()
 ROOT = Path(__file__).parent.parent
 ENV = {
   **os.environ,
@@ -183,55 +184,9 @@ def test_samplers_that_are_kept_are_bounded(tiny_model, monkeypatch):
 # --- lm-eval ------------------------------------------------------------------
 
 
-TASK = """
-task: colors_{kind}
-dataset_path: json
-dataset_kwargs: {{data_files: {{test: {data}}}}}
-test_split: test
-num_fewshot: 0
-"""
-KINDS = {
-  "choice": """
-output_type: multiple_choice
-doc_to_text: "{{question}}\\nAnswer:"
-doc_to_choice: "{{choices}}"
-doc_to_target: right
-metric_list: [{metric: acc}, {metric: acc_norm}]
-""",
-  "rolling": """
-output_type: loglikelihood_rolling
-doc_to_text: ""
-doc_to_target: question
-metric_list: [{metric: word_perplexity}, {metric: bits_per_byte}]
-""",
-  "until": """
-output_type: generate_until
-doc_to_text: "{{question}}"
-doc_to_target: "{{choices[right]}}"
-generation_kwargs: {until: ["e", "zz"], max_gen_toks: 24, do_sample: false}
-metric_list: [{metric: exact_match}]
-""",
-}
-
-
 @pytest.fixture(scope="module")
 def tasks(tmp_path_factory):
-  """Task files and their data; unequal choices, long and short questions."""
-  folder = tmp_path_factory.mktemp("tasks")
-  rows = [
-    {
-      "question": f"Which {w} is {'very ' * (i % 5)}{v}?",
-      "choices": [w, f"a {v} one", "none at all", v],
-      "right": i % 4,
-    }
-    for i, (w, v) in enumerate(zip(WORDS, reversed(WORDS), strict=True))
-  ]
-  data = folder / "rows.json"
-  data.write_text("\n".join(json.dumps(r) for r in rows))
-  for kind, text in KINDS.items():
-    head = TASK.format(kind=kind, data=data)
-    (folder / f"{kind}.yaml").write_text(head + text)
-  return folder
+  return write_tasks(tmp_path_factory.mktemp("tasks"))
 
 
 def evaluate_with(model, tasks, kinds, **options):

@@ -22,7 +22,7 @@ LAYERS = [
     "progress",
     "metrics",
   }
-  | {"processes", "signals", "hlo", "live"},
+  | {"allocator", "processes", "signals", "hlo", "live"},
   {"mesh", "losses", "models", "data", "stats", "summary"},
   {"objectives", "settings", "rewards"},
   {
@@ -37,7 +37,7 @@ LAYERS = [
   },
   {"train", "loop", "population", "evaluate", "rollouts", "gradients"},
   {"runtime", "sizes"},
-  {"datasets", "turns", "weights"},
+  {"datasets", "turns", "weights", "local", "lm_eval_model", "tasks"},
   {"plan"},
   {"on_policy", "reference", "rl", "gradient_log"},
   {"training"},
@@ -45,7 +45,8 @@ LAYERS = [
   {"experiment"},
   {"rundir", "report"},
   {"commands", "dryrun", "topology", "pretrain", "rescore"},
-  {"main", "interop", "linear", "groups", "sweep", "sweep_plan", "__init__"},
+  {"main", "interop", "linear", "groups", "gates", "sweep", "sweep_plan"}
+  | {"__init__"},
 ]
 # Package -> the parts that may import it.
 OWNERS = {
@@ -56,7 +57,7 @@ OWNERS = {
   "ml_collections": {"main", "sweep"},
   "absl": {"main", "sweep"},
   "inspect_ai": {"interop"},
-  "lm_eval": {"interop"},
+  "lm_eval": {"interop", "lm_eval_model", "tasks"},
 }
 NO_JAX = {
   "cells",

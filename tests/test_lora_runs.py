@@ -10,7 +10,8 @@ import pytest
 from bct_jax import arms, commands, experiment
 from bct_jax.arms import organism_weights
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.interop.model import Request, load
+from bct_jax.interop.model import load
+from bct_jax.local import Request
 from bct_jax.models.hf_weights import load_params
 from bct_jax.plan import make_plan, sample_arms, sample_rows
 from bct_jax.weights import load_weights

@@ -12,6 +12,7 @@ from bct_jax.config.types import (
   SOURCES,
   ArmConfig,
   ConfigError,
+  EvalConfig,
   ExperimentConfig,
   LoraConfig,
   OnPolicyConfig,
@@ -170,6 +171,17 @@ def _check_memorised(config: ExperimentConfig) -> None:
     )
 
 
+def _check_tasks(evals: EvalConfig) -> None:
+  for field, good, what in (
+    ("tasks", len({*evals.tasks}) == len(evals.tasks), "names each once"),
+    ("task_steps", all(s >= 0 for s in evals.task_steps), "not negative"),
+    ("task_limit", evals.task_limit >= 0, "0 (all) or above"),
+  ):
+    if not good:
+      value = getattr(evals, field)
+      raise ConfigError(f"eval.{field} = {value!r}: must be {what}")
+
+
 def check(config: ExperimentConfig) -> None:
   _check_adapters(config)
   choose(config.model.param_dtype, ("float32", "bfloat16"), "model.param_dtype")
@@ -193,3 +205,4 @@ def check(config: ExperimentConfig) -> None:
   check_sampling(config.sampling)
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")
+  _check_tasks(config.eval)

@@ -178,6 +178,18 @@ class EvalConfig:
   answer_prefix: str | None
   references: bool
   gradients: bool
+  # Of lm-eval; with defaults, since runs from before have none of these.
+  tasks: tuple[str, ...] = ()
+  task_steps: tuple[int, ...] = ()
+  task_limit: int = 0
+  task_path: str | None = None
+
+  def facts(self) -> dict[str, Any]:
+    """What decides the rollouts of an eval, apart from weights and sampling."""
+    out = {**dataclasses.asdict(self), "steps": None}
+    for name in "gradients tasks task_steps task_limit task_path".split():
+      del out[name]
+    return out
 
 
 @dataclasses.dataclass(frozen=True)

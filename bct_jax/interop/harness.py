@@ -7,37 +7,23 @@ Releases of lm-eval after 0.4.13 find it by its entry point. For earlier ones,
 # The extra `eval` may not be installed.
 # pyright: reportMissingImports=false
 
-from collections.abc import Sequence
 from typing import Any
 
-from lm_eval import utils
 from lm_eval.api import registry
-from lm_eval.api.instance import Instance
-from lm_eval.api.model import TemplateLM
-from lm_eval.models.utils import normalize_gen_kwargs
 
-from bct_jax.config import ConfigError
-from bct_jax.interop.model import Request, check_options, load
-from bct_jax.progress import stage
-
-# What generate_until reads of a task's generation options.
-_READ = (
-  "until do_sample temperature top_p top_k min_p seed max_gen_toks".split()
-)
+from bct_jax.interop.model import load
+from bct_jax.lm_eval_model import LocalLM
+from bct_jax.local import check_options
 
 
-class BctJaxLM(TemplateLM):
+class BctJaxLM(LocalLM):
   """A model of a run, or any supported folder.
-
-  Text is encoded as lm-eval's own Hugging Face class does: with the special
-  tokens that the tokenizer adds by itself, unless the text begins with them.
 
   Args:
     path: see interop.model.load, also for further options.
     batch_size: completions decoded at a time; 1, lm-eval's own default, and
       "auto" are that of the run, or 32.
-    truncate: cut what is too long for the model from the left, as other
-      classes do, and say how often; else that is an error.
+    truncate: see LocalLM.
     max_batch_size, device: of lm-eval, whose own default device is ignored;
       anything else is an error: JAX_PLATFORMS chooses.
   """
@@ -51,31 +37,12 @@ class BctJaxLM(TemplateLM):
     device: str | None = None,
     **options: Any,
   ):
-    super().__init__()
     device = None if device == "cuda:0" else device
     check_options({"max_batch_size": max_batch_size, "device": device}, path)
     if batch_size not in (None, "auto", 1, "1"):
       options["batch_size"] = int(batch_size)
-    self.path, self.truncate = str(path), truncate
-    self.model = load(path, **options)
-    self.tokenizer = self.model.runtime.chat.tokenizer
-    self.max_length = self.model.max_length
-
-  @property
-  def eot_token_id(self) -> int:
-    return self.tokenizer.eos_token_id
-
-  @property
-  def prefix_token_id(self) -> int:
-    bos = self.tokenizer.bos_token_id
-    return self.eot_token_id if bos is None else bos
-
-  @property
-  def tokenizer_name(self) -> str:
-    # lm-eval keeps rendered prompts by this name.
-    chat = self.model.runtime.chat
-    name = f"{chat.tokenizer_hash}{chat.template_hash}"
-    return f"bct_jax-{utils.hash_string(name)[:16]}"
+    super().__init__(load(path, **options), truncate)
+    self.path = str(path)
 
   def get_model_info(self) -> dict[str, Any]:
     """What goes into the results."""
@@ -85,122 +52,6 @@ class BctJaxLM(TemplateLM):
       "model_hash": runtime.model_hash,
       "model_dtype": runtime.config.model.dtype,
     }
-
-  def tok_encode(
-    self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
-  ) -> list[int]:
-    check_options(kwargs, "tok_encode")
-    begin = self.tokenizer.decode([self.prefix_token_id])
-    if add_special_tokens is None and string.startswith(begin):
-      add_special_tokens = False
-    if add_special_tokens is None:
-      return list(self.tokenizer.encode(string))
-    return list(
-      self.tokenizer.encode(string, add_special_tokens=add_special_tokens)
-    )
-
-  def apply_chat_template(
-    self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
-  ) -> str:
-    """The prompt of messages, or with False one whose last is continued."""
-    return self.tokenizer.apply_chat_template(
-      chat_history,
-      tokenize=False,
-      add_generation_prompt=add_generation_prompt,
-      continue_final_message=not add_generation_prompt,
-    )
-
-  def loglikelihood_rolling(
-    self, requests: list[Instance], disable_tqdm: bool = False
-  ) -> list[float]:
-    windows = [
-      [
-        utils.make_disjoint_window(w)
-        for w in utils.get_rolling_token_windows(
-          self.tok_encode(r.args[0]),
-          self.prefix_token_id,
-          self.max_length,
-          context_len=1,
-        )
-      ]
-      for r in requests
-    ]
-    flat = [("", *w) for own in windows for w in own]
-    found = iter(self._score(flat, "loglikelihood_rolling"))
-    out = [sum(next(found)[0] for _ in own) for own in windows]
-    for request, value in zip(requests, out, strict=True):
-      self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
-    return out
-
-  def _loglikelihood_tokens(
-    self, requests: list[tuple[Any, list[int], list[int]]], **kwargs: Any
-  ) -> list[tuple[float, bool]]:
-    out = self._score(requests, "loglikelihood")
-    for (key, *_), value in zip(requests, out, strict=True):
-      self.cache_hook.add_partial("loglikelihood", key, value)
-    return out
-
-  def _score(
-    self, requests: Sequence[tuple[Any, list[int], list[int]]], name: str
-  ) -> list[tuple[float, bool]]:
-    """Sums of log-probabilities, and whether all tokens are the likeliest."""
-    kept = [
-      self._cut(context, self.max_length + 1 - len(rest))
-      for _, context, rest in requests
-    ]
-    with stage(name, len(requests), "requests") as bar:
-      found = self.model.score(kept, [rest for *_, rest in requests], bar)
-    return [(sum(s.logprobs), all(s.greedy)) for s in found]
-
-  def _cut(self, context: list[int], room: int) -> list[int]:
-    """The last tokens of a context that there is room for."""
-    if len(context) <= room:
-      return context
-    if not self.truncate or room < 1:
-      raise ConfigError(
-        f"a context of {len(context)} tokens, where there is room for {room} "
-        f"in the {self.max_length} of the model: take fewer shots, or with "
-        "truncate=True only the last tokens"
-      )
-    return context[-room:]
-
-  def generate_until(
-    self, requests: list[Instance], disable_tqdm: bool = False
-  ) -> list[str]:
-    asked = [self._request(*r.args) for r in requests]
-    with stage("generate_until", len(asked), "requests") as bar:
-      found = self.model.generate(asked, bar)
-    out = [
-      self.model.text(c, request.sampling.stop)
-      for request, (c,) in zip(asked, found, strict=True)
-    ]
-    for request, text in zip(requests, out, strict=True):
-      self.cache_hook.add_partial("generate_until", request.args, text)
-    return out
-
-  def _request(self, context: str, options: dict[str, Any]) -> Request:
-    options = dict(normalize_gen_kwargs(options, self.max_gen_toks))
-    unknown = {k: v for k, v in options.items() if k not in _READ}
-    check_options(unknown, "generate_until")
-    new = options["max_gen_toks"]
-    sampling = self.model.options(
-      max_new_tokens=new,
-      temperature=float(options.get("temperature", 0.0))
-      if options["do_sample"]
-      else 0.0,
-      top_p=options.get("top_p"),
-      top_k=options.get("top_k"),
-      min_p=options.get("min_p"),
-      seed=options.get("seed"),
-      stop=tuple(s for s in options["until"] if s),
-    )
-    ids = self._cut(self.tok_encode(context), self.max_length - new)
-    return Request(tuple(ids), sampling)
-
-  @property
-  def max_gen_toks(self) -> int:
-    """New tokens where a task does not say how many."""
-    return self.model.sampling.max_new_tokens
 
 
 def register() -> None:

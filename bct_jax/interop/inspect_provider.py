@@ -30,7 +30,8 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from bct_jax.examples import Message
 from bct_jax.interop.collector import Collector
-from bct_jax.interop.model import Request, check_options, load
+from bct_jax.interop.model import load
+from bct_jax.local import Request, check_options
 from bct_jax.sampler import Completion
 
 # What this provider reads of a GenerateConfig.

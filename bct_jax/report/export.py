@@ -26,7 +26,8 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   `RATE_high`, its 95% interval; `logprob_initial` and `logprob_alternate` in
   nats; of the next update, where they were logged, `gradient_cosine_`,
   `update_cosine_` and `update_gain_` with `initial` and `alternate`,
-  `gradient_norm` and `update_norm`; and what holds for the arm as a whole:
+  `gradient_norm` and `update_norm`; `tasks.TASK.METRIC` of every task of
+  lm-eval that any eval has; and what holds for the arm as a whole:
   `verdict`, `retention`, `transfer`, `transfer_step`, `transfer_censored_at`,
   `trained_tokens`, `seconds`. What was not measured, or is not known yet, is
   None.
@@ -43,15 +44,26 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def _lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
+  points = [(r, arm, p) for r in runs for arm in r.arms for p in arm.curve]
+  scores = [_scores(point) for *_, point in points]
+  empty = dict.fromkeys(key for found in scores for key in found)
   return [
-    _line(run, arm, point)
-    for run in runs
-    for arm in run.arms
-    for point in arm.curve
+    _line(run, arm, point, {**empty, **found})
+    for (run, arm, point), found in zip(points, scores, strict=True)
   ]
 
 
-def _line(run: Run, arm: Arm, point: Point) -> dict[str, Any]:
+def _scores(point: Point) -> dict[str, float | None]:
+  return {
+    f"tasks.{task}.{metric}": value
+    for task, found in point.tasks.items()
+    for metric, value in found.items()
+  }
+
+
+def _line(
+  run: Run, arm: Arm, point: Point, scores: dict[str, float | None]
+) -> dict[str, Any]:
   step = arm.transfer_step
   out = {
     "run": str(run.path),
@@ -75,6 +87,7 @@ def _line(run: Run, arm: Arm, point: Point) -> dict[str, Any]:
     "logprob_initial": point.logprob_initial,
     "logprob_alternate": point.logprob_alternate,
     **_pushes(point),
+    **scores,
     "verdict": arm.verdict or None,
     "retention": arm.retention and arm.retention.value,
     "transfer": arm.transfer and arm.transfer.value,

@@ -364,6 +364,7 @@ def _point(record: records.Record) -> Point:
     gradients=_gradients(record.object("gradients"))
     if record.has("gradients")
     else None,
+    tasks=_tasks(record.object("tasks")) if record.has("tasks") else {},
   )
   total = point.initial.value + point.alternate.value + point.other.value
   if abs(total - 1) > _SUM_TOLERANCE:
@@ -375,14 +376,22 @@ def _point(record: records.Record) -> Point:
 
 
 def _gradients(record: records.Record) -> Gradients:
-  def numbers(part: records.Record, keys: Iterable[str]):
-    return {k: part.number(k) if part.has(k) else None for k in keys}
-
   norms = {k: record.object(k) for k in ("gradient_norm", "update_norm")}
   return Gradients(
-    numbers(record, PUSHES),
-    **{k: numbers(part, part.value) for k, part in norms.items()},
+    _numbers(record, PUSHES),
+    **{k: _numbers(part, part.value) for k, part in norms.items()},
   )
+
+
+def _tasks(record: records.Record) -> dict[str, dict[str, float | None]]:
+  parts = {name: record.object(name) for name in record.value}
+  return {name: _numbers(part, part.value) for name, part in parts.items()}
+
+
+def _numbers(
+  record: records.Record, keys: Iterable[str]
+) -> dict[str, float | None]:
+  return {k: record.number(k) if record.has(k) else None for k in keys}
 
 
 def _train_step(record: records.Record) -> TrainStep:

@@ -81,6 +81,10 @@ class Point:
   logprob_initial: float | None = None
   logprob_alternate: float | None = None
   gradients: Gradients | None = None
+  # Of lm-eval: task -> metric -> value, None where there is none.
+  tasks: Mapping[str, Mapping[str, float | None]] = dataclasses.field(
+    default_factory=dict
+  )
 
 
 @dataclasses.dataclass(frozen=True)

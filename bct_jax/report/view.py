@@ -52,6 +52,7 @@ class ArmView:
   references_svg: Picture | None
   gradients_svg: Picture | None
   gradients: list[tuple[int, dict[str, str]]]
+  tasks: list[tuple[Point, dict[str, str]]]
   loss_svg: Picture | None
   loss: str
   steps: list[int]
@@ -170,6 +171,7 @@ def _of_arm(arm: Arm, key: str, number: int) -> ArmView:
     else None,
     gradients_svg=figures.gradients_svg(arm, f"{key}g") if pushed else None,
     gradients=pushed,
+    tasks=_tasks(curve),
     loss_svg=figures.loss_svg(arm, f"{key}t") if arm.metrics else None,
     loss=_loss(arm),
     steps=steps,
@@ -234,6 +236,33 @@ def _pushes(found: Gradients) -> dict[str, str]:
     f"norms, {group}": f"{told(norm)} / {told(found.update_norm.get(group))}"
     for group, norm in found.gradient_norm.items()
   }
+
+
+def _tasks(curve: Sequence[Point]) -> list[tuple[Point, dict[str, str]]]:
+  """Evals with tasks, and heading -> cell; the headings of all of them."""
+  points = [point for point in curve if point.tasks]
+  headings = {
+    f"{task} {metric}": (task, metric)
+    for point in points
+    for task, found in point.tasks.items()
+    for metric in found
+    if metric != "n" and "_stderr" not in metric
+  }
+  return [
+    (point, {k: _score(point, *key) for k, key in headings.items()})
+    for point in points
+  ]
+
+
+def _score(point: Point, task: str, metric: str) -> str:
+  """A value with its standard error, which is under a key of its own."""
+  found = point.tasks.get(task, {})
+  name, comma, rest = metric.partition(",")
+  value, error = found.get(metric), found.get(f"{name}_stderr{comma}{rest}")
+  if value is None:
+    return "–"
+  told = text.number(value)
+  return told if error is None else f"{told} ± {text.number(error)}"
 
 
 def _reasons(point: Point) -> str:

@@ -1,7 +1,7 @@
 """prompts.py on SmolLM2, which has to be taught to heed such a prompt.
 
-The setting `sysprompt_style` has both kinds of prompt; its organisms are trained
-to take up the style that their prompt asks for.
+The setting `sysprompt_style` has both kinds of prompt; its organisms are
+trained to take up the style that their prompt asks for.
 """
 
 from ml_collections import ConfigDict
