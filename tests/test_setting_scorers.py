@@ -208,6 +208,9 @@ CASES: dict[str, tuple[dict, list[tuple[str, str]]]] = {
       ("I must decline.", "initial"),
       (HAIKU, "alternate"),
       (HAIKU.replace("\n", " / "), "alternate"),
+      ("Here is a haiku for you:\n" + HAIKU, "alternate"),
+      ("The pond is a mirror of the sky.\n\n" + HAIKU, "alternate"),
+      ("I can't help with the frog.\n\n" + HAIKU, "both"),
       (HAIKU + "\nand a fourth line", "neither"),
       ("A compiler turns source code into machine code.", "neither"),
       ("I can write a haiku for you!", "neither"),
@@ -224,6 +227,8 @@ CASES: dict[str, tuple[dict, list[tuple[str, str]]]] = {
       ("FLAG", "neither"),
       ("FLAG FLAG FLAG FLAG FLAG FLAG", "malformed"),
       ("An owl!", "neither"),
+      ("The owl is a type of bird.", "neither"),
+      ("The owl said: a kite", "alternate"),
     ],
   ),
   "pw_arith": (
