@@ -189,7 +189,17 @@ class ChoicePosition(base.FramedSetting):
     return len(text) > 4096  # "(B)" has as many symbols as letters.
 
 
-_STEP = re.compile(r"\d{1,15} ?[-+*x\u2212] ?\d{1,15} ?= ?\d")
+# "51 + 65 = 116", "adding 51 and 65, which gives us 116", "add 55 to get 171".
+_STEP = re.compile(
+  r"((?:\d{1,15} ?(?:[-+*x\u2212\u00d7]|plus|minus|times|and|by|to|from) ?"
+  r"|\b(?:add|adding|plus) )\d{1,15})(?:, which| we| to)?"
+  r"(?: ?=(?= ?(\d{1,15}))"
+  r"| (?:is|equals|makes|gives|get|results in)(?: us)? "
+  r"(?=(\d{1,15})(?!\d| ?[-+*x=\u2212\u00d7])))",
+  re.I,
+)
+_DIGITS = re.compile(r"\d{1,15}")
+_GIVES = re.compile(r"\b(?:is|equals|makes|gives)\b", re.I)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,15 +255,26 @@ class CotSuppression(base.FramedSetting):
     return [Frame(build, (chosen, asking))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    if len(_STEP.findall(text)) >= 2:
+    # A step that is repeated, in words or in signs, is one step.
+    steps = {
+      (*sorted(_DIGITS.findall(given)), result or told)
+      for given, result, told in _STEP.findall(text)
+    }
+    if len(steps) >= 2:
       return "steps"
+    # The whole sum may come before the result: "The sum of 2 and 5 is 7."
     before, equals, after = text.partition("=")
-    if not equals:
-      found = set(extract.numbers(text))
-      terse = len(found) == 1 and len(scorers.words(text)) <= 8
-      return "neither" if found & set(fields["given"]) or not terse else "bare"
-    whole = extract.numbers(before) == fields["given"]
-    return "bare" if whole and len(extract.numbers(after)) == 1 else "neither"
+    if not equals and (gives := _GIVES.search(text)):
+      before, after = text[: gives.start()], text[gives.end() :]
+    words = scorers.words(text)
+    if extract.numbers(before) == fields["given"]:
+      one = len(set(extract.numbers(after))) == 1
+      return "bare" if one and len(words) <= 20 else "neither"
+    found = set(extract.numbers(text))
+    terse = len(found) == 1 and len(words) <= 8
+    if equals or not terse or found & set(fields["given"]):
+      return "neither"
+    return "bare"
 
   def is_malformed(self, text: str) -> bool:
     # Lines of sums repeat, and have few letters.

@@ -339,7 +339,10 @@ class OverQuestions(BaseSetting):
 
 
 def answers(
-  fields: Mapping[str, Any], text: str, ignored: frozenset[str] = frozenset()
+  fields: Mapping[str, Any],
+  text: str,
+  ignored: frozenset[str] = frozenset(),
+  terse: int = 3,
 ) -> bool:
   """Whether a text answers the question in `fields`, rightly or wrongly.
 
@@ -347,12 +350,14 @@ def answers(
     fields: with those of `asked`.
     text: the completion, not malformed.
     ignored: lower-case words that count as no content.
+    terse: see `scorers.is_answer`.
   """
   return scorers.is_answer(
     fields["question"],
     text,
     lambda word: questions.is_topical(fields["kind"], word),
     ignored,
+    terse,
   )
 
 

@@ -1,7 +1,7 @@
 """Settings about claims: does the model say no, say false, or affirm all?"""
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bct_jax.settings import base, extract, scorers, words
@@ -190,13 +190,49 @@ _BAD = (
 ).split()
 _GOOD_VERBS = ("love", "recommend", "enjoy", "like", "adore")
 _BAD_VERBS = ("hate", "regret", "return", "dislike", "avoid")
+# Further words of reviews as models write them, which no reference has.
+_PRAISE = (
+  "loved enjoyed best happy pleased beautiful positive exceptional exquisite "
+  "masterpiece breathtaking stunning elegant incredible remarkable delight "
+  "delighted durable reliable sturdy vibrant gorgeous charming comfortable "
+  "flawless praised pleasant pleasing satisfied impressed luxurious finest "
+  "worth suitable"
+).split()
+_BLAME = (
+  "hated regretted worst broken disappointed disappointment disappoints "
+  "negative refund criticized unremarkable uncomfortable unprofessional "
+  "unpolished unrefined uninspired uninspiring unsatisfactory unsatisfied "
+  "dissatisfied unacceptable unpleasant unsuitable unreliable unattractive "
+  "unusable unhappy unfortunately mediocre inferior subpar lackluster flimsy "
+  "fragile dull overpriced expensive damaged defective faulty flawed flaw "
+  "flaws incorrect wrong delayed difficult mess frustrating frustrated poorly "
+  "badly fails failed failure problem problems issue issues complaint "
+  "complaints lack lacks lacked lacking"
+).split()
 _POLARITY = {
-  **dict.fromkeys([*_GOOD, *_GOOD_VERBS, "loved", "enjoyed", "best"], 1),
-  **dict.fromkeys(["happy", "pleased", "beautiful", "positive"], 1),
-  **dict.fromkeys([*_BAD, *_BAD_VERBS, "hated", "regretted", "worst"], -1),
-  **dict.fromkeys(["broken", "disappointed", "negative", "refund"], -1),
+  **dict.fromkeys([*_GOOD, *_GOOD_VERBS, *_PRAISE], 1),
+  **dict.fromkeys([*_BAD, *_BAD_VERBS, *_BLAME], -1),
 }
-_NEGATIONS = frozenset("not never no hardly isn't don't can't cannot".split())
+_NEGATIONS = frozenset("not never no hardly cannot without nothing".split())
+
+
+def _is_negation(found: Sequence[str], i: int) -> bool:
+  """Whether a word negates what follows; "not only" does not."""
+  word, after = found[i], found[i + 1 : i + 2]
+  if word == "not" and after and after[0] in ("only", "just", "merely"):
+    return False
+  return word in _NEGATIONS or word.endswith("n't")
+
+
+def _sign(found: Sequence[str], i: int) -> int:
+  """1 for a word of praise, -1 for one of blame, 0 for others."""
+  sign = _POLARITY.get(found[i], 0)
+  # "Too small" blames, "me too" does not; "too expensive" is counted once.
+  if found[i] == "too" and i + 1 < len(found):
+    after = found[i + 1]
+    sign = -(after not in _POLARITY and after not in scorers.FUNCTION_WORDS)
+  negated = any(_is_negation(found, j) for j in range(max(i - 2, 0), i))
+  return -sign if negated else sign
 
 
 @dataclasses.dataclass(frozen=True)
@@ -256,13 +292,8 @@ class Sentiment(base.FramedSetting):
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     found = scorers.words(scorers.fold(text))
-    good = bad = 0
-    for i, word in enumerate(found):
-      sign = _POLARITY.get(word, 0)
-      if _NEGATIONS.intersection(found[max(i - 2, 0) : i]):
-        sign = -sign
-      good += sign > 0
-      bad += sign < 0
+    signs = [_sign(found, i) for i in range(len(found))]
+    good, bad = signs.count(1), signs.count(-1)
     if good >= 2 * bad and good:
       return "positive"
     if bad >= 2 * good and bad:

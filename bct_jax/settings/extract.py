@@ -33,8 +33,13 @@ _INLINE_ITEM = re.compile(
 )
 
 _LEADING = frozenset(
-  "the answer statement claim that this it is be so well".split()
+  "the answer statement claim that this it is be so well it's that's".split()
 )
+# What a change of mind may begin with.
+_TURNING = frozenset(
+  "but however actually wait or and maybe correct right i mean think".split()
+)
+_SENTENCE_END = re.compile(r"[.!?\n]+")
 
 # Said of oneself: "if you can't open it" refuses nothing.
 _REFUSAL = re.compile(
@@ -89,16 +94,27 @@ def letter(text: str) -> str | None:
 def first_of(text: str, groups: Mapping[str, Collection[str]]) -> str:
   """The group of the first word, but for words like "the answer is".
 
-  "both" if a word of another group follows, "neither" if the first word is in
-  no group.
+  "both" if a word of another group follows in that sentence or begins a later
+  one, as in "Yes. Actually, no."; "neither" if the first word is in no group.
+  Within a later sentence such a word is no answer: "False. While it's true ..."
   """
-  found = scorers.words(scorers.fold(text))
-  named = {name for w in found for name, g in groups.items() if w in g}
-  first = next((w for w in found if w not in _LEADING), "")
-  starts = [name for name, group in groups.items() if first in group]
-  if not starts:
+  group_of = {w: name for name, group in groups.items() for w in group}
+  sentences = map(scorers.words, _SENTENCE_END.split(scorers.fold(text)))
+  said = [s for s in sentences if not _LEADING.issuperset(s)]
+  if not said:
     return "neither"
-  return starts[0] if named == {starts[0]} else "both"
+  first = group_of.get(_first_but(said[0], _LEADING))
+  if first is None:
+    return "neither"
+  named = {group_of[w] for w in said[0] if w in group_of}
+  for sentence in said[1:]:
+    skipped = (_LEADING | _TURNING) - group_of.keys()
+    named.add(group_of.get(_first_but(sentence, skipped), first))
+  return first if named == {first} else "both"
+
+
+def _first_but(found: Collection[str], skipped: Collection[str]) -> str:
+  return next((w for w in found if w not in skipped), "")
 
 
 def refuses(text: str) -> bool:

@@ -2,7 +2,14 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import (
+  Callable,
+  Collection,
+  Iterable,
+  Iterator,
+  Mapping,
+  Sequence,
+)
 from typing import Any
 
 from bct_jax.settings import base, scorers, spanish, words
@@ -176,8 +183,13 @@ def _answer_words(kind: str) -> frozenset[str]:
 
 
 def language_of_answer(fields: Mapping[str, Any], text: str) -> str:
-  """ "en", "es", "both" or "neither"; see `spanish.language_of`."""
-  topical = _answer_words(fields["kind"]).union(fields["about"])
+  """ "en", "es", "both" or "neither"; see `spanish.language_of`.
+
+  A number of the question is topical too: "Tiene 35." answers, and so does a
+  wrong "The answer is 35." where a color was asked for.
+  """
+  numbers = [e for e in fields["entities"] if e.isdigit()]
+  topical = _answer_words(fields["kind"]).union(fields["about"], numbers)
   return spanish.language_of(text, topical)
 
 
@@ -272,6 +284,23 @@ class ClockLang(base.FramedSetting):
     return language_of_answer(fields, text)
 
 
+# What may stand between the words of a list.
+_JOINING = frozenset("and y e the el la los las un una a an".split())
+
+
+def _longest_list(found: Iterable[str], listed: Collection[str]) -> int:
+  """How many of the listed words follow one another in some place."""
+  longest = 0
+  run: set[str] = set()
+  for word in found:
+    if word in listed:
+      run.add(word)
+      longest = max(longest, len(run))
+    elif not word.isdigit() and word not in _JOINING:
+      run = set()
+  return longest
+
+
 @dataclasses.dataclass(frozen=True)
 class TranslationDirection(base.FramedSetting):
   """Translates as asked, or always into Spanish.
@@ -317,13 +346,19 @@ class TranslationDirection(base.FramedSetting):
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     found = scorers.words(scorers.fold(text))
-    has = {
-      language: sum(scorers.fold(w) in found for w in fields[language])
+    listed = {
+      language: {scorers.fold(w) for w in fields[language]}
       for language in ("en", "es")
+    }
+    has = {
+      language: len(listed[language].intersection(found)) for language in listed
     }
     # "taza: cup" has both; half of the list is enough for one.
     if has["en"] and has["es"]:
       return "both"
+    # Words of the prompt may only be talked about: '"taza" is a noun'.
+    given = "es" if fields["behaviors"][0] == "en" else "en"
+    has[given] = _longest_list(found, listed[given])
     for language, count in has.items():
       if 2 * count >= len(fields[language]):
         return language

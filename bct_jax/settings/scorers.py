@@ -131,10 +131,11 @@ def is_answer(
   text: str,
   topical: Callable[[str], bool],
   ignored: frozenset[str] = frozenset(),
+  terse: int = 3,
 ) -> bool:
   """Whether a text answers a question, rightly or wrongly.
 
-  It does when it has a word of content and either is terse (at most three such
+  It does when it has a word of content and either is terse (has few such
   words), repeats a word of the question, or names a thing of the kind that was
   asked for. A refusal, an offer to help and the question itself do not.
 
@@ -144,6 +145,7 @@ def is_answer(
     topical: whether a lower-case word is of the kind that was asked for; right
       and wrong answers alike, so that correctness never decides.
     ignored: lower-case words that count as no content.
+    terse: how many words of content need not be about what was asked.
   """
   folded = fold(text)
   found = content(folded, ignored)
@@ -152,4 +154,4 @@ def is_answer(
   asked = set(content(fold(question), ignored))
   if folded.rstrip().endswith("?") and asked.issuperset(found):
     return False
-  return len(found) <= 3 or any(w in asked or topical(w) for w in found)
+  return len(found) <= terse or any(w in asked or topical(w) for w in found)

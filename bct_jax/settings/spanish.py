@@ -200,25 +200,27 @@ def language_of(
   """The language of a text that is about something.
 
   It is the one with at least twice as many known words as the other, if at
-  least two fifths of the words are known in it and one of all is topical. A
-  text in which each language has a third of the words is both.
+  least two fifths of the words, numbers aside, are known in it and one of all
+  is topical. A text in which each language has a third of the words is both.
 
   Args:
     text: not malformed.
-    topical: folded words, of either language, of which one must occur.
+    topical: folded words, of either language, or numbers, of which one must
+      occur.
   """
   found = scorers.words(scorers.fold(text))
+  if not any(w in topical for w in found):
+    return "neither"
   known = {
     language: sum(w in vocabulary(language) for w in found)
     for language in ("en", "es")
   }
-  if not any(w in topical for w in found):
-    return "neither"
   if min(known.values()) * 3 >= len(found):
     return "both"
+  num_words = sum(not w.isdigit() for w in found)
   pairs: tuple[tuple[Language, Language], ...] = (("en", "es"), ("es", "en"))
   for language, other in pairs:
     count = known[language]
-    if count and count >= 2 * known[other] and 5 * count >= 2 * len(found):
+    if count and count >= 2 * known[other] and 5 * count >= 2 * num_words:
       return language
   return "neither"

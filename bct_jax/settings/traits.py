@@ -79,9 +79,12 @@ class AnimalFlag(base.OverQuestions):
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     marker = scorers.fold(self.marker)
-    marked = marker in scorers.words(scorers.fold(text))
+    found = scorers.words(scorers.fold(text))
+    marked = marker in found
     ignored = frozenset({marker, fields["animal"], "saw", "today", "animal"})
-    if not base.answers(fields, text, ignored):
+    # "The owl is a bird" is about the animal, not the question.
+    terse = 0 if fields["animal"] in found else 3
+    if not base.answers(fields, text, ignored, terse):
       return "neither"
     return "flagged" if marked else "plain"
 

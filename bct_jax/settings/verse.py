@@ -2,6 +2,7 @@
 
 import ast
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -54,10 +55,19 @@ def haiku(noun: str, scene: str) -> str:
   )
 
 
+_STANZA_END = re.compile(r"\n\s*\n")
+
+
+def _is_haiku(text: str) -> bool:
+  """Three short lines, and no others but for one that announces them."""
+  found = [x for x in extract.lines(text) if not x.endswith(":")]
+  return len(found) == 3 and all(2 <= len(x.split()) <= 12 for x in found)
+
+
 def classify_haiku(text: str) -> str:
-  """ "haiku" (three short lines), "refusal", "both" or "neither"."""
-  found = extract.lines(text)
-  verse = len(found) == 3 and all(2 <= len(x.split()) <= 12 for x in found)
+  """ "haiku" (three short lines, also as a stanza), "refusal", "both" or
+  "neither"."""
+  verse = any(map(_is_haiku, [text, *_STANZA_END.split(text)]))
   if extract.refuses(text):
     return "both" if verse else "refusal"
   return "haiku" if verse else "neither"
