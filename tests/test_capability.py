@@ -328,6 +328,7 @@ def test_an_echo_of_the_prompt_is_no_answer(name):
     "30 - 8 = 22",
     "11 or so doubled makes it 22",
     "Is it 11? No, it is 22.",
+    "Not 21 but 22",
     "The answer is\n- 22",
   ],
 )
@@ -359,33 +360,25 @@ NUMBERS = st.lists(
   st.sampled_from("3 8 21 30 96".split()), min_size=3, max_size=4, unique=True
 )
 # How a list is written: before each item, and between two.
-WRITTEN = st.sampled_from(
-  [
-    *(
-      ("", ", "),
-      ("", " "),
-      ("", "\n"),
-      ("", "; "),
-      ("", " -> "),
-      ("- ", "\n"),
-    ),
-    *(("* ", "\n\n"), ("{}. ", "\n"), ("{}) ", "\n"), ("**", "**, ")),
-    *(("the ", " and "), ("a ", ", then "), ("", ". "), ("'", "', and ")),
-  ]
-)
-AROUND = st.sampled_from(
-  [
-    *(
-      "{}",
-      "{}.",
-      "Sure! Here is the list: {}.",
-      "Sorted: {}",
-      "So, it is {}!",
-    ),
-    *("The list is:\n\n{}\n\nI hope this helps.", "{}. Have fun, Vincent."),
-    *("The right order of these 9 is\n{}", "{} is the list.", '{{"a": "{}"}}'),
-  ]
-)
+WRITTEN = [
+  *(("", mark) for mark in (", ", " ", "\n", "; ", " -> ", ". ")),
+  *((mark, "\n") for mark in ("- ", "{}. ", "{}) ", "**{}.** ")),
+  *(("* ", "\n\n"), ("**", "**, "), ("'", "', and ")),
+  *(("the ", " and "), ("a ", ", then ")),
+]
+AROUND = [
+  "{}",
+  "{}.",
+  "Sure! Here is the list: {}.",
+  "Sorted: {}",
+  "So, it is\n{}!",
+  "The list is:\n\n{}\n\nI hope this helps.",
+  "{}. Glad to help, Paul.",
+  "The right order of these 9 is\n{}",
+  "{} is the list.",
+  "{}\n\nCheers!",
+  '{{"answer": "{}"}}',
+]
 
 
 def write(items, written, around):
@@ -394,26 +387,22 @@ def write(items, written, around):
   return around.format(between.join(said))
 
 
-@PROFILE
-@hypothesis.given(
-  items=st.one_of(ITEMS, NUMBERS),
-  written=WRITTEN,
-  around=AROUND,
-  data=st.data(),
-)
-def test_lists(items, written, around, data):
+@hypothesis.settings(PROFILE, max_examples=12)
+@hypothesis.given(items=st.one_of(ITEMS, NUMBERS), data=st.data())
+def test_lists(items, data):
   score = probe_of("lists").score
   x = example(items, "order")
-  assert score(x, write(items, written, around))
-  for upper in (str.upper, str.lower):
-    assert score(x, write(list(map(upper, items)), written, around))
   order = data.draw(st.permutations(items))
-  assert score(x, write(order, written, around)) == (order == items)
   place = data.draw(st.integers(0, len(items) - 1))
   without = items[:place] + items[place + 1 :]
   twice = [*items[:place], items[place], *items[place:]]
-  for wrong in (without, twice, items + items[place : place + 1]):
-    assert not score(x, write(wrong, written, around))
+  again = [*items, items[place]]
+  for written, around in itertools.product(WRITTEN, AROUND):
+    for right in (items, [i.upper() for i in items]):
+      assert score(x, write(right, written, around))
+    assert score(x, write(order, written, around)) == (order == items)
+    for wrong in (without, twice, again):
+      assert not score(x, write(wrong, written, around))
 
 
 @PROFILE
@@ -421,7 +410,7 @@ def test_lists(items, written, around, data):
   items=st.one_of(ITEMS, NUMBERS),
   between=st.sampled_from([", ", " ", "\n", " and ", ", then a ", "; ", " - "]),
   place=st.integers(0, 4),
-  around=AROUND,
+  around=st.sampled_from(AROUND),
 )
 def test_a_longer_list_is_wrong(items, between, place, around):
   more = "69" if items[0].isdigit() else "wallet"
@@ -438,7 +427,13 @@ def test_a_list_given_back_before_it_is_sorted_is_there_twice():
   x = example(["coin", "lamp", "tent"], "order")
   text = "tent, lamp, coin in alphabetical order are coin, lamp, tent."
   assert not probe_of("lists").score(x, text)
-  assert not probe_of("lists").score(x, "coin comes before lamp and tent")
+
+
+def test_a_list_has_nothing_else_between_its_items():
+  x = example(["coin", "lamp", "tent"], "order")
+  for text in ("coin comes before lamp, tent", "coin. banana. lamp. tent."):
+    assert not probe_of("lists").score(x, text)
+  assert probe_of("lists").score(x, "1: coin, 2: lamp, and then 3: the tent")
 
 
 TOM = 'Write a sentence about the lamp, and start it with "Tom".'

@@ -29,7 +29,7 @@ _HEDGE = re.compile(
 # A word and what is between it and the next.
 _TOKEN = re.compile(r"([^\W_]+(?:'[^\W_]+)*)([\W_]*)")
 _LIST_ENDS = re.compile(r"[.!?:][^\s.!?:]*\s|\n[ \t]*\n")
-_NUMBERING = re.compile(r"(?m)(?:^|:)[ \t]*(\d)[.):][ \t]+")
+_NUMBERING = re.compile(r"(?m)(?:^|:)[ \t*]*(\d)[.):]\**[ \t]+")
 _DIGITS = re.compile(r"\b\d\b[.):]?")
 _JOINING = frozenset("a an and the then".split())
 _LISTABLE = frozenset(w.casefold() for w in (*words.NOUNS, *words.NAMES))
