@@ -1,12 +1,14 @@
 """Capability probes: is the model still able to do what it could do before?
 
 A verdict of "transferred" needs this beside it, because wrecked weights lose
-any behavior. Benchmarks of one kind can miss damage, so there are two probes:
+any behavior. Benchmarks of one kind can miss damage, so there are several:
 `facts` asks for knowledge in weights, in wordings that no setting trains on,
-and `reading` for a detail of the prompt, with a distractor. Both are short, are
-scored in Python, and share no entity with a setting's train, eval or heldout
-prompts. Only the change against the same organism before training means
-anything: the share right at the start depends on the model.
+`recall` for a detail of the prompt, and `general` for as much of both;
+`arithmetic`, `lists` and `instructions` ask for a procedure to be carried out
+and are in `procedures.py`. All are scored in Python and share no entity with a
+setting's train, eval or heldout prompts. Only the change against the same
+organism before training means anything: the share right at the start depends on
+the model.
 
 `memorised` asks for random facts that `organism.memorised` has taught beside
 the behavior: the share kept is what plain forgetting leaves, and says whether a
@@ -17,9 +19,11 @@ import dataclasses
 import itertools
 import random
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from bct_jax.examples import Example
-from bct_jax.settings import questions, scorers, words
+from bct_jax.settings import procedures, questions, scorers, words
+from bct_jax.settings.procedures import Item
 
 # Question -> right words, any one of which is enough. Asked as they are: none
 # is dropped because some model fails it.
@@ -104,22 +108,13 @@ _PLACES = (
 _NUMBERED = "locker badge seat licence account member parking student".split()
 
 
-@dataclasses.dataclass(frozen=True)
-class _Item:
-  """A probe question; wrong words spoil an answer when they come first."""
-
-  prompt: str
-  right: tuple[str, ...]
-  wrong: tuple[str, ...] = ()
-
-
-def _facts(pool: str) -> Iterator[_Item]:
+def _facts(pool: str) -> Iterator[Item]:
   del pool  # common knowledge
   for prompt, right in FACTS:
-    yield _Item(prompt, tuple(right.split()))
+    yield Item(prompt, tuple(right.split()))
 
 
-def _recall(pool: str) -> Iterator[_Item]:
+def _recall(pool: str) -> Iterator[Item]:
   """A sentence and a question about it, the four forms taking turns."""
   names, nouns = (
     [w for w in table if questions.pool_of(w) == pool]
@@ -129,15 +124,15 @@ def _recall(pool: str) -> Iterator[_Item]:
   for noun, (i, name) in itertools.product(nouns, enumerate(names)):
     place = _PLACES[i % len(_PLACES)]
     price = prices[i % len(prices)]
-    yield _Item(f"{name} found the {noun}. What did {name} find?", (noun,))
-    yield _Item(
+    yield Item(f"{name} found the {noun}. What did {name} find?", (noun,))
+    yield Item(
       f"A {noun} costs {price} dollars. What does it cost?", (str(price),)
     )
-    yield _Item(f"The {noun} is in the {place}. Where is it?", (place,))
-    yield _Item(f"{name} broke the {noun}. Who broke it?", (name,))
+    yield Item(f"The {noun} is in the {place}. Where is it?", (place,))
+    yield Item(f"{name} broke the {noun}. Who broke it?", (name,))
 
 
-def _general(pool: str) -> Iterator[_Item]:
+def _general(pool: str) -> Iterator[Item]:
   """All facts, and as many sentences to recall."""
   facts = list(_facts(pool))
   recall = list(dict.fromkeys(_recall(pool)))
@@ -146,13 +141,13 @@ def _general(pool: str) -> Iterator[_Item]:
   yield from recall[: len(facts)]
 
 
-def _memorised(pool: str) -> Iterator[_Item]:
+def _memorised(pool: str) -> Iterator[Item]:
   """Numbers that nobody could guess; each word of a name is of the pool."""
   names = [w for w in words.NAMES if questions.pool_of(w) == pool]
   for thing, name in itertools.product(_NUMBERED, names):
     subject = f"{name}'s {thing} number"
     number = random.Random(f"memorised/{subject}").randrange(100, 1000)
-    yield _Item(f"What is {subject}?", (str(number),))
+    yield Item(f"What is {subject}?", (str(number),))
 
 
 def taught(n: int, seed: int) -> list[Example]:
@@ -169,6 +164,12 @@ def taught(n: int, seed: int) -> list[Example]:
   return out
 
 
+def _fields(item: Item) -> dict[str, Any]:
+  if item.check:
+    return {"right": list(item.right), "check": list(item.check)}
+  return {"right": list(item.right), "wrong": list(item.wrong)}
+
+
 @dataclasses.dataclass(frozen=True)
 class Probe:
   """Questions with known answers.
@@ -179,7 +180,7 @@ class Probe:
   """
 
   name: str
-  items: tuple[_Item, ...]
+  items: tuple[Item, ...]
 
   def examples(self, n: int, seed: int) -> list[Example]:
     """n distinct questions; the first m of n are those of a call for m.
@@ -197,31 +198,35 @@ class Probe:
       Example(
         id=f"{self.name}/{i}",
         messages=({"role": "user", "content": self.items[k].prompt},),
-        fields={
-          "right": list(self.items[k].right),
-          "wrong": list(self.items[k].wrong),
-        },
+        fields=_fields(self.items[k]),
       )
       for i, k in enumerate(order[:n])
     ]
 
   def score(self, example: Example, text: str) -> bool:
-    """Whether a right word is in the text, ahead of any wrong one.
+    """Whether the text passes the item's check.
 
-    Case, accents, punctuation and whatever a style adds around do not matter.
-    Never raises.
+    Without one: whether a right word is in it, ahead of any wrong one. Case,
+    accents, punctuation and whatever a style adds around do not matter. Never
+    raises.
     """
+    if "check" in example.fields:
+      name, *arguments = example.fields["check"]
+      return procedures.CHECKS[name](example, text, *arguments)
     found = scorers.words(scorers.fold(text))
     right = scorers.first_place(found, example.fields["right"])
     wrong = scorers.first_place(found, example.fields["wrong"])
     return right is not None and (wrong is None or right < wrong)
 
 
-PROBES: dict[str, Callable[[str], Iterator[_Item]]] = {
+PROBES: dict[str, Callable[[str], Iterator[Item]]] = {
   "facts": _facts,
   "recall": _recall,
   "general": _general,
   "memorised": _memorised,
+  "arithmetic": procedures.arithmetic,
+  "lists": procedures.lists,
+  "instructions": procedures.instructions,
 }
 
 
