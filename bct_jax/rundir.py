@@ -18,7 +18,7 @@ from typing import Any
 import jax
 
 from bct_jax import metrics, processes
-from bct_jax.config import ConfigError, ExperimentConfig
+from bct_jax.config import ConfigError, ExperimentConfig, from_dict
 from bct_jax.models import hub
 from bct_jax.plan import Plan, make_plan
 from bct_jax.runtime import Runtime
@@ -173,13 +173,23 @@ def _keep_config(
       # What changes no result.
       if k != "compilation_cache" and not k.startswith("log.")
     ]
-    if changed:
+    if changed and not _means(then, now):
       raise ConfigError(
         f"{workdir} was begun with another config ({'; '.join(changed[:8])}): "
         "choose another --workdir"
       )
     return
   metrics.write_json(path, {"config": now, "overrides": dict(overrides)})
+
+
+def _means(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+  """Whether the config of a run that an earlier version began says the same:
+  fields that it did not have are at what they are without."""
+  free = {k: now[k] for k in ("compilation_cache", "log") if k in now}
+  try:
+    return from_dict({**then, **free}) == from_dict(now)
+  except ConfigError:
+    return False
 
 
 def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

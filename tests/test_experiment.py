@@ -118,6 +118,19 @@ def test_config_that_was_refused_can_be_corrected_there(tmp_path):
     rundir.keep_config(tmp_path, {"max_length": 40}, {})
 
 
+def test_run_of_a_version_without_a_field_goes_on(tmp_path):
+  now = tiny.get_config().to_dict()
+  then = {**now, "eval": {**now["eval"]}, "compilation_cache": "elsewhere"}
+  for name in ("tasks", "task_steps", "task_limit", "task_path"):
+    del then["eval"][name]
+  rundir.keep_config(tmp_path, then, {})
+  (tmp_path / "env.json").touch()
+  rundir.keep_config(tmp_path, now, {})
+  now["eval"] = {**now["eval"], "task_limit": 8}
+  with pytest.raises(ValueError, match="eval.task_limit: 'absent' -> 8"):
+    rundir.keep_config(tmp_path, now, {})
+
+
 def test_a_second_process_compiles_nothing_anew(tmp_path, tiny_folder):
   cache = tmp_path / "compiled"
   flags = ("--mode=eval", f"--config.compilation_cache={cache}")

@@ -26,4 +26,4 @@ def get_cells() -> list[Overrides]:
     named("static", setting__options={"mode": "static"}),
     named("dynamic", setting__options={"mode": "dynamic"}),
   )
-  return product(modes, common.seeds(2))
+  return product(common.seeds(2), modes)

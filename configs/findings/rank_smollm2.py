@@ -20,4 +20,4 @@ def get_cells() -> list[Overrides]:
     named("rank16", organism__lora__rank=16, organism__optim__lr=5e-4),
     named("full", organism__lora__rank=0),
   )
-  return product(ranks, common.seeds(2))
+  return product(common.seeds(2), ranks)
