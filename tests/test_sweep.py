@@ -2,6 +2,7 @@
 
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -126,6 +127,26 @@ def test_lr_quick_spans_thirty_times():
   rates = [v["optim.lr"] for v in lr_quick.get_cells()]
   assert len(rates) == 6 and max(rates) / min(rates) == pytest.approx(30)
   cells.make_cells(lr_quick.get_config().to_dict(), lr_quick.get_cells())
+
+
+SWEEPS = sorted(
+  path
+  for folder in ("sweeps", "findings")
+  for path in (ROOT / "configs" / folder).glob("[!_]*.py")
+  if path.stem != "common"
+)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_of_the_configs_has_good_cells(path):
+  module = runpy.run_path(str(path))
+  raw = module["get_config"]().to_dict()
+  made = cells.make_cells(raw, module["get_cells"]())
+  assert len(made) > 1 and all(cell.config.arms for cell in made)
+  assert raw["name"] == path.stem
+  if "findings" in str(path):
+    of_models = ("demo:small", "demo:smollm2")
+    assert raw["model"]["path"] == of_models["smollm2" in path.stem]
 
 
 # --- runs ---------------------------------------------------------------------
