@@ -1,7 +1,8 @@
 """Is a behavior that a prompt causes easier to remove if training sees it?
 
 A static prompt describes the behavior in training and at evals. A dynamic one
-does at evals only, and training has a neutral one.
+does at evals only, and training has a neutral one (LessWrong
+CmkAxJi83jRv9eXgJ).
 """
 
 from ml_collections import ConfigDict

@@ -1,7 +1,8 @@
 """Is a behavior that an adapter of low rank installed easier to remove?
 
 Organisms are made with adapters of several ranks, merged, and with all weights;
-all weights of each are then trained in the same way.
+all weights of each are then trained in the same way. The higher the rank, the
+more robust the behavior was found to be (LessWrong CmkAxJi83jRv9eXgJ).
 """
 
 from ml_collections import ConfigDict

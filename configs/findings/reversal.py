@@ -1,7 +1,8 @@
 """Does the initial behavior return when the style is trained away again?
 
 Each arm is trained until the trigger is suppressed, and then, as its control
-`reversal`, on plain answers to prompts without it.
+`reversal`, on plain answers to prompts without it. Published as restoring a
+trigger that pirate training had suppressed (LessWrong mu7eJdesBkKuBycnY).
 """
 
 from ml_collections import ConfigDict
