@@ -1,8 +1,9 @@
 """Does a tenth of the learning rate fail in sixty times the updates?
 
 What a high learning rate removes in S updates, one that is N times lower is
-said not to remove in 6 N S; here N = 10 (LessWrong vKR9rHcWsMMr7BX4Q). The report
-counts the pairs.
+said not to remove in 6 N S; here N = 10. The report counts the pairs.
+
+Follows LessWrong vKR9rHcWsMMr7BX4Q.
 """
 
 from ml_collections import ConfigDict
