@@ -7,6 +7,7 @@ from typing import Any
 
 from jax.sharding import Mesh
 
+from bct_jax import allocator
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.datasets import make_dataset
@@ -138,6 +139,7 @@ def sample_arms(
   runtime, count = plan.runtime, len(plan.prompts)
   sampling = plan.config.sampling
   every = range(len(arms))
+  allocator.give_back()  # what training has left
   with stage(name, count * len(arms), "rows") as bar:
     completions = sample_to_end(
       runtime.sampler,
@@ -151,10 +153,12 @@ def sample_arms(
       row_ids=[i for _ in every for i in range(count)],
       arms=[arm for arm in every for _ in range(count)] if arms[1:] else None,
     )
-  return [
+  rows = [
     _label(plan, weights, completions[arm * count : (arm + 1) * count])
     for arm, weights in enumerate(arms)
   ]
+  allocator.give_back()
+  return rows
 
 
 def _label(
