@@ -43,12 +43,20 @@ def test_a_program_finds_its_pages_when_it_is_run_again():
 
 
 @pytest.mark.parametrize(
-  ("platforms", "device"), [("", "nvidia0"), ("cuda", ""), ("tpu,cpu", "")]
+  ("platforms", "device", "chosen"),
+  [
+    ("", "nvidia0", ""),
+    ("cuda", "", ""),
+    ("tpu,cpu", "", ""),
+    ("cpu", "", "MALLOC_ARENA_MAX"),
+  ],
 )
-def test_hosts_of_accelerators_are_left_alone(
-  platforms, device, tmp_path, monkeypatch
+def test_accelerators_and_what_a_user_chose_are_left_alone(
+  platforms, device, chosen, tmp_path, monkeypatch
 ):
   monkeypatch.setenv("JAX_PLATFORMS", platforms)
+  if chosen:
+    monkeypatch.setenv(chosen, "8")
   if device:
     (tmp_path / device).touch()
   monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would raise
