@@ -3,7 +3,8 @@
 XLA allocates the buffers of a program each time it is run. glibc gets blocks of
 that size from the kernel and gives them back at the end, so every step has all
 its pages made and zeroed again. Told to keep them, a step of SmolLM2 takes 0.8
-of the time and the process half as much memory again. No jax here: it must be told before JAX starts threads.
+of the time, and the process half as much memory again. No jax here: it must be
+told before JAX starts threads.
 """
 
 import ctypes
