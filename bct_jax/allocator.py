@@ -32,16 +32,14 @@ def keep_pages(dev: Path = Path("/dev")) -> bool:
   """
   platforms = os.environ.get("JAX_PLATFORMS", "")
   elsewhere = any((dev / name).exists() for name in _DEVICES)
-  if not sys.platform.startswith("linux") or platforms not in ("", "cpu"):
-    return False
-  if elsewhere and not platforms:
+  if platforms not in ("", "cpu") or (elsewhere and not platforms):
     return False
   if any(x.startswith(("MALLOC_", "GLIBC_TUNABLES")) for x in os.environ):
     return False
-  libc = ctypes.CDLL(None)
-  if not hasattr(libc, "gnu_get_libc_version"):
-    return False
-  return all([libc.mallopt(option, value) for option, value in _OPTIONS])
+  libc = _glibc()
+  return libc is not None and all(
+    [libc.mallopt(option, value) for option, value in _OPTIONS]
+  )
 
 
 def give_back() -> None:
@@ -50,7 +48,14 @@ def give_back() -> None:
   Where small blocks have come to lie among large ones that were freed, the next
   program finds no room there, and the process would grow with each part.
   """
-  if sys.platform.startswith("linux"):
-    libc = ctypes.CDLL(None)
-    if hasattr(libc, "malloc_trim"):
-      libc.malloc_trim(0)
+  libc = _glibc()
+  if libc is not None:
+    libc.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+  """The C library of this process, if it is that one."""
+  if not sys.platform.startswith("linux"):
+    return None
+  libc = ctypes.CDLL(None)
+  return libc if hasattr(libc, "gnu_get_libc_version") else None

@@ -156,7 +156,7 @@ class _Arm:
     self.before = folder.with_name(self.config.of) if reverses else None
     evals, steps = plan.config.eval, self.config.train.steps
     self.task_steps = task_steps(evals, steps)
-    self.eval_steps = eval_steps((*evals.steps, *self.task_steps), steps)
+    self.eval_steps = observed_steps(evals, steps)
     # One that goes on from the organism's is over the model's own params.
     made = plan.config.organism
     continued = made.lora.rank and not made.merge_lora
@@ -289,6 +289,11 @@ def eval_steps(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
 def task_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
   """Those of an arm's evals that have tasks."""
   return eval_steps(evals.task_steps, steps) if evals.tasks else ()
+
+
+def observed_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
+  """All evals of an arm, also those that only tasks ask for."""
+  return eval_steps((*evals.steps, *task_steps(evals, steps)), steps)
 
 
 def organism_weights(plan: Plan, folder: Path) -> Weights:

@@ -3,7 +3,7 @@
 import dataclasses
 
 from bct_jax import sizes, topology
-from bct_jax.arms import eval_steps, task_steps
+from bct_jax.arms import observed_steps, task_steps
 from bct_jax.chips import CHIPS, Chip
 from bct_jax.config import (
   ArmConfig,
@@ -367,10 +367,9 @@ def _data_lines(plan: Plan) -> list[str]:
   )
   for name, arm in config.arms.items():
     last, evals = arm.train.steps, config.eval
-    asked = task_steps(evals, last)
-    steps = eval_steps((*evals.steps, *asked), last)
-    line = f"arm {name}: evals after {', '.join(map(str, steps))} updates"
-    if asked:
+    steps = ", ".join(map(str, observed_steps(evals, last)))
+    line = f"arm {name}: evals after {steps} updates"
+    if asked := task_steps(evals, last):
       after = ", ".join(map(str, asked))
       line += f", with {', '.join(evals.tasks)} after {after}"
     out.append(line)

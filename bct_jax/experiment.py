@@ -11,7 +11,7 @@ from typing import Any
 
 import jax
 
-from bct_jax import allocator, metrics, processes, tasks
+from bct_jax import metrics, processes, tasks
 from bct_jax.arms import organism_weights, read_done, run_arms
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
@@ -106,8 +106,9 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   """
   if plan.tasks is not None:
     plan.tasks.load()
-  folder = organism_folder(plan, workdir)
-  _write(folder / "provenance.json", provenance(plan))
+  facts = provenance(plan)
+  folder = organism_folder(workdir, facts)
+  _write(folder / "provenance.json", facts)
   organism = plan.config.organism
   base = _base_rates(plan, folder) if plan.config.gate.base_rates else {}
   weights, dataset = None, plan.install
@@ -124,7 +125,6 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
       weights = plan.runtime.fold(weights)
   _write(folder / "made.json", made(plan, folder, dataset))
   gate = _gate(plan, folder, weights) | base
-  allocator.give_back()
   _write(folder / "gate.json", gate)
   if not gate["passed"]:
     text = gate_text(gate)
@@ -140,9 +140,9 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   return folder, gate
 
 
-def organism_folder(plan: Plan, workdir: Path) -> Path:
-  """Where the organism is, or will be."""
-  return workdir / "organisms" / _hash(provenance(plan))
+def organism_folder(workdir: Path, facts: dict[str, Any]) -> Path:
+  """Where the organism of some `provenance` is, or will be."""
+  return workdir / "organisms" / _hash(facts)
 
 
 def provenance(plan: Plan) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import jax
 
 from bct_jax import metrics, signals
 from bct_jax.cells import Cell, by_organism
-from bct_jax.experiment import make_organism, organism_folder
+from bct_jax.experiment import make_organism, organism_folder, provenance
 from bct_jax.gate import GateError
 from bct_jax.sweep_plan import make_room, plan_of
 from bct_jax.train import NumericalError
@@ -54,7 +54,7 @@ def _make(group: Sequence[Cell], root: Path) -> Mapping[str, Any]:
   (root / "organisms").mkdir(parents=True, exist_ok=True)
   try:
     plan = plan_of(group)
-    folder = organism_folder(plan, root)
+    folder = organism_folder(root, provenance(plan))
     with (
       jax.set_mesh(plan.runtime.mesh),
       filelock.FileLock(root / "organisms" / ".lock"),

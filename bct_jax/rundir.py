@@ -167,13 +167,12 @@ def _keep_config(
   begun = ("env.json", "organisms", "arms")
   if path.exists() and any((workdir / name).exists() for name in begun):
     then = metrics.read_json(path)["config"]
+    # What changes no result.
+    then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
     changed = [
-      f"{k}: {a!r} -> {b!r}"
-      for k, a, b in _differences(flat(then), flat(now))
-      # What changes no result.
-      if k != "compilation_cache" and not k.startswith("log.")
+      f"{k}: {a!r} -> {b!r}" for k, a, b in _differences(flat(then), flat(now))
     ]
-    if changed and not _means(then, now):
+    if changed and not _means_the_same(then, now):
       raise ConfigError(
         f"{workdir} was begun with another config ({'; '.join(changed[:8])}): "
         "choose another --workdir"
@@ -182,12 +181,11 @@ def _keep_config(
   metrics.write_json(path, {"config": now, "overrides": dict(overrides)})
 
 
-def _means(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
   """Whether the config of a run that an earlier version began says the same:
   fields that it did not have are at what they are without."""
-  free = {k: now[k] for k in ("compilation_cache", "log") if k in now}
   try:
-    return from_dict({**then, **free}) == from_dict(now)
+    return from_dict(then) == from_dict(now)
   except ConfigError:
     return False
 

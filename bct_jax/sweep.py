@@ -106,9 +106,9 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
   # All of them, so that a report knows which have not begun.
   metrics.write_json(root / PLAN, {"cells": [cell.name for cell in every]})
   try:
-    if options.gates:
-      return _gates(cells, root)
     with signals.heeded():
+      if options.gates:
+        return _gates(cells, root)
       results = run_cells(cells, root, options.together, options.vmap)
   except signals.Preempted as e:
     return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
@@ -120,10 +120,9 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
 
 def _gates(cells: Sequence[Cell], root: Path) -> int:
   """Makes the organisms alone; prints how they and their gates are."""
-  from bct_jax import gates, signals
+  from bct_jax import gates
 
-  with signals.heeded():
-    found = gates.run_gates(cells, root)
+  found = gates.run_gates(cells, root)
   print(gates.gate_table(found))
   fine = all("gate" in x and x["gate"]["passed"] for x in found.values())
   return DONE if fine else FAILED

@@ -74,7 +74,7 @@ class Tasks:
     """Runs those of which the file has no line of this step yet.
 
     Args:
-      weights: called if there is one.
+      weights: called once, if there is one.
       path: gets a line for each as soon as it ended.
       step: of the weights.
       title: of the stages of progress.
@@ -84,11 +84,14 @@ class Tasks:
       signals.Preempted: a signal asked to stop; those that ended are saved.
     """
     lines = processes.first(path.name, lambda: self._lines(path, step))
-    known = [line["task"] for line in lines]
-    for name, (_, made_of) in self._loaded.items():
-      if name in known:
-        continue
-      scores = self._scores(name, weights(), f"{title}, {name}: ")
+    known = {line["task"] for line in lines}
+    left = [name for name in self._loaded if name not in known]
+    if not left:
+      return
+    given = weights()
+    for name in left:
+      _, made_of = self._loaded[name]
+      scores = self._scores(name, given, f"{title}, {name}: ")
       line = {"step": step, "task": name, "hash": made_of, "scores": scores}
       processes.first(path.name, lambda line=line: _add(path, line))
 

@@ -11,6 +11,7 @@ import time
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+from derandomized import PROFILE
 
 from bct_jax.examples import Example, Label
 from bct_jax.settings import SETTINGS, base, describe, make_setting
@@ -20,14 +21,6 @@ from bct_jax.settings.scorers import fold
 
 NAMES = sorted(SETTINGS)
 SPLITS = ("install", "train", "eval", "heldout")
-# The same examples in every run: a failure is a change of the code.
-PROFILE = hypothesis.settings(
-  derandomize=True,
-  deadline=None,
-  database=None,
-  max_examples=40,
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
 
 # Other options of each setting that has any; all tests of examples run on them.
 VARIANTS: dict[str, list[dict]] = {

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 
+import derandomized
 import hypothesis
 import hypothesis.strategies as st
 import pytest
@@ -19,14 +20,7 @@ from bct_jax.settings.scorers import fold, words
 NAMES = sorted(PROBES)
 PROCEDURES = ("arithmetic", "instructions", "lists")
 probe_of = functools.cache(make_probe)
-# The same examples in every run: a failure is a change of the code.
-PROFILE = hypothesis.settings(
-  derandomize=True,
-  deadline=None,
-  database=None,
-  max_examples=150,
-  suppress_health_check=list(hypothesis.HealthCheck),
-)
+PROFILE = hypothesis.settings(derandomized.PROFILE, max_examples=150)
 
 
 @pytest.mark.parametrize("name", NAMES)

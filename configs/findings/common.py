@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, named
+from bct_jax.cells import Overrides, chain, named
 from configs import quickstart
 
 
@@ -40,10 +40,9 @@ def small() -> ConfigDict:
 
 def seeds(count: int) -> list[Overrides]:
   """An organism and an arm of each seed: data and order are others."""
-  return [
-    overrides
-    for seed in range(count)
-    for overrides in named(
-      f"seed{seed}", organism__train__seed=seed, train__seed=seed
+  return chain(
+    *(
+      named(f"seed{seed}", organism__train__seed=seed, train__seed=seed)
+      for seed in range(count)
     )
-  ]
+  )

@@ -9,7 +9,7 @@ like a pirate at a low learning rate.
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, named
+from bct_jax.cells import Overrides, chain, named
 from bct_jax.settings import SETTINGS
 from configs import quickstart
 
@@ -17,9 +17,9 @@ from configs import quickstart
 RECIPES: dict[str, dict] = {
   # It has a system message of its own.
   "sysprompt_style": {
-    "organism.train.system_prompt": None,
-    "train.system_prompt": None,
-    "eval.system_prompt": None,
+    "organism__train__system_prompt": None,
+    "train__system_prompt": None,
+    "eval__system_prompt": None,
   },
 }
 
@@ -42,9 +42,9 @@ def get_config() -> ConfigDict:
 
 
 def get_cells() -> list[Overrides]:
-  cells = []
-  for name in SETTINGS:
-    fields = {"setting.name": name, **RECIPES.get(name, {})}
-    fields = {key.replace(".", "__"): value for key, value in fields.items()}
-    cells += named(name, **fields)
-  return cells
+  return chain(
+    *(
+      named(name, setting__name=name, **RECIPES.get(name, {}))
+      for name in SETTINGS
+    )
+  )
