@@ -195,7 +195,7 @@ def ask(env, *command):
 def wait_until(what, happens, seconds=300):
   end = time.monotonic() + seconds
   while not happens():
-    assert time.monotonic() < end, what
+    assert time.monotonic() < end, what()
     time.sleep(0.2)
 
 
