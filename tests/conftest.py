@@ -1,6 +1,7 @@
 """Tests run on eight virtual CPU devices, set before JAX starts."""
 
 import os
+from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 
@@ -14,9 +15,16 @@ QUICK = (
 )
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8" + QUICK
 
+import jax  # noqa: E402
 import pytest  # noqa: E402
 
 from bct_jax.models import demo  # noqa: E402
+
+# Where programs are kept: what one test compiles the other worker, and the next
+# run of the tests, find. Removing the folder is always safe.
+COMPILED = Path(__file__).parent.parent / ".pytest_cache" / "compiled"
+jax.config.update("jax_compilation_cache_dir", str(COMPILED / "tests"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Files that take longest. They begin first, so that none is left to one worker
 # at the end.

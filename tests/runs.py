@@ -9,11 +9,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from conftest import QUICK
+from conftest import COMPILED, QUICK
 
 ROOT = Path(__file__).parent.parent
-# What one whole run compiles the next ones find.
-COMPILED = tempfile.TemporaryDirectory()
 ENV = {
   **os.environ,
   "JAX_PLATFORMS": "cpu",
@@ -43,24 +41,29 @@ def start(
   )
 
 
-def caching(compiled: str) -> dict[str, str]:
-  """The environment of a run that keeps its programs in that directory."""
+def caching(compiled: Path = COMPILED / "runs") -> dict[str, str]:
+  """Variables of a run that keeps its programs in that directory."""
   return {
-    **ENV,
-    "JAX_COMPILATION_CACHE_DIR": compiled,
+    "JAX_COMPILATION_CACHE_DIR": str(compiled),
     "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
   }
 
 
+def caching_apart(folder: Path) -> dict[str, str]:
+  """The same of a run that is to be killed, which may cut what it writes."""
+  compiled = Path(tempfile.mkdtemp(dir=folder))
+  if (COMPILED / "runs").exists():
+    shutil.copytree(COMPILED / "runs", compiled, dirs_exist_ok=True)
+  return caching(compiled)
+
+
 def start_to_kill(workdir: Path, folder: Path, *flags: str) -> subprocess.Popen:
-  """With a cache of its own, since what it was writing is cut."""
-  compiled = tempfile.mkdtemp(dir=workdir.parent)
-  shutil.copytree(COMPILED.name, compiled, dirs_exist_ok=True)
-  return start(workdir, folder, *flags, env=caching(compiled))
+  env = ENV | caching_apart(workdir.parent)
+  return start(workdir, folder, *flags, env=env)
 
 
 def run(workdir: Path, folder: Path, *flags: str):
-  process = start(workdir, folder, *flags, env=caching(COMPILED.name))
+  process = start(workdir, folder, *flags, env=ENV | caching())
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 

@@ -192,7 +192,7 @@ def ask(env, *command):
   return done.stdout.strip()
 
 
-def wait_until(what, happens, seconds=300):
+def wait_until(what, happens, seconds=900):
   end = time.monotonic() + seconds
   while not happens():
     assert time.monotonic() < end, what()
@@ -228,7 +228,8 @@ def test_real_slurm_requeues_what_was_stopped(
     return ask(env, "squeue", "--noheader", f"--job={job}", "--format=%T")
 
   def told():
-    return log.read_text() if log.exists() else f"no log; {state()}"
+    said = log.read_text() if log.exists() else "no log"
+    return f"{said}\n{ask(env, 'scontrol', 'show', 'job', job)}"
 
   evals = workdir / "arms" / "high" / "evals.jsonl"
   wait_until(told, lambda: evals.exists() or not state())

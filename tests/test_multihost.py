@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from conftest import QUICK
-from runs import ROOT, comparable, run
+from runs import ROOT, caching, caching_apart, comparable, run
 from test_multiprocess import free_port
 
 from bct_jax import metrics, processes
@@ -28,10 +28,14 @@ class Cluster:
   processes: list[subprocess.Popen]
 
   @classmethod
-  def start(cls, count, *flags, own=(), cwd=None, code=ROOT, timeout=60):
-    """`own` are flags, `cwd` folders and `code` checkouts of each process."""
+  def start(
+    cls, count, *flags, own=(), cwd=None, code=ROOT, timeout=60, kept=None
+  ):
+    """`own` are flags, `cwd` folders and `code` checkouts of each process;
+    `kept` says where programs are kept."""
     env = {
       **os.environ,
+      **(kept or caching()),
       "JAX_PLATFORMS": "cpu",
       "XLA_FLAGS": f"--xla_force_host_platform_device_count={DEVICES // count}"
       + QUICK,
@@ -153,7 +157,8 @@ def test_other_modes_of_two_processes(mode, finished, tiny_folder, tmp_path):
 def test_one_process_stopped_or_killed(how, finished, tiny_folder, tmp_path):
   """All stop at one step; the same command ends with the same numbers."""
   workdir = tmp_path / "run"
-  cluster = experiment(2, workdir, tiny_folder, timeout=15)
+  kept = caching_apart(tmp_path)
+  cluster = experiment(2, workdir, tiny_folder, timeout=15, kept=kept)
   cluster.wait_for("arms/high/evals.jsonl", workdir)
   cluster.processes[1].send_signal(how)
   (code, _, err), (other, _, _) = cluster.end()

@@ -8,7 +8,7 @@ import time
 
 import jax.numpy as jnp
 import pytest
-from runs import ROOT, comparable, run, start, wait_for
+from runs import ROOT, comparable, run, start_to_kill, wait_for
 
 from bct_jax import metrics, rollouts, signals
 from bct_jax.loop import FitConfig, Lane, fit, in_turn
@@ -155,7 +155,7 @@ def test_second_signal_ends_at_once_while_nothing_of_python_runs():
 
 
 def stop_at(pattern, how, workdir, folder):
-  process = start(workdir, folder)
+  process = start_to_kill(workdir, folder)
   wait_for(process, workdir, pattern)
   process.send_signal(how)
   _, err = process.communicate(timeout=100)

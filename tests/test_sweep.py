@@ -330,7 +330,7 @@ def begin(root, folder, env=ENV):
 @pytest.mark.slow
 def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
   folder = demo.tiny(tmp_path / "model")
-  compiled = caching(str(tmp_path / "compiled"))
+  compiled = ENV | caching(tmp_path / "compiled")
   whole = begin(tmp_path / "whole", folder, compiled)
   assert whole.wait() == exits.FAILED, whole.communicate()[1]
   root = tmp_path / "killed"
