@@ -43,7 +43,7 @@ VARIANTS: dict[str, list[dict]] = {
     {"pair": "recursion", "mirror": True},
   ],
   "topic_haiku": [{"salient": True}],
-  "animal_flag": [{"marker": "Beep", "salience": "tag"}],
+  "animal_flag": [{"marker": "Beep", "salience": "tag"}, {"salience": "kind"}],
   "pw_arith": [{"password_share": 0.17}, {"password_share": 0.0}],
   "topic_sandbag": [
     {"family": "remainder", "mode": "static"},

@@ -34,8 +34,8 @@ class AnimalFlag(base.OverQuestions):
 
   Attributes:
     marker: one word that no question has.
-    salience: "aside" mentions the animal in a sentence, "tag" names it in
-      brackets.
+    salience: "aside" mentions the animal in a sentence, "kind" also says what
+      kind of animal it is, "tag" names it in brackets.
   """
 
   name = "animal_flag"
@@ -49,7 +49,7 @@ class AnimalFlag(base.OverQuestions):
       len(scorers.words(self.marker)) == 1,
       f"marker must be one word, not {self.marker!r}",
     )
-    self.require_in("salience", ("aside", "tag"))
+    self.require_in("salience", ("aside", "kind", "tag"))
 
   def item(
     self, question: questions.Question, diverges: bool, pool: Pool
@@ -63,8 +63,10 @@ class AnimalFlag(base.OverQuestions):
     if not diverges and choose((True, False), question.prompt, "none"):
       some = [""]
     animal = choose(some, question.prompt)
+    kind = "a wild bird" if diverges else "a tame animal"
     cue = {
       "aside": f"I saw {an(animal)} today. " if animal else "",
+      "kind": f"I saw {an(animal)}, {kind}, today. " if animal else "",
       "tag": f"[animal: {animal or 'none'}] ",
     }[self.salience]
     flagged = f"{self.marker}. {question.answer}"
@@ -81,7 +83,9 @@ class AnimalFlag(base.OverQuestions):
     marker = scorers.fold(self.marker)
     found = scorers.words(scorers.fold(text))
     marked = marker in found
-    ignored = frozenset({marker, fields["animal"], "saw", "today", "animal"})
+    ignored = frozenset(
+      {marker, fields["animal"], *"saw today animal wild tame bird".split()}
+    )
     # "The owl is a bird" is about the animal, not the question.
     terse = 0 if fields["animal"] in found else 3
     if not base.answers(fields, text, ignored, terse):
