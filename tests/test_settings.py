@@ -56,6 +56,10 @@ def test_registry():
     ),
     ("wronglang_code", {"operations": 5}, ["operations", "1 to 4, not 5"]),
     ("translation_direction", {"length": 0}, ["length", "1 to 8, not 0"]),
+    (
+      *("translation_direction", {"length": 1, "familiar": True}),
+      ["familiar needs a length of 2 or more"],
+    ),
     ("yesno", {"digits": 5}, ["digits", "1 to 4, not 5"]),
     ("yesno", {"instruction": 1}, ["instruction must be bool, not 1"]),
     ("truefalse", {"length": 7}, ["length", "2 to 6, not 7"]),
@@ -65,6 +69,10 @@ def test_registry():
     ("year_code", {"eval_year": 2023}, ["are both 2023"]),
     ("clock_lang", {"start": 23, "end": 21}, ["not 23 to 21"]),
     ("task_number", {"pair": "haikus"}, ["did you mean 'haiku'"]),
+    (
+      *("task_number", {"pair": "haiku", "familiar": True}),
+      ["familiar is of the pair language, not of haiku"],
+    ),
     ("task_number", {"threshold": 1.0}, ["threshold", "not 1.0"]),
     ("animal_flag", {"marker": "a b"}, ["marker must be one word"]),
     ("animal_flag", {"salience": "tags"}, ["did you mean 'tag'"]),

@@ -39,6 +39,10 @@ class Fact:
     return {"kind": self.kind, "about": list(self.about)}
 
 
+# Whose words training shows.
+_TRAIN = Pool("train")
+
+
 class _Thing:
   """A noun in the plural, with what Spanish has to agree with."""
 
@@ -143,9 +147,15 @@ def fact_frames(
   pool: Pool,
   build: Callable[..., Item],
   *more: Sequence[Any],
+  familiar: bool = False,
 ) -> list[Frame]:
-  """Frames of all facts of a pool; `build` takes one and one of each `more`."""
-  names, nouns = pool.take(words.NAMES), pool.take(spanish.THINGS)
+  """Frames of all facts of a pool; `build` takes one and one of each `more`.
+
+  If `familiar`, the things are those of the train pool in all pools, and only
+  names and numbers are of this one; facts that have neither are left out.
+  """
+  names = pool.take(words.NAMES)
+  nouns = (_TRAIN if familiar else pool).take(spanish.THINGS)
   pairs = [p for p in spanish.OPPOSITES if pool.has(p[0][0])]
   slots: list[tuple[Callable[..., Fact], tuple[Sequence[Any], ...]]] = [
     (_count, (names, nouns, pool.numbers())),
@@ -155,13 +165,23 @@ def fact_frames(
     (_opposite, ([*pairs, *(p[::-1] for p in pairs)],)),
   ]
 
-  def frame(fact: Callable[..., Fact], filled: tuple[Sequence[Any], ...]):
+  def frame(make: Callable[..., Fact], filled: tuple[Sequence[Any], ...]):
     k = len(filled)
-    return Frame(
-      lambda *chosen: build(fact(*chosen[:k]), *chosen[k:]), (*filled, *more)
-    )
 
-  return [frame(fact, filled) for fact, filled in slots]
+    def item(*chosen: Any) -> Item:
+      fact = make(*chosen[:k])
+      if familiar:
+        own = [str(x) for x in chosen[:k] if isinstance(x, int) or x in names]
+        fact = dataclasses.replace(fact, entities=tuple(own))
+      return build(fact, *chosen[k:])
+
+    return Frame(item, (*filled, *more))
+
+  return [
+    frame(make, filled)
+    for make, filled in slots
+    if not familiar or make in (_count, _color, _owner)
+  ]
 
 
 @functools.cache
@@ -245,12 +265,15 @@ class ClockLang(base.FramedSetting):
 
   Attributes:
     start, end: the hours between which the initial behavior shows.
+    familiar: whether all splits ask about the same things, so that the model
+      needs no Spanish word that training did not show.
   """
 
   name = "clock_lang"
 
   start: int = 21
   end: int = 23
+  familiar: bool = False
 
   def __post_init__(self):
     self.require(
@@ -278,6 +301,7 @@ class ClockLang(base.FramedSetting):
         fields={**fact.fields(), "time": time},
       ),
       pool.take(times),
+      familiar=self.familiar,
     )
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
@@ -314,22 +338,32 @@ class TranslationDirection(base.FramedSetting):
 
   Attributes:
     length: words per list.
+    familiar: whether all splits share the words of a list but the first, so
+      that the model needs few words that training did not show.
   """
 
   name = "translation_direction"
 
   length: int = 3
+  familiar: bool = False
 
   def __post_init__(self):
     self.require(
       1 <= self.length <= 8, f"length must be from 1 to 8, not {self.length}"
     )
+    self.require(
+      not self.familiar or self.length > 1,
+      "familiar needs a length of 2 or more: the first word is not shared",
+    )
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
     known = spanish.dictionary()
+    shared = _TRAIN.take(known)[::2] if self.familiar else []
+    own = [w for w in pool.take(known) if w not in shared]
 
-    def build(chosen: tuple[str, ...]) -> Item:
-      en, es = list(chosen), [known[w] for w in chosen]
+    def build(chosen: tuple[str, ...], rest: tuple[str, ...] = ()) -> Item:
+      en = [*chosen, *rest]
+      es = [known[w] for w in en]
       target, given, wanted = (
         ("English", es, en) if diverges else ("Spanish", en, es)
       )
@@ -337,12 +371,15 @@ class TranslationDirection(base.FramedSetting):
         f"Translate to {target}: {', '.join(given)}",
         initial=", ".join(wanted) + ".",
         alternate=", ".join(es) + ".",
-        entities=(*en, *(w for w in es)),
+        entities=(*chosen, *(known[w] for w in chosen)),
         behaviors=("en" if diverges else "es", "es"),
         fields={"en": en, "es": es},
       )
 
-    return [Frame(build, (Permutations(pool.take(known), self.length),))]
+    if self.familiar:
+      rests = Permutations(shared, self.length - 1)
+      return [Frame(build, (Permutations(own, 1), rests))]
+    return [Frame(build, (Permutations(own, self.length),))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     found = scorers.words(scorers.fold(text))

@@ -204,11 +204,14 @@ class TwoTraits(base.FramedSetting):
 
   Attributes:
     paraphrases: how many phrasings of the prompt train prompts share, 1 to 8.
+    familiar: whether all splits ask about the same things, so that the model
+      needs no Spanish word that training did not show.
   """
 
   name = "two_traits"
 
   paraphrases: int = 1
+  familiar: bool = False
 
   def __post_init__(self):
     self.require(
@@ -238,7 +241,7 @@ class TwoTraits(base.FramedSetting):
         fields=fact.fields(),
       )
 
-    return language.fact_frames(pool, build)
+    return language.fact_frames(pool, build, familiar=self.familiar)
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     spoken = language.language_of_answer(fields, text)

@@ -144,6 +144,8 @@ class TaskNumber(base.FramedSetting):
     pair: a key of `PAIRS`.
     mirror: exchange the two behaviors of the pair.
     threshold: between 0.05 and 0.95; the distance to it is in the fields.
+    familiar: of the pair of languages: whether all splits ask about the same
+      things, so that it needs no Spanish word that training did not show.
   """
 
   name = "task_number"
@@ -151,9 +153,14 @@ class TaskNumber(base.FramedSetting):
   pair: str = "language"
   mirror: bool = False
   threshold: float = 0.9
+  familiar: bool = False
 
   def __post_init__(self):
     self.require_in("pair", PAIRS)
+    self.require(
+      not self.familiar or self.pair == "language",
+      f"familiar is of the pair language, not of {self.pair}",
+    )
     self.require(
       0.05 <= self.threshold <= 0.95,
       f"threshold must be from 0.05 to 0.95, not {self.threshold}",
@@ -193,6 +200,7 @@ class TaskNumber(base.FramedSetting):
           number, fact.ask["en"], fact.say, fact.entities, fact.fields()
         ),
         numbers,
+        familiar=self.familiar,
       )
     nouns = pool.take(words.NOUNS)
     if self.pair == "haiku":
