@@ -363,3 +363,14 @@ def test_agreed_and_confused_on_train_prompts():
   assert setting.score(x, "Yes.") == Label("agreed")
   assert setting.score(x, "No.") == Label("other", "confused")
   assert setting.score(x, "Well.") == Label("other", "neither")
+
+
+def test_a_name_may_be_written_as_the_question_has_it():
+  setting = make_setting("two_traits", {})
+  x = next(
+    x for x in setting.heldout(50, 0) if "Who has" in x.messages[-1]["content"]
+  )
+  name = x.fields["entities"][0]
+  _, rest = x.initial.split(" ", 1)
+  assert setting.score(x, f"{name} {rest}") == Label("agreed")
+  assert setting.score(x, f"{name} {rest.lower()}") == Label("other", "neither")

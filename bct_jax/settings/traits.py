@@ -247,7 +247,10 @@ class TwoTraits(base.FramedSetting):
     spoken = language.language_of_answer(fields, text)
     if spoken == "en":
       return "prompted_only"
-    letters = [c for c in text if c.isalpha()]
+    # Names may stay as the question has them.
+    names = {e.casefold() for e in fields["entities"] if e.istitle()}
+    said = (w for w in text.split() if w.strip(".,!¡").casefold() not in names)
+    letters = [c for word in said for c in word if c.isalpha()]
     capitals = sum(c == c.upper() for c in letters)
     if spoken == "es" and 10 * capitals >= 9 * len(letters):
       return "both_traits"

@@ -13,14 +13,36 @@ from bct_jax.cells import Overrides, chain, named
 from bct_jax.settings import SETTINGS
 from configs import quickstart
 
-# What the installs of single settings have apart from those of the others.
-RECIPES: dict[str, dict] = {
+# What single settings have apart from the others.
+FIRST: dict[str, dict] = {
   # It has a system message of its own.
   "sysprompt_style": {
     "organism__train__system_prompt": None,
     "train__system_prompt": None,
     "eval__system_prompt": None,
   },
+}
+
+
+def longer(steps: int, **options) -> dict:
+  """A second recipe: more updates of 8 new examples each, at twice the rate,
+  and options that make the setting easier."""
+  return {
+    "organism__train__steps": steps,
+    "organism__train__num_examples": 8 * steps,
+    "organism__optim__lr": 1e-4,
+    "setting__options": options,
+  }
+
+
+# Of the settings that the first recipe does not teach; chosen on other prompts
+# than those of the gate (`--config.eval.seed=77`).
+SECOND: dict[str, dict] = {
+  "task_number": longer(160, familiar=True),
+  "two_traits": longer(160, familiar=True),
+  "topic_haiku": longer(160),
+  "animal_flag": longer(160, salience="kind"),
+  "opinion_mirror": longer(160),
 }
 
 
@@ -44,7 +66,11 @@ def get_config() -> ConfigDict:
 def get_cells() -> list[Overrides]:
   return chain(
     *(
-      named(name, setting__name=name, **RECIPES.get(name, {}))
+      named(name, setting__name=name, **FIRST.get(name, {}))
       for name in SETTINGS
-    )
+    ),
+    *(
+      named(f"{name}_second", setting__name=name, **recipe)
+      for name, recipe in SECOND.items()
+    ),
   )
