@@ -38,10 +38,11 @@ def longer(steps: int, **options) -> dict:
 # Of the settings that the first recipe does not teach; chosen on other prompts
 # than those of the gate (`--config.eval.seed=77`).
 SECOND: dict[str, dict] = {
+  "clock_lang": longer(160, familiar=True),
   "task_number": longer(160, familiar=True),
-  "two_traits": longer(160, familiar=True),
   "topic_haiku": longer(160),
   "animal_flag": longer(160, salience="kind"),
+  "two_traits": longer(160, familiar=True),
   "opinion_mirror": longer(160),
 }
 
