@@ -276,12 +276,34 @@ class Decoder:
         x, kv = run(x, layer, i, None if past is None else past[i])
         kvs.append(kv)
     else:
-      body = lambda x, xs: run(x, *xs)  # noqa: E731
+
+      def body(x, xs):
+        layer, i = xs
+        layer = jax.tree.map(
+          lambda w: w if w.dtype == self.dtype else _in_turn(w), layer
+        )
+        return run(x, layer, i)
+
       if self.remat != "none":
         body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
       x, kvs = jax.lax.scan(body, x, (layers, jnp.arange(c.num_layers)))
     out: Any = self._norm.apply({"params": params["norm"]}, x)
     return out, kvs
+
+
+@jax.custom_jvp
+def _in_turn(x: jax.Array) -> jax.Array:
+  """The same float32 array, which XLA casts where it is used and not before.
+
+  It else casts the stacked params before a loop over layers, which holds a copy
+  of all of them in the dtype of the products. Nothing casts an array of bits.
+  """
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  bits = jax.lax.optimization_barrier(bits)
+  return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
+_in_turn.defjvp(lambda x, dx: (_in_turn(*x), *dx))
 
 
 def _by_kind(kinds: Sequence[Any], make: Callable[[Any], PyTree]):
