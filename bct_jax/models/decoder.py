@@ -279,9 +279,8 @@ class Decoder:
 
       def body(x, xs):
         layer, i = xs
-        layer = jax.tree.map(
-          lambda w: w if w.dtype == self.dtype else _in_turn(w), layer
-        )
+        if self.dtype != jnp.float32:
+          layer = jax.tree.map(_in_turn, layer)
         return run(x, layer, i)
 
       if self.remat != "none":
@@ -293,11 +292,13 @@ class Decoder:
 
 @jax.custom_jvp
 def _in_turn(x: jax.Array) -> jax.Array:
-  """The same float32 array, which XLA casts where it is used and not before.
+  """The same array, which is cast where it is used if it is float32.
 
-  It else casts the stacked params before a loop over layers, which holds a copy
-  of all of them in the dtype of the products. Nothing casts an array of bits.
+  XLA else casts the stacked params before a loop over layers, and holds a copy
+  of all of them in the dtype of the products. It casts no array of bits.
   """
+  if x.dtype != jnp.float32:
+    return x
   bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
   bits = jax.lax.optimization_barrier(bits)
   return jax.lax.bitcast_convert_type(bits, x.dtype)
