@@ -175,8 +175,7 @@ def compiled_bytes(model: MeshModel, work: sizes.Work) -> int:
 
 
 def activations(model: MeshModel, work: sizes.Work) -> int:
-  axes, params = model.mesh.shape, model.abstract_params
-  return sizes.activation_bytes(model.model, axes, work, params)
+  return sizes.activation_bytes(model.model, model.mesh.shape, work)
 
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])
