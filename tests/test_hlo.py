@@ -5,13 +5,18 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import make_mesh, make_rows, make_step, untied
+from helpers import CONFIG, make_mesh, make_rows, make_step, untied
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import hlo
+from bct_jax.config import from_dict
+from bct_jax.decode import Engine
 from bct_jax.mesh import put_batch
+from bct_jax.models.decoder import Decoder
 from bct_jax.objectives.sft import sft
+from bct_jax.runtime import MeshModel
+from configs import tiny
 
 TEXT = """HloModule m
 
@@ -145,3 +150,25 @@ def test_a_step_gathers_neither_batch_nor_embedding(axes, tied):
       # All rows with their width, or the whole table of a tied embedding.
       shape = re.findall(r"\d+", x.array.split("[")[1])
       assert not {"8", "16", "32"} <= set(shape) or len(shape) < 3, x
+
+
+def test_a_token_gathers_no_cache():
+  """Two key/value heads, whole on each of four devices of the tensor axis."""
+  mesh, slots = make_mesh(1, 2, 4), 48
+  config = from_dict(tiny.get_config().to_dict())
+  model = MeshModel(config, Decoder(CONFIG), mesh)
+  engine = Engine(model.model, config.sampling, (), mesh)
+  state = engine.abstract_state(slots)
+  free = jax.ShapeDtypeStruct(
+    (engine.batch_size,), jnp.bool_, sharding=engine.whole
+  )
+  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=engine.whole)
+  with jax.set_mesh(mesh):
+    text = (
+      engine.advance.lower(model.abstract_decode(), state, free, count, count)
+      .compile()
+      .as_text()
+    )
+  found = hlo.collectives(text)
+  assert found
+  assert not [x for x in found if str(slots) in x.array]
