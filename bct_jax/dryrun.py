@@ -128,15 +128,15 @@ def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
     if saved > 0:
       out.append(f"  {option} saves about {saved / _GIB:.2f} GiB on a chip")
 
-  axes, params = model.mesh.shape, model.abstract_params
+  axes = model.mesh.shape
   if c.remat != "full":
     full = dataclasses.replace(c, remat="full")
-    less = sizes.activation_bytes(full, axes, work, params)
+    less = sizes.activation_bytes(full, axes, work)
     add("--config.model.remat=full", now.activations - less)
   parts = num_row_shards(model.mesh) * work.accum * 2
   if work.rows % parts == 0:
     half = dataclasses.replace(work, accum=work.accum * 2)
-    less = sizes.activation_bytes(c, axes, half, params)
+    less = sizes.activation_bytes(c, axes, half)
     trained = model.abstract_trained(_largest(model).lora)
     more = sizes.gradient_bytes(trained, 2) - now.gradients
     add(f"train.accum={half.accum}", now.activations - less - more)
@@ -169,7 +169,7 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
     gradients=gradients,
     optimizer=sizes.device_bytes(state.opt_state),
     average=sizes.device_bytes(state.ema),
-    activations=sizes.activation_bytes(model.model, axes, work, params),
+    activations=sizes.activation_bytes(model.model, axes, work),
     decode_weights=sizes.device_bytes(model.abstract_decode(lora)),
     cache=sizes.cache_bytes(
       model.model.config,
@@ -229,10 +229,9 @@ def _work(model: MeshModel, plan: Plan | None) -> Work:
     return Work(rows, length, length, train.accum)
 
   def memory(work: Work) -> int:
-    params, axes = model.abstract_params, model.mesh.shape
     trained = model.abstract_trained(_largest(model).lora)
     return sizes.gradient_bytes(trained, work.accum) + sizes.activation_bytes(
-      model.model, axes, work, params
+      model.model, model.mesh.shape, work
     )
 
   return max((one(*run) for run in _runs(model.config, plan)), key=memory)
@@ -307,8 +306,7 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
     line(
       "activations",
       found.activations,
-      "estimate: layers x saved + max(rest of a block, head) + embedding"
-      + (" + cast experts" if c.num_experts else ""),
+      "estimate: layers x saved + max(rest of a block, head) + embedding",
     ),
     total("= training", found.training, "all of the above"),
     line("decode weights", found.decode_weights, f"{dtype}, tensor axis only"),

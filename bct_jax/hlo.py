@@ -23,6 +23,7 @@ _KINDS = (
   "ragged-all-to-all",
   "collective-permute",
 )
+_MIDDLE = "async_collective_fusion"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,26 +104,58 @@ def _trips(loop: _Instruction, computations) -> int:
   """How often a loop runs: XLA's own count, or what its condition says."""
   if known := re.search(r"known_trip_count\D+(\d+)", loop.rest):
     return int(known[1])
-  condition = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-  todo, bounds = [condition[1]] if condition else [], []
+  named = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+  condition = named[1] if named else ""
+  todo, bounds = [condition], []
   while todo:
     for x in computations.get(todo.pop(), []):
       if x.op == "constant" and (n := re.match(r"(\d+)\)", x.rest)):
         bounds.append(int(n[1]))
       todo += _CALLED.findall(x.rest)
   # A loop that ends when it likes, as that over sampled tokens, counts once.
-  return max(bounds) if len(set(bounds)) == 1 else 1
+  if len(set(bounds)) != 1:
+    return 1
+  named = re.search(r"body=%?([\w.\-]+)", loop.rest)
+  body = computations.get(named[1], []) if named else []
+  return -(-bounds[0] // _stride(computations[condition], body))
+
+
+def _stride(condition: list[_Instruction], body: list[_Instruction]) -> int:
+  """What a turn adds to the counter; 1 where that is not plain to see.
+
+  A loop over the shards of other devices takes two of them in a turn.
+  """
+  asked, made = ({x.name: x for x in xs} for xs in (condition, body))
+  test = next((x for x in condition if x.op == "compare"), None)
+  counter = asked.get(_operands(test)[0]) if test else None
+  place = re.search(r"index=(\d+)", counter.rest) if counter else None
+  if place is None or not body or body[-1].op != "tuple":
+    return 1
+  name, total = _operands(body[-1])[int(place[1])], 0
+  while (x := made.get(name)) is not None and x.op == "add":
+    name, other = _operands(x)
+    step = made.get(other)
+    value = re.match(r"\d+", step.rest) if step else None
+    if step is None or step.op != "constant" or value is None:
+      return 1
+    total += int(value[0])
+  return total or 1
+
+
+def _operands(x: _Instruction) -> list[str]:
+  return re.findall(r"%([\w.\-]+)", x.rest.split("), ")[0])
 
 
 def collectives(text: str) -> list[Collective]:
   """All collectives of a program, the largest traffic first.
 
   One that XLA has spread over several fused computations, to run beside other
-  work, has one channel and counts once.
+  work, has one channel and counts once; as those in the middle of it are named
+  async_collective_fusion and may be in a loop of that work, they do not count.
   """
   program, out, seen = parse(text), [], set()
   for name, instructions in program.computations.items():
-    if not program.times.get(name):
+    if not program.times.get(name) or name.startswith(_MIDDLE):
       continue
     for x in instructions:
       kind = x.op.removesuffix("-start")

@@ -15,7 +15,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bct_jax.losses import CHUNK
+from bct_jax.losses import CHUNK, LOGITS
 from bct_jax.mesh import path_name
 from bct_jax.models.config import ModelConfig
 from bct_jax.models.decoder import REMAT, Decoder
@@ -140,62 +140,51 @@ def cache_bytes(
 # --- activations --------------------------------------------------------------
 
 
-def activation_bytes(
-  model: Decoder, axes: Axes, work: Work, params: PyTree
-) -> int:
+def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
   """An estimate of what a train step holds besides state and gradients.
 
-    layers x saved + max(rest of a block, head) + embedding + cast experts
+    layers x saved + max(rest of a block, head) + embedding
 
   * saved: what the backward pass of one block keeps under the remat policy,
     found by tracing the block at the sizes of one device: for "full" the input
     [b, T, D], for "dots" also the matrix products, for "none" everything.
   * rest of a block: what "none" would keep of one block, less what is saved
     already. It exists while the block's backward pass runs, and holds the
-    block's weights in the compute dtype. The gradients of all this are not
-    counted: XLA fuses about as much away as they take.
-  * head: the head's table in the compute dtype and its gradient, whole over
-    fsdp (2 x V x D / tensor), and a chunk of logits, their softmax and their
-    gradient in float32 (3 x b x min(R, CHUNK) x V / tensor).
-  * embedding: its table in the compute dtype, whole over fsdp; where the
+    block's weights in the compute dtype. Splash attention keeps no scores. The
+    gradients of all this are not counted: XLA fuses about as much away.
+  * head: the head's table in the compute dtype and its gradient (2 x V x D /
+    tensor), and a chunk of logits, their softmax and their gradient in float32
+    (3 x b x min(R, CHUNK) x V / tensor). Where rows are spread the tables are
+    too, over fsdp, and the chunk has LOGITS of them at most.
+  * embedding: its table in the compute dtype, spread as the head's; where the
     head shares it, this is the gradient of the look-up.
-  * cast experts: the TPU compiler casts the experts of all layers before the
-    loop over layers, where their dtype is not that of the products.
 
-  b is the rows of a microbatch on one device, `params` all params, trained or
-  frozen. XLA shares and fuses buffers in ways this does not follow. Against its
-  memory analysis of compiled train steps this is within a factor 1.25: for
-  small dense models on CPU (tests/test_sizes.py), and with the compiler for TPU
-  v5e and v5p for the architectures of `configs/` (10 cases, 0.89 to 1.22). On
-  CPU, where a ragged product becomes a dense one, a mixture of experts takes up
-  to 2.5 times this. It was not held against a GPU.
+  b is the rows of a microbatch on one device. XLA shares and fuses buffers in
+  ways this does not follow. Against its memory analysis of compiled train steps
+  it is within a factor 1.25 for small dense models on CPU
+  (tests/test_sizes.py), and 0.88 to 1.29 of it for TPU v5e, v5p and v6e: Llama
+  3 of 8B and 70B and Qwen2.5-7B, seven cases. For Gemma 3 12B, whose attention
+  is XLA's, it is 1.54. On CPU, where a ragged product becomes a dense one, a
+  mixture of experts takes up to 2.5 times this. It was not held against a GPU.
   """
   config, tensor = model.config, axes["tensor"]
-  rows = -(-work.rows // (axes["data"] * axes["fsdp"] * work.accum))
+  shards = axes["data"] * axes["fsdp"]
+  rows = -(-work.rows // (shards * work.accum))
   block = local_config(config, tensor)
   plain = "grouped" if model.attention == "grouped" else "xla"
   made = Block(block, model.dtype, plain)
-  saved = block_bytes(made, model.remat, rows, work.length)
-  every = block_bytes(made, "none", rows, work.length)
+  scores = model.attention != "splash"
+  saved = block_bytes(made, model.remat, rows, work.length, scores)
+  every = block_bytes(made, "none", rows, work.length, scores)
   vocab = config.vocab_size // tensor
   table = vocab * config.width * jnp.dtype(model.dtype).itemsize
-  head = 2 * table + 3 * 4 * rows * min(work.num_trained, CHUNK) * vocab
-  working = max(every - saved, head)
-  cast = _cast_expert_bytes(model, params)
-  return config.num_layers * saved + working + table + cast
-
-
-def _cast_expert_bytes(model: Decoder, params: PyTree) -> int:
-  if not model.config.num_experts:
-    return 0
-  dtype = jnp.dtype(model.dtype)
-  leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-  experts = [
-    jax.ShapeDtypeStruct(x.shape, dtype, sharding=x.sharding)
-    for path, x in leaves
-    if _EXPERTS.match(path_name(path)) and x.dtype != dtype
-  ]
-  return device_bytes(experts)
+  if shards == 1:
+    logits = rows * min(work.num_trained, CHUNK) * vocab
+  else:
+    logits = min(LOGITS, rows * work.num_trained * vocab)
+    table //= axes["fsdp"]
+  head = 2 * table + 3 * 4 * logits
+  return config.num_layers * saved + max(every - saved, head) + table
 
 
 def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
@@ -216,11 +205,14 @@ def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
   )
 
 
-def block_bytes(block: Block, remat: str, rows: int, length: int) -> int:
+def block_bytes(
+  block: Block, remat: str, rows: int, length: int, scores: bool = True
+) -> int:
   """Bytes that the backward pass of one block keeps from the forward pass.
 
   The params themselves, the mask and the rotary angles are not counted: they
-  are there once, not for every layer.
+  are there once, not for every layer; nor, without `scores`, is what there is
+  of each query and key.
   """
   config, shape = block.config, jax.ShapeDtypeStruct
   x = shape((rows, length, config.width), block.dtype)
@@ -242,7 +234,11 @@ def block_bytes(block: Block, remat: str, rows: int, length: int) -> int:
     ]
 
   arrays = jax.eval_shape(kept, params, x, angles, mask)
-  return sum(math.prod(a.shape) * a.dtype.itemsize for a in arrays)
+  return sum(
+    math.prod(a.shape) * a.dtype.itemsize
+    for a in arrays
+    if scores or a.ndim < 4 or a.shape[-2:] != (length, length)
+  )
 
 
 # --- speed --------------------------------------------------------------------

@@ -8,7 +8,9 @@ import dataclasses
 import importlib.util
 import os
 import re
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -84,12 +86,29 @@ def devices_of(name: str) -> list[Any]:
     )
   # Else it asks a metadata server, which only a TPU machine has.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
+  # No chip is taken, so several processes may compile at once.
+  os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   try:
-    return list(
-      topologies.get_topology_desc(platform="tpu", topology_name=name).devices
+    found = topologies.get_topology_desc(
+      platform="tpu", topology_name=name, wrap=_wraps(name)
     )
+    return list(found.devices)
   except jax.errors.JaxRuntimeError as e:
     raise ConfigError(f"--topology={name}: {str(e).splitlines()[0]}") from e
+
+
+def _wraps(name: str) -> tuple[bool, bool, bool]:
+  """Along which dimensions the links of a slice close to rings.
+
+  A v5p does if all three are multiples of 4, which are cubes of 64 chips joined
+  by optical switches; a v5e or v6e along 16 chips. A compiler that is not told
+  takes no slice for one, and gathers by summing zeros on v5p:4x4x4.
+  """
+  sizes = [int(x) for x in name.split(":")[1].split("x")]
+  if len(sizes) == 3:
+    cubes = all(n % 4 == 0 for n in sizes)
+    return cubes, cubes, cubes
+  return sizes[0] == 16, sizes[1] == 16, False
 
 
 def compile_train(
@@ -171,16 +190,24 @@ def _whole(model: MeshModel, dtype: Any) -> jax.ShapeDtypeStruct:
 
 def _compile(model: MeshModel, name: str, function: Any, args: tuple):
   begin = time.monotonic()
-  try:
-    with jax.set_mesh(model.mesh):
-      compiled = function.lower(*args).compile()
-  except jax.errors.JaxRuntimeError as e:
-    if "RESOURCE_EXHAUSTED" not in str(e):
-      raise
-    over = _over(str(e))
-    raise DoesNotFit(name, over, str(e).splitlines()[0]) from e
-  seconds = time.monotonic() - begin
-  memory, text = compiled.memory_analysis(), compiled.as_text()
+  with tempfile.TemporaryDirectory() as folder:
+    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    try:
+      with jax.set_mesh(model.mesh):
+        compiled = function.lower(*args).compile(options)
+    except jax.errors.JaxRuntimeError as e:
+      if "RESOURCE_EXHAUSTED" not in str(e):
+        raise
+      over = _over(str(e))
+      raise DoesNotFit(name, over, str(e).splitlines()[0]) from e
+    seconds = time.monotonic() - begin
+    # Written by libtpu itself: a jaxlib of another age than libtpu cannot read
+    # every program that `as_text` would have to.
+    text = "".join(
+      path.read_text()
+      for path in Path(folder).glob("*.after_optimizations.txt")
+    )
+  memory = compiled.memory_analysis()
   return Program(
     name,
     memory.argument_size_in_bytes,

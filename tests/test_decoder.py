@@ -199,6 +199,32 @@ def test_remat_changes_nothing(params, remat):
   )
 
 
+@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+def test_weights_cast_layer_by_layer_are_those_cast_before(params, param_dtype):
+  """And so are their gradients; a list of layers is run without a scan."""
+  model = dataclasses.replace(MODEL, dtype=jnp.bfloat16)
+  tokens = jnp.asarray(random_tokens(2, 8))
+  ones = jnp.ones_like(tokens)
+  positions = jnp.cumsum(ones, axis=1) - 1
+
+  def total(params, unstack):
+    if unstack:
+      params = decoder.unstack(params)
+    hidden = model.hidden(params, tokens, positions, ones)
+    return jnp.sum(jnp.sin(hidden.astype(jnp.float32)))
+
+  params = jax.tree.map(lambda x: x.astype(param_dtype), params)
+  grad = jax.jit(jax.grad(total), static_argnums=1)
+  for a, b in zip(
+    jax.tree.leaves(grad(params, False)),
+    jax.tree.leaves(grad(params, True)),
+    strict=True,
+  ):
+    assert a.dtype == b.dtype == param_dtype
+    a, b = (np.asarray(x, np.float32) for x in (a, b))
+    np.testing.assert_allclose(a, b, atol=0.02 * np.abs(b).max(), rtol=0)
+
+
 def test_unknown_remat_is_refused():
   with pytest.raises(ValueError, match="remat 'ful'"):
     Decoder(CONFIG, jnp.float32, "ful")

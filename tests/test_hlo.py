@@ -5,13 +5,18 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
-from helpers import make_mesh, make_rows, make_step, untied
+from helpers import CONFIG, make_mesh, make_rows, make_step, untied
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import hlo
+from bct_jax.config import from_dict
+from bct_jax.decode import Engine
 from bct_jax.mesh import put_batch
+from bct_jax.models.decoder import Decoder
 from bct_jax.objectives.sft import sft
+from bct_jax.runtime import MeshModel
+from configs import tiny
 
 TEXT = """HloModule m
 
@@ -58,6 +63,52 @@ def test_what_a_loop_gathers_counts_for_each_turn_and_once_in_parts():
   assert (total.kind, total.times, total.received) == ("all-reduce", 1, 40)
 
 
+SHARDS = """HloModule m
+
+%async_collective_fusion.2 (p: bf16[4,8]) -> bf16[16,8] {
+  ROOT %ag = bf16[16,8]{1,0} all-gather(%p), channel_id=3, \
+replica_groups=[4,4]<=[16], dimensions={0}
+}
+
+%start (p: bf16[4,8]) -> bf16[16,8] {
+  ROOT %ag.1 = bf16[16,8]{1,0} all-gather(%p), channel_id=3, \
+replica_groups=[4,4]<=[16], dimensions={0}
+}
+
+%body (c: (bf16[4,8], u32[])) -> (bf16[4,8], u32[]) {
+  %one = u32[] constant(1)
+  %c = (bf16[4,8]{1,0}, u32[]) parameter(0)
+  %x = bf16[4,8]{1,0} get-tuple-element(%c), index=0
+  %i = u32[] get-tuple-element(%c), index=1
+  %y = bf16[4,8]{1,0} collective-permute(%x), channel_id=4, \
+source_target_pairs={{0,1},{1,0}}
+  %z = bf16[16,8]{1,0} fusion(%x), kind=kLoop, \
+calls=%async_collective_fusion.2
+  %next = u32[] add(%i, %one), metadata={op_name="f"}
+  %after = u32[] add(%next, %one)
+  ROOT %t = (bf16[4,8]{1,0}, u32[]) tuple(%y, %after)
+}
+
+%cond (c: (bf16[4,8], u32[])) -> pred[] {
+  %c = (bf16[4,8]{1,0}, u32[]) parameter(0)
+  %n = u32[] constant(7)
+  %i = u32[] get-tuple-element(%c), index=1
+  ROOT %lt = pred[] compare(%i, %n), direction=LT
+}
+
+ENTRY %main (p: bf16[4,8]) -> bf16[4,8] {
+  %g = bf16[16,8]{1,0} fusion(%p), kind=kLoop, calls=%start
+  ROOT %w = (bf16[4,8]{1,0}, u32[]) while(%t), condition=%cond, body=%body
+}
+"""
+
+
+def test_turns_that_count_by_two_and_what_goes_on_beside_them():
+  """A loop over shards, during which a gather that began before it runs."""
+  found = [(x.kind, x.times) for x in hlo.collectives(SHARDS)]
+  assert sorted(found) == [("all-gather", 1), ("collective-permute", 4)]
+
+
 def test_text_without_a_program_is_refused():
   with pytest.raises(ValueError, match="no ENTRY"):
     hlo.parse("HloModule m")
@@ -99,3 +150,25 @@ def test_a_step_gathers_neither_batch_nor_embedding(axes, tied):
       # All rows with their width, or the whole table of a tied embedding.
       shape = re.findall(r"\d+", x.array.split("[")[1])
       assert not {"8", "16", "32"} <= set(shape) or len(shape) < 3, x
+
+
+def test_a_token_gathers_no_cache():
+  """Two key/value heads, whole on each of four devices of the tensor axis."""
+  mesh, slots = make_mesh(1, 2, 4), 48
+  config = from_dict(tiny.get_config().to_dict())
+  model = MeshModel(config, Decoder(CONFIG), mesh)
+  engine = Engine(model.model, config.sampling, (), mesh)
+  state = engine.abstract_state(slots)
+  free = jax.ShapeDtypeStruct(
+    (engine.batch_size,), jnp.bool_, sharding=engine.whole
+  )
+  count = jax.ShapeDtypeStruct((), jnp.int32, sharding=engine.whole)
+  with jax.set_mesh(mesh):
+    text = (
+      engine.advance.lower(model.abstract_decode(), state, free, count, count)
+      .compile()
+      .as_text()
+    )
+  found = hlo.collectives(text)
+  assert found
+  assert not [x for x in found if str(slots) in x.array]

@@ -70,6 +70,7 @@ def on_first_device(tree) -> int:
 # (416,866,032) and the projection behind it (4,424,832).
 PUBLISHED = {
   "llama3_1_8b": 8_030_261_248,
+  "llama3_3_70b": 70_553_706_496,
   "qwen2_5_7b": 7_615_616_512,
   "qwen3_30b_a3b": 30_532_122_624,
   "gemma3_12b": 12_187_325_040 - 416_866_032 - 4_424_832,
@@ -174,8 +175,7 @@ def compiled_bytes(model: MeshModel, work: sizes.Work) -> int:
 
 
 def activations(model: MeshModel, work: sizes.Work) -> int:
-  axes, params = model.mesh.shape, model.abstract_params
-  return sizes.activation_bytes(model.model, axes, work, params)
+  return sizes.activation_bytes(model.model, model.mesh.shape, work)
 
 
 @pytest.mark.parametrize("remat", ["none", "dots", "full"])

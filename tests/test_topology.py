@@ -53,6 +53,13 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
     devices_of("v5e:2x2")
 
 
+def test_slices_that_are_rings():
+  assert topology._wraps("v5p:4x4x8") == (True, True, True)
+  assert topology._wraps("v5p:2x4x4") == (False, False, False)
+  assert topology._wraps("v5e:16x16") == (True, True, False)
+  assert topology._wraps("v6e:8x16") == (False, True, False)
+
+
 SMALL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
 "vocab_size": 2048, "hidden_size": 512, "intermediate_size": 1024,
 "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 4,

@@ -18,7 +18,7 @@ from flax import struct
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
-from bct_jax.mesh import ROWS
+from bct_jax.mesh import ROWS, constrain
 from bct_jax.models.config import ModelConfig
 
 # Lanes of a vector register of a TPU: lengths are padded to a multiple.
@@ -312,14 +312,23 @@ def put_in_slots(
   v: jax.Array,  # [B, 1, K, H]
   at: jax.Array,  # [B]
 ) -> Slots:
-  """The slots with one more position of every row written, each at its own."""
+  """The slots with one more position of every row written, each at its own.
+
+  Heads stay as they are spread over tensor, or whole where they do not divide:
+  the products would have some of those elsewhere, and gather all slots again.
+  """
+  mesh = jax.sharding.get_abstract_mesh()
+  parts = 1 if mesh.empty else mesh.shape["tensor"]
+  heads = "tensor" if k.shape[2] % parts == 0 else None
 
   def put(old, new, axis) -> Any:
     def one(old, new, at):  # of one row, so without the first axis
       starts = [at if i == axis else 0 for i in range(1, new.ndim + 1)]
       return jax.lax.dynamic_update_slice(old, new, starts)
 
-    return None if old is None else jax.vmap(one)(old, new, at)
+    if old is None:
+      return None
+    return constrain(jax.vmap(one)(old, new, at), ROWS, heads)
 
   new = as_slots(k, v, slots.keys.dtype)
   return Slots(*map(put, slots, new, POSITIONS))

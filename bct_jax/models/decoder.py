@@ -276,12 +276,35 @@ class Decoder:
         x, kv = run(x, layer, i, None if past is None else past[i])
         kvs.append(kv)
     else:
-      body = lambda x, xs: run(x, *xs)  # noqa: E731
+
+      def body(x, xs):
+        layer, i = xs
+        if self.dtype != jnp.float32:
+          layer = jax.tree.map(_in_turn, layer)
+        return run(x, layer, i)
+
       if self.remat != "none":
         body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
       x, kvs = jax.lax.scan(body, x, (layers, jnp.arange(c.num_layers)))
     out: Any = self._norm.apply({"params": params["norm"]}, x)
     return out, kvs
+
+
+@jax.custom_jvp
+def _in_turn(x: jax.Array) -> jax.Array:
+  """The same array, which is cast where it is used if it is float32.
+
+  XLA else casts the stacked params before a loop over layers, and holds a copy
+  of all of them in the dtype of the products. It casts no array of bits.
+  """
+  if x.dtype != jnp.float32:
+    return x
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  bits = jax.lax.optimization_barrier(bits)
+  return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
+_in_turn.defjvp(lambda x, dx: (_in_turn(*x), *dx))
 
 
 def _by_kind(kinds: Sequence[Any], make: Callable[[Any], PyTree]):
