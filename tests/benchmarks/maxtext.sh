@@ -7,23 +7,17 @@
 # It wants Python 3.12 (or newer: PYTHON=...). MaxText comes without its extras,
 # which pin several hundred packages; here is what its compiling imports.
 set -euo pipefail
-HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
-# shellcheck source=launch/venv.sh
-source "$HERE/../../launch/venv.sh"
+# shellcheck source=tests/benchmarks/peer_venv.sh
+source "$(dirname "${BASH_SOURCE[0]}")/peer_venv.sh"
 
-[[ $# -eq 1 && "$1" != -* ]] ||
-  die "usage: bash tests/benchmarks/maxtext.sh FOLDER"
-python="${PYTHON:-python3.12}"
-"$python" -c 'import sys; sys.exit(sys.version_info < (3, 12))' 2>/dev/null ||
-  die "$python does not run, or is older than Python 3.12; set PYTHON=/path/to/python"
-create_venv "$1" "$python" >&2
-pip=("$1/bin/python" -m pip --disable-pip-version-check install)
+make_peer_venv maxtext.sh "$@"
+pip=("$VENV_PYTHON" -m pip --disable-pip-version-check install)
 "${pip[@]}" jax==0.12.0.1 libtpu==0.0.52 flax==0.12.12 optax==0.2.8 \
   orbax-checkpoint==0.12.8 qwix==0.1.8 tokamax==0.0.17 aqtp==0.9.0 \
   drjax==0.2.1 grain==0.2.18 transformers==5.24.0 pathwaysutils==0.1.13 \
   cloud-accelerator-diagnostics ml-goodput-measurement jaxtyping jinja2 \
   omegaconf pillow psutil pydantic sentencepiece sympy tensorboardX tiktoken >&2
 "${pip[@]}" --no-deps maxtext==0.2.5 >&2
-JAX_PLATFORMS=cpu "$1/bin/python" -c \
+JAX_PLATFORMS=cpu "$VENV_PYTHON" -c \
   'from maxtext.trainers.pre_train import train_compile' >&2
-echo "$1/bin/python"
+echo "$VENV_PYTHON"
