@@ -115,7 +115,8 @@ install() {
   if [[ -z "$dry_run" ]]; then
     mkdir -p "$logs"
   fi
-  run tar --exclude-vcs --exclude='.venv*' --exclude=./runs --exclude=./logs \
+  # Hidden files are environments and caches, which tests and runs may be writing.
+  run tar --exclude='./.?*' --exclude=__pycache__ --exclude=./runs --exclude=./logs \
     -czf "$archive" -C "$ROOT" .
   run gcloud compute tpus tpu-vm scp "$archive" "$TPU:bct_jax.tar.gz" \
     "${where[@]}" --worker=all

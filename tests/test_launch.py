@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import tempfile
 import time
 from pathlib import Path
@@ -325,7 +326,11 @@ def test_tpu_pod_runs_every_host_with_a_log_each(tpu, tmp_path):
     )
   calls = (hosts / "calls").read_text()
   assert "--accelerator-type=v5litepod-16" in calls
-  assert (tmp_path / "logs" / "bct_jax.tar.gz").stat().st_size > 10_000
+  with tarfile.open(tmp_path / "logs" / "bct_jax.tar.gz") as archive:
+    sent = {name.removeprefix("./") for name in archive.getnames()}
+  assert {"setup.py", "launch/venv.sh", "bct_jax/main.py"} <= sent
+  # Environments and caches, which other processes may be writing.
+  assert not [n for n in sent if n[:1] == "." != n or "__pycache__" in n]
 
 
 @pytest.mark.parametrize(
