@@ -4,7 +4,8 @@
 those into free slots; `advance` decodes all slots until enough of them are free
 again. A row's slot, its neighbours and the time it came in change nothing: its
 keys lie at its own positions, and its random keys are made from (seed, row id,
-position).
+position). On a CPU a step costs what its slots cost: `shrink` leaves out those
+that are free when no row waits for one.
 """
 
 import dataclasses
@@ -83,6 +84,19 @@ def kv_dtype(config: SamplingConfig, dtype: Any) -> np.dtype:
   return jnp.dtype(jnp.int8 if config.kv_cache_dtype == "int8" else dtype)
 
 
+# Rows of the smallest step that is worth a program of its own.
+_LEAST = 64
+
+
+def _smaller(size: int) -> list[int]:
+  """Multiples of _LEAST, each at most 3/4 of the one before."""
+  out: list[int] = []
+  for n in range((size - 1) // _LEAST * _LEAST, 0, -_LEAST):
+    if n <= 0.75 * (out or [size])[-1]:
+      out.append(n)
+  return out
+
+
 class Engine:
   """Compiled functions over `State` for one model on one mesh.
 
@@ -92,6 +106,7 @@ class Engine:
     prefill: (params, prefix or None, prompts, seed) -> Ready.
     admit: (state, prefix or None, ready, places) -> State.
     advance: (params, state, free, wanted, steps) -> State.
+    shrink: (state, slots [b] int32) -> State of those alone; see `sizes`.
     batch_size: slots; a multiple of the row shards.
     shards: row shards; packed rows of prompts are a multiple of them.
     rows, whole: shardings over rows and of replicated arrays.
@@ -119,6 +134,50 @@ class Engine:
     self.prefill = jax.jit(self._prefill)
     self.admit = jax.jit(self._admit, out_shardings=place, donate_argnums=0)
     self.advance = jax.jit(self._advance, out_shardings=place, donate_argnums=1)
+    self.shrink = jax.jit(
+      lambda state, slots: jax.tree.map(lambda x: x[slots], state),
+      out_shardings=place,
+    )
+    self._one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    self._sizes: dict[int, tuple[int, ...]] = {}  # by slots
+
+  def sizes(self, params: PyTree, slots: int) -> tuple[int, ...]:
+    """Numbers of rows to shrink to: each row has the very same bits in them.
+
+    That is tried out, since it depends on how products are cut into blocks.
+    Elsewhere than on one CPU there are none: a step of few rows takes about as
+    long there as one of many, for it reads the same weights.
+    """
+    if slots not in self._sizes:
+      sizes = _smaller(self.batch_size) if self._one_cpu else []
+      if sizes:
+        full = self._bits(params, slots, self.batch_size)
+        sizes = [
+          n
+          for n in sizes
+          if np.array_equal(self._bits(params, slots, n), full[:n])
+        ]
+      self._sizes[slots] = tuple(sizes)
+    return self._sizes[slots]
+
+  def _bits(self, params: PyTree, slots: int, size: int) -> np.ndarray:
+    """What `size` rows give in two steps, the first ones of a made-up state."""
+    rows = np.arange(size, dtype=np.int32)
+    state = self.shrink(self.start(slots), meshes.put(rows, self.whole))
+    made: dict[str, np.ndarray] = {
+      "token": rows % self.model.config.vocab_size,
+      "position": rows % (slots - 1),
+      "limit": np.full_like(rows, self.config.max_new_tokens),
+      "live": rows >= 0,
+    }
+    state = dataclasses.replace(
+      state, **{k: meshes.put(x, self.rows) for k, x in made.items()}
+    )
+    numbers = (rows < 0, np.int32(size + 1), np.int32(2))
+    state = self.advance(
+      params, state, *(meshes.put(np.asarray(x), self.whole) for x in numbers)
+    )
+    return meshes.to_host(state.logprobs).view(np.uint32)
 
   def abstract_state(self, slots: int) -> State:
     """Shapes and shardings of what `start` makes."""
@@ -250,7 +309,7 @@ class Engine:
     def more(carry):
       i, s = carry
       live = jnp.sum(s.live)
-      return (i < steps) & (live > 0) & (self.batch_size - live < wanted)
+      return (i < steps) & (live > 0) & (len(s.live) - live < wanted)
 
     def body(carry):
       i, s = carry
@@ -266,7 +325,7 @@ class Engine:
     def write(old, new):
       # A slot that is free writes beyond its row, where it is dropped.
       at = jnp.where(s.live, s.lengths, old.shape[1])
-      return old.at[jnp.arange(self.batch_size), at].set(new, mode="drop")
+      return old.at[jnp.arange(len(at)), at].set(new, mode="drop")
 
     lengths = s.lengths + s.live
     return State(

@@ -4,7 +4,8 @@ The tokens that all prompts begin with are run once, then each distinct prompt
 once, packed with others; its samples are decoded in slots that take in the next
 rows as soon as some of them are free (see decode.py). So the cost follows the
 mean length of the completions. What is compiled depends on the set of prompts
-alone: five programs for an eval, however often it is run.
+alone: five programs for an eval, however often it is run, and on a CPU one more
+and two for each size that slots shrink to.
 """
 
 import dataclasses
@@ -128,7 +129,8 @@ class _Run:
 
   All shapes, and which prompts are packed together, follow from the whole set,
   also from rows that are skipped: rounding depends on shapes, and a restarted
-  eval must give the very same numbers.
+  eval must give the very same numbers. The sizes that slots shrink to are those
+  on which rounding does not depend.
   """
 
   def __init__(
@@ -162,10 +164,11 @@ class _Run:
 
   def all(self, finished, find_stop, skip) -> list[Completion | None]:
     """Runs every row that is not skipped."""
-    engine, count = self.engine, self.engine.batch_size
+    engine = self.engine
     out: list[Completion | None] = [None] * len(self.prompts)
     waiting = [p for p in self.packed if not skip.issuperset(p.rows)]
-    held: list[int | None] = [None] * count  # the row in each slot
+    held: list[int | None] = [None] * engine.batch_size  # the row in each slot
+    sizes = engine.sizes(self.params, self.slots) if waiting else ()
     prefix, state = self._prefix(waiting), engine.start(self.slots)
     ready: Ready | None = None
     left: list[tuple[int, int, int]] = []  # of those ready: (index, row, first)
@@ -185,8 +188,10 @@ class _Run:
         places = self._places(left[:wanted], held)
         state = engine.admit(state, prefix, ready, places)
         left = left[wanted:]
-      else:
-        wanted = count + 1  # nothing waits for a slot
+      else:  # nothing waits for a slot
+        state, held = self._shrink(state, held, sizes)
+        below = [n for n in sizes if n < len(held)]
+        wanted = len(held) - max(below, default=-1)
       numbers = (
         np.array([row is None for row in held]),
         np.asarray(wanted, np.int32),
@@ -200,6 +205,17 @@ class _Run:
         out[row] = completion
         finished(row, completion)
     return out
+
+  def _shrink(self, state, held, sizes) -> tuple[State, list[int | None]]:
+    """The least size with room for all rows that have not ended."""
+    rows = [i for i, row in enumerate(held) if row is not None]
+    size = min((n for n in sizes if n >= len(rows)), default=len(held))
+    if size >= len(held):
+      return state, held
+    free = [i for i, row in enumerate(held) if row is None]
+    kept = rows + free[: size - len(rows)]
+    slots = meshes.put(np.asarray(kept, np.int32), self.engine.whole)
+    return self.engine.shrink(state, slots), [held[i] for i in kept]
 
   def _prefix(self, waiting):
     if not self.shared or not waiting:

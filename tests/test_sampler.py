@@ -18,6 +18,7 @@ from helpers import (
 from bct_jax import mesh as meshes
 from bct_jax import sampler
 from bct_jax.config import LoraConfig
+from bct_jax.decode import Engine
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.lora import Weights
 
@@ -228,6 +229,57 @@ def test_one_set_of_prompts_compiles_five_programs(monkeypatch):
   (engine,) = engines
   for name in ("start", "prefix", "prefill", "admit", "advance"):
     assert getattr(engine, name)._cache_size() == 1, name
+
+
+def test_slots_shrink_at_the_end_and_no_bit_changes(monkeypatch):
+  prompts = [p for p in PROMPTS for _ in range(20)]
+  arguments = (make_mesh(), 1.0, 200, 64, 40, (5, 6, 7))
+  sizes, used = sampler.Engine.sizes, []
+
+  def kept(self, *a):
+    used.append(sizes(self, *a))
+    return used[-1]
+
+  monkeypatch.setattr(sampler.Engine, "sizes", kept)
+  shrink = sampler._Run._shrink  # pyright: ignore[reportPrivateUsage]
+  seen = []
+
+  def watched(self, state, held, sizes):
+    state, held = shrink(self, state, held, sizes)
+    assert len(state.live) == len(held)
+    seen.append(len(held))
+    return state, held
+
+  monkeypatch.setattr(sampler._Run, "_shrink", watched)
+
+  def all_rows(**options):
+    make.cache_clear()
+    params, sample = make(*arguments)
+    with jax.set_mesh(make_mesh()):
+      return sample(params, prompts, range(len(prompts)), 0, **options)
+
+  small = all_rows()
+  assert used[-1] and min(seen) == min(used[-1]) < 200
+  done = {i for i in range(len(prompts)) if i % 3}
+  rest = all_rows(skip=done)  # as after a kill: fewer rows from the start
+  monkeypatch.setattr(sampler.Engine, "sizes", lambda *_: ())
+  for i, row in enumerate(all_rows()):
+    assert small[i] == row
+    assert i in done or rest[i] == row
+
+
+def test_sizes_of_other_bits_are_left_out(monkeypatch):
+  params, _ = make(make_mesh(), 1.0, 140, 64, 12, (5, 6, 7))
+  with jax.set_mesh(make_mesh()):
+    engine = Engine(MODEL, sampling(batch_size=140), (5,), make_mesh())
+    bits = engine._bits  # pyright: ignore[reportPrivateUsage]
+    monkeypatch.setattr(
+      engine, "_bits", lambda *a: bits(*a) ^ np.uint32(a[-1] == 64)
+    )
+    assert engine.sizes(params, 40) == ()
+    mesh = make_mesh(8, 1, 1)
+    many = Engine(MODEL, sampling(batch_size=144), (5,), mesh)
+    assert many.sizes(params, 40) == ()
 
 
 def test_logprobs_are_untempered():

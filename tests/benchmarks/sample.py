@@ -28,7 +28,7 @@ WORKLOADS = {
   "b1": {"samples": 1, "new": 64, "stop": True},
   "b4": {"samples": 4, "new": 64, "stop": True},
 }
-BATCHES = (64, 128)
+BATCHES = (64, 128, 192)
 TORCH_BATCHES = (32, 64, 128)
 
 
