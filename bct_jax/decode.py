@@ -84,13 +84,17 @@ def kv_dtype(config: SamplingConfig, dtype: Any) -> np.dtype:
   return jnp.dtype(jnp.int8 if config.kv_cache_dtype == "int8" else dtype)
 
 
-# Rows of the smallest step that is worth a program of its own.
+# Rows of the smallest step that is worth a program of its own. With SmolLM2 it
+# takes 2 s to compile and try one, and a step of 64 rows saves 0.03 s of one of
+# 96, 0.06 s of one of 128.
 _LEAST = 64
 
 
 def _smaller(size: int) -> list[int]:
   """Multiples of _LEAST, each at most 3/4 of the one before."""
   out: list[int] = []
+  if size < 2 * _LEAST:
+    return out
   for n in range((size - 1) // _LEAST * _LEAST, 0, -_LEAST):
     if n <= 0.75 * (out or [size])[-1]:
       out.append(n)
