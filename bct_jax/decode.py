@@ -133,7 +133,9 @@ class Engine:
     past = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
     place = State(past, *[self.rows] * 10)
     self._place = place
-    self.start = jax.jit(self._start, static_argnums=0, out_shardings=place)
+    self.start = jax.jit(
+      self._start, static_argnums=(0, 1), out_shardings=place
+    )
     self.prefix = jax.jit(self._prefix, out_shardings=self.whole)
     self.prefill = jax.jit(self._prefill)
     self.admit = jax.jit(self._admit, out_shardings=place, donate_argnums=0)
@@ -167,7 +169,7 @@ class Engine:
   def _bits(self, params: PyTree, slots: int, size: int) -> np.ndarray:
     """What `size` rows give in two steps, the first ones of a made-up state."""
     rows = np.arange(size, dtype=np.int32)
-    state = self.shrink(self.start(slots), meshes.put(rows, self.whole))
+    state = self.start(slots, size)
     made: dict[str, np.ndarray] = {
       "token": rows % self.model.config.vocab_size,
       "position": rows % (slots - 1),
@@ -194,9 +196,9 @@ class Engine:
     rows = jax.tree.map(lambda x: place(x, self.rows), shapes)
     return dataclasses.replace(rows, past=past)
 
-  def _start(self, slots: int) -> State:
+  def _start(self, slots: int, size: int | None = None) -> State:
     """No row yet, room for `slots` positions of each."""
-    c, b = self.model.config, self.batch_size
+    c, b = self.model.config, size or self.batch_size
     new = self.config.max_new_tokens
     kv = jax.ShapeDtypeStruct((b, slots, c.num_kv_heads, c.head_dim), "float32")
     one = jax.eval_shape(lambda kv: as_slots(kv, kv, self.kv_dtype), kv)

@@ -22,13 +22,14 @@ class Contender:
   Attributes:
     name: its first word is the kind of worker.
     kind: that word.
+    task: what it was given.
     result: what the first run gave.
     first: seconds of the first run, with what it compiled.
     seconds: of each round.
   """
 
   def __init__(self, name: str, python: str, script: str, task: dict):
-    self.name, self.kind = name, name.split()[0]
+    self.name, self.kind, self.task = name, name.split()[0], task
     self.seconds: list[float] = []
     self.process = subprocess.Popen(
       [python, script, f"--worker={self.kind}"],

@@ -2,6 +2,7 @@
 
   python tests/benchmarks/sample.py [--model=FOLDER] [--rounds=3] [--out=FILE]
     [--tunix_python=PYTHON] [--workloads=a,b1,b4]
+    [--batches=64,128,192] [--torch_batches=32,64,128]
 
 Each contender is a fresh process that gets the same token ids and compiles
 before it is timed; rounds are interleaved and medians compared. After the first
@@ -9,27 +10,31 @@ round each kind goes on with its fastest batch size. Parity comes first: greedy
 ids must be equal, but for rows where two tokens tie. Workloads:
 a: 64 prompts x 32 new tokens, no early stop. b1, b4: 200 prompts of 20 to 120
 tokens, the end of the turn respected, up to 64 new tokens, 1 and 4 samples.
-`ratio` in FILE is our rows per second over the faster peer's.
+`ratio` in FILE is our rows per second over the faster peer's. A floor is the
+larger of two times: of all products, each prompt and each new token once; and
+of reading the weights once for each step that the batch size takes at least.
+What the machine can do is measured first, with torch.
 """
 
 import argparse
 import json
 import statistics
 import sys
+import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
 
-from contenders import Contender, load_tunix, work  # noqa: E402
+from contenders import Contender, work  # noqa: E402
+from samplers import WORKERS  # noqa: E402
 
 WORKLOADS = {
   "a": {"samples": 1, "new": 32, "stop": False},
   "b1": {"samples": 1, "new": 64, "stop": True},
   "b4": {"samples": 4, "new": 64, "stop": True},
 }
-BATCHES = (64, 128, 192)
-TORCH_BATCHES = (32, 64, 128)
+BATCHES = {"batches": (64, 128, 192), "torch_batches": (32, 64, 128)}
 
 
 def make_prompts(chat, name: str) -> list[list[int]]:
@@ -55,155 +60,56 @@ def make_prompts(chat, name: str) -> list[list[int]]:
   return out
 
 
-# --- contenders, each in a process of its own ---------------------------------
-
-
-def ours(task: dict):
-  from bct_jax import allocator
-
-  allocator.keep_pages()  # as a run does, before JAX starts
-  import jax
-  from helpers import make_mesh, sampling
-  from parity import load
-
-  from bct_jax import sampler
-  from bct_jax.models import decoder
-
-  mesh = make_mesh()
-  model, params = load(Path(task["model"]), mesh)
-  rows = [p for p in task["prompts"] for _ in range(task["samples"])]
-  config = sampling(
-    temperature=task["temperature"],
-    max_new_tokens=task["new"],
-    batch_size=task["batch"],
-    prefill_tokens=512,
-  )
-  stop = frozenset(task["stop_ids"]) or frozenset({-1})
-  sample = sampler.make_sampler(model, config, stop, mesh)
-  with jax.set_mesh(mesh):
-    flat = jax.jit(decoder.unstack)(params)
-    del params
-
-    def run():
-      return [c.tokens for c in sample(flat, rows, range(len(rows)), 0)]
-
-    return run
-
-
-def torch(task: dict):
+def measure() -> tuple[float, float]:
+  """Operations per second of a large product and bytes per second read."""
   import torch as t
-  import transformers
 
-  t.manual_seed(0)
-  model = transformers.AutoModelForCausalLM.from_pretrained(
-    task["model"], dtype=t.float32
-  ).eval()
-  prompts, samples, batch = task["prompts"], task["samples"], task["batch"]
-  stop = task["stop_ids"]
-  order = sorted(range(len(task["prompts"])), key=lambda i: len(prompts[i]))
-  settings = {
-    "max_new_tokens": task["new"],
-    "do_sample": task["temperature"] > 0,
-    "num_return_sequences": samples,
-    "eos_token_id": stop or None,
-    "pad_token_id": 0,
-  }
-  if not stop:
-    settings["min_new_tokens"] = task["new"]
-    model.generation_config.eos_token_id = None
-  if task["temperature"] > 0:
-    settings |= {"temperature": task["temperature"], "top_k": 0, "top_p": 1.0}
-  if task["cache"] == "static":
-    settings["cache_implementation"] = "static"
+  def seconds(run) -> float:
+    times = []
+    for _ in range(7):
+      start = time.monotonic()
+      run()
+      times.append(time.monotonic() - start)
+    return min(times)
 
-  def run():
-    out: list = [None] * (len(prompts) * samples)
-    step = max(1, batch // samples)
-    for start in range(0, len(order), step):
-      members = order[start : start + step]
-      longest = max(len(prompts[i]) for i in members)
-      ids = t.zeros(len(members), longest, dtype=t.long)
-      mask = t.zeros_like(ids)
-      for r, i in enumerate(members):
-        ids[r, longest - len(prompts[i]) :] = t.tensor(prompts[i])
-        mask[r, longest - len(prompts[i]) :] = 1
-      with t.no_grad():
-        made = model.generate(ids, attention_mask=mask, **settings)
-      for r, row in enumerate(made[:, longest:].tolist()):
-        ends = [n for n, token in enumerate(row) if token in stop]
-        at = members[r // samples] * samples + r % samples
-        out[at] = row[: ends[0] + 1] if ends else row
-    return out
-
-  return run
+  a, b = t.ones(1024, 1024), t.ones(1024, 1024)
+  many = t.ones(1 << 27)
+  rate = 2 * 1024**3 / seconds(lambda: a @ b)
+  bandwidth = 4 * len(many) / seconds(many.sum)
+  print(f"{rate / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s in float32")
+  return rate, bandwidth
 
 
-def tunix(task: dict):
-  """Tunix's sampler; it wants Python 3.12 and an environment of its own."""
-  import numpy as np
-  from tunix.generate import sampler as tunix_sampler
+def make_floor(task: dict, rate: float, bandwidth: float):
+  """Least seconds of a contender by products and by weights read."""
+  import jax
 
-  config, _, model = load_tunix(task["model"])
+  from bct_jax.models.config import from_hf
+  from bct_jax.models.decoder import Decoder
+  from bct_jax.sizes import num_params
 
-  class Tokenizer:
-    """Ids as text, so that no tokenizer's time is counted."""
+  config = from_hf(Path(task["model"]))
+  head = config.vocab_size * config.width
+  shapes = jax.eval_shape(Decoder(config).init, jax.random.key(0))
+  body = num_params(shapes["layers"])
 
-    def encode(self, text, **_):
-      return [int(x) for x in text.split()]
+  def floor(contender: Contender) -> float:
+    new = sum(map(len, contender.result))
+    passed = sum(map(len, task["prompts"])) + new
+    longest = max(map(len, contender.result))
+    steps = max(longest, new / contender.task["batch"])
+    return max(
+      2 * (body * passed + head * new) / rate,
+      4 * (body + head) * steps / bandwidth,
+    )
 
-    def decode(self, ids, **_):
-      return " ".join(map(str, np.asarray(ids).tolist()))
-
-    def pad_id(self):
-      return 0
-
-    def bos_id(self):
-      return None
-
-    def eos_id(self):
-      return task["stop_ids"][0] if task["stop_ids"] else -1
-
-  prompts, samples = task["prompts"], task["samples"]
-  longest = max(map(len, prompts))
-  cache = tunix_sampler.CacheConfig(
-    cache_size=longest + task["new"] + 8,
-    num_layers=config.num_layers,
-    num_kv_heads=config.num_kv_heads,
-    head_dim=config.head_dim,
-  )
-  sample = tunix_sampler.Sampler(model, Tokenizer(), cache)
-  order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-  rows = [i for i in order for _ in range(samples)]
-
-  def run():
-    out: list = [None] * len(rows)
-    seen: dict[int, int] = {}
-    for start in range(0, len(rows), task["batch"]):
-      members = rows[start : start + task["batch"]]
-      made = sample(
-        input_strings=[" ".join(map(str, prompts[i])) for i in members],
-        max_generation_steps=task["new"],
-        max_prompt_length=longest,
-        temperature=task["temperature"],
-        top_p=1.0 if task["temperature"] else None,
-        eos_tokens=task["stop_ids"] or [-1],
-        echo=False,
-      )
-      for i, tokens in zip(members, made.tokens, strict=True):
-        k = seen[i] = seen.get(i, -1) + 1
-        out[i * samples + k] = np.asarray(tokens).tolist()
-    return out
-
-  return run
+  return floor
 
 
-# --- the comparison -----------------------------------------------------------
-
-
-def compare(name: str, task: dict, options) -> dict:
+def compare(name: str, task: dict, limits, options) -> dict:
   """Runs one workload with all contenders and prints a table."""
   here = sys.executable
-  plan = [(f"ours {batch}", here, {"batch": batch}) for batch in BATCHES]
+  plan = [(f"ours {n}", here, {"batch": n}) for n in options.batches]
   for batch in options.torch_batches:
     plan.append((f"torch {batch}", here, {"batch": batch, "cache": "dynamic"}))
   if options.static:
@@ -227,19 +133,21 @@ def compare(name: str, task: dict, options) -> dict:
     if not i:
       for r in sorted(runners, key=lambda r: -r.median):
         best[r.kind] = r
-  own = best["ours"]
+  own, floor = best["ours"], make_floor(task, *limits)
   rows = len(task["prompts"]) * task["samples"]
   print(f"\n### {name}: {rows} rows, up to {task['new']} new tokens")
   print(
     "| contender, batch | rounds | rows/s | seconds | first run "
-    "| mean new tokens | ratio |"
+    "| mean new tokens | floor, seconds | share | ratio |"
   )
-  print("|---|---|---|---|---|---|---|")
+  print("|---|---|---|---|---|---|---|---|---|")
   for r in runners:
-    mean = statistics.mean(map(len, r.result))
+    least = floor(r)
     print(
       f"| {r.name} | {len(r.seconds)} | {rows / r.median:.2f} | "
-      f"{r.median:.1f} | {r.first:.1f} | {mean:.1f} | "
+      f"{r.median:.1f} | {r.first:.1f} | "
+      f"{statistics.mean(map(len, r.result)):.1f} | "
+      f"{least:.1f} | {least / r.median:.0%} | "
       f"{r.median / own.median:.2f} |",
       flush=True,
     )
@@ -273,15 +181,16 @@ def main() -> None:
   parser.add_argument("--tunix_python")
   parser.add_argument("--static", action="store_true")
   parser.add_argument("--workloads", default="a,b1,b4")
-  parser.add_argument(
-    "--torch_batches",
-    type=lambda s: tuple(map(int, s.split(","))),
-    default=TORCH_BATCHES,
-  )
-  parser.add_argument("--worker", choices=("ours", "torch", "tunix"))
+  for flag, default in BATCHES.items():
+    parser.add_argument(
+      f"--{flag}",
+      type=lambda s: tuple(map(int, s.split(","))),
+      default=default,
+    )
+  parser.add_argument("--worker", choices=tuple(WORKERS))
   options = parser.parse_args()
   if options.worker:
-    work({"ours": ours, "torch": torch, "tunix": tunix}, options.worker)
+    work(WORKERS, options.worker)
     return
   from bct_jax.data.chat import Chat
   from bct_jax.models import demo
@@ -290,6 +199,7 @@ def main() -> None:
   folder = demo.resolve(options.model)
   chat = Chat(folder, from_hf(folder).vocab_size)
   out: dict = {"ratio": {}, "rates": {}}
+  limits = measure()
   for name in options.workloads.split(","):
     workload = WORKLOADS[name]
     task = {
@@ -299,7 +209,7 @@ def main() -> None:
       "new": workload["new"],
       "stop_ids": sorted(chat.stop_ids) if workload["stop"] else [],
     }
-    found = compare(name, task, options)
+    found = compare(name, task, limits, options)
     out["ratio"][name], out["rates"][name] = found["ratio"], found["rates"]
     if options.out:
       Path(options.out).write_text(json.dumps(out, indent=1) + "\n")
