@@ -147,6 +147,11 @@ class Engine:
     self._one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     self._sizes: dict[int, tuple[int, ...]] = {}  # by slots
 
+  def num_programs(self) -> int:
+    """How many were compiled so far, or taken from the compilation cache."""
+    names = ("start", "prefix", "prefill", "admit", "advance", "shrink")
+    return sum(getattr(self, name)._cache_size() for name in names)
+
   def sizes(self, params: PyTree, slots: int) -> tuple[int, ...]:
     """Numbers of rows to shrink to: each row has the very same bits in them.
 

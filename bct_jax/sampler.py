@@ -20,6 +20,7 @@ from bct_jax.config import SamplingConfig
 from bct_jax.data.batches import best_fit
 from bct_jax.decode import Engine, Places, Prompts, Ready, State
 from bct_jax.models.decoder import Decoder
+from bct_jax.progress import say
 from bct_jax.types import PyTree
 
 # Steps between two looks at the rows, for progress and stop strings.
@@ -108,7 +109,11 @@ def make_sampler(
     run = _Run(
       engine, params, prompts, row_ids, seed, most, arms or alone, among
     )
-    return run.all(finished, find_stop, frozenset(skip))
+    before = engine.num_programs()
+    out = run.all(finished, find_stop, frozenset(skip))
+    if new := engine.num_programs() - before:
+      say(f"sampler: {new} new programs for rows of {run.slots} positions")
+    return out
 
   return sample
 

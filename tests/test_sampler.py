@@ -211,7 +211,7 @@ def test_a_row_can_be_ended_by_its_tokens(reference):
     assert ended.stopped == (whole.stopped or len(whole.tokens) >= 3)
 
 
-def test_one_set_of_prompts_compiles_five_programs(monkeypatch):
+def test_one_set_of_prompts_compiles_five_programs(monkeypatch, capsys):
   engines = []
   start = sampler.Engine.__init__
 
@@ -229,6 +229,9 @@ def test_one_set_of_prompts_compiles_five_programs(monkeypatch):
   (engine,) = engines
   for name in ("start", "prefix", "prefill", "admit", "advance"):
     assert getattr(engine, name)._cache_size() == 1, name
+  assert engine.num_programs() == 5
+  (line,) = capsys.readouterr().err.splitlines()
+  assert line == "sampler: 5 new programs for rows of 64 positions"
 
 
 def test_slots_shrink_at_the_end_and_no_bit_changes(monkeypatch):
