@@ -148,3 +148,13 @@ def test_weights_of_attention_are_gathered_once_backward(tmp_path):
 def test_adapters_add_no_sums_of_whole_activations(tmp_path):
   found = update(tmp_path, fsdp=4, tensor=2, rank=8)
   assert 5 <= layer_sums(found, 2) < 5.5
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_devices_that_share_a_head_keep_parts_of_its_weights(tmp_path):
+  """Two key/value heads on four devices."""
+  found = update(tmp_path, fsdp=2, tensor=4, rank=0)
+  assert 5 <= layer_sums(found, 4) < 5.5
+  whole = [x for x in found if x.kind == "all-gather" and "f32" in x.array]
+  assert not whole, whole

@@ -12,7 +12,7 @@ import numpy as np
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-from bct_jax.mesh import ROWS, constrain
+from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.attention import (
   Segments,
   Slots,
@@ -152,8 +152,11 @@ class Attention(nn.Module):
     """
     c = self.config
     x, low = fork(x)
+    # Where devices of the tensor axis share a key/value head each has a copy.
+    copies = max(1, axis_size("tensor") // c.num_kv_heads)
+    copies = copies if past is None else 1
 
-    def project(name, heads):
+    def project(name, heads, copies=1):
       linear = Linear(heads * c.head_dim, self.dtype, c.qkv_bias, name=name)
       y = linear(x, low, arms)
       if c.qk_norm == "all" and name != "v":
@@ -164,13 +167,16 @@ class Attention(nn.Module):
       y = y.reshape(*x.shape[:2], heads, c.head_dim)
       if c.qk_norm == "head" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
+      if copies > 1:
+        y = jnp.repeat(y, copies, axis=2)
+        y = constrain(y, ROWS, None, "tensor", None)
       return y
 
     q = rotate(project("q", c.num_heads), angles)
-    k = rotate(project("k", c.num_kv_heads), angles)
-    v = project("v", c.num_kv_heads)
+    k = rotate(project("k", c.num_kv_heads, copies), angles)
+    v = project("v", c.num_kv_heads, copies)
     q = constrain(q, ROWS, None, "tensor", None)
-    kv: Any = (k, v)
+    kv: Any = (k[:, :, ::copies], v[:, :, ::copies])
     if isinstance(past, Slots):
       kv = put_in_slots(past, k, v, at)
       y = attend_slots(q, kv, mask, c.score_scale, c.attn_softcap)
