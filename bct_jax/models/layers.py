@@ -79,16 +79,22 @@ class RMSNorm(nn.Module):
 
 
 @jax.custom_vjp
-def fork(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-  """What several layers read: for their weights, and for their adapters.
+def _twice(x):
+  return x, x
+
+
+_twice.defvjp(lambda x: ((x, x), None), lambda _, g: (g[0] + g[1],))
+
+
+def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """What layers of a module read: for their weights, and for their adapters.
 
   The gradients of each add up apart, and only then to one. Those of the weights
   are sums over tensor, which XLA makes one of if no others come between.
   """
-  return x, x
-
-
-fork.defvjp(lambda x: ((x, x), None), lambda _, g: (g[0] + g[1],))
+  layers = module.variables.get("params", {}).values()
+  adapted = any("lora_a" in layer for layer in layers)
+  return _twice(x) if adapted and axis_size("tensor") > 1 else (x, x)
 
 
 class Linear(nn.Module):
@@ -151,12 +157,9 @@ class Attention(nn.Module):
       [B, T, D], and the new keys and values [B, T, K, H], or the new Slots.
     """
     c = self.config
-    x, low = fork(x)
-    # Where devices of the tensor axis share a key/value head each has a copy.
-    copies = max(1, axis_size("tensor") // c.num_kv_heads)
-    copies = copies if past is None else 1
+    x, low = fork(self, x)
 
-    def project(name, heads, copies=1):
+    def project(name, heads):
       linear = Linear(heads * c.head_dim, self.dtype, c.qkv_bias, name=name)
       y = linear(x, low, arms)
       if c.qk_norm == "all" and name != "v":
@@ -167,16 +170,22 @@ class Attention(nn.Module):
       y = y.reshape(*x.shape[:2], heads, c.head_dim)
       if c.qk_norm == "head" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
-      if copies > 1:
-        y = jnp.repeat(y, copies, axis=2)
-        y = constrain(y, ROWS, None, "tensor", None)
       return y
 
     q = rotate(project("q", c.num_heads), angles)
-    k = rotate(project("k", c.num_kv_heads, copies), angles)
-    v = project("v", c.num_kv_heads, copies)
+    raw, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+    k = rotate(raw, angles)
     q = constrain(q, ROWS, None, "tensor", None)
-    kv: Any = (k[:, :, ::copies], v[:, :, ::copies])
+    kv: Any = (k, v)
+    copies = axis_size("tensor") // c.num_kv_heads
+    if past is None and copies > 1:
+      # Devices share a head: each takes a copy of it, before it is rotated, as
+      # they would have to exchange parts of it for that.
+      k, v = (
+        constrain(jnp.repeat(y, copies, axis=2), ROWS, None, "tensor", None)
+        for y in (raw, v)
+      )
+      k = rotate(k, angles)
     if isinstance(past, Slots):
       kv = put_in_slots(past, k, v, at)
       y = attend_slots(q, kv, mask, c.score_scale, c.attn_softcap)
@@ -209,7 +218,7 @@ class Mlp(nn.Module):
     def linear(x, low, width, name):
       return Linear(width, self.dtype, c.mlp_bias, name=name)(x, low, arms)
 
-    x, low = fork(x)
+    x, low = fork(self, x)
     gate = ACTIVATIONS[c.activation](linear(x, low, c.mlp_width, "gate"))
     y = gate * linear(x, low, c.mlp_width, "up")
     y = constrain(y, ROWS, None, "tensor")
