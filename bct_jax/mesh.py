@@ -144,6 +144,12 @@ def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
   return out
 
 
+def axis_size(name: str) -> int:
+  """Devices on an axis of the mesh that is set; 1 without one."""
+  mesh = jax.sharding.get_abstract_mesh()
+  return 1 if mesh.empty else mesh.shape[name]
+
+
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
   """Pins the sharding of an activation inside jit.
 

@@ -385,9 +385,7 @@ def make_decoder(
   options, chip = config.model, config.mesh.chip
   platform = CHIPS[chip].platform if chip else jax.default_backend()
   dtype = jnp.dtype(options.dtype)
-  form, why = choose_form(
-    options.attention, architecture, dtype, platform, config.mesh.tensor
-  )
+  form, why = choose_form(options.attention, architecture, dtype, platform)
   if form == "cudnn" and jax.default_backend() != "gpu":
     # JAX looks for the library when it traces.
     form, why = "xla", "sizes alone: there is no GPU here to trace cudnn for"

@@ -68,18 +68,17 @@ MIXED = dataclasses.replace(CONFIG, layers=(Layer(8, None), Layer(None, None)))
 
 
 @pytest.mark.parametrize(
-  ("config", "dtype", "platform", "tensor", "form", "why"),
+  ("config", "dtype", "platform", "form", "why"),
   [
-    (CONFIG, "float32", "tpu", 1, "splash", "for tpu"),
-    (CONFIG, "float32", "tpu", 4, "xla", "2 key/value heads .*tensor = 4"),
-    (MIXED, "float32", "tpu", 1, "xla", "windows"),
-    (CONFIG, "bfloat16", "gpu", 1, "cudnn", "for gpu"),
-    (CONFIG, "float32", "gpu", 1, "xla", "model.dtype is float32"),
-    (CONFIG, "float32", "cpu", 1, "grouped", "no kernel"),
+    (CONFIG, "float32", "tpu", "splash", "for tpu"),
+    (MIXED, "float32", "tpu", "xla", "windows"),
+    (CONFIG, "bfloat16", "gpu", "cudnn", "for gpu"),
+    (CONFIG, "float32", "gpu", "xla", "model.dtype is float32"),
+    (CONFIG, "float32", "cpu", "grouped", "no kernel"),
   ],
 )
-def test_form_for_the_devices(config, dtype, platform, tensor, form, why):
-  found, reason = choose_form("auto", config, dtype, platform, tensor)
+def test_form_for_the_devices(config, dtype, platform, form, why):
+  found, reason = choose_form("auto", config, dtype, platform)
   assert found == form
   assert re.search(why, reason)
 
@@ -87,4 +86,4 @@ def test_form_for_the_devices(config, dtype, platform, tensor, form, why):
 @pytest.mark.parametrize("wanted", ["splash", "cudnn"])
 def test_a_form_that_cannot_be_is_refused(wanted):
   with pytest.raises(ValueError, match=f"{wanted}.*this is cpu.*'auto'"):
-    choose_form(wanted, CONFIG, "bfloat16", "cpu", 1)
+    choose_form(wanted, CONFIG, "bfloat16", "cpu")

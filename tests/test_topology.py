@@ -1,6 +1,7 @@
 """Programs as the TPU compiler makes them; needs libtpu and no TPU."""
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -11,6 +12,7 @@ import pytest
 
 from bct_jax import topology
 from bct_jax.config import ConfigError
+from bct_jax.hlo import Collective
 from bct_jax.topology import chip_of
 
 ROOT = Path(__file__).parent.parent
@@ -104,3 +106,55 @@ def test_what_does_not_fit_says_by_how_much_and_what_helps():
   assert done.returncode == 2
   assert re.search(r"does not fit by [\d.]+ GiB: train step", done.stderr)
   assert "param_dtype=bfloat16 saves about" in done.stderr
+
+
+def update(folder: Path, fsdp: int, tensor: int, rank: int) -> list[Collective]:
+  """What the update of topology_worker.py sends."""
+  worker = Path(__file__).parent / "topology_worker.py"
+  values = ["v5e:2x4", fsdp, tensor, rank, folder]
+  done = subprocess.run(
+    [sys.executable, worker, *map(str, values)],
+    env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+    capture_output=True,
+    text=True,
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  return [Collective(**x) for x in json.loads(done.stdout.splitlines()[-1])]
+
+
+def layer_sums(found: list[Collective], tensor: int) -> float:
+  """All-reduces in a loop over layers, in those of a device's [B, T, D]."""
+  one = 4 * 1024 * 1024 * 2  # 4 rows in bfloat16
+  own = [x for x in found if x.kind == "all-reduce" and "/Block/" in x.source]
+  received = sum(x.received for x in own if x.times == 2)
+  return received / (2 * one * (tensor - 1) / tensor)
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_weights_of_attention_are_gathered_once_backward(tmp_path):
+  found = update(tmp_path, fsdp=4, tensor=2, rank=0)
+  assert 5 <= layer_sums(found, 2) < 5.5
+  again = [x for x in found if "rematted_computation/Block/attn" in x.source]
+  kinds = [x.kind for x in again if x.kind != "all-reduce"]
+  assert kinds == ["all-gather"] * 4, again
+  # What else attention sends then is gradients: none is of heads.
+  back = [x for x in found if "checkpoint/Block/attn" in x.source]
+  assert not [x for x in back if "128,1" in x.array], back
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_adapters_add_no_sums_of_whole_activations(tmp_path):
+  found = update(tmp_path, fsdp=4, tensor=2, rank=8)
+  assert 5 <= layer_sums(found, 2) < 5.5
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_devices_that_share_a_head_keep_parts_of_its_weights(tmp_path):
+  """Two key/value heads on four devices."""
+  found = update(tmp_path, fsdp=2, tensor=4, rank=0)
+  assert 5 <= layer_sums(found, 4) < 5.5
+  whole = [x for x in found if x.kind == "all-gather" and "f32" in x.array]
+  assert not whole, whole

@@ -18,7 +18,7 @@ from flax import struct
 from jax.experimental.pallas.ops.tpu import splash_attention
 from jax.sharding import PartitionSpec as P
 
-from bct_jax.mesh import ROWS, constrain
+from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.config import ModelConfig
 
 # Lanes of a vector register of a TPU: lengths are padded to a multiple.
@@ -85,7 +85,6 @@ def choose_form(
   config: ModelConfig,
   dtype: Any,
   platform: str,
-  tensor: int,
 ) -> tuple[str, str]:
   """The form that whole rows are run with, and why.
 
@@ -94,7 +93,6 @@ def choose_form(
     config: the architecture.
     dtype: of queries, keys and values.
     platform: tpu, gpu or cpu.
-    tensor: devices on the tensor axis.
 
   Raises:
     ValueError: what is wanted cannot be.
@@ -107,7 +105,7 @@ def choose_form(
   if name is None:
     return plain, "there is no kernel for CPU"
   against = (
-    _against_splash(config, platform, tensor)
+    _against_splash(config, platform)
     if name == "splash"
     else _against_cudnn(config, dtype, platform)
   )
@@ -121,16 +119,11 @@ def choose_form(
   )
 
 
-def _against_splash(config: ModelConfig, platform: str, tensor: int) -> str:
+def _against_splash(config: ModelConfig, platform: str) -> str:
   if platform != "tpu":
     return f"it is for TPU, this is {platform}"
   if len({layer.window for layer in config.layers}) > 1:
     return "the layers of this model differ in their windows"
-  if config.num_kv_heads % tensor:
-    return (
-      f"{config.num_kv_heads} key/value heads do not divide over mesh.tensor "
-      f"= {tensor}"
-    )
   return ""
 
 
@@ -317,9 +310,7 @@ def put_in_slots(
   Heads stay as they are spread over tensor, or whole where they do not divide:
   the products would have some of those elsewhere, and gather all slots again.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  parts = 1 if mesh.empty else mesh.shape["tensor"]
-  heads = "tensor" if k.shape[2] % parts == 0 else None
+  heads = "tensor" if k.shape[2] % axis_size("tensor") == 0 else None
 
   def put(old, new, axis) -> Any:
     def one(old, new, at):  # of one row, so without the first axis

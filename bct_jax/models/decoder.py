@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from bct_jax.mesh import ROWS, constrain
+from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.attention import Prefix, Segments, Slots
 from bct_jax.models.config import ModelConfig
 from bct_jax.models.layers import Block, RMSNorm, rope_angles
@@ -189,8 +189,7 @@ class Decoder:
     """
     tied = self.config.tied
     name, axis = ("embed", 0) if tied else ("head", 1)
-    mesh = jax.sharding.get_abstract_mesh()
-    parts = 1 if mesh.empty else mesh.shape["tensor"]
+    parts = axis_size("tensor")
     own = self.config.vocab_size // parts
     count = -(-own // most)
     size = -(-own // count)

@@ -10,8 +10,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
+from jax.sharding import PartitionSpec as P
 
-from bct_jax.mesh import ROWS, constrain
+from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.attention import (
   Segments,
   Slots,
@@ -77,6 +78,25 @@ class RMSNorm(nn.Module):
     return full.astype(x.dtype) * scale.astype(x.dtype)
 
 
+@jax.custom_vjp
+def _twice(x):
+  return x, x
+
+
+_twice.defvjp(lambda x: ((x, x), None), lambda _, g: (g[0] + g[1],))
+
+
+def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+  """What layers of a module read: for their weights, and for their adapters.
+
+  The gradients of each add up apart, and only then to one. Those of the weights
+  are sums over tensor, which XLA makes one of if no others come between.
+  """
+  layers = module.variables.get("params", {}).values()
+  adapted = any("lora_a" in layer for layer in layers)
+  return _twice(x) if adapted and axis_size("tensor") > 1 else (x, x)
+
+
 class Linear(nn.Module):
   """x W + b, and + (x A) B where the params hold a low-rank adapter.
 
@@ -93,7 +113,8 @@ class Linear(nn.Module):
   bias: bool = False
 
   @nn.compact
-  def __call__(self, x, arms):  # [B, T, in], [B, T] or None -> [B, T, width]
+  def __call__(self, x, low, arms):
+    """[B, T, in] for W and for A, [B, T] or None -> [B, T, width]."""
     shape = (x.shape[-1], self.width)
     kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
@@ -104,6 +125,7 @@ class Linear(nn.Module):
     if self.has_variable("params", "lora_a"):
       a = self.get_variable("params", "lora_a").astype(self.dtype)
       b = self.get_variable("params", "lora_b").astype(self.dtype)
+      rows = low.reshape(rows.shape).astype(self.dtype)
       if a.ndim == 3:
         own = arms.reshape(-1, 1, 1) == jnp.arange(len(a))[:, None]
         # Chosen, not multiplied by 0: that of a diverged arm may be infinite.
@@ -135,22 +157,35 @@ class Attention(nn.Module):
       [B, T, D], and the new keys and values [B, T, K, H], or the new Slots.
     """
     c = self.config
+    x, low = fork(self, x)
 
     def project(name, heads):
       linear = Linear(heads * c.head_dim, self.dtype, c.qkv_bias, name=name)
-      y = linear(x, arms)
+      y = linear(x, low, arms)
       if c.qk_norm == "all" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
+      # Else XLA has the product give heads, of a kernel that it reshapes and
+      # gathers apart from the one that the gradient's product reads.
+      y = constrain(y, ROWS, None, P.UNCONSTRAINED)
       y = y.reshape(*x.shape[:2], heads, c.head_dim)
       if c.qk_norm == "head" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
       return y
 
     q = rotate(project("q", c.num_heads), angles)
-    k = rotate(project("k", c.num_kv_heads), angles)
-    v = project("v", c.num_kv_heads)
+    raw, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+    k = rotate(raw, angles)
     q = constrain(q, ROWS, None, "tensor", None)
     kv: Any = (k, v)
+    copies = axis_size("tensor") // c.num_kv_heads
+    if past is None and copies > 1:
+      # Devices share a head: each takes a copy of it, before it is rotated, as
+      # they would have to exchange parts of it for that.
+      k, v = (
+        constrain(jnp.repeat(y, copies, axis=2), ROWS, None, "tensor", None)
+        for y in (raw, v)
+      )
+      k = rotate(k, angles)
     if isinstance(past, Slots):
       kv = put_in_slots(past, k, v, at)
       y = attend_slots(q, kv, mask, c.score_scale, c.attn_softcap)
@@ -165,8 +200,9 @@ class Attention(nn.Module):
         v = jnp.concatenate([prefix.values, v], axis=1)
       y = attend(q, k, v, mask, c.score_scale, c.attn_softcap, self.attention)
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
+    y = constrain(y, ROWS, None, "tensor")  # as in `project`
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
-    return out(y, arms), kv
+    return out(y, y, arms), kv
 
 
 class Mlp(nn.Module):
@@ -179,12 +215,14 @@ class Mlp(nn.Module):
   def __call__(self, x, arms):  # [B, T, D], [B, T] or None -> [B, T, D]
     c = self.config
 
-    def linear(x, width, name):
-      return Linear(width, self.dtype, c.mlp_bias, name=name)(x, arms)
+    def linear(x, low, width, name):
+      return Linear(width, self.dtype, c.mlp_bias, name=name)(x, low, arms)
 
-    gate = ACTIVATIONS[c.activation](linear(x, c.mlp_width, "gate"))
-    y = gate * linear(x, c.mlp_width, "up")
-    return linear(constrain(y, ROWS, None, "tensor"), c.width, "down")
+    x, low = fork(self, x)
+    gate = ACTIVATIONS[c.activation](linear(x, low, c.mlp_width, "gate"))
+    y = gate * linear(x, low, c.mlp_width, "up")
+    y = constrain(y, ROWS, None, "tensor")
+    return linear(y, y, c.width, "down")
 
 
 class Block(nn.Module):

@@ -11,8 +11,9 @@ def rules(
 ) -> Rules:
   """Partition rules of the params; see mesh.shardings.
 
-  Key and value heads are whole on every tensor device when there are fewer of
-  them than devices. Experts are spread over tensor.
+  Experts are spread over tensor. For decoding, key and value heads are whole on
+  every tensor device when there are fewer of them than devices, as their cache
+  is; for training devices have parts of a head, and exchange what these give.
 
   Args:
     config: the architecture.
@@ -36,7 +37,8 @@ def rules(
     raise ValueError(
       f"mesh axis tensor = {tensor} does not divide {c.num_experts} experts"
     )
-  kv = "tensor" if c.num_kv_heads % tensor == 0 else None
+  parts = c.num_kv_heads * (1 if decode else c.head_dim)
+  kv = "tensor" if parts % tensor == 0 else None
   fsdp = None if decode else "fsdp"
   lead = () if decode else (None,)
   columns, key_columns = P(*lead, fsdp, "tensor"), P(*lead, fsdp, kv)
