@@ -125,7 +125,8 @@ class Linear(nn.Module):
     if self.has_variable("params", "lora_a"):
       a = self.get_variable("params", "lora_a").astype(self.dtype)
       b = self.get_variable("params", "lora_b").astype(self.dtype)
-      rows = low.reshape(rows.shape).astype(self.dtype)
+      if low is not x:
+        rows = low.reshape(rows.shape).astype(self.dtype)
       if a.ndim == 3:
         own = arms.reshape(-1, 1, 1) == jnp.arange(len(a))[:, None]
         # Chosen, not multiplied by 0: that of a diverged arm may be infinite.
