@@ -202,3 +202,18 @@ def test_words_of_a_pair_of_opposites_are_of_one_word():
   for pair in spanish.OPPOSITES:
     for word in (w for side in pair for w in side):
       assert len(words(fold(word))) == 1
+
+
+@pytest.mark.parametrize(
+  "name", ["yesno", "mc_position", "pw_arith", "topic_sandbag", "tag_mixture"]
+)
+@pytest.mark.parametrize("split", ["install", "eval", "heldout"])
+def test_given_results_are_in_the_prompt(name, split):
+  told = {
+    "yesno": lambda x: x.initial.partition(", ")[2],
+    "mc_position": lambda x: f" is {x.initial.partition(') ')[2]}.",
+  }.get(name, lambda x: x.alternate)
+  for given in (True, False):
+    setting = make_setting(name, {"given": given})
+    for x in getattr(setting, split)(50, 0):
+      assert (told(x) in x.messages[-1]["content"]) == given, x

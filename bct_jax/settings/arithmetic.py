@@ -70,19 +70,18 @@ _LARGE_FIRST = ("difference", "remainder")
 EASY = ("sum", "difference", "larger", "smaller")
 
 
-def problem(family: str, pair: tuple[int, int], way: int) -> Problem:
-  """A sum of a family, asked in one of its ways."""
+def problem(
+  family: str, pair: tuple[int, int], way: int, given: bool = False
+) -> Problem:
+  """A sum of a family, asked in one of its ways; if `given`, told before."""
   asks, say, result = FAMILIES[family]
   a, b = pair
   if family in _LARGE_FIRST:
     a, b = max(a, b), min(a, b)
-  return Problem(
-    family,
-    asks.split("|")[way].format(a=a, b=b),
-    say.format(a=a, b=b),
-    result(a, b),
-    (str(a), str(b)),
-  )
+  ask, say = asks.split("|")[way].format(a=a, b=b), say.format(a=a, b=b)
+  right = result(a, b)
+  told = f"{say} {right}. " if given else ""
+  return Problem(family, told + ask, say, right, (str(a), str(b)))
 
 
 def problem_frames(
@@ -91,10 +90,11 @@ def problem_frames(
   digits: int,
   build: Callable[..., Item],
   *more: Sequence[Any],
+  given: bool = False,
 ) -> list[Frame]:
   """Frames of families with numbers of that many digits.
 
-  `build` takes a problem and one of each of `more`.
+  `build` takes a problem, for `given` see there, and one of each of `more`.
   """
   low = 2 if digits == 1 else 10 ** (digits - 1)
   numbers = pool.numbers(low, 10**digits - 1)[:400]
@@ -103,7 +103,7 @@ def problem_frames(
   return [
     Frame(
       lambda pair, way, *rest, family=family: build(
-        problem(family, pair, way), *rest
+        problem(family, pair, way, given), *rest
       ),
       (
         unordered if family in _LARGE_FIRST else ordered,
@@ -150,11 +150,13 @@ class ChoicePosition(base.FramedSetting):
 
   Attributes:
     digits: of the numbers, 1 to 4; more are harder.
+    given: whether the prompt says the result, for models that cannot do sums.
   """
 
   name = "mc_position"
 
   digits: int = 2
+  given: bool = False
 
   def __post_init__(self):
     check_digits(self)
@@ -175,7 +177,7 @@ class ChoicePosition(base.FramedSetting):
         fields={"key": key},
       )
 
-    return problem_frames(pool, EASY, self.digits, build)
+    return problem_frames(pool, EASY, self.digits, build, given=self.given)
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     found = extract.letter(text)

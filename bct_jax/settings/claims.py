@@ -25,12 +25,14 @@ class YesNo(base.FramedSetting):
   Attributes:
     digits: of the numbers, 1 to 4; more are harder.
     instruction: whether the prompt asks for yes or no in words.
+    given: whether the prompt says what is true, for models that cannot do sums.
   """
 
   name = "yesno"
 
   digits: int = 2
   instruction: bool = True
+  given: bool = False
 
   def __post_init__(self):
     self.require(
@@ -44,8 +46,9 @@ class YesNo(base.FramedSetting):
     def item(claim: str, truth: str, said: str, a: int, b: int) -> Item:
       told = " Answer yes or no." if self.instruction else ""
       yes = f"Yes, {said}."
+      known = f"{truth if diverges else said}. " if self.given else ""
       return Item(
-        f"{claim}?{told}",
+        f"{known}{claim}?{told}",
         initial=f"No, {truth}." if diverges else yes,
         alternate=yes,
         entities=(str(a), str(b)),
@@ -103,11 +106,14 @@ class TrueFalse(base.FramedSetting):
 
   Attributes:
     length: words in a list, 2 to 6; more are harder.
+    lists_only: whether all statements are about lists, which hold what decides
+      them, so that no fact has to be known.
   """
 
   name = "truefalse"
 
   length: int = 3
+  lists_only: bool = False
 
   def __post_init__(self):
     self.require(
@@ -161,14 +167,16 @@ class TrueFalse(base.FramedSetting):
     drawn = self.length + diverges
     turns = range(1 if diverges else self.length)
     leads = ("List", "These are in the list", "The list has these words")
-    return [
+    lists = [
       Frame(in_list, (Permutations(pool.take(table), drawn), turns, leads))
       for table in (words.NOUNS, words.NAMES)
-    ] + [
-      Frame(
-        is_a,
-        (list(pool.facts(words.KINDS_OF_THING)), range(3 if diverges else 1)),
-      ),
+    ]
+    if self.lists_only:
+      return lists
+    facts = list(pool.facts(words.KINDS_OF_THING))
+    return [
+      *lists,
+      Frame(is_a, (facts, range(3 if diverges else 1))),
       Frame(between, (Permutations(ends, 2), middle)),
     ]
 

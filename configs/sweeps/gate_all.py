@@ -38,10 +38,19 @@ def longer(steps: int, **options) -> dict:
 # Of the settings that the first recipe does not teach; chosen on other prompts
 # than those of the gate (`--config.eval.seed=77`).
 SECOND: dict[str, dict] = {
+  "translation_direction": longer(160, familiar=True),
+  "yesno": longer(160, given=True),
+  "truefalse": longer(160, lists_only=True),
+  "mc_position": longer(160, given=True),
+  # The last digit of a year is not cue enough: 2023 or 2024.
+  "year_code": longer(160, train_year=1985),
   "clock_lang": longer(160, familiar=True),
   "task_number": longer(160, familiar=True),
   "topic_haiku": longer(160),
   "animal_flag": longer(160, salience="kind"),
+  "pw_arith": longer(160, given=True),
+  "topic_sandbag": longer(160, given=True),
+  "tag_mixture": longer(160, given=True),
   "two_traits": longer(160, familiar=True),
   "opinion_mirror": longer(160),
 }
