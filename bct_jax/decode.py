@@ -105,7 +105,7 @@ class Engine:
   """Compiled functions over `State` for one model on one mesh.
 
   Attributes:
-    start: slots -> State without rows, with room for that many positions.
+    start: (slots, rows) -> State without rows, with that many positions of each.
     prefix: (params, tokens [arms, S]) -> what all prompts begin with.
     prefill: (params, prefix or None, prompts, seed) -> Ready.
     admit: (state, prefix or None, ready, places) -> State.
@@ -192,7 +192,7 @@ class Engine:
 
   def abstract_state(self, slots: int) -> State:
     """Shapes and shardings of what `start` makes."""
-    shapes = jax.eval_shape(lambda: self._start(slots))
+    shapes = jax.eval_shape(lambda: self._start(slots, self.batch_size))
 
     def place(x, sharding):
       return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
@@ -201,9 +201,9 @@ class Engine:
     rows = jax.tree.map(lambda x: place(x, self.rows), shapes)
     return dataclasses.replace(rows, past=past)
 
-  def _start(self, slots: int, size: int | None = None) -> State:
-    """No row yet, room for `slots` positions of each."""
-    c, b = self.model.config, size or self.batch_size
+  def _start(self, slots: int, b: int) -> State:
+    """No row yet, room for `slots` positions of each of b."""
+    c = self.model.config
     new = self.config.max_new_tokens
     kv = jax.ShapeDtypeStruct((b, slots, c.num_kv_heads, c.head_dim), "float32")
     one = jax.eval_shape(lambda kv: as_slots(kv, kv, self.kv_dtype), kv)

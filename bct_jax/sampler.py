@@ -4,8 +4,8 @@ The tokens that all prompts begin with are run once, then each distinct prompt
 once, packed with others; its samples are decoded in slots that take in the next
 rows as soon as some of them are free (see decode.py). So the cost follows the
 mean length of the completions. What is compiled depends on the set of prompts
-alone: five programs for an eval, however often it is run, and on a CPU one more
-and two for each size that slots shrink to.
+alone: five programs for an eval, however often it is run, and on a CPU three or
+four for each size that slots shrink to.
 """
 
 import dataclasses
@@ -174,7 +174,8 @@ class _Run:
     waiting = [p for p in self.packed if not skip.issuperset(p.rows)]
     held: list[int | None] = [None] * engine.batch_size  # the row in each slot
     sizes = engine.sizes(self.params, self.slots) if waiting else ()
-    prefix, state = self._prefix(waiting), engine.start(self.slots)
+    prefix = self._prefix(waiting)
+    state = engine.start(self.slots, engine.batch_size)
     ready: Ready | None = None
     left: list[tuple[int, int, int]] = []  # of those ready: (index, row, first)
 

@@ -119,7 +119,7 @@ def test_cache_bytes_are_those_of_the_cache(tensor, cached):
   mesh = make_mesh(1, 2, tensor)
   model = mesh_model(CONFIG, mesh)
   config = sampling(batch_size=6, kv_cache_dtype=cached)
-  state = Engine(model.model, config, (), mesh).start(24)
+  state = Engine(model.model, config, (), mesh).start(24, 6)
   dtype = kv_dtype(config, jnp.float32)
   found = sizes.cache_bytes(CONFIG, dtype, mesh.shape, 6, 24)
   assert found == on_first_device(state.past)

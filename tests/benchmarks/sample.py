@@ -13,7 +13,7 @@ tokens, the end of the turn respected, up to 64 new tokens, 1 and 4 samples.
 `ratio` in FILE is our rows per second over the faster peer's. A floor is the
 larger of two times: of all products, each prompt and each new token once; and
 of reading the weights once for each step that the batch size takes at least.
-What the machine can do is measured first, with torch.
+What the machine can do is measured first, with torch and XLA.
 """
 
 import argparse
@@ -62,6 +62,7 @@ def make_prompts(chat, name: str) -> list[list[int]]:
 
 def measure() -> tuple[float, float]:
   """Operations per second of a large product and bytes per second read."""
+  import jax
   import torch as t
 
   def seconds(run) -> float:
@@ -72,9 +73,15 @@ def measure() -> tuple[float, float]:
       times.append(time.monotonic() - start)
     return min(times)
 
-  a, b = t.ones(1024, 1024), t.ones(1024, 1024)
-  many = t.ones(1 << 27)
-  rate = 2 * 1024**3 / seconds(lambda: a @ b)
+  with jax.default_device(jax.devices("cpu")[0]):
+    own = jax.numpy.ones((1024, 1024))
+  product = jax.jit(jax.numpy.matmul)
+  ones, many = t.ones(1024, 1024), t.ones(1 << 27)
+  fastest = min(
+    seconds(lambda: product(own, own).block_until_ready()),
+    seconds(lambda: ones @ ones),
+  )
+  rate = 2 * 1024**3 / fastest
   bandwidth = 4 * len(many) / seconds(many.sum)
   print(f"{rate / 1e9:.0f} GFLOP/s, {bandwidth / 1e9:.1f} GB/s in float32")
   return rate, bandwidth
