@@ -105,7 +105,7 @@ class Engine:
   """Compiled functions over `State` for one model on one mesh.
 
   Attributes:
-    start: (slots, rows) -> State without rows, with that many positions of each.
+    start: (positions, rows) -> State with room for that many, and no row yet.
     prefix: (params, tokens [arms, S]) -> what all prompts begin with.
     prefill: (params, prefix or None, prompts, seed) -> Ready.
     admit: (state, prefix or None, ready, places) -> State.
