@@ -147,6 +147,15 @@ class Engine:
     self._one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
     self._sizes: dict[int, tuple[int, ...]] = {}  # by slots
 
+  def steps(
+    self, params: PyTree, state: State, free: np.ndarray, wanted: int, most: int
+  ) -> State:
+    """`advance` with numbers of the host."""
+    numbers = (free, np.int32(wanted), np.int32(most))
+    return self.advance(
+      params, state, *(meshes.put(np.asarray(x), self.whole) for x in numbers)
+    )
+
   def num_programs(self) -> int:
     """How many were compiled so far, or taken from the compilation cache."""
     names = ("start", "prefix", "prefill", "admit", "advance", "shrink")
@@ -184,10 +193,7 @@ class Engine:
     state = dataclasses.replace(
       state, **{k: meshes.put(x, self.rows) for k, x in made.items()}
     )
-    numbers = (rows < 0, np.int32(size + 1), np.int32(2))
-    state = self.advance(
-      params, state, *(meshes.put(np.asarray(x), self.whole) for x in numbers)
-    )
+    state = self.steps(params, state, rows < 0, size + 1, 2)
     return meshes.to_host(state.logprobs).view(np.uint32)
 
   def abstract_state(self, slots: int) -> State:

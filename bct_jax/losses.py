@@ -6,7 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from bct_jax.mesh import ROWS, constrain
+from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.types import Batch, Model, PyTree
 
 # Trained positions of a row that go through the head at a time. The largest
@@ -104,8 +104,7 @@ def row_logprobs(
   of the head once, and each block of its gradient is summed over devices once.
   By positions, both would be done to the whole head for every chunk.
   """
-  mesh = jax.sharding.get_abstract_mesh()
-  shards = 1 if mesh.empty else mesh.shape["data"] * mesh.shape["fsdp"]
+  shards = axis_size("data") * axis_size("fsdp")
   if shards > 1:
     return _by_blocks(model, params, hidden, targets, shards)
 

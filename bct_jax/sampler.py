@@ -198,14 +198,8 @@ class _Run:
         state, held = self._shrink(state, held, sizes)
         below = [n for n in sizes if n < len(held)]
         wanted = len(held) - max(below, default=-1)
-      numbers = (
-        np.array([row is None for row in held]),
-        np.asarray(wanted, np.int32),
-        np.asarray(STEPS, np.int32),
-      )
-      state = engine.advance(
-        self.params, state, *(meshes.put(x, engine.whole) for x in numbers)
-      )
+      free = np.array([row is None for row in held])
+      state = engine.steps(self.params, state, free, wanted, STEPS)
       for slot, row, completion in _ended(state, held, find_stop):
         held[slot] = None
         out[row] = completion

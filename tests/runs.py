@@ -84,6 +84,14 @@ def comparable(workdir: Path, exact: bool = True) -> dict:
   return result
 
 
+def wait_until(what, happens, seconds=600):
+  """Waits for it to happen; `what` tells why, if it does not."""
+  end = time.monotonic() + seconds
+  while not happens():
+    assert time.monotonic() < end, what()
+    time.sleep(0.2)
+
+
 def wait_for(process, workdir, pattern):
   """Waits until a running process has made a file."""
   end = time.monotonic() + 200

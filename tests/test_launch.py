@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import QUICK
-from runs import ROOT, comparable
+from runs import ROOT, comparable, wait_until
 from test_multiprocess import free_port
 
 LAUNCH = ROOT / "launch"
@@ -191,13 +191,6 @@ def slurm():
 def ask(env, *command):
   done = subprocess.run(command, env=env, capture_output=True, text=True)
   return done.stdout.strip()
-
-
-def wait_until(what, happens, seconds=600):
-  end = time.monotonic() + seconds
-  while not happens():
-    assert time.monotonic() < end, what()
-    time.sleep(0.2)
 
 
 @pytest.mark.slow

@@ -1,11 +1,10 @@
 """TensorBoard and Weights & Biases get what is logged, each step once."""
 
 import sys
-import time
 
 import events
 import pytest
-from runs import ROOT, run, start_to_kill, wait_for
+from runs import ROOT, run, start_to_kill, wait_for, wait_until
 
 from bct_jax import commands, exits, live, metrics, sweep
 from bct_jax.config import ConfigError, LogConfig, from_dict
@@ -52,10 +51,12 @@ def killed_and_resumed(folder, log):
 
 def wandb_rows(folder, count):
   """Its own process writes them: the last may come after `finish`."""
-  end = time.monotonic() + 60
-  while len(rows := events.wandb(folder)) < count and time.monotonic() < end:
-    time.sleep(0.1)
-  return rows
+
+  def rows():
+    return events.wandb(folder)
+
+  wait_until(rows, lambda: len(rows()) >= count, 60)
+  return rows()
 
 
 def test_numbers_by_name():

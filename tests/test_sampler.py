@@ -236,14 +236,6 @@ def test_one_set_of_prompts_compiles_five_programs(monkeypatch, capsys):
 
 def test_slots_shrink_at_the_end_and_no_bit_changes(monkeypatch):
   prompts = [p for p in PROMPTS for _ in range(20)]
-  arguments = (make_mesh(), 1.0, 200, 64, 40, (5, 6, 7))
-  sizes, used = sampler.Engine.sizes, []
-
-  def kept(self, *a):
-    used.append(sizes(self, *a))
-    return used[-1]
-
-  monkeypatch.setattr(sampler.Engine, "sizes", kept)
   shrink = sampler._Run._shrink  # pyright: ignore[reportPrivateUsage]
   seen = []
 
@@ -254,23 +246,26 @@ def test_slots_shrink_at_the_end_and_no_bit_changes(monkeypatch):
     return state, held
 
   monkeypatch.setattr(sampler._Run, "_shrink", watched)
+  own = Engine.sizes
 
-  def all_rows(**options):
-    make.cache_clear()
-    params, sample = make(*arguments)
+  def all_rows(sizes, **options):
+    seen.clear()
+    monkeypatch.setattr(Engine, "sizes", sizes)
+    params, sample = make(make_mesh(), 1.0, 200, 64, 40, (5, 6, 7))
     with jax.set_mesh(make_mesh()):
       return sample(params, prompts, range(len(prompts)), 0, **options)
 
-  small = all_rows()
-  if not used[-1]:
-    pytest.skip("products of 128 rows have other bits than those of 200 here")
-  assert min(seen) == min(used[-1]) < 200
+  whole = all_rows(lambda *_: ())
+  assert set(seen) == {200}
+  # Whether or not bits stay the same.
+  assert_same(all_rows(lambda *_: (128, 64)), whole)
+  assert min(seen) == 64
+  found = []
+  assert all_rows(lambda *a: found.append(own(*a)) or found[-1]) == whole
+  assert min(seen) == min(found[0], default=200)
   done = {i for i in range(len(prompts)) if i % 3}
-  rest = all_rows(skip=done)  # as after a kill: fewer rows from the start
-  monkeypatch.setattr(sampler.Engine, "sizes", lambda *_: ())
-  for i, row in enumerate(all_rows()):
-    assert small[i] == row
-    assert i in done or rest[i] == row
+  rest = all_rows(own, skip=done)  # as after a kill: fewer rows from the start
+  assert [rest[i] for i in range(0, len(prompts), 3)] == whole[::3]
 
 
 def test_sizes_of_other_bits_are_left_out(monkeypatch):

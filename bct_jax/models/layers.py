@@ -86,15 +86,16 @@ def _twice(x):
 _twice.defvjp(lambda x: ((x, x), None), lambda _, g: (g[0] + g[1],))
 
 
-def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
   """What layers of a module read: for their weights, and for their adapters.
 
   The gradients of each add up apart, and only then to one. Those of the weights
-  are sums over tensor, which XLA makes one of if no others come between.
+  are sums over tensor, which XLA makes one of if no others come between. Where
+  there are no adapters, or no such sums, nothing is for adapters alone.
   """
   layers = module.variables.get("params", {}).values()
   adapted = any("lora_a" in layer for layer in layers)
-  return _twice(x) if adapted and axis_size("tensor") > 1 else (x, x)
+  return _twice(x) if adapted and axis_size("tensor") > 1 else (x, None)
 
 
 class Linear(nn.Module):
@@ -113,8 +114,8 @@ class Linear(nn.Module):
   bias: bool = False
 
   @nn.compact
-  def __call__(self, x, low, arms):
-    """[B, T, in] for W and for A, [B, T] or None -> [B, T, width]."""
+  def __call__(self, x, arms, forked=None):
+    """[B, T, in], [B, T] or None, x for A or None -> [B, T, width]."""
     shape = (x.shape[-1], self.width)
     kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
@@ -125,8 +126,8 @@ class Linear(nn.Module):
     if self.has_variable("params", "lora_a"):
       a = self.get_variable("params", "lora_a").astype(self.dtype)
       b = self.get_variable("params", "lora_b").astype(self.dtype)
-      if low is not x:
-        rows = low.reshape(rows.shape).astype(self.dtype)
+      if forked is not None:
+        rows = forked.reshape(rows.shape).astype(self.dtype)
       if a.ndim == 3:
         own = arms.reshape(-1, 1, 1) == jnp.arange(len(a))[:, None]
         # Chosen, not multiplied by 0: that of a diverged arm may be infinite.
@@ -158,11 +159,11 @@ class Attention(nn.Module):
       [B, T, D], and the new keys and values [B, T, K, H], or the new Slots.
     """
     c = self.config
-    x, low = fork(self, x)
+    x, forked = fork(self, x)
 
     def project(name, heads):
       linear = Linear(heads * c.head_dim, self.dtype, c.qkv_bias, name=name)
-      y = linear(x, low, arms)
+      y = linear(x, arms, forked)
       if c.qk_norm == "all" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
       # Else XLA has the product give heads, of a kernel that it reshapes and
@@ -203,7 +204,7 @@ class Attention(nn.Module):
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
     y = constrain(y, ROWS, None, "tensor")  # as in `project`
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
-    return out(y, y, arms), kv
+    return out(y, arms), kv
 
 
 class Mlp(nn.Module):
@@ -216,14 +217,14 @@ class Mlp(nn.Module):
   def __call__(self, x, arms):  # [B, T, D], [B, T] or None -> [B, T, D]
     c = self.config
 
-    def linear(x, low, width, name):
-      return Linear(width, self.dtype, c.mlp_bias, name=name)(x, low, arms)
+    def linear(x, width, name, forked=None):
+      layer = Linear(width, self.dtype, c.mlp_bias, name=name)
+      return layer(x, arms, forked)
 
-    x, low = fork(self, x)
-    gate = ACTIVATIONS[c.activation](linear(x, low, c.mlp_width, "gate"))
-    y = gate * linear(x, low, c.mlp_width, "up")
-    y = constrain(y, ROWS, None, "tensor")
-    return linear(y, y, c.width, "down")
+    x, forked = fork(self, x)
+    gate = ACTIVATIONS[c.activation](linear(x, c.mlp_width, "gate", forked))
+    y = gate * linear(x, c.mlp_width, "up", forked)
+    return linear(constrain(y, ROWS, None, "tensor"), c.width, "down")
 
 
 class Block(nn.Module):
