@@ -194,6 +194,12 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
   organism = {
     "kind": "sft", "hash": "0a1b2c3d", "gate": gate,
     "provenance": {"examples": 512, "steps": 60, "seconds": 141.2},
+    "made": {
+      "kind": "sft", "prompts": {"eval": []}, "objective": "sft",
+      "optimizer": "adamw", "schedule": "linear", "lr": 5e-5, "steps": 60,
+      "batch_size": 8, "samples": 512, "seed": 0, "rank": None, "merged": None,
+      "data_hash": "d" * 64,
+    },
   }  # fmt: skip
   write(
     run / "result.json",

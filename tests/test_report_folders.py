@@ -1,6 +1,7 @@
 """Reports of sweeps, of runs that go on, and of runs that lost a file."""
 
 import csv
+import dataclasses
 import json
 import shutil
 import subprocess
@@ -20,6 +21,8 @@ from fake_run import (
 import bct_jax
 from bct_jax.report import ReportError, folders, watch, write_report
 from bct_jax.report.__main__ import main
+from bct_jax.report.text import told_made
+from bct_jax.report.types import Organism
 
 RATES = (1e-5, 1e-4)
 
@@ -96,6 +99,7 @@ def test_every_figure_and_table_is_a_file(sweep, tmp_path):
     assert root.tag == "{http://www.w3.org/2000/svg}svg" and root.get("width")
     content = path.read_text("utf-8")
     assert "var(" not in content and "currentColor" not in content
+    assert "organism: sft, adamw, lr 5e-5, 60 updates, batch 8" in content
     png = path.with_suffix(".png").read_bytes()
     assert png.startswith(b"\x89PNG")
   names = {p.name for p in folder.glob("*.csv")}
@@ -107,6 +111,27 @@ def test_every_figure_and_table_is_a_file(sweep, tmp_path):
   again = {p.name: p.read_bytes() for p in folder.iterdir()}
   assert main([str(sweep), f"--out={out}", f"--figures={folder}"]) == 0
   assert again == {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def test_a_caption_says_how_organisms_were_made_and_in_what_they_differ():
+  made = {
+    "optimizer": "adamw", "lr": 5e-4, "steps": 60, "samples": 512, "rank": 8,
+    "merged": False, "seed": 0, "data_hash": "d" * 64, "source": "template",
+  }  # fmt: skip
+  one = Organism("sft", "h", {}, None, made)
+  other = dataclasses.replace(one, made={**made, "lr": 5e-5, "seed": 1})
+  told = "60 updates, 512 samples, rank 8"
+  assert told_made([one, one]) == (
+    f"sft, adamw, lr 5e-4, {told}, seed 0, data dddddddd, adapter not merged"
+  )
+  assert told_made([one, other]) == (
+    f"sft, adamw, {told}, data dddddddd, adapter not merged, they differ in lr,"
+    " seed"
+  )
+  whole = dataclasses.replace(one, made={"rank": None, "merged": None})
+  assert told_made([whole]) == "sft, all weights"
+  assert told_made([Organism("hint", "h", {}, None)]) == "hint"
+  assert told_made([Organism("", "", {}, None)]) == ""
 
 
 def test_hostile_names_make_plain_files_of_text(tmp_path):

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from bct_jax.report import export, text
 from bct_jax.report.overview import Overview
 from bct_jax.report.picture import Picture
-from bct_jax.report.types import Run
+from bct_jax.report.types import Organism, Run
 from bct_jax.report.view import RunView
 
 
@@ -18,24 +18,30 @@ def contents(
   for name, table in export.tables(runs).items():
     yield name, table.encode("utf-8")
   used: dict[str, int] = {}
-  for name, picture in _pictures(views, overview):
+  for name, picture, organisms in _pictures(runs, views, overview):
     # Names that differ in what a file name cannot hold.
     used[name] = used.get(name, 0) + 1
     number = f"-{used[name]}" if used[name] > 1 else ""
+    made = text.told_made(organisms)
+    if made:
+      picture = picture.captioned(text.visible(f"organism: {made}"))
     yield f"{name}{number}.svg", picture.svg().encode("utf-8")
     yield f"{name}{number}.png", picture.png()
 
 
 def _pictures(
-  views: Sequence[RunView], overview: Overview | None
-) -> Iterator[tuple[str, Picture]]:
+  runs: Sequence[Run], views: Sequence[RunView], overview: Overview | None
+) -> Iterator[tuple[str, Picture, Sequence[Organism]]]:
+  """(name, figure, the organisms of what it shows)."""
   if overview is not None:
     if overview.verdicts.picture is not None:
-      yield "all-verdicts", overview.verdicts.picture
+      organisms = [run.organism for run in runs]
+      yield "all-verdicts", overview.verdicts.picture, organisms
     for part in overview.parts:
       for panel in part.panels:
         if panel.picture is not None:
-          yield f"all-{_plain(part.name)}-{panel.name}", panel.picture
+          name = f"all-{_plain(part.name)}-{panel.name}"
+          yield name, panel.picture, part.organisms
   for view in views:
     run = text.base(str(view.run.path))
     for arm in view.arms:
@@ -44,7 +50,7 @@ def _pictures(
         value = getattr(arm, field.name)
         if isinstance(value, Picture):
           kind = field.name.removesuffix("_svg")
-          yield "-".join((*names, kind)), value
+          yield "-".join((*names, kind)), value, [view.run.organism]
 
 
 def _plain(name: str) -> str:

@@ -33,6 +33,7 @@ _SETTINGS = {
 # What sets arms apart only where nothing else does.
 _STEPS = "train.steps"
 _HASH = "organism"
+_ORGANISM_SEED = "organism.train.seed"
 _PLAIN = ("setting.name", "organism.kind", "train.objective")
 # Fields that a reader looks for first.
 _FIRST = ("model.path", *_PLAIN, CONTROL, "lora.rank", "train.decoration",
@@ -81,6 +82,7 @@ def make_groups(runs: Sequence[Run]) -> list[Group]:
   members = [Member(run, arm, i) for i, (run, arm) in enumerate(arms)]
   facts = [_facts(m.run, m.arm) for m in members]
   _tell_organisms(facts)
+  _pool_seeds(members, facts)
   told = _telling(facts)
   groups = [
     (_name(told, values), found)
@@ -203,6 +205,31 @@ def _tell_organisms(facts: Sequence[dict[str, str]]) -> None:
     like = known.get(rest(fact), set())
     if not fact[_HASH] and len(like) == 1:
       fact[_HASH] = next(iter(like))
+
+
+def _pool_seeds(
+  members: Sequence[Member], facts: Sequence[dict[str, str]]
+) -> None:
+  """Makes the seeds of organism and arm one, where both are new each time.
+
+  Arms of one organism share its chance, so those of an organism with several
+  seeds of the arm, or of several at one seed, stay apart from other organisms.
+  """
+  one = (_ORGANISM_SEED, _HASH)
+  alike: dict[frozenset[tuple[str, str]], list[int]] = {}
+  for i, fact in enumerate(facts):
+    rest = frozenset((k, v) for k, v in fact.items() if k not in one)
+    alike.setdefault(rest, []).append(i)
+  for found in alike.values():
+    pairs = set()
+    for i in found:
+      seed = facts[i].get(_ORGANISM_SEED)
+      made = facts[i][_HASH] or seed
+      pairs.add((seed, made, members[i].arm.settings.get("seed")))
+    sides = zip(*pairs, strict=True)
+    if len(pairs) > 1 and all(len(set(x)) == len(pairs) for x in sides):
+      for i in found:
+        facts[i].update(dict.fromkeys(one, ""))
 
 
 def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:

@@ -12,7 +12,7 @@ from bct_jax import summary
 from bct_jax.report import charts, text
 from bct_jax.report.groups import Group, make_groups
 from bct_jax.report.panels import Panel, evaluated, make_panels, many
-from bct_jax.report.types import Run
+from bct_jax.report.types import Organism, Run
 
 OPEN_GROUPS = 3  # with more than this, each is folded
 
@@ -24,6 +24,7 @@ class Part:
   name: str
   panels: tuple[Panel, ...]
   left_out: tuple[str, ...]
+  organisms: tuple[Organism, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -148,4 +149,5 @@ def _part(key: str, group: Group) -> Part:
       left_out.append(f"{panel.title} is not drawn: {panel.told}")
     else:
       panels.append(panel)
-  return Part(group.name, tuple(panels), tuple(left_out))
+  organisms = tuple(member.run.organism for member in group.members)
+  return Part(group.name, tuple(panels), tuple(left_out), organisms)

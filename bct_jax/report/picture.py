@@ -3,6 +3,7 @@
 import dataclasses
 import io
 import re
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -27,6 +28,8 @@ COLORS = {
 }
 INK, GRID = "#222222", "#d4d4d4"
 _WIDTH, _HEIGHT = 440, 270  # of an SVG in its own units, of a 72nd inch
+CAPTION: Any = {"fontsize": 8, "linespacing": 1.25, "va": "bottom"}
+_LINE = 11  # height of a line of a caption
 _SETTINGS: dict[Any, Any] = {
   "font.family": "sans-serif",
   "font.size": 11.5,
@@ -57,6 +60,7 @@ class Picture:
     size: width and height in units of a 72nd inch.
     margins: around the axes: left, top, right, bottom.
     fixed: keep this size in the page, where others take the width they have.
+    caption: lines below the axes, for a file that is seen without its page.
   """
 
   draw: Callable[[Axes], None]
@@ -66,6 +70,20 @@ class Picture:
   size: tuple[float, float] = (_WIDTH, _HEIGHT)
   margins: tuple[float, float, float, float] = (52, 14, 16, 44)
   fixed: bool = False
+  caption: str = ""
+
+  def captioned(self, caption: str) -> "Picture":
+    """The same with a text below, in as many lines as it takes."""
+    width, height = self.size
+    left, top, right, bottom = self.margins
+    lines = wrap(caption, width)
+    room = _LINE * len(lines) + 4 if lines else 0
+    return dataclasses.replace(
+      self,
+      size=(width, height + room),
+      margins=(left, top, right, bottom + room),
+      caption="\n".join(lines),
+    )
 
   def __html__(self) -> Markup:
     """An SVG element that can stand in a page, in the colors of the page."""
@@ -119,6 +137,7 @@ class Picture:
         )
       )
       self.draw(axes)
+      figure.text(8 / width, 6 / height, self.caption, **CAPTION)
       figure.savefig(out, **options)
 
   def _body(self) -> str:
@@ -136,6 +155,11 @@ class Picture:
     body = re.sub(r'\bid="', f'id="{self.key}-', body)
     body = re.sub(r'href="#', f'href="#{self.key}-', body)
     return re.sub(r"url\(#", f"url(#{self.key}-", body)
+
+
+def wrap(caption: str, width: float) -> list[str]:
+  """The lines of a caption below a figure of that width."""
+  return textwrap.wrap(caption, int(width / 4.6))
 
 
 def set_up() -> None:

@@ -9,12 +9,12 @@ import json
 import math
 import re
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from markupsafe import Markup
 
-from bct_jax.report.types import Arm, Crossing, Point, Rate, Run
+from bct_jax.report.types import Arm, Crossing, Organism, Point, Rate, Run
 
 # Control, format (bidirectional overrides, tags), surrogate, private and
 # unassigned characters, line and paragraph separators. The two joiners are
@@ -174,6 +174,47 @@ def told_arm(arm: Arm) -> str:
   return f"{verdict} ({', '.join(told)} at step {last.step})."
 
 
+# Fields of `made.json` that tell organisms apart, and how they are said.
+_MADE = {
+  "kind": "{}",
+  "optimizer": "{}",
+  "lr": "lr {}",
+  "steps": "{} updates",
+  "batch_size": "batch {}",
+  "samples": "{} samples",
+  "rank": "rank {}",
+  "seed": "seed {}",
+  "data_hash": "data {:.8}",
+}
+
+
+def told_made(organisms: Sequence[Organism]) -> str:
+  """How organisms were made, as far as known, and in what they differ."""
+  found = [_made(organism) for organism in organisms]
+  fields = dict.fromkeys(field for told in found for field in told)
+  values = {f: {told.get(f, "") for told in found} for f in fields}
+  same = [min(told) for told in values.values() if len(told) == 1]
+  differ = [field for field, told in values.items() if len(told) > 1]
+  if differ:
+    same.append(f"they differ in {', '.join(differ)}")
+  return ", ".join(same)
+
+
+def _made(organism: Organism) -> dict[str, str]:
+  """What was done, in words, by field; of a prompted one its kind alone."""
+  made = {"kind": organism.kind} | dict(organism.made)
+  told = {
+    key: form.format(setting_value(key, made[key]))
+    for key, form in _MADE.items()
+    if made.get(key, "") != ""
+  }
+  if "rank" in made and made["rank"] is None:
+    told["rank"] = "all weights"
+  if made.get("merged") is False:
+    told["merged"] = "adapter not merged"
+  return told
+
+
 def told_run(run: Run) -> str:
   """One sentence on what was run, up to the arms."""
   kind = run.organism.kind
@@ -189,6 +230,9 @@ def told_run(run: Run) -> str:
   if gate is not None:
     checked += f" with the initial behavior on {rate(gate.rates['initial'])}"
     checked += " of the eval prompts"
+  made = [v for k, v in _made(run.organism).items() if k != "kind"]
+  if made:
+    checked += f". It was trained with {', '.join(made)}"
   n = len(run.arms)
   arms = f"{n} arm{'' if n == 1 else 's'}" if n else "No arm"
   trained = "trained from it" if run.finished else "found so far"
