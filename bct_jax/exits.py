@@ -1,6 +1,7 @@
 """Exit codes of the command lines, and the one line before they end badly."""
 
 import sys
+from collections.abc import Sequence
 
 # After MACHINE and PREEMPTED the same command goes on. FAILED: some cells of a
 # sweep failed, the others are done.
@@ -12,3 +13,21 @@ def fail(message: str, code: int = BAD_INPUT) -> int:
   """Says what went wrong on stderr and returns the exit code."""
   print(f"error: {message.strip()}", file=sys.stderr)
   return code
+
+
+def explain(error: Exception, argv: Sequence[str]) -> str:
+  """What is wrong with a config or the flags that change it, in words.
+
+  Args:
+    error: of ml_collections, which raises many kinds, or of a config file,
+      which is a program of its own.
+    argv: the command line.
+  """
+  text = str(error.args[0] if len(error.args) == 1 else error)
+  if not isinstance(error, KeyError):
+    return text
+  missing = text.split("'")[1:2]
+  for name in (flag.partition("=")[0] for flag in argv):
+    if name.startswith("--config.") and set(missing) & set(name.split(".")):
+      return f"{name}: the config file has no group {text}"
+  return text

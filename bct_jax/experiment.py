@@ -129,7 +129,10 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   if not gate["passed"]:
     text = gate_text(gate)
     if plan.config.gate.enforce:
-      raise GateError(text)
+      raise GateError(
+        f"{text}\nAll answers: {folder / 'rollouts.jsonl'}. No arm was "
+        "trained; with --config.gate.enforce=False they would be."
+      )
     say(f"{text}\nGoing on, since gate.enforce is False.")
   if plan.tasks is not None:
 

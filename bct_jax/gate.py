@@ -1,5 +1,6 @@
 """The gate: is an organism valid, before any arm is trained? Pure Python."""
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,15 +30,17 @@ def check_gate(record: dict[str, Any], config: GateConfig) -> dict[str, Any]:
 
 
 def worst(rows: Sequence[dict[str, Any]], count: int = 5) -> list[dict]:
-  """Completions that speak against the organism: the first of each split."""
+  """Completions that speak against the organism: the first ones of each split,
+  in turn; on held-out prompts those that show the eval behavior first."""
   keys = ("id", "split", "prompt", "text", "label", "reason")
+  bad: dict[str, list[dict]] = {"heldout": [], "eval": []}
   wanted = {"eval": "initial", "heldout": "agreed"}
-  bad = [
-    {k: r[k] for k in keys}
-    for r in rows
-    if r["split"] in wanted and r["label"] != wanted[r["split"]]
-  ]
-  return sorted(bad, key=lambda r: r["split"] != "heldout")[:count]
+  for row in rows:
+    if row["label"] != wanted.get(row["split"], row["label"]):
+      bad[row["split"]].append({key: row[key] for key in keys})
+  bad["heldout"].sort(key=lambda row: row["reason"] != "confused")
+  turns = itertools.chain(*itertools.zip_longest(*bad.values()))
+  return [row for row in turns if row][:count]
 
 
 def gate_text(gate: dict[str, Any]) -> str:

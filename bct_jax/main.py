@@ -22,6 +22,7 @@ from bct_jax.exits import (
   MACHINE,
   NUMERICAL,
   PREEMPTED,
+  explain,
   fail,
 )
 
@@ -32,8 +33,14 @@ MODES = (
 # These take no --config.
 ALONE = ("settings", "rescore")
 
+# Options, and what an arm leaves out, can be set though the file does not name
+# them; what is no field at all is an error of `from_dict`.
 _CONFIG = config_flags.DEFINE_config_file(
-  "config", None, "The experiment, a file in configs/.", lock_config=True
+  "config",
+  None,
+  "The experiment, a file in configs/.",
+  lock_config=False,
+  accept_new_attributes=True,
 )
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run directory, made or resumed."
@@ -155,9 +162,7 @@ def main(argv: list[str]) -> int:
     TypeError,
     ValueError,
   ) as e:
-    # ml_collections reports unknown fields and wrong types by any of these,
-    # and a config file is a program of its own.
-    return fail(str(e.args[0] if len(e.args) == 1 else e))
+    return fail(explain(e, argv))
   code = _run(config, raw, where)
   from bct_jax import processes
 

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict, config_flags
 from bct_jax import allocator
 from bct_jax.cells import Cell, by_organism, make_cells, share
 from bct_jax.config import ConfigError
-from bct_jax.exits import DONE, FAILED, MACHINE, PREEMPTED, fail
+from bct_jax.exits import DONE, FAILED, MACHINE, PREEMPTED, explain, fail
 from bct_jax.sweep_plan import make_room, plan_lines, plan_of
 
 Organism = tuple[str, dict[str, Any]] | None  # its hash and gate, once made
@@ -38,10 +38,15 @@ def main(argv: Sequence[str]) -> int:
     return _run(options, cells)
   except flags.Error as e:
     return fail(str(e))
-  except (AttributeError, ImportError, KeyError, SyntaxError) as e:
-    return fail(str(e))
-  except (TypeError, ValueError) as e:
-    return fail(str(e.args[0] if len(e.args) == 1 else e))
+  except (
+    AttributeError,
+    ImportError,
+    KeyError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+  ) as e:
+    return fail(explain(e, argv))
   except OSError as e:
     return fail(str(e), MACHINE)
 
@@ -50,7 +55,12 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   """Flags and all cells."""
   given = flags.FlagValues()
   config_flags.DEFINE_config_file(
-    "config", None, "The sweep file.", flag_values=given
+    "config",
+    None,
+    "The sweep file.",
+    flag_values=given,
+    lock_config=False,
+    accept_new_attributes=True,  # see main.py
   )
   for name in ("sweep", "workdir"):
     flags.DEFINE_string(name, None, "See the README.", flag_values=given)

@@ -133,7 +133,13 @@ def command(*flags: str, cwd=ROOT) -> subprocess.CompletedProcess:
   ("flags", "message"),
   [
     ([], "--config is needed"),
-    (["--config=configs/tiny.py", "--config.optim.lrr=1"], "lrr"),
+    (["--config=configs/tiny.py", "--config.optim.lrr=1"], "mean 'lr'"),
+    (["--config=configs/tiny.py", "--config.arms.high.train.sed=5"], "'seed'"),
+    (
+      ["--config=configs/tiny.py", "--config.arms.low.train.seed=5"],
+      "--config.arms.low.train.seed: the config file has no group 'train'",
+    ),
+    (["--config=configs/tiny.py", "--config.setting.option.a=b"], '"options"'),
     (["--config=configs/tiny.py", "--config.train.steps=ten"], "ten"),
     (["--config=configs/tiny.py", "--config.optim.lr=abc"], "abc"),
     (["--config=configs/tiny.py", "--mode=experimnt"], "mean 'experiment'"),

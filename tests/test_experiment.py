@@ -12,6 +12,7 @@ from runs import comparable, run, start, start_to_kill, wait_for
 
 from bct_jax import commands, metrics, rundir
 from bct_jax.config import ConfigError, from_dict
+from bct_jax.gate import worst
 from bct_jax.models import demo
 from bct_jax.plan import make_plan
 from configs import tiny
@@ -268,8 +269,28 @@ def test_failed_gate_stops_and_shows_why(tiny_folder, tmp_path):
   )
   assert code == 2
   assert "initial 0.000 [0.000, 0.324], needed >= 0.95" in err
-  assert "heldout/0" in err
+  assert "heldout/0" in err and "eval/0" in err
+  assert "rollouts.jsonl. No arm was trained; with --config.gate.enf" in err
   assert not (tmp_path / "run" / "arms").exists()
+
+
+def test_worst_answers_are_of_both_splits():
+  def row(split, index, label, reason=""):
+    texts = {"prompt": [], "text": "", "decorated": False}
+    names = {"split": split, "id": f"{split}/{index}"}
+    return {**names, "label": label, "reason": reason, **texts}
+
+  rows = [
+    *(row("eval", i, "other", "wrong") for i in range(4)),
+    row("eval", 4, "initial"),
+    row("heldout", 0, "other", "neither"),
+    row("heldout", 1, "agreed"),
+    row("heldout", 2, "other", "confused"),
+    row("probe", 0, "other", "wrong"),
+  ]
+  found = [r["id"] for r in worst(rows)]
+  assert found == ["heldout/2", "eval/0", "heldout/0", "eval/1", "eval/2"]
+  assert worst(rows[4:5]) == []
 
 
 @pytest.mark.slow

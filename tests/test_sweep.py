@@ -175,6 +175,20 @@ def test_one_organism_and_one_compiled_step_for_all_cells(swept):
   assert names == ["lr_0.0001", "lr_1e_36", "lr_0.01"]
 
 
+def test_fields_that_the_file_does_not_name_can_be_set(monkeypatch):
+  flags = [
+    "s",
+    f"--sweep={FILE}",
+    "--dry_run",
+    "--config.setting.options.trigger=[2031] GO",
+    "--config.train.options.beta=0.5",
+  ]
+  monkeypatch.setattr(sys, "argv", flags)  # which ml_collections looks at
+  config = sweep._read(flags)[1][0].config
+  assert config.setting.options == {"trigger": "[2031] GO"}
+  assert next(iter(config.arms.values())).train.options == {"beta": 0.5}
+
+
 def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
   root, _, _ = swept
   error = json.loads((root / "cells" / "lr_1e_36" / "error.json").read_text())
