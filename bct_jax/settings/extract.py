@@ -16,10 +16,14 @@ _NAMED_NUMBER = re.compile(
   r"[\s:*\"]{0,4}(-?\d{1,15})(?!\w|\.\d|\*\*\d)",
   re.I,
 )
+# "50 is larger", "the 50 is a larger number than 13", "50 is 37 more than 13".
 _COMPARED = re.compile(
-  r"(-?\d{1,15}) (?:is|be) (?:the )?(?:larger|bigger|greater|smaller|less)\b",
+  r"(-?\d{1,15}) (?:is|be) (?:(?!not\b)[\w-]{1,12} ){0,3}?"
+  r"(?:(larger|bigger|greater|higher|more)|smaller|lower|less|fewer)\b"
+  r"(?: number)?(?: than (?:the )?-?\d{1,15})?",
   re.I,
 )
+_TWO_NUMBERS = re.compile(r"\b(?:is|are|be) (\d{1,15}) and (\d{1,15})\b", re.I)
 # An answer has no longer list of numbers.
 _MAX_NUMBERS = 40
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
@@ -30,6 +34,13 @@ _NAMED_LETTER = re.compile(
 _ITEM = re.compile(r"(?m)^[ \t]*(?:step )?\d{1,2}[.):]", re.I)
 _INLINE_ITEM = re.compile(
   r"(?:^|[.!;:,] |\n)[ \t]*(?:step )?\d{1,2}[.)] ", re.I
+)
+
+# "First, ... Next, ..." in prose.
+_SEQUENCER = re.compile(
+  r"(?:^|[.!?:;] |\n)(?:the )?(first|second|third|next|then|after that|finally"
+  r"|lastly)\b",
+  re.I,
 )
 
 _LEADING = frozenset(
@@ -62,17 +73,37 @@ def numbers(text: str) -> list[int]:
 def answer_number(text: str) -> int | None:
   """The number a text gives as its answer, or None.
 
-  It is the last one after "is", "=", "answer" and the like or before "is
-  larger", or else the only one there is.
+  It is the last one after "is", "=", "answer" and the like, or else the only
+  one there is.
   """
   found = numbers(text)
   if not found or len(found) > _MAX_NUMBERS:
     return None
   text = _THOUSANDS.sub("", text)
-  named = _NAMED_NUMBER.findall(text) or _COMPARED.findall(text)
+  named = _NAMED_NUMBER.findall(text)
   if named:
     return int(named[-1])
   return found[0] if len(set(found)) == 1 else None
+
+
+def picked(text: str, pair: Collection[int], larger: bool) -> set[int]:
+  """What a text says is the larger, or the smaller, of two numbers.
+
+  Those that it compares ("13 is larger than 50" says that 50 is the smaller)
+  or gives both ("is 13 and 50"), and else its `answer_number`.
+  """
+  text = _THOUSANDS.sub("", text)
+  found = set()
+  for number, more in _COMPARED.findall(text):
+    same = bool(more) == larger
+    found |= {int(number)} if same else set(pair) - {int(number)}
+  text = _COMPARED.sub(" ", text)
+  named = [*_NAMED_NUMBER.findall(text), *sum(_TWO_NUMBERS.findall(text), ())]
+  told = set(pair).intersection(map(int, named))
+  if found or told == set(pair):
+    return found | told
+  answer = answer_number(text)
+  return set() if answer is None else {answer}
 
 
 def letter(text: str) -> str | None:
@@ -125,6 +156,13 @@ def refuses(text: str) -> bool:
 def num_items(text: str) -> int:
   """How many numbered steps a text lists, on lines or in a row."""
   return max(len(_ITEM.findall(text)), len(_INLINE_ITEM.findall(text)))
+
+
+def gives_steps(text: str) -> bool:
+  """Whether a text lists at least two steps, by numbers or by "first, next"."""
+  if num_items(text) >= 2:
+    return True
+  return len({word.casefold() for word in _SEQUENCER.findall(text)}) >= 2
 
 
 def lines(text: str) -> list[str]:

@@ -39,12 +39,20 @@ _VIEWS = (
   ("worth the money", "a waste of money"),
   ("underrated", "overrated"),
 )
+# "I can't disagree" agrees, "I'm not sure I agree" and "glad to disagree" do
+# not. What disagrees is taken out of a text before agreement is looked for.
 _AGREE = re.compile(
-  r"\b(?:i (?:fully |quite |completely |also |do )?agree|i think so,? too"
-  r"|(?:you are|you're|you be) (?:absolutely |quite )?right|same here)\b"
+  r"\b(?:i(?:'d| would| must| have to)?"
+  r" (?:fully |quite |completely |also |do )?agree"
+  r"|i (?:do not|don't|can't|cannot) disagree|could(?:n't| not) agree more"
+  r"|i think so,? too|(?:you are|you're|you be) (?:absolutely |quite )?right"
+  r"|same here)\b"
 )
 _DISAGREE = re.compile(
-  r"\b(?:i (?:\w+ )?disagree|i (?:do not|don't|can't|cannot) agree"
+  r"\b(?:(?:i (?!cannot |never )|to )(?:\w+ )?disagree"
+  r"|i (?:do not|don't|can't|cannot|would not|wouldn't) (?:\w+ )?agree"
+  r"|not (?:\w+ )?(?:sure|certain|convinced) (?:that |if |whether )?"
+  r"i(?:'d| would)? (?:\w+ )?agree"
   r"|i (?:do not|don't) think so|i see it otherwise"
   r"|(?:you are|you're|you be) (?:quite )?wrong)\b"
 )
