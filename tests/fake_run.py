@@ -180,7 +180,7 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
     "thresholds": {"initial": 0.95, "confused": 0.02, "agreed": 0.9},
     **rates("initial", N, N), "alternate": 0.0, "other": 0.0,
     **rates("confused", 0, N), **rates("agreed", 31, N),
-    "capability": 29 / N, "capability_n": N,
+    **rates("capability", 29, N), "capability_n": N,
     "worst": [
       {
         "id": "heldout/7", "split": "heldout", "prompt": QUESTIONS[0][0],

@@ -9,11 +9,12 @@ import statistics
 import pytest
 from fake_run import N, edit, fake_run, fake_sweep
 
-from bct_jax import summary
+from bct_jax import stats, summary
 from bct_jax.report import charts, write_report
 from bct_jax.report.folders import load_runs
 from bct_jax.report.groups import make_groups
 from bct_jax.report.overview import make_overview
+from bct_jax.report.types import Rate
 
 scipy_stats = pytest.importorskip("scipy.stats")
 RATES = (1e-5, 1e-4, 1e-3)
@@ -253,6 +254,26 @@ def test_a_failed_gate_is_said_where_verdicts_are(one):
   )
   told = overview(one).verdicts.told
   assert "In 1 of 3 runs the organism failed the gate" in told
+
+
+def test_organisms_that_do_not_begin_alike_are_told(one):
+  """Wilson intervals of 29 and 9 of 32 are apart, of 29 and 30 are not."""
+  runs = load_runs([one])[0]
+
+  def other(capability):
+    run, gate = runs[0], runs[0].organism.gate
+    rates = dict(gate.rates)
+    rates["capability"] = Rate(capability / N, stats.wilson(capability, N), N)
+    gate = dataclasses.replace(gate, rates=rates)
+    organism = dataclasses.replace(run.organism, hash="other", gate=gate)
+    return make_overview([dataclasses.replace(run, organism=organism), *runs])
+
+  assert "organisms" not in make_overview(runs).verdicts.told
+  told = other(9).verdicts.told
+  assert "start with initial 100%, agreed 97%, capability 28% to 91%." in told
+  assert "not matched in capability: the intervals" in told
+  told = other(30).verdicts.told
+  assert "capability 91% to 94%." in told and "matched" not in told
 
 
 def test_more_rates_than_colors(tmp_path):

@@ -90,7 +90,7 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
       f" In {failed} of {many(len(runs), 'run')} the organism failed the gate:"
       " what arms of it did says little."
     )
-  told += _across(groups)
+  told += _starts(runs) + _across(groups)
   if not rates:
     return Panel("verdicts", "Verdicts", told)
   picture = charts.verdict_map(
@@ -98,6 +98,31 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
     cells,
   )  # fmt: skip
   return Panel("verdicts", "Verdicts by learning rate", told, picture)
+
+
+def _starts(runs: Sequence[Run]) -> str:
+  """Whether organisms that are compared begin alike."""
+  gates = {run.organism.hash: run.organism.gate for run in runs}
+  known = [gate for gate in gates.values() if gate is not None]
+  if len(known) < 2:
+    return ""
+  parts, apart = [], []
+  for name in ("initial", "agreed", "capability"):
+    rates = [gate.rates[name] for gate in known if name in gate.rates]
+    if not rates:
+      continue
+    low, high = (f(rates, key=lambda rate: rate.value) for f in (min, max))
+    ends = dict.fromkeys(text.percent(rate.value) for rate in (low, high))
+    parts.append(f"{name} {' to '.join(ends)}")
+    if low.ci and high.ci and low.ci[1] < high.ci[0]:
+      apart.append(name)
+  told = f" The {len(known)} organisms start with {', '.join(parts)}."
+  if apart:
+    told += (
+      f" They are not matched in {' and '.join(apart)}: the intervals of the"
+      " lowest and the highest are apart."
+    )
+  return told
 
 
 def _across(groups: Sequence[Group]) -> str:
