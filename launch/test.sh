@@ -3,7 +3,7 @@
 #
 #   bash launch/test.sh [--all] [flags of pytest ...]
 #
-# --all or BCT_JAX_TEST_ALL=1 also runs the tests marked slow (see
+# --all or BCT_JAX_TEST_ALL=1 also runs the tests marked long or slow (see
 # pyproject.toml), and installs the extras `eval` and `wandb` for those
 # that need them and `topology`, a compiler for TPUs.
 # BCT_JAX_VENV (.venv) and PYTHON are heeded.
@@ -51,8 +51,10 @@ run_pytest() {
     ${options[@]+"${options[@]}"}
 }
 code=0
-run_pytest || code=$?
-if [[ "$all" == 1 ]]; then
+if [[ "$all" != 1 ]]; then
+  run_pytest || code=$?
+else
+  run_pytest -m "not slow" || code=$?
   # The slow ones run programs that are compiled as users have them.
   slow=0
   BCT_JAX_TEST_OPTIMIZED=1 run_pytest -m slow || slow=$?

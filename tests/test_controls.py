@@ -20,6 +20,8 @@ from bct_jax.turns import targeted
 from bct_jax.weights import load_weights
 from configs import tiny
 
+pytestmark = pytest.mark.long
+
 ALL = tuple(CONTROLS)
 
 

@@ -75,6 +75,7 @@ def test_finished_run_is_not_run_again(finished, tiny_folder):
   assert (workdir / "result.json").read_bytes() == before
 
 
+@pytest.mark.long
 def test_logging_elsewhere_may_begin_late(finished, tiny_folder, tmp_path):
   pytest.importorskip("tensorboardX")
   workdir = tmp_path / "run"
@@ -132,6 +133,7 @@ def test_run_of_a_version_without_a_field_goes_on(tmp_path):
     rundir.keep_config(tmp_path, now, {})
 
 
+@pytest.mark.long
 def test_a_second_process_compiles_nothing_anew(tmp_path, tiny_folder):
   cache = tmp_path / "compiled"
   flags = ("--mode=eval", f"--config.compilation_cache={cache}")
@@ -196,6 +198,7 @@ def test_killed_in_the_middle_of_an_arm(finished, tiny_folder, tmp_path):
   assert comparable(tmp_path / "run") == comparable(finished[0])
 
 
+@pytest.mark.long
 def test_checkpoint_of_other_data_is_refused(finished, tiny_folder, tmp_path):
   """A changed tokenizer or generator must not go on with old weights."""
   workdir = tmp_path / "run"
@@ -208,6 +211,7 @@ def test_checkpoint_of_other_data_is_refused(finished, tiny_folder, tmp_path):
   assert code == 2 and "made from other training data" in err
 
 
+@pytest.mark.long
 def test_two_runs_cannot_share_a_directory(tiny_folder, tmp_path):
   first = start(tmp_path, tiny_folder)
   try:
@@ -304,6 +308,7 @@ def test_tokenizer_larger_than_the_model_is_refused(tiny_folder, tmp_path):
   assert code == 2 and "264 tokens" in err and "200" in err
 
 
+@pytest.mark.long
 def test_loss_that_is_not_finite_stops_with_code_3(tiny_folder, tmp_path):
   """A weight that is not a number, as a damaged download would leave it."""
   import numpy as np
@@ -386,6 +391,7 @@ def test_samples_of_a_prompt_do_not_depend_on_their_number(
     commands.run_sample(from_dict(values), [], ["Hi"], None, None)
 
 
+@pytest.mark.long
 def test_sample_mode_names_the_bad_line(tiny_folder, tmp_path):
   prompts = tmp_path / "p.jsonl"
   prompts.write_text('{"prompt": "One?"}\n{"prompt": 2}\n')

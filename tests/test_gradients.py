@@ -30,6 +30,8 @@ from bct_jax.training import Run, fresh_state
 from bct_jax.weights import load_weights
 from configs import tiny
 
+pytestmark = pytest.mark.long
+
 STEPS = 4
 ARMS = {
   "full": {"train": {"accum": 2}},

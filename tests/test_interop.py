@@ -23,6 +23,8 @@ from bct_jax.local import Request
 from bct_jax.sampler import Completion
 from configs import tiny
 
+pytestmark = pytest.mark.long
+
 ROOT = Path(__file__).parent.parent
 ENV = {
   **os.environ,

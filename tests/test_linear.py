@@ -10,6 +10,8 @@ import pytest
 from bct_jax import linear
 from bct_jax.config import ConfigError
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def problem():

@@ -175,6 +175,7 @@ def test_one_process_stopped_or_killed(how, finished, tiny_folder, tmp_path):
 # --- hosts that disagree ------------------------------------------------------
 
 
+@pytest.mark.long
 def test_other_config_or_code_is_named(tiny_folder, tmp_path):
   """F22: before step 0, in every process, with the process and the field."""
   code = tmp_path / "code"
@@ -271,6 +272,7 @@ except processes.ProcessError as e:
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("what", "message"),
   [

@@ -13,6 +13,8 @@ from bct_jax.plan import make_plan
 from bct_jax.weights import load_weights
 from configs import tiny
 
+pytestmark = pytest.mark.long
+
 ARMS = {
   "dpo": {"train": {"objective": "dpo", "options": {"rejected": "shuffled"}}},
   "near": {

@@ -20,6 +20,8 @@ from bct_jax.types import TrainState
 from bct_jax.weights import load_weights
 from configs import tiny
 
+pytestmark = pytest.mark.long
+
 # The random model can learn to end its answers, and after how many words.
 LENGTH = {"reward": "length", "length_target": 2}
 RLOO = {"kl_coef": 0.1, "kl_estimator": "k1_in_reward"}

@@ -331,6 +331,7 @@ def test_common_prefix_leaves_each_prompt_a_token(prompts, shared):
   assert sampler.common_prefix(prompts) == shared
 
 
+@pytest.mark.long
 def test_arms_are_sampled_together_as_apart():
   """Adapters of two ranks and none over one base, in one batch."""
   mesh = make_mesh(2, 1, 2)

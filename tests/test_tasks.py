@@ -19,7 +19,7 @@ from bct_jax.tasks import FILE, Tasks
 from bct_jax.weights import load_weights
 from configs import tiny
 
-pytestmark = pytest.mark.interop
+pytestmark = [pytest.mark.interop, pytest.mark.long]
 NAMES = ("colors_choice", "colors_rolling", "colors_until")
 STEPS = 3
 
