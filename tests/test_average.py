@@ -19,8 +19,6 @@ from bct_jax.training import Run
 from bct_jax.weights import load_weights
 from configs import tiny
 
-pytestmark = pytest.mark.long
-
 DECAY, STEPS = 0.7, 5
 # An adapter compiles two more steps.
 LOW = pytest.param("low_average", marks=pytest.mark.slow)

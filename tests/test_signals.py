@@ -166,7 +166,6 @@ def stop_at(pattern, how, workdir, folder):
   assert last.startswith("error: stopped ") and "goes on from here" in last
 
 
-@pytest.mark.long
 def test_a_stopped_run_is_saved(tiny_folder, tmp_path):
   begun = "organisms/*/metrics.jsonl"  # the first update is done
   stop_at(begun, signal.SIGTERM, tmp_path, tiny_folder)
