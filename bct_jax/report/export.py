@@ -10,7 +10,8 @@ from typing import Any
 
 from bct_jax.report import text
 from bct_jax.report.folders import load_runs
-from bct_jax.report.load import PUSHES, SETTINGS
+from bct_jax.report.load import SETTINGS
+from bct_jax.report.parse import PUSHES
 from bct_jax.report.types import Arm, Gradients, Point, ReportError, Run
 
 RATES = ("initial", "alternate", "other", "decorated", "agreed",

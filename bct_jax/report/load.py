@@ -4,44 +4,25 @@ A finished run must be whole: each missing or damaged file is an error that
 names it. An unfinished run is shown as far as it goes, with notes that say so.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bct_jax.report import records
+from bct_jax.report import parse, records
 from bct_jax.report.ending import told_by
 from bct_jax.report.types import (
   Arm,
-  Crossing,
-  Estimate,
-  Gate,
-  Gradients,
   Organism,
   Point,
-  Rate,
   ReportError,
-  Row,
   Run,
   TrainStep,
 )
 from bct_jax.settings.leaks import told
 
 VERDICTS = ("retained", "transferred", "degraded", "inconclusive")
-LABELS = {
-  "eval": ("initial", "alternate", "other"),
-  "heldout": ("agreed", "other"),
-  "probe": ("right", "wrong"),
-}
-PUSHES = tuple(
-  f"{what}_{behavior}"
-  for what in ("gradient_cosine", "update_cosine", "update_gain")
-  for behavior in ("initial", "alternate")
-)
 CONTROL = "control"  # which one an arm is of another, if it is one
 SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed", CONTROL)
-# The rates of a writer that rounds to 3 digits may miss 1 by this much.
-_SUM_TOLERANCE = 2e-3
-
 T = TypeVar("T", Point, TrainStep)
 
 
@@ -187,7 +168,7 @@ def _organism(path: Path, record: records.Record) -> Organism:
     kind=record.text("kind"),
     hash=name,
     provenance=record.object("provenance").value,
-    gate=_gate(record.object("gate")),
+    gate=parse.gate(record.object("gate")),
     made=record.object("made").value if record.has("made") else {},
   )
 
@@ -201,32 +182,8 @@ def _unfinished_organism(path: Path, notes: list[str]) -> Organism:
       else "The gate has not been passed yet: no organism has a gate.json."
     )
     return Organism("", "", {}, None)
-  gate = _gate(records.read_json(gates[0]))
+  gate = parse.gate(records.read_json(gates[0]))
   return Organism("", gates[0].parent.name, {}, gate)
-
-
-def _gate(record: records.Record) -> Gate:
-  bars = record.object("thresholds")
-  worst = record.objects("worst") if record.has("worst") else []
-  return Gate(
-    passed=record.flag("passed"),
-    enforced=record.flag("enforced"),
-    thresholds={key: bars.share(key) for key in bars.value},
-    rates=_rates(record),
-    worst=tuple(_row(r) for r in worst),
-    base=_rates(record.object("base")) if record.has("base") else {},
-  )
-
-
-def _rates(record: records.Record) -> dict[str, Rate]:
-  rates = {}
-  for key in ("initial", "alternate", "other", "confused", "agreed"):
-    # Agreed and confused are shares of train prompts, the others of n.
-    train = key in ("agreed", "confused")
-    rates[key] = record.rate(key, "agreed_n" if train else "n")
-  if record.has("capability"):
-    rates["capability"] = record.rate("capability", "capability_n")
-  return rates
 
 
 def _arm(
@@ -255,21 +212,22 @@ def _arm(
       return []
     return list(records.read_lines(folder / file, torn))
 
-  points = [_point(r) for r in lines("evals.jsonl")]
+  points = [parse.point(r) for r in lines("evals.jsonl")]
   curve = _by_step(points, folder / "evals.jsonl", notes)
   if record is not None and record.has("curve"):
-    told = tuple(_point(r) for r in record.objects("curve"))
+    told = tuple(parse.point(r) for r in record.objects("curve"))
     if told != curve:
       notes.append(
         f"Arm {name}: evals.jsonl does not say what result.json does; the"
         " curve shown is the one of result.json, on which the verdict rests."
       )
     curve = told
-  steps = [_train_step(r) for r in lines("metrics.jsonl")]
+  steps = [parse.train_step(r) for r in lines("metrics.jsonl")]
   metrics = _by_step(steps, folder / "metrics.jsonl", notes)
   rollouts = {
     point.step: tuple(
-      _row(r, point.step) for r in lines(f"rollouts/step_{point.step}.jsonl")
+      parse.row(r, point.step)
+      for r in lines(f"rollouts/step_{point.step}.jsonl")
     )
     for point in curve
   }
@@ -311,96 +269,18 @@ def _outcome(
     "settings": settings,
     "verdict": record.text("verdict", VERDICTS),
     "why": record.text("why") if record.has("why") else "",
-    "retention": _estimate(record, "retention"),
-    "transfer": _estimate(record, "transfer"),
-    "transfer_step": _crossing(record, "transfer_step", "transfer_censored_at"),
-    "deployment_length": _crossing(
+    "retention": parse.estimate(record, "retention"),
+    "transfer": parse.estimate(record, "transfer"),
+    "transfer_step": parse.crossing(
+      record, "transfer_step", "transfer_censored_at"
+    ),
+    "deployment_length": parse.crossing(
       record, "deployment_length", "deployment_length_censored_at"
     ),
     "returned": record.flag("returned") if record.has("returned") else False,
     tokens: record.count(tokens) if record.has(tokens) else None,
     seconds: record.number(seconds) if record.has(seconds) else None,
   }
-
-
-def _estimate(record: records.Record, key: str) -> Estimate | None:
-  if not record.has(key):
-    return None
-  return Estimate(record.number(key), record.interval(f"{key}_ci"))
-
-
-def _crossing(record: records.Record, key: str, censored: str) -> Crossing:
-  return Crossing(
-    record.count(key) if record.has(key) else None,
-    record.count(censored) if record.has(censored) else None,
-  )
-
-
-def _point(record: records.Record) -> Point:
-  def maybe(key: str, n: str) -> Rate | None:
-    return record.rate(key, n) if record.has(key) else None
-
-  point = Point(
-    step=record.count("step"),
-    n=record.count("n"),
-    initial=record.rate("initial", "n"),
-    alternate=record.rate("alternate", "n"),
-    other=record.rate("other", "n"),
-    decorated=maybe("decorated", "n"),
-    agreed=maybe("agreed", "agreed_n"),
-    agreed_decorated=maybe("agreed_decorated", "agreed_n"),
-    capability=maybe("capability", "capability_n"),
-    reasons=record.object("reasons").value if record.has("reasons") else {},
-    truncated=record.number("truncated") if record.has("truncated") else None,
-    malformed=record.number("malformed") if record.has("malformed") else None,
-    logprob_difference=record.number("logprob_difference")
-    if record.has("logprob_difference")
-    else None,
-    **{
-      name: record.number(name)
-      for name in ("logprob_initial", "logprob_alternate")
-      if record.has(name)
-    },
-    gradients=_gradients(record.object("gradients"))
-    if record.has("gradients")
-    else None,
-    tasks=_tasks(record.object("tasks")) if record.has("tasks") else {},
-  )
-  total = point.initial.value + point.alternate.value + point.other.value
-  if abs(total - 1) > _SUM_TOLERANCE:
-    raise ReportError(
-      f"{record.where}: initial, alternate and other should add up to 1, add"
-      f" up to {total:g}"
-    )
-  return point
-
-
-def _gradients(record: records.Record) -> Gradients:
-  norms = {k: record.object(k) for k in ("gradient_norm", "update_norm")}
-  return Gradients(
-    _numbers(record, PUSHES),
-    **{k: _numbers(part, part.value) for k, part in norms.items()},
-  )
-
-
-def _tasks(record: records.Record) -> dict[str, dict[str, float | None]]:
-  parts = {name: record.object(name) for name in record.value}
-  return {name: _numbers(part, part.value) for name, part in parts.items()}
-
-
-def _numbers(
-  record: records.Record, keys: Iterable[str]
-) -> dict[str, float | None]:
-  return {k: record.number(k) if record.has(k) else None for k in keys}
-
-
-def _train_step(record: records.Record) -> TrainStep:
-  return TrainStep(
-    step=record.count("step"),
-    loss=record.measured("loss"),
-    grad_norm=record.measured("grad_norm"),
-    seconds=record.measured("seconds"),
-  )
 
 
 def _by_step(items: list[T], path: Path, notes: list[str]) -> tuple[T, ...]:
@@ -412,25 +292,3 @@ def _by_step(items: list[T], path: Path, notes: list[str]) -> tuple[T, ...]:
       f"{path}: {twice} steps were written again; the last of each is shown."
     )
   return tuple(last[step] for step in sorted(last))
-
-
-def _row(record: records.Record, step: int | None = None) -> Row:
-  split = record.text("split", tuple(LABELS))
-  return Row(
-    id=record.text("id"),
-    split=split,
-    prompt=_prompt(record),
-    text=record.text("text"),
-    label=record.text("label", LABELS[split]),
-    reason=record.text("reason") if record.has("reason") else "",
-    decorated=record.flag("decorated") if record.has("decorated") else None,
-    stop=record.text("stop") if record.has("stop") else "",
-    step=step,
-  )
-
-
-def _prompt(record: records.Record) -> tuple[tuple[str, str], ...]:
-  if isinstance(record.value.get("prompt"), str):
-    return (("user", record.text("prompt")),)
-  turns = record.objects("prompt")
-  return tuple((turn.text("role"), turn.text("content")) for turn in turns)
