@@ -11,8 +11,7 @@ from bct_jax.report.export import FORMS, evals_csv, verdict_table
 from bct_jax.report.watch import watch
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-  """Writes a report; 0 when done, 2 with one line on bad input."""
+def _parser() -> argparse.ArgumentParser:
   parser = argparse.ArgumentParser(
     prog="python -m bct_jax.report",
     description="Writes one self-contained HTML file about runs.",
@@ -69,6 +68,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     metavar="CSV",
     help="also write every eval of every arm, a line each",
   )
+  return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+  """Writes a report; 0 when done, 2 with one line on bad input."""
+  parser = _parser()
   args = parser.parse_args(argv)
   if args.figure and len(args.run_dirs) > 1:
     parser.error("--figure shows one run: give one RUN")
