@@ -7,6 +7,16 @@ from collections.abc import Sequence
 # sweep failed, the others are done.
 DONE, BAD_INPUT, NUMERICAL, FAILED, MACHINE, PREEMPTED = 0, 2, 3, 4, 74, 75
 INTERRUPTED = 130
+# What ml_collections raises of unknown fields and wrong types; a config file is
+# a program of its own, and may raise anything.
+BAD_CONFIG = (
+  AttributeError,
+  ImportError,
+  KeyError,
+  SyntaxError,
+  TypeError,
+  ValueError,
+)
 
 
 def fail(message: str, code: int = BAD_INPUT) -> int:
@@ -19,8 +29,7 @@ def explain(error: Exception, argv: Sequence[str]) -> str:
   """What is wrong with a config or the flags that change it, in words.
 
   Args:
-    error: of ml_collections, which raises many kinds, or of a config file,
-      which is a program of its own.
+    error: one of BAD_CONFIG.
     argv: the command line.
   """
   text = str(error.args[0] if len(error.args) == 1 else error)

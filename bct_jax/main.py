@@ -17,6 +17,7 @@ from bct_jax.config import (
   from_dict,
 )
 from bct_jax.exits import (
+  BAD_CONFIG,
   DONE,
   INTERRUPTED,
   MACHINE,
@@ -153,15 +154,7 @@ def main(argv: list[str]) -> int:
     where = _processes()
   except flags.Error as e:
     return fail(str(e))
-  except (
-    AttributeError,
-    ImportError,
-    KeyError,
-    OSError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-  ) as e:
+  except (*BAD_CONFIG, OSError) as e:
     return fail(explain(e, argv))
   code = _run(config, raw, where)
   from bct_jax import processes

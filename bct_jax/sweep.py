@@ -21,7 +21,15 @@ from ml_collections import ConfigDict, config_flags
 from bct_jax import allocator
 from bct_jax.cells import Cell, by_organism, make_cells, share
 from bct_jax.config import ConfigError
-from bct_jax.exits import DONE, FAILED, MACHINE, PREEMPTED, explain, fail
+from bct_jax.exits import (
+  BAD_CONFIG,
+  DONE,
+  FAILED,
+  MACHINE,
+  PREEMPTED,
+  explain,
+  fail,
+)
 from bct_jax.sweep_plan import make_room, plan_lines, plan_of
 
 Organism = tuple[str, dict[str, Any]] | None  # its hash and gate, once made
@@ -38,14 +46,7 @@ def main(argv: Sequence[str]) -> int:
     return _run(options, cells)
   except flags.Error as e:
     return fail(str(e))
-  except (
-    AttributeError,
-    ImportError,
-    KeyError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-  ) as e:
+  except BAD_CONFIG as e:
     return fail(explain(e, argv))
   except OSError as e:
     return fail(str(e), MACHINE)

@@ -9,7 +9,15 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from bct_jax.report import text
-from bct_jax.report.picture import CAPTION, COLORS, INK, Picture, set_up, wrap
+from bct_jax.report.picture import (
+  CAPTION,
+  COLORS,
+  INK,
+  LINE,
+  Picture,
+  set_up,
+  wrap,
+)
 from bct_jax.report.types import Arm, Point, Rate, ReportError, Run
 
 # Shape and dash tell the lines apart where colour cannot.
@@ -147,10 +155,9 @@ def draw_png(run: Run) -> bytes:
       axes.axis("off")
     for axes in panels[: len(arms) : columns]:
       axes.set_ylabel("share of answers")
-    made = text.visible(text.told_made([run.organism]))
-    caption = wrap(f"organism: {made}" if made else "", 72 * 5.3 * columns)
+    caption = wrap(text.caption([run.organism]), 72 * 5.3 * columns)
     figure.text(0.01, 0.01, "\n".join(caption), **CAPTION)
-    room = 11 * len(caption) / 72 / (3.7 * rows)
+    room = LINE * len(caption) / (72 * 3.7 * rows)
     figure.tight_layout(w_pad=3, rect=(0, room, 1, 1))
     image = io.BytesIO()
     figure.savefig(image, format="png", dpi=150, metadata={"Software": None})

@@ -22,9 +22,7 @@ def contents(
     # Names that differ in what a file name cannot hold.
     used[name] = used.get(name, 0) + 1
     number = f"-{used[name]}" if used[name] > 1 else ""
-    made = text.told_made(organisms)
-    if made:
-      picture = picture.captioned(text.visible(f"organism: {made}"))
+    picture = picture.captioned(text.caption(organisms))
     yield f"{name}{number}.svg", picture.svg().encode("utf-8")
     yield f"{name}{number}.png", picture.png()
 

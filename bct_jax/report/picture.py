@@ -29,7 +29,7 @@ COLORS = {
 INK, GRID = "#222222", "#d4d4d4"
 _WIDTH, _HEIGHT = 440, 270  # of an SVG in its own units, of a 72nd inch
 CAPTION: Any = {"fontsize": 8, "linespacing": 1.25, "va": "bottom"}
-_LINE = 11  # height of a line of a caption
+LINE = 11  # height of a line of a caption
 _SETTINGS: dict[Any, Any] = {
   "font.family": "sans-serif",
   "font.size": 11.5,
@@ -77,7 +77,7 @@ class Picture:
     width, height = self.size
     left, top, right, bottom = self.margins
     lines = wrap(caption, width)
-    room = _LINE * len(lines) + 4 if lines else 0
+    room = LINE * len(lines) + 4 if lines else 0
     return dataclasses.replace(
       self,
       size=(width, height + room),

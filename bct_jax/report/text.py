@@ -200,6 +200,12 @@ def told_made(organisms: Sequence[Organism]) -> str:
   return ", ".join(same)
 
 
+def caption(organisms: Sequence[Organism]) -> str:
+  """What stands below a figure of theirs; empty where nothing is known."""
+  made = visible(told_made(organisms))
+  return made and f"organism: {made}"
+
+
 def _made(organism: Organism) -> dict[str, str]:
   """What was done, in words, by field; of a prompted one its kind alone."""
   made = {"kind": organism.kind} | dict(organism.made)

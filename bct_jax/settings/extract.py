@@ -98,7 +98,7 @@ def picked(text: str, pair: Collection[int], larger: bool) -> set[int]:
     same = bool(more) == larger
     found |= {int(number)} if same else set(pair) - {int(number)}
   text = _COMPARED.sub(" ", text)
-  named = [*_NAMED_NUMBER.findall(text)]
+  named = _NAMED_NUMBER.findall(text)
   named += [n for two in _TWO_NUMBERS.findall(text) for n in two]
   told = set(pair).intersection(map(int, named))
   if found or told == set(pair):
