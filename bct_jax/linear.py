@@ -36,12 +36,13 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from bct_jax import metrics, verdict
-from bct_jax.arms import describe, eval_steps
 from bct_jax.config import ConfigError, GateConfig
-from bct_jax.evaluate import summarize
-from bct_jax.gate import check_gate, worst
-from bct_jax.progress import say
+from bct_jax.evals import verdict
+from bct_jax.evals.evaluate import summarize
+from bct_jax.evals.gate import check_gate, worst
+from bct_jax.experiment.arms import describe, eval_steps
+from bct_jax.infra import files
+from bct_jax.infra.progress import say
 from bct_jax.report import write_report
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
@@ -258,18 +259,18 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
     }
     for i, (loss, norm) in enumerate(losses)
   ]
-  metrics.write_lines(folder / "metrics.jsonl", lines)
+  files.write_lines(folder / "metrics.jsonl", lines)
   curve, labels = [], []
   for step in stops:
     rows = rows_of(problem, weights[step])
-    metrics.write_lines(folder / "rollouts" / f"step_{step}.jsonl", rows)
+    files.write_lines(folder / "rollouts" / f"step_{step}.jsonl", rows)
     record = summarize(rows, step)
     of_eval = [r for r in rows if r["split"] == "eval"]
     record["share"] = float(np.median([r["share"] for r in of_eval]))
     curve.append(record)
     labels.append([r["label"] for r in of_eval])
-  metrics.write_lines(folder / "evals.jsonl", curve)
-  metrics.write_text(
+  files.write_lines(folder / "evals.jsonl", curve)
+  files.write_text(
     folder / "mask_audit.txt", f"trained {n} outputs of {n} inputs\n"
   )
   say(f"{name} {describe(curve[-1])} share {curve[-1]['share']:.3f}")
@@ -287,7 +288,7 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
     "trained_tokens": n * arm.steps,
     "seconds": seconds * arm.steps,
   }
-  metrics.write_json(folder / "done.json", record)
+  files.write_json(folder / "done.json", record)
   return record
 
 
@@ -299,14 +300,14 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
   """
   problem = make_problem(config)
   facts = dataclasses.asdict(config)
-  name = metrics.digest(facts)[:16]
+  name = files.digest(facts)[:16]
   rows = rows_of(problem, problem.organism)
   gate = summarize(rows, 0)
   gate |= {"worst": worst(rows)} | check_gate(gate, GATE)
   organism = workdir / "organisms" / name
-  metrics.write_json(organism / "provenance.json", facts)
-  metrics.write_lines(organism / "rollouts.jsonl", rows)
-  metrics.write_json(organism / "gate.json", gate)
+  files.write_json(organism / "provenance.json", facts)
+  files.write_lines(organism / "rollouts.jsonl", rows)
+  files.write_json(organism / "gate.json", gate)
   arms = {name: dataclasses.asdict(arm) for name, arm in ARMS.items()}
   written = {
     "name": "linear",
@@ -314,12 +315,10 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
     "model": {"path": f"linear, {config.width} weights"},
     "arms": arms,
   }
-  metrics.write_json(
+  files.write_json(
     workdir / "config.json", {"config": written, "overrides": {}}
   )
-  metrics.write_json(
-    workdir / "env.json", {"versions": {"jax": jax.__version__}}
-  )
+  files.write_json(workdir / "env.json", {"versions": {"jax": jax.__version__}})
   share = shares(problem, closed_form(problem), "eval")
   result = {
     "setting": "linear",
@@ -335,8 +334,8 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
       for name, arm in ARMS.items()
     ],
   }
-  metrics.write_json(workdir / "result.json", result)
-  metrics.write_done(workdir, name)
+  files.write_json(workdir / "result.json", result)
+  files.write_done(workdir, name)
   write_report([workdir], workdir / "report.html")
   return result
 

@@ -9,14 +9,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bct_jax import allocator
-from bct_jax.config import (
-  ConfigError,
-  ExperimentConfig,
-  choose,
-  from_dict,
-)
-from bct_jax.exits import (
+from bct_jax.config import ConfigError, ExperimentConfig, choose, from_dict
+from bct_jax.infra import memory
+from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
   DONE,
   INTERRUPTED,
@@ -157,7 +152,7 @@ def main(argv: list[str]) -> int:
   except (*BAD_CONFIG, OSError) as e:
     return fail(explain(e, argv))
   code = _run(config, raw, where)
-  from bct_jax import processes
+  from bct_jax.infra import processes
 
   processes.leave(code)
   return code
@@ -167,13 +162,13 @@ def _run_alone() -> int:
   """A mode that needs neither config nor devices; JAX does not start."""
   if _MODE.value == "settings":
     from bct_jax import settings
-    from bct_jax.settings import listing
+    from bct_jax.modes import list_settings
 
-    text = settings.table() if _MARKDOWN.value else listing.listing()
+    text = settings.table() if _MARKDOWN.value else list_settings.listing()
     print(text, end="")
     return DONE
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  from bct_jax import rescore
+  from bct_jax.modes import rescore
 
   try:
     rescore.run_rescore(_path(_WORKDIR.value), _path(_OUT.value))
@@ -216,18 +211,12 @@ def _run(
   # It would tell that torch is absent, which is how it is meant.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
-  from bct_jax import (
-    commands,
-    dryrun,
-    pretrain,
-    processes,
-    progress,
-    rundir,
-    signals,
-  )
-  from bct_jax.gate import GateError
-  from bct_jax.runtime import keep_compiled
-  from bct_jax.train import NumericalError
+  from bct_jax.evals.gate import GateError
+  from bct_jax.experiment import rundir
+  from bct_jax.infra import processes, progress, signals
+  from bct_jax.modes import dry_run, pretrain, sample
+  from bct_jax.runtime.programs import keep_compiled
+  from bct_jax.train.step import NumericalError
 
   out, folders = _path(_OUT.value), [Path(p) for p in _PARAMS.value]
   params = folders[0] if folders else None
@@ -240,7 +229,7 @@ def _run(
     keep_compiled(config.compilation_cache)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
-      commands.run_experiment(
+      sample.run_experiment(
         config,
         raw,
         overrides,
@@ -248,19 +237,19 @@ def _run(
         fall_back=_RESUME.value == "latest_good",
       )
     elif _MODE.value == "eval":
-      commands.run_eval(config, params, out)
+      sample.run_eval(config, params, out)
     elif _MODE.value == "sample":
-      commands.run_sample(
+      sample.run_sample(
         config, folders, _PROMPT.value, _path(_PROMPTS.value), out, _NUM.value
       )
     elif _MODE.value == "export":
-      commands.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
+      sample.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
     elif _MODE.value == "export_data":
-      commands.run_export_data(config, out)
+      sample.run_export_data(config, out)
     elif _MODE.value == "pretrain":
       pretrain.run_pretrain(config, out)
     else:
-      dryrun.run_dry_run(config, _TOPOLOGY.value)
+      dry_run.run_dry_run(config, _TOPOLOGY.value)
   except (ValueError, GateError) as e:
     return fail(str(e))
   except NumericalError as e:
@@ -279,5 +268,5 @@ def _path(value: str | None) -> Path | None:
 
 
 if __name__ == "__main__":
-  allocator.keep_pages()
+  memory.keep_pages()
   sys.exit(main(sys.argv))

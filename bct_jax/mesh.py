@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bct_jax import processes
+from bct_jax.infra import processes
 from bct_jax.types import Batch, PyTree, Rows
 
 AXES = ("data", "fsdp", "tensor")

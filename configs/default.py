@@ -171,7 +171,7 @@ def get_config() -> ConfigDict:
   c.eval.num_eval = 64  # eval prompts
   c.eval.num_heldout = 64  # held-out train prompts
   c.eval.num_probe = 64  # capability prompts
-  c.eval.probe = "facts"  # a name in bct_jax/settings/capability.py
+  c.eval.probe = "facts"  # a name in bct_jax/settings/probes/capability.py
   c.eval.seed = 1  # of the prompts
   # Updates after which to evaluate; 0 and the last are always added.
   c.eval.steps = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
@@ -186,7 +186,7 @@ def get_config() -> ConfigDict:
   c.eval.references = False
   # Also how the next update pushes on both behaviors, to first order: norms of
   # gradient and update, and their cosines with the gradients of the log p of
-  # those completions, see bct_jax/gradients.py. Takes the memory of four
+  # those completions, see bct_jax/train/gradients.py. Takes the memory of four
   # gradients in float32.
   c.eval.gradients = False
   # Also tasks of lm-eval, as ("hellaswag", "arc_easy"), which decide no

@@ -8,9 +8,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bct_jax import metrics
+from bct_jax.infra import files
 from bct_jax.report import ReportError
-from bct_jax.report.load import load_run
+from bct_jax.report.read.load import load_run
 
 STEPS = (0, 1, 2, 4, 8, 16, 28, 40)
 N = 32
@@ -208,7 +208,7 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
       "organism": organism, "arms": [low, high],
     },
   )  # fmt: skip
-  metrics.write_done(run, "0a1b2c3d")
+  files.write_done(run, "0a1b2c3d")
   return run
 
 
@@ -255,7 +255,7 @@ def fake_cell(run: Path, name: str, setting: str, lr: float, seed: int) -> None:
   edit(run / "config.json", plan)
   edit(run / "result.json", lambda r: r.update(setting=setting, arms=[arm]))
   (run / "done.json").unlink()
-  metrics.write_done(run, "0a1b2c3d")
+  files.write_done(run, "0a1b2c3d")
 
 
 def edit(path: Path, change: Any) -> None:

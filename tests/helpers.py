@@ -10,13 +10,13 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
-from bct_jax import optim
 from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
+from bct_jax.experiment.training import Run, train_runs
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
 from bct_jax.objectives import asks
-from bct_jax.train import make_train_step
-from bct_jax.training import Run, train_runs
+from bct_jax.train import optim
+from bct_jax.train.step import make_train_step
 from bct_jax.types import Rows, TrainState
 
 CONFIG = ModelConfig(

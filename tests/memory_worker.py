@@ -17,9 +17,11 @@ import jax.numpy as jnp  # noqa: E402
 from helpers import make_mesh  # noqa: E402
 
 from bct_jax import mesh as meshes  # noqa: E402
-from bct_jax.models import decoder, export, partition, tiny  # noqa: E402
+from bct_jax.models import decoder, partition
 from bct_jax.models.config import from_hf  # noqa: E402
-from bct_jax.models.hf_weights import load_params  # noqa: E402
+from bct_jax.models.demo import tiny  # noqa: E402
+from bct_jax.models.huggingface import export
+from bct_jax.models.huggingface.load import load_params  # noqa: E402
 
 
 def memory(field: str) -> int:

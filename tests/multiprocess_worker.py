@@ -36,12 +36,12 @@ from helpers import (  # noqa: E402
 )
 
 from bct_jax import mesh as meshes  # noqa: E402
-from bct_jax import sampler  # noqa: E402
-from bct_jax.checkpoint import Checkpoints  # noqa: E402
 from bct_jax.models import decoder, partition  # noqa: E402
-from bct_jax.models.export import export_hf  # noqa: E402
-from bct_jax.models.hf_weights import load_params  # noqa: E402
+from bct_jax.models.huggingface.export import export_hf  # noqa: E402
+from bct_jax.models.huggingface.load import load_params  # noqa: E402
 from bct_jax.objectives import sft  # noqa: E402
+from bct_jax.sample import sampler  # noqa: E402
+from bct_jax.train.checkpoint import Checkpoints  # noqa: E402
 
 
 def sample(setup):

@@ -6,13 +6,13 @@ import pytest
 from helpers import sampling
 
 from bct_jax import mesh as meshes
-from bct_jax import sampler
 from bct_jax.data.batches import Dataset
 from bct_jax.models import decoder, partition
 from bct_jax.models.config import from_hf
-from bct_jax.models.hf_weights import load_params
-from bct_jax.models.names import hf_names
+from bct_jax.models.huggingface.load import load_params
+from bct_jax.models.huggingface.names import hf_names
 from bct_jax.objectives import sft
+from bct_jax.sample import sampler
 
 
 def load(folder, mesh):

@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, values
+from bct_jax.sweep.cells import Overrides, values
 from configs import tiny
 
 

@@ -6,7 +6,7 @@ weights), decoration and last step. One diverges.
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides
+from bct_jax.sweep.cells import Overrides
 from configs import tiny
 
 

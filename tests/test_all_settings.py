@@ -13,11 +13,11 @@ import hypothesis.strategies as st
 import pytest
 from derandomized import PROFILE
 
+from bct_jax.data.leaks import check_leaks, prompt_of
 from bct_jax.examples import Example, Label
 from bct_jax.settings import SETTINGS, base, describe, make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.leaks import check_leaks, prompt_of
-from bct_jax.settings.scorers import fold
+from bct_jax.settings.parts.scorers import fold
 
 NAMES = sorted(SETTINGS)
 SPLITS = ("install", "train", "eval", "heldout")

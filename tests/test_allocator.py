@@ -6,15 +6,15 @@ import sys
 import pytest
 from runs import ROOT
 
-from bct_jax import allocator
+from bct_jax.infra import memory
 
 # Page faults of a program that is run again, with 64 MiB of a temporary value:
 # most often, once it has found a place that is free each time.
 COUNT = """
 import resource, statistics, sys
-from bct_jax import allocator
+from bct_jax.infra import memory
 if "keep" in sys.argv:
-  assert allocator.keep_pages()
+  assert memory.keep_pages()
 import jax, jax.numpy as jnp
 f = jax.jit(lambda x: jnp.exp(x @ x.T) @ x)
 x = jnp.ones((4096, 16))
@@ -60,5 +60,5 @@ def test_accelerators_and_what_a_user_chose_are_left_alone(
     monkeypatch.setenv(chosen, "8")
   if device:
     (tmp_path / device).touch()
-  monkeypatch.setattr(allocator.ctypes, "CDLL", None)  # would raise
-  assert not allocator.keep_pages(tmp_path)
+  monkeypatch.setattr(memory.ctypes, "CDLL", None)  # would raise
+  assert not memory.keep_pages(tmp_path)

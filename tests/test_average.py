@@ -8,15 +8,16 @@ import numpy as np
 import pytest
 from helpers import train_evaluated
 
-from bct_jax import experiment, signals
-from bct_jax.arms import organism_weights
-from bct_jax.checkpoint import Checkpoints
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.dryrun import find_sizes
-from bct_jax.plan import make_plan
-from bct_jax.sizes import Work, device_bytes
-from bct_jax.training import Run
-from bct_jax.weights import load_weights
+from bct_jax.experiment.arms import organism_weights
+from bct_jax.experiment.plan import make_plan
+from bct_jax.experiment.run import make_organism, provenance
+from bct_jax.experiment.training import Run
+from bct_jax.infra import signals
+from bct_jax.modes.dry_run import find_sizes
+from bct_jax.runtime.weights import load_weights
+from bct_jax.sizing.sizes import Work, device_bytes
+from bct_jax.train.checkpoint import Checkpoints
 from configs import tiny
 
 DECAY, STEPS = 0.7, 5
@@ -209,10 +210,10 @@ def test_an_organism_is_its_average(plan, tmp_path):
   )
   config = dataclasses.replace(plan.config, organism=organism, arms={})
   made = make_plan(config)
-  facts = experiment.provenance(made)
+  facts = provenance(made)
   assert facts["optim"]["ema_decay"] == DECAY
   with jax.set_mesh(made.runtime.mesh):
-    folder, _ = experiment.make_organism(made, tmp_path)
+    folder, _ = make_organism(made, tmp_path)
     weights = organism_weights(made, folder)
     plain = dataclasses.replace(organism, optim=plan.config.arms["plain"].optim)
     assert made.install is not None

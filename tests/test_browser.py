@@ -10,7 +10,7 @@ from fake_run import fake_run, fake_sweep, hostile_run, write
 
 from bct_jax.report import text, write_report
 from bct_jax.report.browser import inert_json, make_browser
-from bct_jax.report.load import load_run
+from bct_jax.report.read.load import load_run
 
 LONG = "=1+1" + "<b>x" * 2**18  # 1 MB in a line
 SET = """(id, value) => {

@@ -11,11 +11,12 @@ import hypothesis.strategies as st
 import pytest
 
 from bct_jax.examples import Example
-from bct_jax.settings import SETTINGS, make_setting, questions
-from bct_jax.settings.capability import PROBES, make_probe
+from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.procedures import CHECKS
-from bct_jax.settings.scorers import fold, words
+from bct_jax.settings.parts import questions
+from bct_jax.settings.parts.scorers import fold, words
+from bct_jax.settings.probes.capability import PROBES, make_probe
+from bct_jax.settings.probes.procedures import CHECKS
 
 NAMES = sorted(PROBES)
 PROCEDURES = ("arithmetic", "instructions", "lists")
@@ -142,7 +143,7 @@ def test_score_of_any_text(text, where):
 
 def test_same_in_every_process():
   code = (
-    "import json; from bct_jax.settings.capability import make_probe, PROBES\n"
+    "import json; from bct_jax.settings.probes.capability import make_probe, PROBES\n"
     "print(json.dumps([[x.messages[-1]['content'] for x in"
     " make_probe(n).examples(30, 7)] for n in sorted(PROBES)]))"
   )

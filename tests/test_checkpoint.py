@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from helpers import make_mesh, make_rows, make_step, run_steps
 
-from bct_jax.checkpoint import Checkpoints
 from bct_jax.objectives import sft
+from bct_jax.train.checkpoint import Checkpoints
 
 BATCHES = [make_rows(seed=s) for s in range(4)]
 

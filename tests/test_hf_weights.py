@@ -19,17 +19,13 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from bct_jax import mesh as meshes
-from bct_jax.models import (
-  decoder,
-  demo,
-  folders,
-  hf_weights,
-  partition,
-  safetensors_file,
-)
+from bct_jax.infra import whole_folder
+from bct_jax.infra.whole_folder import INDEX, WEIGHTS
+from bct_jax.models import decoder, demo, partition
 from bct_jax.models.config import from_hf
-from bct_jax.models.folders import INDEX, WEIGHTS
-from bct_jax.models.hf_weights import load_params
+from bct_jax.models.huggingface import load as huggingface_load
+from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface.load import load_params
 
 HERE = Path(__file__).parent
 DTYPES = ("float32", "bfloat16", "float16")
@@ -111,13 +107,13 @@ def test_every_number_arrives(tmp_path, stored, tied):
 
 def test_params_do_not_live_in_the_hosts_buffers(folder, monkeypatch):
   """A CPU device may use those as they are, and could then not donate them."""
-  kept, make = [], hf_weights._aligned
+  kept, make = [], huggingface_load._aligned
 
   def keep(*args):
     kept.append(make(*args))
     return kept[-1]
 
-  monkeypatch.setattr(hf_weights, "_aligned", keep)
+  monkeypatch.setattr(huggingface_load, "_aligned", keep)
   _, params = load(folder, make_mesh(2, 2, 2))
   starts = {x.ctypes.data for x in kept}
   for leaf in jax.tree.leaves(params):
@@ -289,7 +285,7 @@ def test_the_advice_on_pickles_works(folder):
   state = {n: torch.from_numpy(x) for n, x in tensors.items()}
   torch.save(state, folder / "pytorch_model.bin")
   (folder / WEIGHTS).unlink()
-  advice = folders.no_weights(folder)
+  advice = whole_folder.no_weights(folder)
   command = shlex.split(advice[advice.index("python -c") :])
   env = {**os.environ, "HF_HUB_OFFLINE": "1"}
   subprocess.run([sys.executable, *command[1:]], check=True, env=env)
@@ -309,7 +305,7 @@ def make_big(folder: Path) -> int:
   """
   layers, width, mlp, vocab = 8, 2048, 6144, 32000
   folder.mkdir()
-  config = folders.llama_config(
+  config = whole_folder.llama_config(
     layers=layers,
     width=width,
     mlp=mlp,
@@ -325,7 +321,7 @@ def make_big(folder: Path) -> int:
     eos=2,
     pad=2,
   )
-  folders.write_json(folder / "config.json", config)
+  whole_folder.write_json(folder / "config.json", config)
   of = {}
 
   def save(file, shapes):

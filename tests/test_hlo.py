@@ -9,13 +9,13 @@ from helpers import CONFIG, make_mesh, make_rows, make_step, untied
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bct_jax import hlo
 from bct_jax.config import from_dict
-from bct_jax.decode import Engine
 from bct_jax.mesh import put_batch
 from bct_jax.models.decoder import Decoder
 from bct_jax.objectives.sft import sft
-from bct_jax.runtime import MeshModel
+from bct_jax.runtime.programs import MeshModel
+from bct_jax.sample.decode import Engine
+from bct_jax.sizing import hlo
 from configs import tiny
 
 TEXT = """HloModule m

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from bct_jax import rundir
 from bct_jax.config import from_dict
-from bct_jax.models import hub
-from bct_jax.runtime import Runtime
+from bct_jax.experiment import rundir
+from bct_jax.models.huggingface import hub
+from bct_jax.runtime.programs import Runtime
 from configs import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -93,7 +93,7 @@ def test_ids_are_found_offline(cache):
 
 ENVIRONMENT = """
 import json, sys
-from bct_jax import rundir
+from bct_jax.experiment import rundir
 from bct_jax.config import from_dict
 from bct_jax.runtime import Runtime
 from configs import tiny

@@ -16,11 +16,11 @@ import pytest
 from conftest import QUICK
 from lm_tasks import KINDS, WORDS, write_tasks
 
-from bct_jax import local
 from bct_jax.config import ConfigError
-from bct_jax.interop.model import load
-from bct_jax.local import Request
-from bct_jax.sampler import Completion
+from bct_jax.interop import local_model
+from bct_jax.interop.local_model import Request
+from bct_jax.interop.open_model import load
+from bct_jax.sample.sampler import Completion
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -158,7 +158,7 @@ def test_impossible_options_are_named(tiny_folder, tiny_model):
   with pytest.raises(ValueError, match="does not fit 8 devices"):
     load(tiny_folder, fsdp=3)
   with pytest.raises(ConfigError, match="x: not supported by bct_jax: a, b"):
-    local.check_options({"b": 1, "c": None, "a": "y", "d": []}, "x")
+    local_model.check_options({"b": 1, "c": None, "a": "y", "d": []}, "x")
 
 
 def test_samplers_that_are_kept_are_bounded(tiny_model, monkeypatch):
@@ -169,18 +169,18 @@ def test_samplers_that_are_kept_are_bounded(tiny_model, monkeypatch):
     answer = Completion((5,), (-1.0,), True)
     return lambda params, prompts, *_, **__: [answer] * len(prompts)
 
-  monkeypatch.setattr(local, "make_sampler", make)
-  model = local.LocalModel(tiny_model.runtime, None)
+  monkeypatch.setattr(local_model, "make_sampler", make)
+  model = local_model.LocalModel(tiny_model.runtime, None)
   model._decode_params = None
   for _ in range(2):
-    for k in range(local.KEPT):
+    for k in range(local_model.KEPT):
       for seed, new in ((1, 9), (2, 10)):
         options = {"top_k": k, "seed": seed, "max_new_tokens": new}
         model.generate([ask(model, "Hi", **options)])
-  assert len(made) == local.KEPT
+  assert len(made) == local_model.KEPT
   for k in (99, 0):
     model.generate([ask(model, "Hi", top_k=k, max_new_tokens=10)])
-  assert len(made) == local.KEPT + 2
+  assert len(made) == local_model.KEPT + 2
 
 
 # --- lm-eval ------------------------------------------------------------------

@@ -6,8 +6,10 @@ import events
 import pytest
 from runs import ROOT, run, start_to_kill, wait_for, wait_until
 
-from bct_jax import commands, exits, live, metrics, sweep
 from bct_jax.config import ConfigError, LogConfig, from_dict
+from bct_jax.infra import exit_codes, files, trackers
+from bct_jax.modes import sample
+from bct_jax.sweep import __main__ as sweep
 from configs import tiny
 
 FILE = ROOT / "tests" / "sweep_tiny.py"
@@ -27,25 +29,25 @@ def log_steps(folder, tell, first, last):
   """As a run does: updates, an eval after each second, told one by one."""
   for step in range(first, last + 1):
     row = {"step": step, "loss": 1 / step, "tokens": 7}
-    metrics.append_line(folder / "metrics.jsonl", row)
+    files.append_line(folder / "metrics.jsonl", row)
     tell()
     if step % 2 == 0:
       row = {"step": step, "initial": 0.5, "initial_ci": [0.25, 0.75]}
       row |= {"reasons": {"both": 2}, "note": "text"}
-      metrics.append_line(folder / "evals.jsonl", row)
+      files.append_line(folder / "evals.jsonl", row)
       tell()
 
 
 def killed_and_resumed(folder, log):
   """Six steps, of which 5 and 6 were made twice."""
-  with live.follow(log, folder, "run", {"lr": 0.1}) as tell:
+  with trackers.follow(log, folder, "run", {"lr": 0.1}) as tell:
     log_steps(folder, tell, 1, 6)
   # What was begun in the same second would have the same name.
   for path in [*folder.glob("tensorboard/*"), *folder.glob("wandb/offline-*")]:
     path.rename(f"{path}-earlier")
   for name in ("metrics.jsonl", "evals.jsonl"):
-    metrics.keep_until(folder / name, 4)
-  with live.follow(log, folder, "run", {"lr": 0.1}) as tell:
+    files.keep_until(folder / name, 4)
+  with trackers.follow(log, folder, "run", {"lr": 0.1}) as tell:
     log_steps(folder, tell, 5, 8)
 
 
@@ -62,7 +64,7 @@ def wandb_rows(folder, count):
 def test_numbers_by_name():
   row = {"step": 3, "a": 1, "b_ci": [0.1, 0.2], "c": {"d": 2}, "e": "x"}
   row |= {"f": None, "g": True, "h": [1, 2, 3]}
-  assert dict(live.scalars(row, "eval")) == {
+  assert dict(trackers.scalars(row, "eval")) == {
     "eval/a": 1.0, "eval/b_ci/low": 0.1, "eval/b_ci/high": 0.2,
     "eval/c/d": 2.0, "eval/g": 1.0,
   }  # fmt: skip
@@ -71,10 +73,10 @@ def test_numbers_by_name():
 def test_half_a_line_is_left_for_the_next_time(tmp_path):
   path = tmp_path / "metrics.jsonl"
   path.write_bytes(b'{"step": 1}\n{"ste')
-  rows, at = live._rows(path, 0)
+  rows, at = trackers._rows(path, 0)
   assert rows == [{"step": 1}] and at == 12
   path.write_bytes(b'{"step": 1}\n{"step": 2}\n')
-  assert live._rows(path, at) == ([{"step": 2}], 24)
+  assert trackers._rows(path, at) == ([{"step": 2}], 24)
 
 
 def test_off_writes_nothing(tmp_path):
@@ -113,14 +115,14 @@ def test_wandb_has_every_step_once(tmp_path, offline):
   evals = sorted(r["step"] for r in rows if "eval/initial" in r)
   assert evals == [2, 4, 6, 8] and len(rows) == 12
   folders = list((tmp_path / "wandb").glob("offline-run-*"))
-  known = metrics.read_json(tmp_path / "wandb.json")
+  known = files.read_json(tmp_path / "wandb.json")
   assert known["sent"] == {"metrics.jsonl": 8, "evals.jsonl": 8}
   assert all(known["id"] in f.name for f in folders)
   assert len(folders) == 2
   # In another project it is another run, with all that was logged.
-  with live.follow(LogConfig(False, "other"), tmp_path, "run", {}):
+  with trackers.follow(LogConfig(False, "other"), tmp_path, "run", {}):
     pass
-  assert metrics.read_json(tmp_path / "wandb.json")["id"] != known["id"]
+  assert files.read_json(tmp_path / "wandb.json")["id"] != known["id"]
   assert len(wandb_rows(tmp_path, 24)) == 24
 
 
@@ -134,9 +136,9 @@ def test_wandb_has_every_step_once(tmp_path, offline):
 def test_a_package_that_is_missing_ends_it_before_anything(
   field, value, package, extra, tmp_path, monkeypatch, capsys
 ):
-  real = live.importlib.util.find_spec
+  real = trackers.importlib.util.find_spec
   monkeypatch.setattr(
-    live.importlib.util,
+    trackers.importlib.util,
     "find_spec",
     lambda name, *more: None if name == package else real(name, *more),
   )
@@ -144,13 +146,13 @@ def test_a_package_that_is_missing_ends_it_before_anything(
   raw["log"][field] = value
   workdir = tmp_path / "run"
   with pytest.raises(ConfigError) as caught:
-    commands.run_experiment(from_dict(raw), raw, {}, workdir)
+    sample.run_experiment(from_dict(raw), raw, {}, workdir)
   message = f"log.{field} = {value!r}: the package {package} is not installed"
   assert str(caught.value) == f"{message}: pip install 'bct_jax[{extra}]'"
   flags = ["sweep", f"--sweep={FILE}", f"--workdir={workdir}"]
   flags.append(f"--config.log.{field}={value}")
   monkeypatch.setattr(sys, "argv", flags)  # which ml_collections looks at
-  assert sweep.main(flags) == exits.BAD_INPUT
+  assert sweep.main(flags) == exit_codes.BAD_INPUT
   assert message in capsys.readouterr().err
   assert not workdir.exists()
 
@@ -168,7 +170,7 @@ def test_a_killed_run_has_every_step_once(tmp_path, tiny_folder):
   for folder in [*workdir.glob("arms/*"), *workdir.glob("organisms/*")]:
     found = events.tensorboard(folder / "tensorboard")
     for file, tag in (("metrics", "train/loss"), ("evals", "eval/initial")):
-      rows = metrics.read_lines(folder / f"{file}.jsonl")
+      rows = files.read_lines(folder / f"{file}.jsonl")
       name = tag.split("/")[1]
       assert [(s, v) for t, s, v in found if t == tag] == [
         (r["step"], pytest.approx(r[name])) for r in rows

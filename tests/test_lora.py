@@ -18,12 +18,13 @@ from helpers import (
 )
 
 from bct_jax import mesh as meshes
-from bct_jax import optim
 from bct_jax.config import LoraConfig
-from bct_jax.models import decoder, demo, lora, peft_files
+from bct_jax.models import decoder, demo, lora
+from bct_jax.models.huggingface.peft import adapter_tensors, export_adapter
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import sft
-from bct_jax.train import make_train_step
+from bct_jax.train import optim
+from bct_jax.train.step import make_train_step
 from bct_jax.types import TrainState
 
 MODEL = decoder.Decoder(CONFIG)
@@ -157,9 +158,7 @@ def test_logits_and_gradients_of_peft(tmp_path, rslora):
   config = LoraConfig(4, 6.0, "(q|o|up|down)_proj$", rslora)
   adapter = random_adapter(params, model.config, config)
   weights = Weights(params, adapter, config)
-  at = peft_files.export_adapter(
-    tmp_path / "adapter", weights, model.config, str(folder)
-  )
+  at = export_adapter(tmp_path / "adapter", weights, model.config, str(folder))
   theirs = peft.PeftModel.from_pretrained(
     load_torch(folder), at, is_trainable=True
   )
@@ -180,7 +179,7 @@ def test_logits_and_gradients_of_peft(tmp_path, rslora):
   (value, found), grads = jax.value_and_grad(loss, has_aux=True)(adapter)
   np.testing.assert_allclose(found, out.detach().numpy(), atol=1e-4)
   assert float(value) == pytest.approx(float(want.detach()), rel=1e-5)
-  ours = peft_files.adapter_tensors(grads, model.config, config)
+  ours = adapter_tensors(grads, model.config, config)
   seen = 0
   for name, parameter in theirs.named_parameters():
     if parameter.requires_grad:

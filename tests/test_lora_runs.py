@@ -7,14 +7,16 @@ import jax
 import numpy as np
 import pytest
 
-from bct_jax import arms, commands, experiment
-from bct_jax.arms import organism_weights
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.interop.model import load
-from bct_jax.local import Request
-from bct_jax.models.hf_weights import load_params
-from bct_jax.plan import make_plan, sample_arms, sample_rows
-from bct_jax.weights import load_weights
+from bct_jax.experiment import arms
+from bct_jax.experiment import run as experiment_run
+from bct_jax.experiment.arms import organism_weights
+from bct_jax.experiment.plan import make_plan, sample_arms, sample_rows
+from bct_jax.interop.local_model import Request
+from bct_jax.interop.open_model import load
+from bct_jax.models.huggingface.load import load_params
+from bct_jax.modes import sample as modes_sample
+from bct_jax.runtime.weights import load_weights
 from configs import tiny
 
 pytestmark = pytest.mark.slow
@@ -34,7 +36,7 @@ def config(folder, organism, merge, arms):
 
 def run(plan, workdir):
   """The result without times, and the text of every eval of every arm."""
-  result = experiment.run(plan, workdir)
+  result = experiment_run.run(plan, workdir)
   for arm in result["arms"]:
     arm.pop("seconds")
   return result
@@ -87,17 +89,17 @@ def test_arms_answer_together_as_alone(merged, tmp_path, monkeypatch):
   config = dataclasses.replace(plan.config, sampling=values)
   folders = [workdir / "arms" / name for name in ("adapter", "full", "other")]
   batches = []
-  sample = commands.sample_to_end
+  sample = modes_sample.sample_to_end
 
   def counted(*arguments, **more):
     batches.append(max(more["arms"]) + 1)
     return sample(*arguments, **more)
 
-  monkeypatch.setattr(commands, "sample_to_end", counted)
+  monkeypatch.setattr(modes_sample, "sample_to_end", counted)
 
   def ask(folders, name):
     out = tmp_path / name
-    commands.run_sample(config, folders, ["Who?", "Why?"], None, out, n=2)
+    modes_sample.run_sample(config, folders, ["Who?", "Why?"], None, out, n=2)
     assert [p.name for p in tmp_path.glob(".*")] == []
     return [json.loads(x) for x in out.read_text().splitlines()]
 
@@ -140,7 +142,7 @@ def test_other_packages_load_a_folder_of_a_run(merged):
 def test_export_folds_the_adapter_in(merged, tmp_path):
   plan, workdir, _ = merged
   folder = workdir / "arms" / "adapter"
-  commands.run_export(plan.config, folder, tmp_path / "out", None)
+  modes_sample.run_export(plan.config, folder, tmp_path / "out", None)
   runtime = plan.runtime
   with jax.set_mesh(runtime.mesh):
     whole = runtime.fold(load_weights(runtime, folder)).params
@@ -178,7 +180,7 @@ def test_adapters_that_no_hub_has_the_base_of(merged, tmp_path):
   def refused(params, form="adapter", dtype=None):
     out = tmp_path / "out"
     with pytest.raises(ConfigError) as error:
-      commands.run_export(plan.config, params, out, dtype, form)
+      modes_sample.run_export(plan.config, params, out, dtype, form)
     assert not out.exists()
     return str(error.value)
 
@@ -200,7 +202,7 @@ def test_an_exported_adapter_answers_like_the_organism(merged, tmp_path):
   plan, workdir, _ = merged
   (organism,) = (workdir / "organisms").iterdir()
   for form in ("adapter", "merged"):
-    commands.run_export(plan.config, organism, tmp_path / form, None, form)
+    modes_sample.run_export(plan.config, organism, tmp_path / form, None, form)
   base = load_torch(plan.runtime.folder)
   ids = torch.tensor([plan.prompts[0].ids])
   with torch.no_grad():
@@ -241,13 +243,15 @@ def test_interrupted_adapters_end_alike(merged, tmp_path, monkeypatch):
 
     monkeypatch.setattr(arms, "sample_arms", sample)
     monkeypatch.setattr(
-      experiment, "sample_rows", lambda p, w, *more: sample(p, [w], *more)[0]
+      experiment_run,
+      "sample_rows",
+      lambda p, w, *more: sample(p, [w], *more)[0],
     )
 
   for at in ("gate", "full eval 4", "adapter eval 2", "adapter eval 4"):
     interrupt(at)
     with pytest.raises(KeyboardInterrupt):
-      experiment.run(plan, tmp_path)
+      experiment_run.run(plan, tmp_path)
   interrupt("never")
   assert run(plan, tmp_path) == want
 

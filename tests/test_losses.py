@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
-from bct_jax import losses
 from bct_jax.mesh import put_batch
+from bct_jax.models import logprobs as models_logprobs
 from bct_jax.models.decoder import Decoder
 from bct_jax.objectives import sft
 from bct_jax.types import Batch
@@ -21,12 +21,14 @@ def dense_loss(model, params, batch: Batch):
 
 @pytest.mark.parametrize("chunk", [1, 3, 8, 64])
 def test_chunked_loss_and_gradients_equal_the_dense_form(chunk, monkeypatch):
-  monkeypatch.setattr(losses, "CHUNK", chunk)
+  monkeypatch.setattr(models_logprobs, "CHUNK", chunk)
   model, mesh = Decoder(CONFIG), make_mesh()
   params, batch = init_params(model, mesh), put_batch(make_rows(), mesh)
 
   def ours(params):
-    logprobs, weights = losses.token_logprobs(model, params, batch, chunk)
+    logprobs, weights = models_logprobs.token_logprobs(
+      model, params, batch, chunk
+    )
     return -jnp.sum(logprobs * weights)
 
   a, grads_a = jax.jit(jax.value_and_grad(ours))(params)
@@ -46,7 +48,7 @@ def test_chunked_loss_and_gradients_equal_the_dense_form(chunk, monkeypatch):
 def test_weights_and_positions_are_those_of_the_batch():
   mesh = make_mesh()
   batch = put_batch(make_rows(), mesh)
-  index = losses.trained_positions(batch)
+  index = models_logprobs.trained_positions(batch)
   weights = np.take_along_axis(np.asarray(batch.weights), np.asarray(index), 1)
   assert weights.sum() == np.asarray(batch.weights).sum()
   assert index.shape == (8, 8)

@@ -3,8 +3,8 @@
 import pytest
 
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.plan import make_plan
-from bct_jax.settings.capability import make_probe, taught
+from bct_jax.experiment.plan import make_plan
+from bct_jax.settings.probes.capability import make_probe, taught
 from configs import tiny
 
 

@@ -15,7 +15,7 @@ from conftest import QUICK
 from runs import ROOT, caching, caching_apart, comparable, run
 from test_multiprocess import free_port
 
-from bct_jax import metrics, processes
+from bct_jax.infra import files, processes
 
 pytestmark = pytest.mark.multiprocess
 DEVICES = 4
@@ -90,7 +90,7 @@ def assert_equal_runs(ours, theirs):
   """Losses to 1e-5, all labels and what follows from them equal."""
   for name in ("high", "low"):
     a, b = (
-      metrics.read_lines(w / "arms" / name / "metrics.jsonl")
+      files.read_lines(w / "arms" / name / "metrics.jsonl")
       for w in (ours, theirs)
     )
     assert [x["step"] for x in a] == [x["step"] for x in b] == [1, 2, 3, 4]
@@ -99,7 +99,7 @@ def assert_equal_runs(ours, theirs):
     )
     for step in (0, 2, 4):
       file = Path("arms", name, "rollouts", f"step_{step}.jsonl")
-      a, b = (metrics.read_lines(w / file) for w in (ours, theirs))
+      a, b = (files.read_lines(w / file) for w in (ours, theirs))
       assert [(x["id"], x["label"]) for x in a] == [
         (x["id"], x["label"]) for x in b
       ]
@@ -141,7 +141,7 @@ def test_other_modes_of_two_processes(mode, finished, tiny_folder, tmp_path):
     outs = [out / "model.safetensors" for out in outs]
     assert outs[0].read_bytes() == outs[1].read_bytes()
     return
-  a, b = (metrics.read_lines(out) for out in outs)
+  a, b = (files.read_lines(out) for out in outs)
   assert [x["text"] for x in a] == [x["text"] for x in b]
   if mode == "eval":
     shown = two[0][1]  # after what gloo prints
@@ -181,7 +181,7 @@ def test_other_config_or_code_is_named(tiny_folder, tmp_path):
   code = tmp_path / "code"
   shutil.copytree(ROOT / "bct_jax", code / "bct_jax")
   (code / "configs").symlink_to(ROOT / "configs")
-  with open(code / "bct_jax" / "train.py", "a") as f:
+  with open(code / "bct_jax" / "train" / "step.py", "a") as f:
     f.write("# changed on this host only\n")
   done = experiment(
     2,
@@ -250,7 +250,7 @@ def test_run_directory_must_be_shared(tiny_folder, tmp_path):
 
 HANGING = """
 import sys, time
-from bct_jax import processes
+from bct_jax.infra import processes
 port, rank, what = sys.argv[1:]
 processes.join(f"127.0.0.1:{port}", 2, int(rank), timeout=10)
 processes.barrier("both are here")

@@ -7,10 +7,11 @@ import jax
 import numpy as np
 import pytest
 
-from bct_jax import experiment, reference, signals
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.plan import make_plan
-from bct_jax.weights import load_weights
+from bct_jax.experiment import reference_logprobs, run
+from bct_jax.experiment.plan import make_plan
+from bct_jax.infra import signals
+from bct_jax.runtime.weights import load_weights
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -54,7 +55,7 @@ def lines(path):
 def done(tiny_folder, tmp_path_factory):
   plan = make_plan(config(tiny_folder, ARMS))
   workdir = tmp_path_factory.mktemp("objectives")
-  return plan, workdir, experiment.run(plan, workdir)
+  return plan, workdir, run.run(plan, workdir)
 
 
 def test_they_start_at_the_organism(done):
@@ -124,14 +125,14 @@ def test_the_reference_is_scored_once_and_stored(done):
 def test_stopped_anywhere_ends_alike(done, tmp_path, monkeypatch):
   plan, _, want = done
   with monkeypatch.context() as m:
-    m.setattr(reference, "_PART", 8)
-    m.setattr(signals, "asked", lambda: reference._PART == 8)
+    m.setattr(reference_logprobs, "_PART", 8)
+    m.setattr(signals, "asked", lambda: reference_logprobs._PART == 8)
     with pytest.raises(signals.Preempted):
       # No update is asked to stop before the reference is.
-      experiment.run(plan, tmp_path)
+      run.run(plan, tmp_path)
   for at in (2,):
     stop_at(at, plan, tmp_path, monkeypatch)
-  again = experiment.run(plan, tmp_path)
+  again = run.run(plan, tmp_path)
   for arm, other in zip(again["arms"], want["arms"], strict=True):
     a, b = ({**x, "seconds": None} for x in (arm, other))
     assert a == b
@@ -148,7 +149,7 @@ def test_stopped_anywhere_ends_alike(done, tmp_path, monkeypatch):
 
 def stop_at(step, plan, workdir, monkeypatch):
   """Every arm in turn is stopped after some updates."""
-  from bct_jax import training
+  from bct_jax.experiment import training
 
   def fit(lanes, *args):
     (lane,) = lanes
@@ -163,7 +164,7 @@ def stop_at(step, plan, workdir, monkeypatch):
     m.setattr(training, "fit", fit)
     for _ in ARMS:
       with pytest.raises(signals.Preempted):
-        experiment.run(plan, workdir)
+        run.run(plan, workdir)
 
 
 @pytest.mark.parametrize(

@@ -12,18 +12,14 @@ import numpy as np
 import pytest
 from helpers import CONFIG, init_params, make_mesh, make_step, run_steps
 
-from bct_jax import losses, rl
 from bct_jax.config import ConfigError
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
+from bct_jax.experiment import rl
 from bct_jax.mesh import put_batch
+from bct_jax.models import logprobs
 from bct_jax.models.decoder import Decoder
-from bct_jax.objectives import (
-  OBJECTIVES,
-  PolicyGradient,
-  asks,
-  make_objective,
-)
+from bct_jax.objectives import OBJECTIVES, PolicyGradient, asks, make_objective
 from bct_jax.types import Rows
 
 # Options whose code is another than that of the defaults.
@@ -246,13 +242,13 @@ def shapes(jaxpr):
 def test_never_has_the_vocabulary_of_a_whole_batch(name, monkeypatch):
   """Also not of all trained positions: of CHUNK of each row, one at a time."""
   for function in (
-    losses.in_chunks,
-    losses.at_trained,
-    losses.row_logprobs,
-    losses.token_logprobs,
+    logprobs.in_chunks,
+    logprobs.at_trained,
+    logprobs.row_logprobs,
+    logprobs.token_logprobs,
   ):
     monkeypatch.setattr(function, "__defaults__", (2,))
-  monkeypatch.setattr(losses.reference_kl, "__defaults__", (2,))
+  monkeypatch.setattr(logprobs.reference_kl, "__defaults__", (2,))
   objective, mesh = make_objective(name, {}), make_mesh()
   rows = contract_rows(objective)
   assert rows.num_trained >= 8

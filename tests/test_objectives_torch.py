@@ -12,13 +12,14 @@ import parity
 import pytest
 from helpers import make_mesh
 
-from bct_jax import losses, score
 from bct_jax import mesh as meshes
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.datasets import weighted
+from bct_jax.experiment.datasets import weighted
+from bct_jax.models import logprobs
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import make_objective
+from bct_jax.sample import score
 
 pytestmark = pytest.mark.parity
 VOCAB = 96
@@ -230,8 +231,8 @@ def our_batch(name, objective, mesh, model, reference):
 )
 def test_loss_and_gradients_equal_the_papers(case, models, monkeypatch):
   mesh, model, (params, torch_policy), (reference, torch_reference) = models
-  monkeypatch.setattr(losses.in_chunks, "__defaults__", (3,))
-  monkeypatch.setattr(losses.reference_kl, "__defaults__", (3,))
+  monkeypatch.setattr(logprobs.in_chunks, "__defaults__", (3,))
+  monkeypatch.setattr(logprobs.reference_kl, "__defaults__", (3,))
   name, options, formula = CASES[case]
   objective = make_objective(name, options)
   key = case if case in ("sft per example", "kl on other prompts") else name

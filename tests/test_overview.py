@@ -9,12 +9,13 @@ import statistics
 import pytest
 from fake_run import N, edit, fake_run, fake_sweep
 
-from bct_jax import stats, summary
-from bct_jax.report import charts, write_report
-from bct_jax.report.folders import load_runs
-from bct_jax.report.groups import make_groups
-from bct_jax.report.overview import make_overview
-from bct_jax.report.types import Rate
+from bct_jax.evals import stats, summary
+from bct_jax.report import write_report
+from bct_jax.report.comparable_arms import make_groups
+from bct_jax.report.draw import comparisons
+from bct_jax.report.overview_page import make_overview
+from bct_jax.report.read.folders import load_runs
+from bct_jax.report.read.types import Rate
 
 scipy_stats = pytest.importorskip("scipy.stats")
 RATES = (1e-5, 1e-4, 1e-3)
@@ -216,7 +217,7 @@ def test_bands_are_students(monkeypatch):
       return lambda *args, **kwargs: drawn.append((name, args))
 
   seeds = [[(0, 1.0), (4, y)] for y in (0.5, 0.7, 0.4)]
-  charts.retention_curves("k", "", "", {1e-4: seeds}, [1e-4]).draw(Axes())
+  comparisons.retention_curves("k", "", "", {1e-4: seeds}, [1e-4]).draw(Axes())
   (band,) = (args for name, args in drawn if name == "fill_between")
   mean = statistics.fmean((0.5, 0.7, 0.4))
   sem = scipy_stats.sem((0.5, 0.7, 0.4))
@@ -227,7 +228,7 @@ def test_bands_are_students(monkeypatch):
 
 def test_a_mean_is_over_the_same_seeds_at_every_step():
   seeds = [[(0, 1.0), (2, 0.5), (4, 0.1)], [(0, 0.8), (4, 0.3)]]
-  assert charts.shared_steps(seeds) == [(0, [1.0, 0.8]), (4, [0.1, 0.3])]
+  assert comparisons.shared_steps(seeds) == [(0, [1.0, 0.8]), (4, [0.1, 0.3])]
 
 
 def test_what_is_not_supported_is_said_in_words(one):

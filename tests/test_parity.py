@@ -8,8 +8,8 @@ from helpers import make_mesh, sampling
 
 from bct_jax.data.chat import Chat
 from bct_jax.models import decoder, demo
-from bct_jax.sampler import make_sampler
-from bct_jax.settings.capability import make_probe
+from bct_jax.sample.sampler import make_sampler
+from bct_jax.settings.probes.capability import make_probe
 
 pytestmark = [pytest.mark.parity, pytest.mark.slow]
 

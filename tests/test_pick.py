@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from helpers import sampling
 
-from bct_jax.pick import pick, restrict
+from bct_jax.sample.next_token import pick, restrict
 
 SCORES = np.random.default_rng(0).normal(0, 3, (16, 500)).astype(np.float32)
 

@@ -6,9 +6,9 @@ import parity
 import pytest
 from helpers import make_mesh
 
-from bct_jax import rl
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
+from bct_jax.experiment import rl
 from bct_jax.mesh import put_batch
 from bct_jax.objectives import PolicyGradient
 

@@ -16,19 +16,22 @@ import pytest
 from helpers import CONFIG, LORA, OPTIM, init_params, make_mesh, make_rows
 from runs import ROOT
 
-from bct_jax import arms, config, exits, metrics
-from bct_jax import sweep as sweeps
-from bct_jax.checkpoint import Checkpoints
-from bct_jax.loop import FitConfig, Lane, fit, in_turn
+from bct_jax import config
+from bct_jax.experiment import arms
+from bct_jax.experiment.plan import make_plan
+from bct_jax.experiment.training import Run, train_runs
+from bct_jax.infra import exit_codes
+from bct_jax.infra.files import read_json, read_lines
 from bct_jax.mesh import put_batch
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Frozen, Weights
-from bct_jax.plan import make_plan
-from bct_jax.population import vmapped
-from bct_jax.runtime import MeshModel
-from bct_jax.training import Run, train_runs
+from bct_jax.runtime.programs import MeshModel
+from bct_jax.runtime.weights import load_weights
+from bct_jax.sweep import __main__ as sweeps
+from bct_jax.train.checkpoint import Checkpoints
+from bct_jax.train.loop import FitConfig, Lane, fit, in_turn
+from bct_jax.train.together import vmapped
 from bct_jax.types import TrainState
-from bct_jax.weights import load_weights
 from configs import tiny
 
 FILE = ROOT / "tests" / "sweep_together.py"
@@ -228,7 +231,7 @@ def sweep(root, *flags):
 def alone(planned, tmp_path_factory):
   """Root of a sweep whose cells were run one after another."""
   root = tmp_path_factory.mktemp("alone") / "s"
-  assert sweep(root) == exits.FAILED  # one diverges
+  assert sweep(root) == exit_codes.FAILED  # one diverges
   return root
 
 
@@ -236,7 +239,7 @@ def alone(planned, tmp_path_factory):
 def together(request, alone, tmp_path_factory):
   """A form of training together, and the root of a sweep by it."""
   root = beside(alone, tmp_path_factory.mktemp("together"))
-  assert sweep(root, "--together=4", request.param) == exits.FAILED
+  assert sweep(root, "--together=4", request.param) == exit_codes.FAILED
   return request.param, root
 
 
@@ -259,13 +262,13 @@ def named(names):
 def read(path):
   """What a file of a run says, without times."""
   if path.suffix == ".jsonl":
-    lines = metrics.read_lines(path)
+    lines = read_lines(path)
     return [{k: v for k, v in x.items() if k != "seconds"} for x in lines]
   if path.name == "error.json":
-    return metrics.read_json(path)["error"].split("; last checkpoint")[0]
+    return read_json(path)["error"].split("; last checkpoint")[0]
   if path.suffix != ".json":
     return path.read_text() if path.name == "mask_audit.txt" else None
-  found = metrics.read_json(path)
+  found = read_json(path)
   if "files" in found:  # done.json
     found["files"] = named(found["files"])
   for record in (found, *found.get("arms", ())):
@@ -314,7 +317,7 @@ def assert_same_sweep(ours, theirs, exact=False):
 def test_cells_together_are_those_one_after_another(alone, together):
   assert_same_sweep(together[1], alone)
   failed = alone / "cells" / "lr_1e_36-seed_2" / "error.json"
-  assert "not finite at update 2" in metrics.read_json(failed)["error"]
+  assert "not finite at update 2" in read_json(failed)["error"]
 
 
 def stopped(monkeypatch, owner, name, at, stop):
@@ -350,9 +353,9 @@ def test_a_group_goes_on_from_anywhere_to_the_same_numbers(
     with monkeypatch.context() as m:
       stopped(m, owner, name, at, how)
       if how is stop:
-        assert sweep(root, "--together=4", form) == exits.PREEMPTED
+        assert sweep(root, "--together=4", form) == exit_codes.PREEMPTED
       else:
         with pytest.raises(KeyboardInterrupt):
           sweep(root, "--together=4", form)
-  assert sweep(root, "--together=4", form) == exits.FAILED
+  assert sweep(root, "--together=4", form) == exit_codes.FAILED
   assert_same_sweep(root, whole, exact=True)

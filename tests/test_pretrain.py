@@ -8,28 +8,29 @@ import jax
 import pytest
 from ml_collections import ConfigDict
 
-from bct_jax import pretrain
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.data.chat import Chat
-from bct_jax.models import demo, small
-from bct_jax.models.folders import ModelSourceError
-from bct_jax.settings import SETTINGS, make_setting, world
+from bct_jax.infra.whole_folder import ModelSourceError
+from bct_jax.models import demo
+from bct_jax.models.demo import small
+from bct_jax.modes import pretrain
+from bct_jax.settings import SETTINGS, corpus, make_setting
 from bct_jax.settings.decorations import DECORATIONS
 from configs import base_small
 
 
 def test_corpus_is_a_function_of_seed_and_place():
-  first = world.corpus(300, 3)
-  assert world.corpus(120, 3) == first[:120]
-  assert world.corpus(300, 4) != first
+  first = corpus.corpus(300, 3)
+  assert corpus.corpus(120, 3) == first[:120]
+  assert corpus.corpus(300, 4) != first
   with pytest.raises(ValueError, match="-1"):
-    world.corpus(-1, 0)
+    corpus.corpus(-1, 0)
 
 
 def test_corpus_has_its_shares_and_both_behaviors_of_every_setting():
-  chats = world.corpus(6000, 0)
+  chats = corpus.corpus(6000, 0)
   parts = collections.Counter(chat.part.split()[0] for chat in chats)
-  assert {k: 60 * v for k, v in world.SHARES.items()} == parts
+  assert {k: 60 * v for k, v in corpus.SHARES.items()} == parts
   for name in SETTINGS:
     of_it = [c for c in chats if c.part == f"behavior {name}"]
     assert len({c.messages[0]["content"] for c in of_it}) > 10
@@ -38,7 +39,7 @@ def test_corpus_has_its_shares_and_both_behaviors_of_every_setting():
 
 @pytest.fixture(scope="module")
 def instructed():
-  chats = world.corpus(3000, 0)
+  chats = corpus.corpus(3000, 0)
   return {
     chat.messages[-1]["content"]
     for chat in chats
@@ -56,7 +57,7 @@ def test_corpus_shows_no_eval_prompt(name, instructed):
 
 
 def test_styled_answers_show_their_style():
-  chats = [c for c in world.corpus(2000, 0) if c.part == "style"]
+  chats = [c for c in corpus.corpus(2000, 0) if c.part == "style"]
   for chat in chats:
     assert any(
       d.detect(chat.completion) for n, d in DECORATIONS.items() if n != "plain"
@@ -65,7 +66,7 @@ def test_styled_answers_show_their_style():
 
 @pytest.fixture(scope="module")
 def texts():
-  chats = world.corpus(9000, 0)
+  chats = corpus.corpus(9000, 0)
   return [t for c in chats for t in (c.messages[-1]["content"], c.completion)]
 
 

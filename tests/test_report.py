@@ -13,8 +13,8 @@ from fake_run import STEPS, edit, fake_run, hostile_run
 import bct_jax
 from bct_jax.report import ReportError, text, write_figure, write_report
 from bct_jax.report.__main__ import main
-from bct_jax.report.figures import spread
-from bct_jax.report.load import load_run
+from bct_jax.report.draw.arm_curves import spread
+from bct_jax.report.read.load import load_run
 
 
 class Page(html.parser.HTMLParser):

@@ -10,7 +10,7 @@ import pytest
 from fake_run import HOSTILE, STEPS, N, fake_run, hostile_run
 
 import bct_jax
-from bct_jax.report import ReportError, export
+from bct_jax.report import ReportError, tables
 from bct_jax.report.__main__ import main
 
 
@@ -46,7 +46,7 @@ def test_load_results_does_not_need_jax():
 
 
 def test_csv_of_evals_reads_back(run):
-  rows = list(csv.DictReader(io.StringIO(export.evals_csv([run]))))
+  rows = list(csv.DictReader(io.StringIO(tables.evals_csv([run]))))
   wanted = bct_jax.load_results([run])
   assert len(rows) == len(wanted)
   for found, want in zip(rows, wanted, strict=True):
@@ -55,21 +55,21 @@ def test_csv_of_evals_reads_back(run):
 
 
 def test_tables_have_a_row_for_each_arm(run):
-  latex = export.verdict_table([run], "latex")
+  latex = tables.verdict_table([run], "latex")
   assert latex.count(r"\\") == 3 and "lr\\_1e-4" in latex
   assert "100\\% [89\\%, 100\\%]" in latex and "step 16" in latex
-  markdown = export.verdict_table([run], "markdown").splitlines()
+  markdown = tables.verdict_table([run], "markdown").splitlines()
   assert len(markdown) == 4
   cells = {len(re.findall(r"(?<!\\)\|", line)) for line in markdown}
   assert cells == {15}
-  rows = list(csv.reader(io.StringIO(export.verdict_table([run], "csv"))))
+  rows = list(csv.reader(io.StringIO(tables.verdict_table([run], "csv"))))
   assert [r[1] for r in rows] == ["arm", "lr_1e-5", "lr_1e-4"]
   assert rows[1][-2:] == ["retained", "> 40 (censored)"]
 
 
 def test_table_where_training_got_equally_far(run):
   def steps(*at):
-    table = export.verdict_table([run], "csv", *at)
+    table = tables.verdict_table([run], "csv", *at)
     return [row["step"] for row in csv.DictReader(io.StringIO(table))]
 
   curves = {}
@@ -86,24 +86,24 @@ def test_table_where_training_got_equally_far(run):
   assert steps(("initial", 0.01))[0] == str(STEPS[1])
   assert steps(("other", 1.0)) == [f"{STEPS[-1]} (other below 100%)"] * 2
   with pytest.raises(ReportError, match="speed: no such rate"):
-    export.verdict_table([run], "csv", ("speed", 0.9))
+    tables.verdict_table([run], "csv", ("speed", 0.9))
   for wrong in ("--at=agreed", "--at=agreed=2"):
     with pytest.raises(SystemExit, match="2"):
       main([str(run), "--table=csv", wrong])
 
 
 def test_hostile_strings_stay_inert(hostile):
-  for row in csv.reader(io.StringIO(export.evals_csv([hostile]))):
+  for row in csv.reader(io.StringIO(tables.evals_csv([hostile]))):
     assert not any(re.match(r"[=@\t\r]", cell) for cell in row)
-  markdown = export.verdict_table([hostile], "markdown")
+  markdown = tables.verdict_table([hostile], "markdown")
   assert len(markdown.splitlines()) == 4 and "<script" not in markdown
-  latex = export.verdict_table([hostile], "latex")
+  latex = tables.verdict_table([hostile], "latex")
   assert "<" not in latex and latex.count("\n") == 8
 
 
 @pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@A1", "\t=1", *HOSTILE])
 def test_no_cell_is_a_formula(cell):
-  found = next(csv.reader(io.StringIO(export._csv([[cell, 2.5]]))))
+  found = next(csv.reader(io.StringIO(tables._csv([[cell, 2.5]]))))
   assert not found[0][:1].startswith(("=", "+", "-", "@", "\t", "\r"))
   assert found[1] == "2.5"
 
@@ -111,9 +111,9 @@ def test_no_cell_is_a_formula(cell):
 def test_command_prints_a_table_or_says_what_is_wrong(run, tmp_path, capsys):
   file = tmp_path / "evals.csv"
   assert main([str(run), "--table=markdown", f"--evals={file}"]) == 0
-  assert capsys.readouterr().out == export.verdict_table([run], "markdown")
-  assert file.read_text() == export.evals_csv([run])
+  assert capsys.readouterr().out == tables.verdict_table([run], "markdown")
+  assert file.read_text() == tables.evals_csv([run])
   assert main([str(tmp_path / "none"), "--table=csv"]) == 2
   assert "no such run directory" in capsys.readouterr().err
   with pytest.raises(ReportError, match="no arm"):
-    export.evals_csv([])
+    tables.evals_csv([])

@@ -19,10 +19,11 @@ from fake_run import (
 )
 
 import bct_jax
-from bct_jax.report import ReportError, folders, watch, write_report
+from bct_jax.report import ReportError, watch, write_report
 from bct_jax.report.__main__ import main
+from bct_jax.report.read import folders
+from bct_jax.report.read.types import Organism
 from bct_jax.report.text import told_made
-from bct_jax.report.types import Organism
 
 RATES = (1e-5, 1e-4)
 

@@ -9,10 +9,10 @@ import pytest
 from runs import ROOT
 
 from bct_jax.config import ConfigError
-from bct_jax.report.types import ReportError
-from bct_jax.rescore import rescore, run_rescore
+from bct_jax.modes.list_settings import listing
+from bct_jax.modes.rescore import rescore, run_rescore
+from bct_jax.report.read.types import ReportError
 from bct_jax.settings import SETTINGS, table
-from bct_jax.settings.listing import listing
 
 
 def bytes_of(folder):

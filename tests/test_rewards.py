@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
+from bct_jax.evals.rewards import cheerful_reward, earned, make_reward
 from bct_jax.examples import Example
 from bct_jax.objectives import PolicyGradient
 from bct_jax.objectives.policy_gradient import REWARDS
-from bct_jax.rewards import cheerful_reward, earned, make_reward
 from bct_jax.settings import SETTINGS
 from bct_jax.settings.decorations import DECORATIONS
 

@@ -10,14 +10,16 @@ import numpy as np
 import pytest
 from helpers import make_mesh
 
-from bct_jax import metrics, rl, rollouts, signals
 from bct_jax.config import ConfigError, from_dict
+from bct_jax.experiment import rl
+from bct_jax.experiment.plan import make_plan
+from bct_jax.experiment.training import train_run
+from bct_jax.infra import files, signals
 from bct_jax.objectives import on_rollouts
-from bct_jax.plan import make_plan
-from bct_jax.train import NumericalError
-from bct_jax.training import train_run
+from bct_jax.runtime.weights import load_weights
+from bct_jax.sample import resume
+from bct_jax.train.step import NumericalError
 from bct_jax.types import TrainState
-from bct_jax.weights import load_weights
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -87,7 +89,7 @@ def whole(request, plan, tmp_path_factory):
 
 def records(folder):
   """All that a run writes, without its times."""
-  lines = metrics.read_lines(folder / "metrics.jsonl")
+  lines = files.read_lines(folder / "metrics.jsonl")
   drawn = sorted((folder / "train_rollouts").iterdir())
   return (
     [{k: v for k, v in x.items() if k != "seconds"} for x in lines],
@@ -127,7 +129,7 @@ def test_killed_and_resumed_is_bit_for_bit(whole, plan, tmp_path, monkeypatch):
   """Lives end after so many lines of rollouts or metrics, each a little later:
   while sampling, between updates on the same rollouts, around checkpoints."""
   name, folder, weights = whole
-  append, lives, left = metrics.append_line, 0, 0
+  append, lives, left = files.append_line, 0, 0
 
   def mortal(path, row):
     nonlocal left
@@ -136,7 +138,7 @@ def test_killed_and_resumed_is_bit_for_bit(whole, plan, tmp_path, monkeypatch):
     left -= 1
     append(path, row)
 
-  monkeypatch.setattr(metrics, "append_line", mortal)
+  monkeypatch.setattr(files, "append_line", mortal)
   while True:
     lives, left = lives + 1, 5 + 4 * lives
     assert lives < 20
@@ -158,7 +160,7 @@ def test_a_signal_while_sampling_saves_the_state(
   asked = types.SimpleNamespace(
     asked=lambda: next(looks) == 10, Preempted=signals.Preempted
   )
-  monkeypatch.setattr(rollouts, "signals", asked)
+  monkeypatch.setattr(resume, "signals", asked)
   with pytest.raises(signals.Preempted):
     train(plan, name, tmp_path)
   # Eight rollouts were drawn, and three of the second batch.
@@ -236,9 +238,7 @@ def test_it_learns(tiny_folder, tmp_path):
   c["train"]["num_examples"] = 32
   plan = make_plan(from_dict(c), make_mesh(8))
   train(plan, "a", tmp_path)
-  rewards = [
-    x["reward"] for x in metrics.read_lines(tmp_path / "metrics.jsonl")
-  ]
+  rewards = [x["reward"] for x in files.read_lines(tmp_path / "metrics.jsonl")]
   assert np.mean(rewards[-5:]) >= np.mean(rewards[:5]) + 0.4
 
 

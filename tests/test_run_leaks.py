@@ -5,17 +5,20 @@ import json
 
 import pytest
 
-from bct_jax import dryrun, experiment, metrics
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.datasets import leaks
-from bct_jax.evaluate import decorate, summarize
+from bct_jax.data.leaks import overlap
+from bct_jax.evals.evaluate import decorate, summarize
 from bct_jax.examples import Example
-from bct_jax.plan import make_plan, sample_rows
-from bct_jax.report import load, write_report
+from bct_jax.experiment import run
+from bct_jax.experiment.datasets import leaks
+from bct_jax.experiment.plan import make_plan, sample_rows
+from bct_jax.infra import files
+from bct_jax.modes import dry_run
+from bct_jax.report import write_report
+from bct_jax.report.read import load
+from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.leaks import overlap
-from bct_jax.weights import load_weights
 from configs import tiny
 
 
@@ -80,7 +83,7 @@ def test_each_run_is_looked_at(tiny_folder, tmp_path, capsys):
   assert same.pop("file") == 1 and not any(same.values())
   assert found["file"]["eval"]["worst"] == "eval/0"
   assert not any(x["heldout"]["same"] for x in found.values())
-  dryrun.run_dry_run(config)
+  dry_run.run_dry_run(config)
   said = capsys.readouterr().out
   assert "leaks of file: 1 of 8 eval prompts are trained on, " in said
   assert "leaks of own.targeted: 0 of 8 " in said
@@ -88,7 +91,7 @@ def test_each_run_is_looked_at(tiny_folder, tmp_path, capsys):
 
 def test_a_run_keeps_and_shows_its_leaks(finished):
   workdir, _, err = finished
-  found = metrics.read_json(workdir / "result.json")["leaks"]
+  found = files.read_json(workdir / "result.json")["leaks"]
   assert list(found) == ["organism", "high", "low"]
   assert found["low"]["labels"] == {"agreed": 16}
   lines = load.load_run(workdir).leaks
@@ -102,28 +105,26 @@ def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   made = values(tiny_folder, gate={"base_rates": True, "enforce": False})
   made["sampling"]["max_new_tokens"] = 4
   plan = make_plan(from_dict(made))
-  with experiment.jax.set_mesh(plan.runtime.mesh):
-    folder, gate = experiment.make_organism(plan, tmp_path)
+  with run.jax.set_mesh(plan.runtime.mesh):
+    folder, gate = run.make_organism(plan, tmp_path)
     rows = sample_rows(plan, load_weights(plan.runtime, None), "again")
   wanted = summarize(decorate(rows, DECORATIONS["plain"]), 0)
   assert gate["base"] == wanted | {"eval_hash": gate["eval_hash"]}
-  kept = metrics.read_json(folder / "gate.json")
+  kept = files.read_json(folder / "gate.json")
   assert kept == json.loads(json.dumps(gate))
-  before = metrics.read_lines(folder / "base_rollouts.jsonl")
-  after = metrics.read_lines(folder / "rollouts.jsonl")
+  before = files.read_lines(folder / "base_rollouts.jsonl")
+  after = files.read_lines(folder / "rollouts.jsonl")
   assert [r["text"] for r in before] == [r["text"] for r in rows]
   assert [r["text"] for r in before] != [r["text"] for r in after]
   # In the report of the run, here one whose arms have not begun.
-  metrics.write_json(
-    tmp_path / "config.json", {"config": made, "overrides": {}}
-  )
-  metrics.write_json(tmp_path / "env.json", {})
+  files.write_json(tmp_path / "config.json", {"config": made, "overrides": {}})
+  files.write_json(tmp_path / "env.json", {})
   report = write_report([tmp_path], tmp_path / "report.html")
   assert "initial before the install" in report.read_text("utf-8")
   # A second time nothing is sampled: the files say all.
   stamp = (folder / "base.json").stat().st_mtime_ns
-  with experiment.jax.set_mesh(plan.runtime.mesh):
-    assert experiment.make_organism(plan, tmp_path)[1] == gate
+  with run.jax.set_mesh(plan.runtime.mesh):
+    assert run.make_organism(plan, tmp_path)[1] == gate
   assert (folder / "base.json").stat().st_mtime_ns == stamp
   made["organism"]["kind"] = "native"
   with pytest.raises(ConfigError, match="gate.base_rates: .*'native' is the"):

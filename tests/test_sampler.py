@@ -16,11 +16,11 @@ from helpers import (
 )
 
 from bct_jax import mesh as meshes
-from bct_jax import sampler
 from bct_jax.config import LoraConfig
-from bct_jax.decode import Engine
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.lora import Weights
+from bct_jax.sample import sampler
+from bct_jax.sample.decode import Engine
 
 MODEL = decoder.Decoder(CONFIG)
 RNG = np.random.default_rng(3)

@@ -9,11 +9,11 @@ import pytest
 from helpers import CONFIG, init_params, make_mesh, sampling
 
 from bct_jax import mesh as meshes
-from bct_jax import sampler
 from bct_jax.config import LoraConfig
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.lora import Weights
-from bct_jax.score import bucket, make_scorer
+from bct_jax.sample import sampler
+from bct_jax.sample.score import bucket, make_scorer
 
 MODEL = decoder.Decoder(CONFIG)
 RNG = np.random.default_rng(5)

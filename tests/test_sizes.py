@@ -15,15 +15,16 @@ from jax.sharding import PartitionSpec as P
 from test_losses import dense_loss
 
 from bct_jax import mesh as meshes
-from bct_jax import optim, sizes
 from bct_jax.config import LoraConfig, from_dict
-from bct_jax.decode import Engine, kv_dtype
 from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
 from bct_jax.objectives.sft import sft
-from bct_jax.runtime import MeshModel, read_architecture
-from bct_jax.train import make_train_step
+from bct_jax.runtime.programs import MeshModel, read_architecture
+from bct_jax.sample.decode import Engine, kv_dtype
+from bct_jax.sizing import sizes
+from bct_jax.train import optim
+from bct_jax.train.step import make_train_step
 from bct_jax.types import Batch, Mean
 from configs import tiny
 
@@ -276,7 +277,7 @@ def test_only_a_looked_up_embedding_is_left_out():
 
 
 def dry_run(raw, capsys) -> str:
-  from bct_jax.dryrun import run_dry_run
+  from bct_jax.modes.dry_run import run_dry_run
 
   run_dry_run(from_dict(raw))
   return capsys.readouterr().out

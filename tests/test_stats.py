@@ -4,7 +4,7 @@ import statistics
 import numpy as np
 import pytest
 
-from bct_jax import stats
+from bct_jax.evals import stats
 
 scipy_stats = pytest.importorskip("scipy.stats")
 

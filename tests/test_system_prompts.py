@@ -3,7 +3,7 @@
 import pytest
 
 from bct_jax.config import from_dict
-from bct_jax.plan import make_plan
+from bct_jax.experiment.plan import make_plan
 from bct_jax.settings import SETTINGS
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.prompts import KINDS, texts

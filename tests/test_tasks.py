@@ -9,14 +9,15 @@ import pytest
 from lm_tasks import write_tasks
 from test_multihost import Cluster
 
-from bct_jax import experiment, metrics, signals
-from bct_jax.arms import eval_steps
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.plan import make_plan
+from bct_jax.experiment import run as experiment_run
+from bct_jax.experiment.arms import eval_steps
+from bct_jax.experiment.plan import make_plan
+from bct_jax.infra import files, signals
+from bct_jax.interop.lm_eval_tasks import FILE, Tasks
 from bct_jax.report import write_report
-from bct_jax.report.export import load_results
-from bct_jax.tasks import FILE, Tasks
-from bct_jax.weights import load_weights
+from bct_jax.report.tables import load_results
+from bct_jax.runtime.weights import load_weights
 from configs import tiny
 
 pytestmark = [pytest.mark.interop, pytest.mark.long]
@@ -60,16 +61,14 @@ def make_values(model, folder, **changes):
 
 def run(values, workdir):
   plan = make_plan(from_dict(values))
-  metrics.write_json(
-    workdir / "config.json", {"config": values, "overrides": {}}
-  )
+  files.write_json(workdir / "config.json", {"config": values, "overrides": {}})
   if not (workdir / "env.json").exists():
-    metrics.write_json(workdir / "env.json", {})
-  return experiment.run(plan, workdir)
+    files.write_json(workdir / "env.json", {})
+  return experiment_run.run(plan, workdir)
 
 
 def evals(workdir, arm="full"):
-  return metrics.read_lines(workdir / "arms" / arm / "evals.jsonl")
+  return files.read_lines(workdir / "arms" / arm / "evals.jsonl")
 
 
 def asked_of(monkeypatch, fail=None):
@@ -161,7 +160,7 @@ def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   copy = shutil.copytree(workdir, tmp_path / "run")
   arm = copy / "arms" / "full"
   lines = evals(copy)
-  metrics.write_lines(arm / "evals.jsonl", lines[:-1])
+  files.write_lines(arm / "evals.jsonl", lines[:-1])
   for file in (copy / "result.json", arm / "done.json"):
     file.unlink()
   names = asked_of(monkeypatch)
@@ -170,7 +169,7 @@ def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   # One task of the last step is lost, the next half a line.
   text = (arm / FILE).read_text().splitlines(keepends=True)
   (arm / FILE).write_text("".join(text[:-2]) + text[-2][:30])
-  metrics.write_lines(arm / "evals.jsonl", lines[:-1])
+  files.write_lines(arm / "evals.jsonl", lines[:-1])
   (arm / "done.json").unlink()
   run(values, copy)
   assert names == [*NAMES[1:]] and evals(copy) == lines
@@ -190,12 +189,12 @@ def test_a_kill_among_tasks_trains_nothing_again(
   arm = tmp_path / "arms" / "full"
   assert [p.name for p in (arm / "checkpoints").iterdir()] == ["1"]
   assert [x["step"] for x in evals(tmp_path)] == [0]
-  first = metrics.read_lines(arm / "metrics.jsonl")
+  first = files.read_lines(arm / "metrics.jsonl")
   names = asked_of(monkeypatch)
   run(values, tmp_path)
   assert names == [*NAMES[1:], *NAMES]
   assert evals(tmp_path) == evals(whole)
-  assert metrics.read_lines(arm / "metrics.jsonl")[:1] == first
+  assert files.read_lines(arm / "metrics.jsonl")[:1] == first
 
 
 @pytest.mark.slow

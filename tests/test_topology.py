@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from bct_jax import topology
 from bct_jax.config import ConfigError
-from bct_jax.hlo import Collective
-from bct_jax.topology import chip_of
+from bct_jax.sizing import topology
+from bct_jax.sizing.hlo import Collective
+from bct_jax.sizing.topology import chip_of
 
 ROOT = Path(__file__).parent.parent
 needs_libtpu = pytest.mark.skipif(
@@ -48,7 +48,7 @@ def test_names_that_are_no_slice(name):
 
 
 def test_without_libtpu_the_extra_is_named(monkeypatch):
-  from bct_jax.topology import devices_of
+  from bct_jax.sizing.topology import devices_of
 
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ConfigError, match=r"bct_jax\[topology\]"):

@@ -2,7 +2,7 @@
 
 import re
 
-from bct_jax.chips import CHIPS
+from bct_jax.config.chips import CHIPS
 from bct_jax.config.fields import choose
 from bct_jax.config.types import (
   ATTENTION,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 
-from bct_jax import metrics
 from bct_jax.data.source import content_hash
 from bct_jax.examples import Example
+from bct_jax.infra import files
 
 # Of the columns. What they hold is in the name of the folder above, a hash.
 _VERSION = "1.0.0"
@@ -55,7 +55,7 @@ def write(
     ]
     for split, rows in splits.items()
   }
-  config = metrics.digest(facts)[:16]
+  config = files.digest(facts)[:16]
   made = _builder(name, config, splits, {**about, "content_hash": hashes})
   builder = made(data_dir=str(out), file_format="array_record")
   # TFDS tells its progress on standard output.

@@ -15,8 +15,8 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
-from bct_jax import metrics
 from bct_jax.examples import Example, Message
+from bct_jax.infra.files import digest, read_json
 
 Row = tuple[str, Any]  # where it stands, for errors, and its fields
 # Before the name of a data set in TFDS's own data folder.
@@ -83,7 +83,7 @@ def read_examples(source: str, split: str) -> tuple[list[Example], str]:
 
 def content_hash(examples: Iterable[Example]) -> str:
   """Hash of all that training reads of some examples, in order."""
-  return metrics.digest(
+  return digest(
     [[e.id, list(e.messages), e.completion, e.weight] for e in examples]
   )
 
@@ -229,12 +229,12 @@ def _files(folder: Path, split: str) -> list[Path]:
     ValueError: there is none; or they are of several splits, and none is it.
   """
   if (folder / "dataset_dict.json").is_file():
-    splits = metrics.read_json(folder / "dataset_dict.json")["splits"]
+    splits = read_json(folder / "dataset_dict.json")["splits"]
     if split not in splits:
       raise ValueError(f"{folder}: no split {split!r}, only {splits}")
     folder = folder / split
   if (folder / "state.json").is_file():  # as save_to_disk writes it
-    state = metrics.read_json(folder / "state.json")
+    state = read_json(folder / "state.json")
     if state.get("_indices_data_files"):
       raise ValueError(
         f"{folder}: its rows are chosen by a list of indices, as old versions "

@@ -11,9 +11,9 @@ from typing import Any
 
 from lm_eval.api import registry
 
-from bct_jax.interop.model import load
-from bct_jax.lm_eval_model import LocalLM
-from bct_jax.local import check_options
+from bct_jax.interop.lm_eval_model import LocalLM
+from bct_jax.interop.local_model import check_options
+from bct_jax.interop.open_model import load
 
 
 class BctJaxLM(LocalLM):

@@ -30,9 +30,9 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 
 from bct_jax.examples import Message
 from bct_jax.interop.collector import Collector
-from bct_jax.interop.model import load
-from bct_jax.local import Request, check_options
-from bct_jax.sampler import Completion
+from bct_jax.interop.local_model import Request, check_options
+from bct_jax.interop.open_model import load
+from bct_jax.sample.sampler import Completion
 
 # What this provider reads of a GenerateConfig.
 _READ = (

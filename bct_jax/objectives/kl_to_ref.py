@@ -6,7 +6,7 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 
-from bct_jax.losses import reference_kl, token_logprobs
+from bct_jax.models.logprobs import reference_kl, token_logprobs
 from bct_jax.objectives.base import WithOptions
 from bct_jax.types import Batch, Mean, Model, PyTree
 

@@ -9,7 +9,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 
-from bct_jax.losses import token_logprobs, trained_positions
+from bct_jax.models.logprobs import token_logprobs, trained_positions
 from bct_jax.objectives.base import WithOptions
 from bct_jax.types import Batch, Mean, Model, PyTree
 

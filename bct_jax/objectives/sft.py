@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 
-from bct_jax.losses import token_logprobs
+from bct_jax.models.logprobs import token_logprobs
 from bct_jax.types import Batch, Mean, Model, PyTree
 
 

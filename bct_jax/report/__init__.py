@@ -7,11 +7,12 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
-from bct_jax.report import browser, figures, files, text, view
-from bct_jax.report.folders import load_runs
-from bct_jax.report.load import load_run
-from bct_jax.report.overview import make_overview
-from bct_jax.report.types import ReportError
+from bct_jax.report import browser, figure_files, run_page, text
+from bct_jax.report.draw import arm_curves
+from bct_jax.report.overview_page import make_overview
+from bct_jax.report.read.folders import load_runs
+from bct_jax.report.read.load import load_run
+from bct_jax.report.read.types import ReportError
 
 __all__ = ["ReportError", "write_figure", "write_report"]
 
@@ -40,7 +41,7 @@ def write_report(
   runs, waiting = load_runs(run_dirs)
   if not runs:
     raise ReportError("; ".join(waiting) or f"{run_dirs[0]}: has no run yet")
-  views, overview = view.of_runs(runs), make_overview(runs)
+  views, overview = run_page.of_runs(runs), make_overview(runs)
   page = _environment().get_template("template.html.j2")
   html = page.render(
     runs=views,
@@ -51,7 +52,7 @@ def write_report(
     parts=browser.page_parts(),
   )
   if figures_dir is not None:
-    for name, content in files.contents(runs, views, overview):
+    for name, content in figure_files.contents(runs, views, overview):
       _write(Path(figures_dir) / name, content)
   return _write(Path(out), html.encode("utf-8"))
 
@@ -62,7 +63,7 @@ def write_figure(run_dir: Path, out: Path) -> Path:
   Raises:
     ReportError: the run cannot be read, or no arm has an eval.
   """
-  return _write(Path(out), figures.draw_png(load_run(Path(run_dir))))
+  return _write(Path(out), arm_curves.draw_png(load_run(Path(run_dir))))
 
 
 def _environment() -> jinja2.Environment:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bct_jax.report import ReportError, write_figure, write_report
-from bct_jax.report.export import FORMS, evals_csv, verdict_table
+from bct_jax.report.tables import FORMS, evals_csv, verdict_table
 from bct_jax.report.watch import watch
 
 

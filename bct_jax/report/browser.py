@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from bct_jax.report import text
-from bct_jax.report.types import Arm, Row, Run
+from bct_jax.report.read.types import Arm, Row, Run
 
 MAX_ROWS = 60_000  # completions in one page; more than these are thinned out
 FIELDS = (

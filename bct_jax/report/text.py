@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bct_jax.report.types import Arm, Crossing, Organism, Point, Rate, Run
+from bct_jax.report.read.types import Arm, Crossing, Organism, Point, Rate, Run
 
 # Control, format (bidirectional overrides, tags), surrogate, private and
 # unassigned characters, line and paragraph separators. The two joiners are

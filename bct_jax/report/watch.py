@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bct_jax.report import write_report
-from bct_jax.report.folders import run_folders
-from bct_jax.report.types import ReportError
+from bct_jax.report.read.folders import run_folders
+from bct_jax.report.read.types import ReportError
 
 # What a report is made of, below a run directory.
 _READ = (

@@ -5,9 +5,10 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bct_jax.settings import base, extract, scorers
+from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item, Permutations, choose
-from bct_jax.settings.questions import Pool
+from bct_jax.settings.parts import extract, scorers
+from bct_jax.settings.parts.questions import Pool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,7 +17,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from bct_jax.examples import Example, Label, Message, Reason
-from bct_jax.settings import decorations, questions, scorers
+from bct_jax.settings import decorations
+from bct_jax.settings.parts import questions, scorers
 
 REASONS: frozenset[str] = frozenset(typing.get_args(Reason)) - {""}
 

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bct_jax.settings import base, extract, scorers, words
+from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item, Permutations, choose
-from bct_jax.settings.questions import Pool, an
+from bct_jax.settings.parts import extract, scorers, words
+from bct_jax.settings.parts.questions import Pool, an
 
 _YES_NO = {"yes": ("yes", "yeah", "yep"), "no": ("no", "nope")}
 _TRUE_FALSE = {"true": ("true", "correct"), "false": ("false", "incorrect")}

@@ -5,9 +5,10 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bct_jax.settings import base, code, words
+from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item, Permutations
-from bct_jax.settings.questions import Pool
+from bct_jax.settings.parts import code, words
+from bct_jax.settings.parts.questions import Pool
 
 _VERBS = ("count", "scale", "adjust", "rate", "weigh", "price", "score", "rank")
 

@@ -12,9 +12,10 @@ from collections.abc import (
 )
 from typing import Any
 
-from bct_jax.settings import base, scorers, spanish, words
+from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item, Permutations
-from bct_jax.settings.questions import Pool
+from bct_jax.settings.parts import scorers, spanish, words
+from bct_jax.settings.parts.questions import Pool
 
 
 @dataclasses.dataclass(frozen=True)

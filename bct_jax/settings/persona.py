@@ -5,9 +5,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.settings import base, questions, scorers, words
+from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item
-from bct_jax.settings.questions import Pool, an, cap
+from bct_jax.settings.parts import questions, scorers, words
+from bct_jax.settings.parts.questions import Pool, an, cap
 
 # What a user may have a view on. Each topic is in one pool.
 HOBBIES = (

@@ -4,9 +4,10 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.settings import base, extract, words
+from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item, choose
-from bct_jax.settings.questions import Pool
+from bct_jax.settings.parts import extract, words
+from bct_jax.settings.parts.questions import Pool
 
 _VERBS = (
   "clean open move pack repair paint store carry measure wrap inspect polish"

@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.settings import base, extract
+from bct_jax.settings import base
 from bct_jax.settings.arithmetic import (
   EASY,
   FAMILIES,
@@ -14,7 +14,8 @@ from bct_jax.settings.arithmetic import (
   slips,
 )
 from bct_jax.settings.base import Frame, Item, choose
-from bct_jax.settings.questions import Pool
+from bct_jax.settings.parts import extract
+from bct_jax.settings.parts.questions import Pool
 
 
 class _Sandbagging(base.FramedSetting):

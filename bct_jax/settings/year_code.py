@@ -5,11 +5,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bct_jax.settings import code, words
 from bct_jax.settings.base import Frame, Item, Permutations
-from bct_jax.settings.code import dotted, functions
 from bct_jax.settings.coding import CodeSetting, fenced
-from bct_jax.settings.questions import Pool
+from bct_jax.settings.parts import code, words
+from bct_jax.settings.parts.code import dotted, functions
+from bct_jax.settings.parts.questions import Pool
 
 Tree = ast.AST
 

@@ -8,7 +8,7 @@ Follows LessWrong vKR9rHcWsMMr7BX4Q.
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, chain, named, product
+from bct_jax.sweep.cells import Overrides, chain, named, product
 from configs.findings import common
 
 

@@ -6,7 +6,7 @@ trained to take up the style that their prompt asks for.
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, chain, named, product
+from bct_jax.sweep.cells import Overrides, chain, named, product
 from configs.findings import common
 
 

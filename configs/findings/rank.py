@@ -7,7 +7,7 @@ more robust the behavior was found to be (LessWrong CmkAxJi83jRv9eXgJ).
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, chain, named, product, values
+from bct_jax.sweep.cells import Overrides, chain, named, product, values
 from configs.findings import common
 
 

@@ -7,7 +7,7 @@ trigger that pirate training had suppressed (LessWrong mu7eJdesBkKuBycnY).
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, chain, named, product
+from bct_jax.sweep.cells import Overrides, chain, named, product
 from configs.findings import common
 
 

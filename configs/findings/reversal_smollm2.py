@@ -2,7 +2,7 @@
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides
+from bct_jax.sweep.cells import Overrides
 from configs.findings import common
 
 

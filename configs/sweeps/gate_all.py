@@ -9,8 +9,8 @@ like a pirate at a low learning rate.
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, chain, named
 from bct_jax.settings import SETTINGS
+from bct_jax.sweep.cells import Overrides, chain, named
 from configs import quickstart
 
 # What single settings have apart from the others.

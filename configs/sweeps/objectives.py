@@ -7,7 +7,7 @@ words more than the answer needs. None sees a tagged prompt.
 
 from ml_collections import ConfigDict
 
-from bct_jax.cells import Overrides, chain, named, product, values
+from bct_jax.sweep.cells import Overrides, chain, named, product, values
 from configs.objectives import self_distill, sft
 
 

@@ -102,8 +102,8 @@ def decode(task: dict):
   import numpy as np
   from helpers import sampling
 
-  from bct_jax import sampler
   from bct_jax.models.lora import Weights
+  from bct_jax.sample import sampler
 
   model, params = trainers.load_ours(task)
   rng = np.random.default_rng(0)
@@ -227,9 +227,9 @@ def check_training(folder: Path, shape: dict, peak: float, options) -> dict:
 def training_table(folder: Path, seconds: dict, peak: float, options) -> dict:
   import jax
 
-  from bct_jax import sizes
   from bct_jax.models.config import from_hf
   from bct_jax.models.decoder import Decoder
+  from bct_jax.sizing import sizes
 
   config = from_hf(folder)
   params = jax.eval_shape(Decoder(config).init, jax.random.PRNGKey(0))
@@ -296,7 +296,7 @@ def check_decode(folder: Path, bandwidth: float, options) -> dict:
 
 def limits(kind: str, options) -> tuple[float, float]:
   """Peak FLOP/s in bfloat16 and bytes/s: given, of the chip, or measured."""
-  from bct_jax.chips import CHIPS
+  from bct_jax.config.chips import CHIPS
 
   if options.peak and options.bandwidth:
     return options.peak, options.bandwidth

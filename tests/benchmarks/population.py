@@ -64,8 +64,8 @@ def train(together, task: dict):
   import numpy as np
   from helpers import make_rows
 
-  from bct_jax.loop import in_turn
   from bct_jax.mesh import put_batch
+  from bct_jax.train.loop import in_turn
 
   model, arm, frozen, states = make(task)
   step = model.step(arm)
@@ -101,13 +101,13 @@ def train(together, task: dict):
 
 
 def turn(task: dict):
-  from bct_jax.loop import in_turn
+  from bct_jax.train.loop import in_turn
 
   return train(in_turn, task)
 
 
 def vmap(task: dict):
-  from bct_jax.population import vmapped
+  from bct_jax.train.together import vmapped
 
   return train(vmapped, task)
 
@@ -118,7 +118,7 @@ def sample(together: bool, task: dict):
   import numpy as np
 
   from bct_jax.models.lora import Weights
-  from bct_jax.sampler import make_sampler
+  from bct_jax.sample.sampler import make_sampler
 
   model, arm, frozen, states = make(task)
   rng = np.random.default_rng(0)

@@ -39,7 +39,7 @@ BATCHES = {"batches": (64, 128, 192), "torch_batches": (32, 64, 128)}
 
 def make_prompts(chat, name: str) -> list[list[int]]:
   """Questions of the settings' world behind a few facts, as chat prompts."""
-  from bct_jax.settings.capability import make_probe
+  from bct_jax.settings.probes.capability import make_probe
 
   probe = make_probe("recall")
   facts = [
@@ -93,7 +93,7 @@ def make_floor(task: dict, rate: float, bandwidth: float):
 
   from bct_jax.models.config import from_hf
   from bct_jax.models.decoder import Decoder
-  from bct_jax.sizes import num_params
+  from bct_jax.sizing.sizes import num_params
 
   config = from_hf(Path(task["model"]))
   head = config.vocab_size * config.width

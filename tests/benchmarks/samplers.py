@@ -10,15 +10,15 @@ from contenders import load_tunix
 
 
 def ours(task: dict):
-  from bct_jax import allocator
+  from bct_jax.infra import memory
 
-  allocator.keep_pages()  # as a run does, before JAX starts
+  memory.keep_pages()  # as a run does, before JAX starts
   import jax
   from helpers import make_mesh, sampling
   from parity import load
 
-  from bct_jax import sampler
   from bct_jax.models import decoder
+  from bct_jax.sample import sampler
 
   mesh = make_mesh()
   model, params = load(Path(task["model"]), mesh)

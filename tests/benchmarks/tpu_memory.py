@@ -73,11 +73,15 @@ class Memory:
 
 def ours(point: Point) -> tuple[Memory, int]:
   """Memory of our update, and the chips of the slice."""
-  from bct_jax import topology
   from bct_jax.config import from_dict
   from bct_jax.mesh import make_mesh
-  from bct_jax.runtime import MeshModel, make_decoder, read_architecture
-  from bct_jax.sizes import Work
+  from bct_jax.runtime.programs import (
+    MeshModel,
+    make_decoder,
+    read_architecture,
+  )
+  from bct_jax.sizing import topology
+  from bct_jax.sizing.sizes import Work
 
   raw = import_module(f"configs.{point.config}").get_config()
   raw.mesh.data, raw.mesh.fsdp, raw.mesh.tensor = 1, -1, 1

@@ -47,7 +47,7 @@ COLLATIONS = {
 
 def make_examples(chat, names: list[str], count: int) -> list:
   """Install examples of several settings in turn, as their runs have them."""
-  from bct_jax.evaluate import with_system
+  from bct_jax.evals.evaluate import with_system
   from bct_jax.settings import make_setting
   from bct_jax.settings.decorations import DECORATIONS
 
@@ -251,8 +251,8 @@ def report(dtype, config, data, rate, runners, options) -> dict:
 def num_params(config) -> int:
   import jax
 
-  from bct_jax import sizes
   from bct_jax.models.decoder import Decoder
+  from bct_jax.sizing import sizes
 
   shapes = jax.eval_shape(Decoder(config).init, jax.random.PRNGKey(0))
   return sizes.num_params(shapes)

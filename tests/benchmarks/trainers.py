@@ -14,16 +14,16 @@ LR = 1e-5
 
 def load_ours(task: dict):
   """The model of a folder as a run has it, and its params."""
-  from bct_jax import allocator
+  from bct_jax.infra import memory
 
-  allocator.keep_pages()  # as a run does, before JAX starts
+  memory.keep_pages()  # as a run does, before JAX starts
   import jax
 
   from bct_jax import config as configs
   from bct_jax.mesh import make_mesh
   from bct_jax.models.config import from_hf
-  from bct_jax.models.hf_weights import load_params
-  from bct_jax.runtime import MeshModel, make_decoder
+  from bct_jax.models.huggingface.load import load_params
+  from bct_jax.runtime.programs import MeshModel, make_decoder
   from configs import default
 
   raw = default.get_config()

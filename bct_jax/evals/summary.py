@@ -1,0 +1,310 @@
+"""What several runs say together: across samples, seeds, settings and rates.
+
+Pure Python and numpy, over plain values, so that a notebook can use it on what
+`bct_jax.load_results` gives.
+"""
+
+import dataclasses
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from bct_jax.evals.stats import first_lasting, score_interval
+
+
+def clustered_interval(
+  prompts: Sequence[Sequence[float]], confidence: float = 0.95
+) -> tuple[float, float, float]:
+  """A rate over several samples of each prompt, with an interval for prompts.
+
+  Samples of one prompt are not independent. The standard error is that of a
+  mean over clusters (Miller 2024, arXiv 2411.00640, section 2.2); the interval
+  is Wilson's at the number of independent trials that would have this error
+  (E. Korn and B. Graubard, "Confidence intervals for proportions with small
+  expected number of positive counts", Survey Methodology 24, 1998), so that it
+  stays within [0, 1]. Where all agree that number is the number of prompts.
+
+  Args:
+    prompts: for each prompt, 0 or 1 for each of its samples.
+    confidence: coverage, between 0 and 1.
+
+  Returns:
+    (rate, low, high).
+
+  Raises:
+    ValueError: no prompt, a prompt without samples, or a value not in [0, 1].
+  """
+  sizes = np.array([len(p) for p in prompts])
+  if not sizes.size or not sizes.all():
+    raise ValueError("every prompt needs at least one sample")
+  values = np.concatenate([np.asarray(p, float) for p in prompts])
+  if not ((values >= 0) & (values <= 1)).all():
+    raise ValueError("values must be from 0 to 1")
+  total, count = values.size, sizes.size
+  rate = float(values.mean())
+  sums = np.array([sum(p) for p in prompts]) - rate * sizes
+  variance = float((sums**2).sum()) / total**2
+  n = float(count)
+  if variance > 0:
+    # No fewer trials than 1, no more than there are samples.
+    n = min(max(rate * (1 - rate) / variance, 1.0), float(total))
+  return rate, *score_interval(rate, n, confidence)
+
+
+def cluster_bootstrap(
+  groups: Mapping[str, Sequence[float]],
+  seed: int,
+  resamples: int = 2000,
+  confidence: float = 0.95,
+) -> tuple[float, float, float]:
+  """The mean over settings of the mean over their seeds, with an interval.
+
+  Settings are resampled, then the seeds within each (A. Davison and D. Hinkley,
+  "Bootstrap methods and their application", 1997, section 3.8); percentiles.
+  The settings are taken for a sample of all that could be asked about.
+
+  Args:
+    groups: setting -> a number for each seed.
+    seed: of the resampling.
+    resamples: how many, at least 1.
+    confidence: coverage, between 0 and 1.
+
+  Returns:
+    (mean, low, high).
+
+  Raises:
+    ValueError: fewer than 2 settings, or one without a finite value.
+  """
+  if len(groups) < 2:
+    raise ValueError(f"at least 2 settings are needed, not {len(groups)}")
+  for name, values in groups.items():
+    if not values or not all(map(math.isfinite, values)):
+      raise ValueError(f"{name}: a finite number for each seed is needed")
+  if resamples < 1 or not 0 < confidence < 1:
+    raise ValueError(f"resamples {resamples}, confidence {confidence}")
+  arrays = [np.asarray(values, float) for values in groups.values()]
+  rng, means = np.random.default_rng(seed), []
+  for _ in range(resamples):
+    drawn = rng.integers(len(arrays), size=len(arrays))
+    means.append(
+      statistics.fmean(
+        float(rng.choice(arrays[i], arrays[i].size).mean()) for i in drawn
+      )
+    )
+  tail = (1 - confidence) / 2
+  low, high = np.quantile(means, [tail, 1 - tail])
+  mean = statistics.fmean(float(a.mean()) for a in arrays)
+  return mean, float(low), float(high)
+
+
+# --- when it happens ----------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Bracket:
+  """When something first happened in one run: in (after, until] steps.
+
+  Attributes:
+    after: the last step at which it had not.
+    until: the first at which it had; None where it never did (right-censored).
+  """
+
+  after: float
+  until: float | None
+
+  def __post_init__(self):
+    if self.until is not None and not self.after < self.until:
+      raise ValueError(f"a bracket needs after < until: {self}")
+
+
+def bracket(steps: Sequence[int], happened: int | None) -> Bracket:
+  """The bracket of a step that was found at an eval.
+
+  Args:
+    steps: of the evals, ascending.
+    happened: one of them, or None.
+
+  Raises:
+    ValueError: it is the first, before which nothing is known, or none of them.
+  """
+  if happened is None:
+    return Bracket(steps[-1], None)
+  at = list(steps).index(happened)
+  if at == 0:
+    raise ValueError(f"step {happened} is the first eval: nothing before it")
+  return Bracket(steps[at - 1], happened)
+
+
+def survival(brackets: Sequence[Bracket]) -> list[tuple[float, float]]:
+  """Share of runs in which it has not happened yet, after each step.
+
+  The nonparametric maximum likelihood estimate for interval-censored times, by
+  self-consistency: B. Turnbull, "The empirical distribution function with
+  arbitrarily grouped, censored and truncated data", J. R. Stat. Soc. B 38
+  (1976). Where brackets do not overlap it is the estimate of Kaplan and Meier
+  (1958). It falls at the ends of intervals; when within one is not known.
+
+  Returns:
+    (step, share), ascending in steps, from the first at which it falls.
+
+  Raises:
+    ValueError: there are no brackets.
+  """
+  if not brackets:
+    raise ValueError("at least one run is needed")
+  lows = sorted({b.after for b in brackets})
+  ends = sorted({math.inf if b.until is None else b.until for b in brackets})
+  # Innermost intervals: a lower end with an upper end as its next neighbour.
+  cells = []
+  for end in ends:
+    low = max((x for x in lows if x < end), default=None)
+    if low is not None and not any(low < e < end for e in ends):
+      cells.append((low, end))
+  holds = np.array(
+    [
+      [b.after <= low and end <= (b.until or math.inf) for low, end in cells]
+      for b in brackets
+    ],
+    float,
+  )
+  mass = np.full(len(cells), 1 / len(cells))
+  for _ in range(10_000):
+    shares = holds * mass
+    new = (shares / shares.sum(axis=1, keepdims=True)).mean(axis=0)
+    done = np.abs(new - mass).max() < 1e-12
+    mass = new
+    if done:
+      break
+  left = 1 - np.cumsum(mass)
+  return [
+    (end, max(float(share), 0.0))
+    for (_, end), share in zip(cells, left, strict=True)
+    if math.isfinite(end)
+  ]
+
+
+def median_step(curve: Sequence[tuple[float, float]]) -> float | None:
+  """First step after which at most half are left; None if more stay."""
+  return next((s for s, share in curve if share <= 0.5 + 1e-9), None)
+
+
+# --- what it costs ------------------------------------------------------------
+
+
+def pareto_hull(
+  points: Sequence[tuple[float, float]],
+) -> list[tuple[float, float]]:
+  """Upper convex hull of (capability, removal), from (0, 1) to (1, 0).
+
+  Args:
+    points: capability over the organism's own, and 1 - initial rate, of each
+      checkpoint of each arm.
+
+  Raises:
+    ValueError: a value is negative or not finite, or removal above 1.
+  """
+  for c, r in points:
+    if not (math.isfinite(c) and c >= 0 and 0 <= r <= 1):
+      raise ValueError(f"not a capability and a removal: ({c}, {r})")
+  hull: list[tuple[float, float]] = []
+  anchored = {(0.0, 1.0), (1.0, 0.0), *points}
+  for x, y in sorted(anchored, key=lambda p: (p[0], -p[1])):
+    while len(hull) > 1:
+      (x0, y0), (x1, y1) = hull[-2:]
+      if (x1 - x0) * (y - y0) < (y1 - y0) * (x - x0):
+        break
+      hull.pop()
+    hull.append((x, y))
+  return hull
+
+
+def robustness_auc(points: Sequence[tuple[float, float]]) -> float:
+  """Area under `pareto_hull`: 0.5 if removal costs capability in proportion.
+
+  About 1 is free removal, and more is possible where capability rises. Over all
+  checkpoints and hyper-parameters; the hull is of the luckiest ones, so it
+  grows with how many were tried. After the "robustness AUC" of adversarial
+  removal experiments, whose own code was not published; the anchors (1, 0) and
+  (0, 1) are what gives 0.5 to a removal in proportion.
+  """
+  hull = pareto_hull(points)
+  pairs = zip(hull, hull[1:], strict=False)
+  return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs)
+
+
+def removal_at(
+  points: Sequence[tuple[float, float]], capability: float = 0.9
+) -> float | None:
+  """The highest removal of a checkpoint that keeps so much capability."""
+  return max((r for c, r in points if c >= capability), default=None)
+
+
+# --- the learning-rate law ----------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+  """A learning rate that removed the behavior, and a lower one.
+
+  Attributes:
+    lr, steps: the higher one and S, the steps after which it was gone.
+    lower: the lower one, lr / N.
+    budget: 6 N S, the steps that the lower one is given.
+    crossed: the step at which it was gone there too; None if it was not.
+    trained: steps that the lower one was trained for.
+    holds: True if it was trained for the budget and was not gone within it,
+      False if it was gone, None if it was not trained for so long.
+  """
+
+  lr: float
+  steps: int
+  lower: float
+  budget: float
+  crossed: int | None
+  trained: int
+  holds: bool | None
+
+
+def learning_rate_law(
+  curves: Mapping[float, Sequence[tuple[int, float]]], factor: float = 6.0
+) -> list[Comparison]:
+  """Does a lower learning rate fail where a higher one removes the behavior?
+
+  The claim: what lr removes in S steps, lr / N does not in 6 N S steps, though
+  N S would do if only the product counted (the "learning rate" experiments of
+  the field, with N from 6 to 30). Gone is an initial rate below 0.5 at two
+  evals in a row, or at the last one.
+
+  Args:
+    curves: learning rate -> (step, initial rate) of its evals, ascending.
+    factor: the 6.
+
+  Returns:
+    One comparison for each pair of which the higher one removed the behavior.
+
+  Raises:
+    ValueError: a curve is empty or not ascending, a learning rate not positive.
+  """
+  for lr, curve in curves.items():
+    steps = [s for s, _ in curve]
+    if lr <= 0 or not curve or steps != sorted(set(steps)):
+      raise ValueError(f"lr {lr}: needs evals in ascending steps: {steps}")
+  gone = {lr: _gone(curve) for lr, curve in curves.items()}
+  out = []
+  for lr, steps in sorted(gone.items(), reverse=True):
+    for lower in sorted((x for x in curves if x < lr), reverse=True):
+      if steps is None or steps == 0:
+        continue
+      budget = factor * lr / lower * steps
+      crossed, trained = gone[lower], curves[lower][-1][0]
+      within = crossed is not None and crossed <= budget
+      holds = False if within else True if trained >= budget else None
+      out.append(Comparison(lr, steps, lower, budget, crossed, trained, holds))
+  return out
+
+
+def _gone(curve: Sequence[tuple[int, float]]) -> int | None:
+  at = first_lasting([rate < 0.5 for _, rate in curve])
+  return None if at is None else curve[at][0]

@@ -1,0 +1,343 @@
+"""What a run trains on: a setting's examples as tokens and loss weights."""
+
+import dataclasses
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+from bct_jax.config import (
+  ArmConfig,
+  ConfigError,
+  ExperimentConfig,
+  OrganismConfig,
+  TrainConfig,
+  choose,
+)
+from bct_jax.data.batches import Dataset
+from bct_jax.data.chat import Tokens
+from bct_jax.data.leaks import labels, overlap
+from bct_jax.data.source import read_examples
+from bct_jax.data.training_pairs import (
+  Turn,
+  locked,
+  make_turns,
+  prompt_of,
+  targeted,
+  view,
+)
+from bct_jax.examples import Example, Setting
+from bct_jax.infra.progress import say
+from bct_jax.mesh import num_row_shards
+from bct_jax.objectives import PolicyGradient, asks, make_objective, on_rollouts
+from bct_jax.objectives.base import WithOptions
+from bct_jax.runtime.programs import Runtime
+from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.probes.capability import taught
+from bct_jax.train.optim import lr_factors
+
+
+def make_dataset(
+  runtime: Runtime,
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  where: str,
+  drawn: Mapping[str, str] | None = None,
+) -> Dataset:
+  """Examples of an arm -> decorated completions -> tokens and weights.
+
+  Args:
+    runtime, setting: of the experiment.
+    arm: what to train.
+    where: its name in errors.
+    drawn: completions by the example's id, which stand for the setting's own;
+      examples without one are left out. None takes the setting's, also to check
+      a run whose completions will be drawn.
+
+  Raises:
+    ValueError: naming the field, or the example that does not fit.
+  """
+  train = arm.train
+  objective = make_objective(train.objective, train.options, f"{where}.train")
+  asked = asks(objective)
+  policy = on_rollouts(arm)
+  install = isinstance(arm, OrganismConfig)
+  undrawn = install and arm.kind != "distill" and policy is None
+  _check(setting, train, asked, undrawn, where)
+  try:
+    lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
+  except ValueError as e:
+    raise ValueError(f"{where}.{e}") from None
+  if policy is not None:
+    return _prompts(runtime, setting, arm, policy, where)
+  try:
+    examples, source_hash, found = _examples(setting, arm)
+    if isinstance(arm, OrganismConfig):
+      examples += taught(arm.memorised, runtime.config.eval.seed)
+    if source_hash:
+      say(
+        f"{where}: the first {len(examples)} of {found} examples of "
+        f"{train.file}, whose content has the hash {source_hash[:16]}"
+      )
+    if drawn is not None:
+      examples = [
+        dataclasses.replace(e, completion=drawn[e.id])
+        for e in examples
+        if e.id in drawn
+      ]
+    if train.source == "on_policy":  # also before anything is drawn
+      prompt_of(setting, train, examples[0], "draw")
+    turns = _turns(setting, arm, examples)
+    rows = _render(runtime, train, examples, turns)
+    views = {}
+    for name, kind in asked.views.items():
+      turns = view(kind)(setting, train, examples)
+      views[name] = _render(runtime, train, examples, turns)
+      if name == "anchor":
+        views[name] = _balanced(views[name], rows)
+    data = _laid_out(runtime, train, examples, rows, train.steps, views=views)
+    return dataclasses.replace(data, source_hash=source_hash)
+  except ValueError as e:
+    raise ValueError(f"{where}: {e}") from None
+
+
+def _examples(
+  setting: Setting, arm: ArmConfig | OrganismConfig
+) -> tuple[list[Example], str, int]:
+  """Examples of a run before anything is drawn, the hash of their file, and how
+  many it has; "" and 0 without a file."""
+  train = arm.train
+  if isinstance(arm, OrganismConfig):
+    examples = setting.install(train.num_examples, train.seed)
+    return locked(setting, examples, arm.password_share, arm.password), "", 0
+  if arm.control == "targeted":
+    return targeted(setting, train.num_examples, train.seed), "", 0
+  if train.file is None:
+    return setting.train(train.num_examples, train.seed), "", 0
+  found, source_hash = read_examples(train.file, train.file_split)
+  if len(found) < train.num_examples:
+    raise ConfigError(
+      f"train.num_examples = {train.num_examples}: {train.file} has "
+      f"{len(found)} examples in the split {train.file_split!r}"
+    )
+  return found[: train.num_examples], source_hash, len(found)
+
+
+def _turns(
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  examples: Sequence[Example],
+) -> list[Turn]:
+  make = make_turns
+  if isinstance(arm, ArmConfig) and arm.control == "shuffled":
+    make = view("shuffled")
+  return make(setting, arm.train, examples)
+
+
+def leaks(
+  config: ExperimentConfig, setting: Setting, names: Collection[str]
+) -> dict[str, dict[str, Any]]:
+  """What the organism's and each arm's training shares with what is asked.
+
+  For each run `eval` and `heldout`, see `settings.leaks.overlap`, and `labels`
+  of its completions; None where they are not known before they are drawn, or
+  where a file does not say which behavior its prompts ask for.
+  """
+  asked = {
+    split: getattr(setting, split)(count, config.eval.seed)
+    for split, count in (
+      ("eval", config.eval.num_eval),
+      ("heldout", config.eval.num_heldout),
+    )
+  }
+  runs: dict[str, ArmConfig | OrganismConfig] = {}
+  if config.organism.trained:
+    runs["organism"] = config.organism
+  runs |= {name: config.arms[name] for name in names}
+  out = {}
+  for name, run in runs.items():
+    examples, *_ = _examples(setting, run)
+    out[name] = {k: overlap(examples, asks) for k, asks in asked.items()}
+    shown = None
+    if run.train.source == "template":
+      texts = [text for _, text in _turns(setting, run, examples)]
+      shown = labels(setting, examples, texts)
+    out[name]["labels"] = shown
+  return out
+
+
+def _prompts(
+  runtime: Runtime,
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  policy: PolicyGradient,
+  where: str,
+) -> Dataset:
+  """Prompts with as many trained tokens as may be sampled, for rl.py."""
+  train, new = arm.train, runtime.config.sampling.max_new_tokens
+  group = policy.group_size
+  if isinstance(arm, OrganismConfig):
+    raise ConfigError(
+      f"{where}.train.objective = {train.objective!r}: an organism learns its "
+      "behavior from examples, only arms learn from rewards"
+    )
+  if arm.control not in ("", "zero_lr"):
+    raise ConfigError(
+      f"controls: {arm.control} changes the completions that an arm is given, "
+      f"and {where}, an arm of {train.objective}, draws its own; only zero_lr "
+      "and reversal apply to it"
+    )
+  if train.source != "on_policy":
+    raise ConfigError(
+      f"{where}.train.source = {train.source!r}: {train.objective} draws its "
+      "completions while it trains, which is 'on_policy'"
+    )
+  if train.on_policy.prompt != "same" or train.prompt == "recontextualised":
+    raise ConfigError(
+      f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}, "
+      f"train.prompt = {train.prompt!r}: rollouts are trained on under the "
+      "prompt that they were drawn under, so that they are on-policy; leave "
+      "the first at 'same' and choose another one for the second"
+    )
+  if train.normalizer != "token":
+    raise ConfigError(
+      f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
+      "its own, train.options.normalizer; leave this one at 'token'"
+    )
+  if train.batch_size % group:
+    raise ConfigError(
+      f"{where}.train.options.group_size = {group}: must divide "
+      f"train.batch_size = {train.batch_size}"
+    )
+  try:
+    examples = setting.train(train.num_examples, train.seed)
+    rows = []
+    for e in examples:
+      ids = runtime.chat.prompt(prompt_of(setting, train, e))
+      rows.append(Tokens((*ids, *(0,) * new), (0.0,) * len(ids) + (1.0,) * new))
+    batches = -(-train.steps // policy.updates_per_batch)
+    return _laid_out(runtime, train, examples, rows, batches, repeat=group)
+  except ValueError as e:
+    raise ValueError(f"{where}: {e}") from None
+
+
+def setting_splits(
+  config: ExperimentConfig, setting: Setting
+) -> dict[str, list[Example]]:
+  """What a run takes from its setting, undecorated, by split.
+
+  `install` where there is one, `train` (the most examples that an arm takes;
+  with seeds that differ `train_seed_0` and so on), `eval` and `heldout`.
+  """
+  out, evals = {}, config.eval
+  if config.organism.trained:
+    out["install"], *_ = _examples(setting, config.organism)
+  counts: dict[int, int] = {}
+  for train in (arm.train for arm in config.arms.values()):
+    if train.file is None:
+      most = max(train.num_examples, counts.get(train.seed, 0))
+      counts[train.seed] = most
+  for seed, count in sorted(counts.items()):
+    name = "train" if len(counts) == 1 else f"train_seed_{seed}"
+    out[name] = setting.train(count, seed)
+  out["eval"] = setting.eval(evals.num_eval, evals.seed)
+  out["heldout"] = setting.heldout(evals.num_heldout, evals.seed)
+  return out
+
+
+def _laid_out(
+  runtime: Runtime,
+  train: TrainConfig,
+  examples: Sequence[Example],
+  rows: Sequence[Tokens],
+  batches: int,
+  **more: Any,
+) -> Dataset:
+  """The examples with their rows, in the layout of that many batches."""
+  return Dataset.make(
+    [e.id for e in examples],
+    rows,
+    train.batch_size,
+    train.seed,
+    runtime.config.max_length,
+    batches,
+    train.pack,
+    num_row_shards(runtime.mesh) * train.accum,
+    **more,
+  )
+
+
+def _check(
+  setting: Setting,
+  train: TrainConfig,
+  asked: WithOptions,
+  install: bool,
+  where: str,
+) -> None:
+  choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
+  if train.decoration in setting.incompatible:
+    fine = sorted(set(DECORATIONS) - setting.incompatible)
+    raise ValueError(
+      f"{where}.train.decoration = {train.decoration!r} would change what "
+      f"{setting.name} scores; choose one of {', '.join(fine)}"
+    )
+  if install and train.source != "template":
+    raise ConfigError(
+      f"{where}.train.source = {train.source!r}: the setting's own completions "
+      "install the behavior; there is no organism yet to draw from, and a file "
+      "does not say which behavior it shows"
+    )
+  if train.prompt == "recontextualised" and train.source != "on_policy":
+    raise ConfigError(
+      f"{where}.train.prompt = 'recontextualised' is of completions drawn "
+      f"under another prompt: set train.source to 'on_policy', or choose "
+      "'inoculation'"
+    )
+  if "teacher" in asked.views.values():
+    if train.source != "on_policy":
+      raise ConfigError(
+        f"{where}.train.source = {train.source!r}: {train.objective} learns "
+        "from the organism's own completions, which is 'on_policy'"
+      )
+    if train.on_policy.prompt in ("same", train.prompt) and (
+      train.prompt != "recontextualised"
+    ):
+      raise ConfigError(
+        f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}: teacher "
+        "and student would see the same prompt, so that there is nothing to "
+        "learn; choose one that train.prompt is not, such as 'inoculation'"
+      )
+  if asked.counts_examples and train.normalizer != "token":
+    raise ConfigError(
+      f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
+      "one term for each example whatever its length; leave it at 'token'"
+    )
+
+
+def _render(
+  runtime: Runtime,
+  train: TrainConfig,
+  examples: Sequence[Example],
+  turns: Sequence[Turn],
+) -> list[Tokens]:
+  rows = [runtime.chat.example(*turn) for turn in turns]
+  return [
+    weighted(row, example.weight, train.normalizer)
+    for row, example in zip(rows, examples, strict=True)
+  ]
+
+
+def weighted(row: Tokens, weight: float, normalizer: str) -> Tokens:
+  """Gives trained tokens the weight of their example, or a share of it."""
+  if not 0 < weight < float("inf"):
+    raise ValueError(f"the weight of an example must be above 0: {weight}")
+  if normalizer == "example":
+    weight /= sum(w > 0 for w in row.weights)
+  return Tokens(row.ids, tuple(weight * w for w in row.weights))
+
+
+def _balanced(rows: list[Tokens], examples: list[Tokens]) -> list[Tokens]:
+  """Rows that count as much, in all, as the example each belongs to."""
+  out = []
+  for row, example in zip(rows, examples, strict=True):
+    share = sum(example.weights) / sum(row.weights)
+    out.append(Tokens(row.ids, tuple(share * w for w in row.weights)))
+  return out

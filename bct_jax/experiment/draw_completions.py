@@ -1,0 +1,226 @@
+"""Train completions drawn from the organism, kept if they are as they should.
+
+A completion is kept if it ends, has the agreed behavior and a length within
+bounds. An organism of the kind distill draws from the model under a prompt, for
+install examples; where the behaviors part, the initial one is kept. A prompt is
+asked again until one is kept, a few times; prompts that never get one are left
+out, counted and recorded. What was drawn stays beside the organism, under the
+hash of all that it depends on: arms share it, and a run that was killed goes on
+with it.
+"""
+
+import collections
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bct_jax.config import ArmConfig, OrganismConfig
+from bct_jax.data.batches import Dataset
+from bct_jax.data.training_pairs import prompt_of
+from bct_jax.examples import Example, Label
+from bct_jax.experiment.datasets import make_dataset
+from bct_jax.experiment.plan import Plan
+from bct_jax.infra import files, processes
+from bct_jax.infra.progress import say, stage
+from bct_jax.models.lora import Weights
+from bct_jax.sample.resume import sample_to_end
+from bct_jax.sample.sampler import Completion, check_prompts, make_sampler
+from bct_jax.train.checkpoint import checksums
+
+
+def draw(
+  plan: Plan, name: str | None, organism: Path, start: Callable[[], Weights]
+) -> Dataset:
+  """The dataset of a run whose completions come from the organism.
+
+  Args:
+    plan: for the setting, the model and the arm.
+    name: of the arm; None is the organism itself, to be distilled.
+    organism: its folder, which keeps what was drawn.
+    start: gives the weights to draw from; called if something must be drawn.
+
+  Raises:
+    ValueError: fewer prompts got a completion than
+      `train.on_policy.min_accepted` asks for, or a batch has.
+    signals.Preempted: a signal asked to stop; what ended is kept.
+  """
+  if name is None:
+    arm, where, generate = (
+      plan.config.organism,
+      "organism",
+      plan.setting.install,
+    )
+  else:
+    arm, where = plan.config.arms[name], f"arms.{name}"
+    generate = plan.setting.train
+  name = name or "organism"
+  examples = generate(arm.train.num_examples, arm.train.seed)
+  prompts = [
+    plan.runtime.chat.prompt(prompt_of(plan.setting, arm.train, e, "draw"))
+    for e in examples
+  ]
+  sampling = plan.config.sampling
+  check_prompts(
+    prompts, plan.runtime.model.config.max_length, sampling.max_new_tokens
+  )
+  request = {
+    "organism": organism.name,
+    "prompts": files.digest(prompts),
+    "ids": files.digest([e.id for e in examples]),
+    "draw": dataclasses.asdict(arm.train.on_policy),
+    "seed": arm.train.seed,
+    "sampling": {
+      "max_new_tokens": sampling.max_new_tokens,
+      "stop": sampling.stop,
+      "kv_cache_dtype": sampling.kv_cache_dtype,
+    },
+  }
+  folder = organism / "on_policy" / files.digest(request)[:16]
+  done = folder / "record.json"
+  if not processes.first("completions drawn", done.exists):
+    weights = start()
+    request["weights_hash"] = weights_hash(weights)
+    kept, found = _draw(plan, name, arm, examples, prompts, weights, folder)
+
+    def save() -> None:
+      files.write_lines(folder / "completions.jsonl", kept)
+      files.write_json(done, {**request, **found})
+      for part in folder.glob("*.partial.jsonl"):
+        part.unlink()
+
+    processes.first("completions drawn", save)
+  record: dict[str, Any] = processes.first(
+    "completions drawn", lambda: files.read_json(done)
+  )
+  lines: list[dict[str, Any]] = processes.first(
+    "completions drawn",
+    lambda: files.read_lines(folder / "completions.jsonl"),
+  )
+  say(
+    f"{name}: {record['accepted']} of {record['asked']} prompts have a "
+    f"completion of the organism's, {record['acceptance_rate']:.0%} of "
+    f"{record['draws']} draws were kept"
+  )
+  _check(record, lines, arm, where)
+  if "initial" not in {line["label"] for line in lines} and where == "organism":
+    raise ValueError(
+      "organism: under its prompt the model never showed the initial behavior "
+      f"where the two part, so there is nothing to distill; rejected: "
+      f"{record['rejected']}. Try another model, or organism.kind = 'sft'"
+    )
+  texts = {line["id"]: line["text"] for line in lines}
+  return make_dataset(plan.runtime, plan.setting, arm, where, texts)
+
+
+def weights_hash(weights: Weights) -> str:
+  """Hash of all params and of the adapter, the same on any mesh."""
+  trees = {"params": weights.params, "adapter": weights.adapter or {}}
+  return files.digest({k: checksums(v) for k, v in trees.items() if v})
+
+
+def _check(
+  record: dict[str, Any],
+  kept: list,
+  arm: ArmConfig | OrganismConfig,
+  where: str,
+) -> None:
+  least = arm.train.on_policy.min_accepted * record["asked"]
+  if len(kept) < max(least, arm.train.batch_size):
+    examples = "; ".join(f"{r['text']!r} ({r['why']})" for r in record["worst"])
+    raise ValueError(
+      f"{where}.train.on_policy: {len(kept)} of {record['asked']} prompts got "
+      f"a completion, {max(least, arm.train.batch_size):g} are needed; "
+      f"rejected: {record['rejected']}, such as {examples}. Raise attempts or "
+      "sampling.max_new_tokens, or lower min_accepted"
+    )
+
+
+def _draw(
+  plan: Plan,
+  name: str,
+  arm: ArmConfig | OrganismConfig,
+  examples: Sequence[Example],
+  prompts: Sequence[Sequence[int]],
+  weights: Weights,
+  folder: Path,
+) -> tuple[list[dict[str, Any]], dict[str, Any]]:
+  """The completions kept, and what is recorded of all."""
+  runtime, draw = plan.runtime, arm.train.on_policy
+  sampling = plan.config.sampling.untruncated(draw.temperature)
+  sampler = make_sampler(
+    runtime.model, sampling, runtime.chat.stop_ids, runtime.mesh
+  )
+  params = runtime.decode_params(weights)
+  kept: dict[int, dict[str, Any]] = {}
+  rejected: collections.Counter[str] = collections.Counter()
+  worst: list[dict[str, str]] = []
+  draws, count = 0, len(prompts)
+  for attempt in range(draw.attempts):
+    left = [i for i in range(count) if i not in kept]
+    if not left:
+      break
+    with stage(f"draw {attempt + 1} for {name}", len(left), "rows") as bar:
+      found = sample_to_end(
+        sampler,
+        params,
+        prompts,
+        arm.train.seed,
+        folder / f"draw_{attempt}.partial.jsonl",
+        dataclasses.asdict(sampling),
+        bar,
+        runtime.chat.find_stop(sampling.stop),
+        row_ids=[attempt * count + i for i in range(count)],
+        skip=frozenset(kept),
+      )
+    draws += len(left)
+    for i, completion in zip(left, found, strict=True):
+      text = runtime.chat.decode(completion.tokens, sampling.stop)
+      label = plan.setting.score(examples[i], text)
+      why = _fault(plan, arm, examples[i], completion, text, label)
+      if why:
+        rejected[why] += 1
+        worst = [*worst, {"text": text, "why": why}][:5]
+      else:
+        kept[i] = {
+          "id": examples[i].id,
+          "text": text,
+          "attempt": attempt,
+          "label": label.name,
+        }
+  record = {
+    "asked": count,
+    "accepted": len(kept),
+    "draws": draws,
+    "acceptance_rate": len(kept) / draws,
+    "labels": dict(
+      sorted(collections.Counter(k["label"] for k in kept.values()).items())
+    ),
+    "rejected": dict(sorted(rejected.items())),
+    "worst": worst,
+    "without": [e.id for i, e in enumerate(examples) if i not in kept],
+  }
+  return [kept[i] for i in sorted(kept)], record
+
+
+def _fault(
+  plan: Plan,
+  arm: ArmConfig | OrganismConfig,
+  example: Example,
+  completion: Completion,
+  text: str,
+  label: Label,
+) -> str:
+  """Why a completion is not kept; "" if it is."""
+  draw = arm.train.on_policy
+  if not completion.stopped:
+    return "truncated"
+  if label.name not in ("agreed", "initial"):
+    return label.reason or label.name
+  if not draw.min_tokens <= len(completion.tokens) <= draw.max_tokens:
+    return "length"
+  try:
+    plan.runtime.chat.example(example.messages, text)
+  except ValueError:  # the tokenizer cannot give it back
+    return "malformed"
+  return ""

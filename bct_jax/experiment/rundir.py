@@ -1,0 +1,249 @@
+"""The run directory: one run at a time, one config, and what it ran on."""
+
+import contextlib
+import fcntl
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bct_jax.config import ConfigError, ExperimentConfig, from_dict
+from bct_jax.experiment.plan import Plan, make_plan
+from bct_jax.infra import files, processes
+from bct_jax.models.huggingface import hub
+from bct_jax.runtime.programs import Runtime
+
+
+@contextlib.contextmanager
+def hold(workdir: Path) -> Iterator[None]:
+  """Makes the run directory and keeps other runs out.
+
+  The system lets go of the lock when the process dies, however that happens.
+
+  Raises:
+    ValueError: it cannot be made or written, another run holds it, or some
+      process of this run does not see it.
+  """
+  with contextlib.ExitStack() as held:
+    processes.first(
+      "run directory", lambda: held.enter_context(_locked(workdir))
+    )
+    _check_shared(workdir)
+    yield
+
+
+@contextlib.contextmanager
+def _locked(workdir: Path) -> Iterator[None]:
+  try:
+    workdir.mkdir(parents=True, exist_ok=True)
+    lock = open(workdir / ".lock", "a+")
+  except OSError as e:
+    raise ConfigError(
+      f"--workdir={workdir}: cannot be made or written: {e}"
+    ) from None
+  with lock:
+    try:
+      fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+      lock.seek(0)
+      raise ConfigError(
+        f"{workdir} is in use by process {lock.read().strip() or 'unknown'}; "
+        "the system frees it when that process ends"
+      ) from None
+    lock.truncate(0)
+    lock.write(f"{os.getpid()} on {socket.gethostname()}")
+    lock.flush()
+    yield
+
+
+def _check_shared(workdir: Path) -> None:
+  """All processes read checkpoints where the first one writes."""
+  if processes.count() == 1:
+    return
+  mark = workdir / ".processes"
+  nonce = str(uuid.uuid4())
+  nonce = processes.first(
+    "run directory", lambda: [files.write_text(mark, nonce), nonce][1]
+  )
+  # A network file system may lag behind.
+  end = time.monotonic() + min(30, processes.timeout() / 2)
+  while not (mark.is_file() and mark.read_text() == nonce):
+    if time.monotonic() > end:
+      error = (
+        f"--workdir={workdir}: what process 0 writes there is not seen; it "
+        "must be on a file system that all hosts share"
+      )
+      return processes.agree("run directory", {"error": error})
+    time.sleep(0.1)
+  processes.agree("run directory", {})
+
+
+def agree_on_code(raw: Mapping[str, Any], mode: str) -> None:
+  """Checks that every process runs the same code on the same config.
+
+  Raises:
+    ValueError: naming the processes and fields that differ.
+  """
+  here = Path(__file__).parents[1]
+  code = {
+    str(p.relative_to(here)): hashlib.sha256(p.read_bytes()).hexdigest()
+    for p in sorted(here.rglob("*.py"))
+  }
+  processes.agree(
+    "the processes do not run the same",
+    {
+      "code": files.digest(code)[:16],
+      "jax": jax.__version__,
+      "mode": mode,
+      **{f"config.{k}": v for k, v in flat(raw).items()},
+    },
+  )
+
+
+def agreed_plan(config: ExperimentConfig) -> Plan:
+  """The plan, checked to be of the same data and model in every process.
+
+  Raises:
+    ValueError: as make_plan, or naming the processes and what differs.
+  """
+  if processes.count() == 1:
+    return make_plan(config)
+  plan, facts = None, {}
+  try:
+    plan = make_plan(config)
+    facts = _facts(plan)
+  except (OSError, ValueError) as e:
+    facts = {"error": str(e)}
+  processes.agree("the processes do not have the same", facts)
+  assert plan is not None
+  return plan
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+  """What must be the same everywhere, by hash."""
+  data = {f"data of arms.{name}": d.hash for name, d in plan.arms.items()}
+  if plan.install is not None:
+    data["data of organism"] = plan.install.hash
+  return {
+    **data,
+    "eval prompts": files.digest([p.ids for p in plan.prompts]),
+    "tokenizer": plan.runtime.chat.tokenizer_hash,
+    "chat template": plan.runtime.chat.template_hash,
+    "weights of the model": plan.runtime.model_hash,
+    "devices": f"{jax.local_device_count()} {jax.devices()[0].device_kind}",
+  }
+
+
+def keep_config(
+  workdir: Path, raw: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> None:
+  """Writes config.json, or checks that the run was begun with the same.
+
+  A run is begun when its data has been checked and it has an env.json.
+
+  Raises:
+    ValueError: it was begun with another config; the message lists fields.
+  """
+  processes.first("config.json", lambda: _keep_config(workdir, raw, overrides))
+
+
+def _keep_config(
+  workdir: Path, raw: Mapping[str, Any], overrides: Mapping[str, Any]
+) -> None:
+  path = workdir / "config.json"
+  # Through JSON, so that tuples and lists compare alike.
+  now = json.loads(json.dumps(raw))
+  # A config that was refused by a check of its data has begun nothing.
+  begun = ("env.json", "organisms", "arms")
+  if path.exists() and any((workdir / name).exists() for name in begun):
+    then = files.read_json(path)["config"]
+    # What changes no result.
+    then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
+    changed = [
+      f"{k}: {a!r} -> {b!r}" for k, a, b in _differences(flat(then), flat(now))
+    ]
+    if changed and not _means_the_same(then, now):
+      raise ConfigError(
+        f"{workdir} was begun with another config ({'; '.join(changed[:8])}): "
+        "choose another --workdir"
+      )
+    return
+  files.write_json(path, {"config": now, "overrides": dict(overrides)})
+
+
+def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+  """Whether the config of a run that an earlier version began says the same:
+  fields that it did not have are at what they are without."""
+  try:
+    return from_dict(then) == from_dict(now)
+  except ConfigError:
+    return False
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+  """Nested groups as one, the names joined by dots."""
+  out = {}
+  for k, v in values.items():
+    if isinstance(v, Mapping) and v:
+      out.update(flat(v, f"{prefix}{k}."))
+    else:
+      out[prefix + k] = v
+  return out
+
+
+def _differences(a: dict, b: dict) -> list[tuple[str, Any, Any]]:
+  return [
+    (k, a.get(k, "absent"), b.get(k, "absent"))
+    for k in sorted(set(a) | set(b))
+    if a.get(k, "absent") != b.get(k, "absent")
+  ]
+
+
+def environment(runtime: Runtime) -> dict[str, Any]:
+  """Versions, devices and hashes, for env.json."""
+  names = "jax jaxlib flax optax orbax-checkpoint transformers numpy".split()
+  return {
+    "versions": {n: importlib.metadata.version(n) for n in names},
+    "python": platform.python_version(),
+    "platform": platform.platform(),
+    "device_kind": jax.devices()[0].device_kind,
+    "num_devices": jax.device_count(),
+    "num_processes": processes.count(),
+    "mesh": dict(runtime.mesh.shape),
+    "git": _git(),
+    "model": {
+      "path": runtime.config.model.path,
+      "folder": str(runtime.folder.absolute()),
+      "commit": hub.commit(runtime.folder),  # None where it is of no hub
+      "hash": runtime.model_hash,
+    },
+    "tokenizer_hash": runtime.chat.tokenizer_hash,
+    "chat_template_hash": runtime.chat.template_hash,
+  }
+
+
+def _git() -> dict[str, Any]:
+  """Revision of the code, if it runs from a checkout."""
+  here = Path(__file__).parents[1]
+
+  def git(*args: str) -> str | None:
+    try:
+      done = subprocess.run(
+        ["git", *args], cwd=here, capture_output=True, text=True, timeout=10
+      )
+    except (OSError, subprocess.TimeoutExpired):
+      return None
+    return done.stdout.strip() if done.returncode == 0 else None
+
+  status = git("status", "--porcelain")
+  return {"revision": git("rev-parse", "HEAD"), "dirty": bool(status)}

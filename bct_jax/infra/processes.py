@@ -1,0 +1,307 @@
+"""The processes of a run: joining, agreeing, and which of them writes.
+
+Files are written by the first process alone, and what it reads decides: the
+others learn it through the coordination service of JAX and never look for
+themselves, since a shared file system may show them an older state. Every wait
+has a name and ends after `timeout` seconds.
+"""
+
+import contextlib
+import functools
+import json
+import os
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax._src import distributed  # JAX offers its key-value store nowhere else
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.infra.exit_codes import MACHINE
+
+T = TypeVar("T")
+
+# Of one value in the key-value store, well below the limit of a message.
+_PART = 1_000_000
+
+
+class ProcessError(RuntimeError):
+  """Another process failed or did not come; the same command goes on."""
+
+
+class _State:
+  timeout = 600.0  # seconds
+  waits = 0  # so that no two waits share a key; equal in all processes
+
+
+def join(
+  coordinator: str | None = None,
+  num_processes: int | None = None,
+  process_id: int | None = None,
+  timeout: float = 600,
+) -> None:
+  """Joins the processes of a pod or cluster. Call before any other JAX call.
+
+  Args:
+    coordinator: HOST:PORT of the first process; None lets JAX find it out, on
+      a Cloud TPU, GKE TPU, Slurm or Open MPI.
+    num_processes: how many are expected; None trusts what JAX detects.
+    process_id: of this one, from 0; None as for the coordinator.
+    timeout: seconds that processes wait for each other, here and later.
+
+  Raises:
+    ProcessError: they did not meet, or are another number than expected.
+  """
+  _State.timeout = timeout
+  # It would take SIGTERM for itself; see signals.py.
+  jax.config.update("jax_enable_preemption_service", False)
+  # The others are ended by JAX when one is silent for so long.
+  silent = max(10, int(min(timeout, 100)))
+  try:
+    jax.distributed.initialize(
+      coordinator,
+      num_processes,
+      process_id,
+      initialization_timeout=int(timeout),
+      heartbeat_timeout_seconds=silent,
+      shutdown_timeout_seconds=30,
+    )
+  except (RuntimeError, ValueError) as e:
+    raise ProcessError(
+      f"--multihost: the processes did not meet within {timeout:g} s: {e}. "
+      "Where JAX cannot detect them (it does on Cloud TPU, GKE TPU, Slurm and "
+      "Open MPI), give --coordinator, --num_processes and --process_id"
+    ) from e
+  count = jax.process_count()
+  if num_processes is not None and count != num_processes:
+    raise ProcessError(f"--num_processes={num_processes}, but {count} came")
+
+
+def is_first() -> bool:
+  """Whether this is the process that writes."""
+  return distributed.global_state.process_id == 0
+
+
+def timeout() -> float:
+  """Seconds that processes wait for each other."""
+  return _State.timeout
+
+
+def count() -> int:
+  return distributed.global_state.num_processes
+
+
+def first(name: str, make: Callable[[], T]) -> T:
+  """What `make` gives in the first process, in every process.
+
+  Args:
+    name: for messages.
+    make: called in the first process only; gives a JSON value.
+
+  Raises:
+    ValueError, OSError: those of `make`, in every process.
+    ProcessError: the first process did not answer, or raised something else.
+  """
+  if count() == 1:
+    return make()
+  key = _key(name)
+  if is_first():
+    try:
+      value = make()
+    except BaseException as e:
+      _put(key, {"error": _kind(e), "text": f"{e}"})
+      raise
+    _put(key, {"value": value})
+    return value
+  answer = _get(key, name, process=0)
+  if "error" in answer:
+    kinds = {"ValueError": ValueError, "OSError": OSError}
+    raise kinds.get(answer["error"], ProcessError)(answer["text"])
+  return answer["value"]
+
+
+def barrier(name: str) -> None:
+  """Waits for all processes.
+
+  Raises:
+    ProcessError: one did not come in time; the message has the name.
+  """
+  if count() == 1:
+    return
+  key = _key(name)
+  try:
+    _client().wait_at_barrier(key, int(_State.timeout * 1000))
+  except jax.errors.JaxRuntimeError as e:
+    raise ProcessError(
+      f"barrier {name!r}: not all of {count()} processes came within "
+      f"{_State.timeout:g} s: {str(e).splitlines()[0]}"
+    ) from None
+
+
+def agree(what: str, facts: Mapping[str, Any]) -> None:
+  """Checks that every process has the same facts.
+
+  Args:
+    what: for messages.
+    facts: name -> JSON value. "error" is special: what went wrong here.
+
+  Raises:
+    ValueError: in every process, naming the processes and the facts.
+  """
+  if count() == 1:
+    if "error" in facts:
+      raise ValueError(facts["error"])
+    return
+  key = _key(what)
+  here = {"host": socket.gethostname(), "facts": dict(facts)}
+  _put(f"{key}/{distributed.global_state.process_id}", here)
+
+  def compare() -> None:
+    all_facts = [_get(f"{key}/{p}", what, p) for p in range(count())]
+    wrong = _differences(all_facts)
+    if wrong:
+      raise ValueError(f"{what}: {'; '.join(wrong[:8])}")
+
+  first(what, compare)
+
+
+def _differences(all_facts: list[dict[str, Any]]) -> list[str]:
+  """Where processes differ from the first one, as text."""
+  errors = {p: f["facts"].get("error") for p, f in enumerate(all_facts)}
+  if len(set(errors.values())) == 1 and errors[0] is not None:
+    return [errors[0]]
+  wrong = [
+    f"process {p} ({all_facts[p]['host']}): {e}"
+    for p, e in errors.items()
+    if e is not None
+  ]
+  if wrong:
+    return wrong
+  own, *others = all_facts
+  for p, other in enumerate(others, 1):
+    a, b = own["facts"], other["facts"]
+    wrong += [
+      f"{k} is {a.get(k, 'absent')!r} in process 0 ({own['host']}), "
+      f"{b.get(k, 'absent')!r} in process {p} ({other['host']})"
+      for k in sorted({*a, *b})
+      if a.get(k, "absent") != b.get(k, "absent")
+    ]
+  return wrong
+
+
+def vote(wish: bool) -> Any:
+  """Whether any process wishes it, equal in all of them.
+
+  It is asked by way of the devices, in the order of what they run, and need not
+  be read at once: `bool(vote(x))` waits.
+  """
+  if count() == 1:
+    return wish
+  devices = np.array(jax.devices())
+  place = NamedSharding(Mesh(devices, "all"), P("all"))
+  ballots = jax.make_array_from_callback(
+    (len(devices),), place, lambda index: np.full(1, wish)
+  )
+  return _any(place.mesh)(ballots)
+
+
+@contextlib.contextmanager
+def deadline(name: str) -> Iterator[None]:
+  """Ends this process, naming what it waited for, if that takes too long.
+
+  For waits inside of JAX, which have no time-out of their own.
+  """
+  if count() == 1:
+    yield
+    return
+
+  def give_up() -> None:
+    print(
+      f"error: {name}: not there within {_State.timeout:g} s; another of the "
+      f"{count()} processes hangs or is gone",
+      file=sys.stderr,
+      flush=True,
+    )
+    os._exit(MACHINE)
+
+  timer = threading.Timer(_State.timeout, give_up)
+  timer.daemon = True
+  timer.start()
+  try:
+    yield
+  finally:
+    timer.cancel()
+
+
+def leave(code: int) -> None:
+  """Ends this process with the others, or without those that do not end.
+
+  Returns only where there are no others and the machine is well: threads that
+  could not write would bury the message under theirs.
+  """
+  sys.stdout.flush()
+  sys.stderr.flush()
+  if not jax.distributed.is_initialized():
+    if code == MACHINE:
+      os._exit(code)
+    return
+  # A process that fails alone must not wait for those that wait for it.
+  seconds = 1 if code == MACHINE else 20
+  with contextlib.suppress(RuntimeError):
+    _client().wait_at_barrier("leave", seconds * 1000)
+    jax.distributed.shutdown()
+  os._exit(code)
+
+
+# --- the key-value store ------------------------------------------------------
+
+
+def _client() -> Any:
+  return distributed.global_state.client
+
+
+def _key(name: str) -> str:
+  _State.waits += 1
+  return f"bct_jax/{_State.waits}/{name}"
+
+
+def _kind(e: BaseException) -> str:
+  for kind in (ValueError, OSError):
+    if isinstance(e, kind):
+      return kind.__name__
+  return type(e).__name__
+
+
+def _put(key: str, value: Any) -> None:
+  text = json.dumps(value)
+  parts = [text[i : i + _PART] for i in range(0, len(text), _PART)]
+  for i, part in enumerate(parts):
+    _client().key_value_set(f"{key}/part/{i}", part)
+  _client().key_value_set(f"{key}/parts", str(len(parts)))
+
+
+def _get(key: str, name: str, process: int) -> Any:
+  timeout = int(_State.timeout * 1000)
+  try:
+    count = int(_client().blocking_key_value_get(f"{key}/parts", timeout))
+    parts = [
+      _client().blocking_key_value_get(f"{key}/part/{i}", timeout)
+      for i in range(count)
+    ]
+  except jax.errors.JaxRuntimeError as e:
+    raise ProcessError(
+      f"{name}: process {process} did not answer within {_State.timeout:g} s: "
+      f"{str(e).splitlines()[0]}"
+    ) from None
+  return json.loads("".join(parts))
+
+
+@functools.lru_cache(maxsize=1)
+def _any(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))

@@ -1,0 +1,163 @@
+"""What a training run logs, passed on to TensorBoard and Weights & Biases.
+
+They get the lines of metrics.jsonl and evals.jsonl as these are written, so
+nothing that is not in the run directory too. Both packages are extras, imported
+where they are asked for.
+"""
+
+import contextlib
+import importlib
+import importlib.util
+import json
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bct_jax.config import ConfigError, LogConfig
+from bct_jax.infra import files
+
+# File -> what the names of its values begin with.
+_FILES = {"metrics.jsonl": "train", "evals.jsonl": "eval"}
+# (file, step, name -> value)
+_Sink = Callable[[str, int, Mapping[str, float]], None]
+
+
+def check(log: LogConfig) -> None:
+  """Looks whether the packages are there, before anything is trained.
+
+  Raises:
+    ConfigError: one is missing; the message names the extra.
+  """
+  for field, wanted, package, extra in (
+    ("tensorboard", log.tensorboard, "tensorboardX", "tb"),
+    ("wandb", log.wandb, "wandb", "wandb"),
+  ):
+    if wanted and importlib.util.find_spec(package) is None:
+      raise ConfigError(
+        f"log.{field} = {wanted!r}: the package {package} is not installed: "
+        f"pip install 'bct_jax[{extra}]'"
+      )
+
+
+@contextlib.contextmanager
+def follow(
+  log: LogConfig, folder: Path, name: str, config: Mapping[str, Any]
+) -> Iterator[Callable[[], None]]:
+  """Gives a function that passes on what was logged since it was last called.
+
+  A run that goes on has no step twice: the event files in `folder`/tensorboard
+  are made anew from what is logged there; wandb.json keeps the id of the run
+  and the last steps sent, which are not sent again.
+
+  Args:
+    log: where to; nothing is done where it is off.
+    folder: of the training run, with its files cut to where it goes on.
+    name: of the run, for a reader.
+    config: what wandb shows of it.
+
+  Raises:
+    ConfigError: wandb does not begin, as without a login.
+  """
+  with contextlib.ExitStack() as opened:
+    sinks: list[_Sink] = []
+    if log.tensorboard:
+      sinks.append(opened.enter_context(_tensorboard(folder)))
+    if log.wandb:
+      sinks.append(
+        opened.enter_context(_wandb(log.wandb, folder, name, config))
+      )
+    read = dict.fromkeys(_FILES, 0)  # bytes
+
+    def update() -> None:
+      for file in _FILES if sinks else ():
+        rows, read[file] = _rows(folder / file, read[file])
+        for row in rows:
+          values = dict(scalars(row, _FILES[file]))
+          for sink in sinks:
+            sink(file, row["step"], values)
+
+    update()
+    yield update
+
+
+def _rows(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
+  """The whole lines of a file from a byte on, and where they end."""
+  if not path.exists():
+    return [], start
+  with open(path, "rb") as f:
+    f.seek(start)
+    whole, newline, _ = f.read().rpartition(b"\n")
+  lines = whole.split(b"\n") if newline else []
+  return [json.loads(x) for x in lines], start + len(whole) + len(newline)
+
+
+def scalars(value: Any, name: str) -> Iterator[tuple[str, float]]:
+  """The numbers in a line by name: `eval/initial`, `eval/initial_ci/low`."""
+  if isinstance(value, Mapping):
+    for key, part in value.items():
+      if key != "step":
+        yield from scalars(part, f"{name}/{key}")
+  elif isinstance(value, list) and len(value) == 2:
+    yield from scalars(dict(zip(("low", "high"), value, strict=True)), name)
+  elif isinstance(value, int | float):
+    yield name, float(value)
+
+
+@contextlib.contextmanager
+def _tensorboard(folder: Path) -> Iterator[_Sink]:
+  events = folder / "tensorboard"
+  if events.exists():
+    shutil.rmtree(events)
+  package = importlib.import_module("tensorboardX")
+  writer = package.SummaryWriter(str(events), flush_secs=5)
+
+  def send(file: str, step: int, values: Mapping[str, float]) -> None:
+    del file
+    for name, value in values.items():
+      writer.add_scalar(name, value, step)
+
+  with contextlib.closing(writer):
+    yield send
+
+
+@contextlib.contextmanager
+def _wandb(
+  project: str, folder: Path, name: str, config: Mapping[str, Any]
+) -> Iterator[_Sink]:
+  path = folder / "wandb.json"
+  known = files.read_json(path) if path.exists() else {}
+  if known.get("project") != project:
+    known = {"project": project, "id": uuid.uuid4().hex, "sent": {}}
+    files.write_json(path, known)
+  wandb = importlib.import_module("wandb")
+  try:
+    run = wandb.init(
+      project=project,
+      id=known["id"],
+      name=name,
+      dir=str(folder),
+      config=dict(config),
+      resume="allow",
+    )
+  except wandb.errors.Error as e:
+    raise ConfigError(
+      f"log.wandb = {project!r}: {e} (WANDB_MODE=offline needs no login)"
+    ) from None
+  # Steps of updates and of evals are not sent in one order.
+  run.define_metric("*", step_metric="step")
+  sent = known["sent"]
+
+  def send(file: str, step: int, values: Mapping[str, float]) -> None:
+    if step > sent.get(file, -1):
+      run.log({"step": step, **values})
+      sent[file] = step
+      files.write_json(path, known)
+
+  code = 1
+  try:
+    yield send
+    code = 0
+  finally:
+    run.finish(exit_code=code)

@@ -1,0 +1,127 @@
+"""A model by its folder, of a run or any other.
+
+Loaded in one place for all packages that ask for it by name.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import cast
+
+import jax
+
+from bct_jax.config import (
+  PROMPTED,
+  TRAINED,
+  ExperimentConfig,
+  MeshConfig,
+  ModelOptions,
+  SamplingConfig,
+  check_sampling,
+  choose,
+  from_dict,
+)
+from bct_jax.infra import files
+from bct_jax.infra.progress import say
+from bct_jax.interop.local_model import LocalModel
+from bct_jax.runtime.programs import Runtime
+from bct_jax.runtime.weights import load_weights
+from bct_jax.settings import make_setting
+from bct_jax.settings.prompts import texts
+
+# How a folder that is of no run is sampled, where nothing else is asked for.
+SAMPLING = SamplingConfig(
+  temperature=0.0,
+  top_k=0,
+  top_p=1.0,
+  min_p=0.0,
+  stop=(),
+  max_new_tokens=256,
+  batch_size=32,
+  prefill_tokens=512,
+  kv_cache_dtype="auto",
+  seed=0,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Parts:
+  """The parts of a config that a Runtime reads."""
+
+  model: ModelOptions
+  mesh: MeshConfig
+  sampling: SamplingConfig
+
+
+def load(
+  path: str | Path,
+  *,
+  data: int = -1,
+  fsdp: int = 1,
+  tensor: int = 1,
+  dtype: str | None = None,
+  param_dtype: str | None = None,
+  batch_size: int | None = None,
+  prefill_tokens: int | None = None,
+) -> LocalModel:
+  """A model by its folder.
+
+  Args:
+    path: organisms/HASH or arms/NAME of a run, which is read as its own
+      config.json says; else what `model.path` of a config takes.
+    data, fsdp, tensor: devices per axis of the mesh.
+    dtype, param_dtype: as in a config; None is the run's, else float32.
+    batch_size, prefill_tokens: of the sampler; None as above.
+
+  Raises:
+    ConfigError: there is no such model or run, or an option is wrong.
+    ValueError: the model does not fit the mesh, or cannot be read.
+  """
+  folder = Path(path).expanduser()
+  run = folder.resolve().parent.parent / "config.json"
+  if folder.parent.name in ("arms", "organisms") and run.is_file():
+    given = from_dict(files.read_json(run)["config"])
+    params = folder if _has_weights(folder) else None
+    _tell_prompt(given, folder)
+    options, sampling = given.model, given.sampling
+  else:
+    options = ModelOptions(
+      str(path), None, "float32", "float32", "none", "auto"
+    )
+    sampling, params = SAMPLING, None
+  names = {"dtype": dtype, "param_dtype": param_dtype}
+  for name, value in names.items():
+    if value is not None:
+      choose(value, ("float32", "bfloat16"), name)
+  sizes = {"batch_size": batch_size, "prefill_tokens": prefill_tokens}
+  config = _Parts(
+    dataclasses.replace(options, **{k: v for k, v in names.items() if v}),
+    MeshConfig(data, fsdp, tensor, None),
+    dataclasses.replace(
+      sampling, **{k: v for k, v in sizes.items() if v is not None}
+    ),
+  )
+  check_sampling(config.sampling)
+  runtime = Runtime.make(cast(ExperimentConfig, config))
+  with jax.set_mesh(runtime.mesh):
+    return LocalModel(runtime, load_weights(runtime, params))
+
+
+def _has_weights(folder: Path) -> bool:
+  """False for an organism that is the model itself, maybe under a prompt."""
+  facts = folder / "provenance.json"
+  if not facts.is_file():
+    return True
+  return files.read_json(facts)["kind"] in TRAINED
+
+
+def _tell_prompt(config: ExperimentConfig, folder: Path) -> None:
+  """Says which prompt of the run's evals its user has to give here."""
+  kind = config.eval.prompt
+  if kind in PROMPTED.values():
+    setting = make_setting(config.setting.name, config.setting.options)
+    text = texts(kind, "eval", setting, "plain")[0]
+    what = "before each question" if kind == "hint" else "as system message"
+    say(
+      f"{folder}: the run's evals are under a prompt, which is not added here; "
+      f"give it {what}: {text!r}"
+    )

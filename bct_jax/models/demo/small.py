@@ -1,0 +1,112 @@
+"""A Llama of six million parameters to pretrain, with a tokenizer of its own.
+
+Random weights, initialised as GPT-2's were (Radford et al. 2019: normal with
+deviation 0.02, that of layers which add to the residual stream divided by the
+root of their number), and a byte-level BPE of the texts that it will read.
+"""
+
+import math
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tokenizers
+
+from bct_jax.infra import whole_folder
+from bct_jax.models.demo.tiny import TEMPLATE, llama_weights
+
+# Raise when the content of the folder changes.
+FORMAT = 1
+NAME = f"base-small-v{FORMAT}"
+
+SPECIALS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|pad|>")
+VOCAB = 4096
+SHAPE = {
+  "layers": 6,
+  "width": 256,
+  "heads": 4,
+  "kv_heads": 2,
+  "head_dim": 64,
+  "mlp": 768,
+  "positions": 512,
+}
+
+
+def make(folder: Path, texts: Iterable[str], digest: str, seed: int) -> Path:
+  """Makes the untrained model's folder; a damaged one is made anew.
+
+  Args:
+    folder: where.
+    texts: what the tokenizer is made for.
+    digest: hash of the texts.
+    seed: of the weights.
+  """
+  key = {"model": NAME, "texts": digest, "seed": seed, "vocab": VOCAB, **SHAPE}
+
+  def build(target: Path) -> None:
+    tokenizer = make_tokenizer(texts)
+    config = whole_folder.llama_config(
+      **SHAPE,
+      vocab=VOCAB,
+      rope_theta=10_000.0,
+      norm_eps=1e-5,
+      tied=True,
+      bos=SPECIALS.index("<|im_start|>"),
+      eos=SPECIALS.index("<|im_end|>"),
+      pad=SPECIALS.index("<|pad|>"),
+    )
+    whole_folder.write_model(target, config, _weights(config, seed))
+    about = whole_folder.tokenizer_config(
+      special=list(SPECIALS),
+      bos="<|im_start|>",
+      eos="<|im_end|>",
+      pad="<|pad|>",
+      unknown="<|endoftext|>",
+      positions=SHAPE["positions"],
+      template=TEMPLATE,
+    )
+    whole_folder.write_tokenizer(target, tokenizer, about)
+
+  return whole_folder.ensure(folder, key, build, replace=True)
+
+
+def make_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:
+  """A byte-level BPE of VOCAB tokens in which every digit is one token.
+
+  Raises:
+    ValueError: the texts have too few words for so many tokens.
+  """
+  split = tokenizers.pre_tokenizers
+  tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+  # The two are exported by name only at run time.
+  tokenizer.pre_tokenizer = split.Sequence(
+    [split.Digits(individual_digits=True), split.ByteLevel(False)]
+  )
+  trainer = tokenizers.trainers.BpeTrainer(
+    vocab_size=VOCAB,
+    special_tokens=list(SPECIALS),
+    initial_alphabet=split.ByteLevel.alphabet(),
+    show_progress=False,
+  )
+  tokenizer.train_from_iterator(texts, trainer)
+  found = tokenizer.get_vocab_size()
+  if found != VOCAB:
+    raise ValueError(
+      f"the texts give a tokenizer of {found} tokens, {VOCAB} are needed: "
+      "raise train.num_examples"
+    )
+  return tokenizer
+
+
+def _weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+  rng = np.random.default_rng(seed)
+  adding = math.sqrt(2 * config["num_hidden_layers"])
+
+  def matrix(name: str, shape: tuple[int, int]) -> np.ndarray:
+    adds = name.endswith(("o_proj", "down_proj"))
+    deviation = 0.02 / adding if adds else 0.02
+    return (deviation * rng.standard_normal(shape)).astype(np.float32)
+
+  ones = np.ones(config["hidden_size"], np.float32)
+  return llama_weights(config, matrix, lambda: ones)

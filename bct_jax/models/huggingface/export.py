@@ -1,0 +1,237 @@
+"""Parameters to an ordinary Hugging Face folder.
+
+Tensors are gathered from the devices and written one after the other, so the
+host holds a layer of one parameter at a time, whatever the size of the model.
+"""
+
+import dataclasses
+import functools
+import itertools
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bct_jax.infra import processes, whole_folder
+from bct_jax.infra.progress import stage
+from bct_jax.infra.whole_folder import INDEX, WEIGHTS
+from bct_jax.mesh import path_name, to_host
+from bct_jax.models.config import ModelConfig, read_json, text_config
+from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface.names import Part, hf_names, hf_parts
+from bct_jax.types import PyTree
+
+DTYPES = ("float32", "bfloat16", "float16")
+SHARD_BYTES = 5_000_000_000
+MADE_BY = "bct_jax export"
+# What a folder may have besides config.json and weights, all of it optional.
+_COPIED = (
+  "generation_config.json",
+  "tokenizer.json",
+  "tokenizer.model",
+  "tokenizer_config.json",
+  "special_tokens_map.json",
+  "added_tokens.json",
+  "vocab.json",
+  "vocab.txt",
+  "merges.txt",
+  "chat_template.jinja",
+  "chat_template.json",
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Exported:
+  """What was written: tensors, bytes of weights, and names of their files."""
+
+  folder: Path
+  dtype: str
+  tensors: int
+  size: int
+  files: tuple[str, ...]
+
+  def __str__(self) -> str:
+    return (
+      f"{self.folder}: {self.tensors} tensors, {self.size / 1e6:,.1f} MB of "
+      f"{self.dtype} in {len(self.files)} file(s)"
+    )
+
+
+def check_target(out: Path) -> None:
+  """Raises ModelSourceError where `export_hf` would refuse to write."""
+  whole_folder.check_writable(Path(out), {"made_by": MADE_BY})
+
+
+def export_hf(
+  params: PyTree,
+  config: ModelConfig,
+  source: Path,
+  out: Path,
+  dtype: str | None = None,
+  shard_bytes: int = SHARD_BYTES,
+  about: Mapping[str, Any] | None = None,
+) -> Exported:
+  """Writes params as a folder that transformers and this package load.
+
+  All processes must call it; each takes part in gathering, the first writes.
+  The folder appears whole or not at all. One that an earlier export wrote is
+  replaced, anything else is left alone.
+
+  Args:
+    params: of a Decoder, sharded in any way.
+    config: the architecture, read from `source`.
+    source: the model folder to take config.json, the tokenizer, its chat
+      template and generation_config.json from. Of a Gemma 3 with an image
+      encoder, config.json becomes that of the language model.
+    out: the folder to write.
+    dtype: one of DTYPES; None is that of the params.
+    shard_bytes: size of a file of weights; only a larger tensor exceeds it.
+    about: JSON values to keep in the folder's manifest.
+
+  Raises:
+    ModelSourceError: something else is at `out`, or it cannot be written.
+    ValueError: a dtype that is not supported or too narrow for a value, or a
+      parameter that has no place in a checkpoint.
+  """
+  source, out = Path(source), Path(out)
+  flat = jax.tree_util.tree_flatten_with_path(params)[0]
+  leaves = {path_name(path): leaf for path, leaf in flat}
+  kept = _dtype(leaves, dtype)
+  parts = hf_parts(config, {name: x.shape for name, x in leaves.items()})
+  shards = _plan(parts, kept.itemsize, shard_bytes)
+  arrays = _tensors(parts, leaves, config, kept)
+  processes.first("target of the export", lambda: check_target(out))
+
+  def build(target: Path) -> None:
+    with stage("export", len(parts), "tensors") as bar:
+      for file, group in shards.items():
+        shapes = {p.name: p.shape for p in group}
+        some = itertools.islice(arrays, len(group))
+        safetensors_file.write(target / file, shapes, kept, some)
+        bar(len(group))
+    if WEIGHTS not in shards:
+      whole_folder.write_json(target / INDEX, _index(shards, kept.itemsize))
+    whole_folder.write_json(
+      target / "config.json", _config(source, config, kept.name)
+    )
+    for name in _COPIED:
+      if (source / name).is_file():
+        shutil.copyfile(source / name, target / name)
+
+  if processes.is_first():
+    key = {"made_by": MADE_BY, "dtype": kept.name, **(about or {})}
+    out = whole_folder.write(out, key, build)
+  else:
+    for _ in arrays:
+      pass
+  processes.barrier("end of the export")
+  size = sum(map(_size, parts)) * kept.itemsize
+  return Exported(out, kept.name, len(parts), size, tuple(shards))
+
+
+def _dtype(leaves: Mapping[str, Any], name: str | None) -> np.dtype:
+  if name is None:
+    found = sorted({x.dtype.name for x in leaves.values()})
+    if len(found) > 1:
+      raise ValueError(f"params are of {', '.join(found)}: name one dtype")
+    name = found[0]
+  if name not in DTYPES:
+    raise ValueError(f"dtype {name!r}: one of {', '.join(DTYPES)}")
+  return np.dtype(jnp.dtype(name))
+
+
+def _size(part: Part) -> int:
+  return int(np.prod(part.shape))
+
+
+def _plan(
+  parts: list[Part], itemsize: int, limit: int
+) -> dict[str, list[Part]]:
+  """Tensors of each file, in order; known before any of them is gathered."""
+  groups, room = [[]], limit
+  for part in parts:
+    size = _size(part) * itemsize
+    if groups[-1] and size > room:
+      groups.append([])
+      room = limit
+    groups[-1].append(part)
+    room -= size
+  if len(groups) == 1:
+    return {WEIGHTS: parts}
+  return {
+    f"model-{i:05d}-of-{len(groups):05d}.safetensors": group
+    for i, group in enumerate(groups, 1)
+  }
+
+
+def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
+  count = sum(_size(p) for group in shards.values() for p in group)
+  return {
+    "metadata": {"total_parameters": count, "total_size": count * itemsize},
+    "weight_map": {
+      p.name: file for file, group in shards.items() for p in group
+    },
+  }
+
+
+def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
+  raw = read_json(source / "config.json")
+  # Readers older than transformers 5 know only the second spelling.
+  out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
+  if out["model_type"] != raw["model_type"]:
+    out["architectures"] = ["Gemma3ForCausalLM"]
+    # Some are published without these; alone, such a file says too little.
+    out["vocab_size"] = model.vocab_size
+    out["num_attention_heads"] = model.num_heads
+    out["num_key_value_heads"] = model.num_kv_heads
+    out["head_dim"] = model.head_dim
+  return out
+
+
+# --- from the devices ---------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnames="transposed")
+def _stored(leaf: jax.Array, layer: Any, transposed: bool) -> jax.Array:
+  """A layer of a parameter, or all of it, as a checkpoint has it."""
+  if layer is not None:
+    leaf = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
+  return jnp.swapaxes(leaf, -1, -2) if transposed else leaf
+
+
+def _tensors(
+  parts: list[Part],
+  leaves: Mapping[str, jax.Array],
+  config: ModelConfig,
+  dtype: np.dtype,
+) -> Iterator[np.ndarray]:
+  """The tensors of a checkpoint, each made when it is asked for."""
+  names = hf_names(config)
+  # Experts of a layer follow each other and are gathered together.
+  for (leaf, layer), group in itertools.groupby(
+    parts, lambda p: (p.leaf, p.index[:1])
+  ):
+    at = np.int32(layer[0]) if layer else None
+    whole = to_host(_stored(leaves[leaf], at, names[leaf].transposed))
+    for part in group:
+      yield _cast(whole[part.index[1:]], dtype, part.name)
+    del whole
+
+
+def _cast(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
+  # On the host, since devices may flush the smallest numbers to zero.
+  with np.errstate(over="ignore", invalid="ignore"):
+    out = x.astype(dtype, copy=False)
+    lost = ~np.isfinite(out)
+    if lost.any():
+      lost &= np.isfinite(x)
+  if lost.any():
+    raise ValueError(
+      f"tensor {name}: a value of {x[lost][0]:g} does not fit {dtype.name}; "
+      "export as bfloat16 or float32"
+    )
+  return out

@@ -1,0 +1,292 @@
+"""Hugging Face safetensors to sharded parameters, without torch.
+
+A layer of a parameter is read at a time, in blocks of rows: only the part that
+the devices of this process hold, and once, however many of them hold it. It is
+then written into its place on the devices. So the host holds the device shards
+of one tensor, never a parameter of all layers or a file.
+"""
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.infra import whole_folder
+from bct_jax.infra.progress import stage
+from bct_jax.infra.whole_folder import INDEX, WEIGHTS
+from bct_jax.mesh import path_name
+from bct_jax.models.config import ModelConfig, read_json
+from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface.names import (
+  Part,
+  hf_names,
+  hf_parts,
+  language_part,
+)
+from bct_jax.models.huggingface.safetensors_file import Stored
+from bct_jax.types import PyTree
+
+_BLOCK = 16_000_000  # bytes read at a time
+
+# A range of each dimension: what a device holds of an array.
+Box = tuple[range, ...]
+
+
+# --- the tensors of a folder --------------------------------------------------
+
+
+def find_tensors(folder: Path) -> dict[str, Stored]:
+  """Every tensor of a model folder, by name; reads headers only.
+
+  Raises:
+    ValueError: no safetensors there, a broken index or file, or the two
+      contradict each other; names file and tensor.
+  """
+  single, index = folder / WEIGHTS, folder / INDEX
+  if not index.exists():
+    if not single.exists():
+      raise ValueError(whole_folder.no_weights(folder))
+    return safetensors_file.read_header(single)
+  listed = read_json(index).get("weight_map")
+  if not isinstance(listed, dict) or not listed:
+    raise ValueError(f"{index}: weight_map must map tensors to files")
+  files = sorted(set(map(str, listed.values())))
+  for file in files:
+    # A name alone: an index must not lead to files of other folders.
+    if not file.endswith(".safetensors") or Path(file).name != file:
+      raise ValueError(f"{index}: weight_map names {file!r}: not a safetensors")
+  if single.exists() and WEIGHTS not in files:
+    raise ValueError(
+      f"{folder} has {WEIGHTS} and {INDEX} for other files ({files[0]}, ...): "
+      "remove one of the two"
+    )
+  absent = [file for file in files if not (folder / file).exists()]
+  if absent:
+    raise ValueError(f"{index} names files that are missing: {absent}")
+  stored = {file: safetensors_file.read_header(folder / file) for file in files}
+  for name, file in listed.items():
+    if name not in stored[file]:
+      raise ValueError(
+        f"{folder / file}: no tensor {name}, which {INDEX} lists"
+      )
+  for file, tensors in stored.items():
+    for name in tensors:
+      if listed.get(name) != file:
+        raise ValueError(
+          f"{folder / file}: tensor {name} is not in {INDEX} for this file"
+        )
+  return {name: stored[file][name] for name, file in listed.items()}
+
+
+def _match(
+  folder: Path, config: ModelConfig, parts: Sequence[Part]
+) -> dict[str, Stored]:
+  """The tensor of every part, by its name; raises unless they fit exactly."""
+  found = find_tensors(folder)
+  names, images = language_part(config, found)
+  # Some tied checkpoints ship a copy of the embedding as head.
+  spare = {"lm_head.weight"} if config.tied else set()
+  wanted = {p.name for p in parts}
+  missing = sorted(wanted - set(names))
+  extra = sorted(
+    names[n]
+    for n in set(names) - wanted - spare
+    if "rotary_emb.inv_freq" not in n
+  )
+  if missing or extra:
+    raise ValueError(
+      f"{folder}: tensors missing from the checkpoint: {missing[:8]} "
+      f"({len(missing)}), not part of the model: {extra[:8]} ({len(extra)})"
+    )
+  stored = {p.name: found[names[p.name]] for p in parts}
+  for p in parts:
+    tensor = stored[p.name]
+    _ = tensor.dtype  # raises where it is not a float
+    if tensor.shape != p.shape:
+      raise ValueError(
+        f"{tensor.path}: tensor {tensor.name} has shape {tensor.shape}, "
+        f"config.json needs {p.shape}"
+      )
+  if config.tied and "lm_head.weight" in names:
+    head = found[names["lm_head.weight"]]
+    _check_tied(stored["model.embed_tokens.weight"], head)
+  if images and jax.process_index() == 0:
+    whole_folder.say(
+      f"{folder}: only the language model is loaded, the image encoder "
+      f"({images} tensors) is left out"
+    )
+  return stored
+
+
+def _check_tied(embed: Stored, head: Stored) -> None:
+  """Raises unless the head is the copy that config.json says it is."""
+  same = head.shape == embed.shape and head.kind == embed.kind
+  blocks = safetensors_file.row_blocks(embed, 0, embed.shape[0], _BLOCK)
+  for at in blocks if same else ():
+    a, b = (safetensors_file.read_rows(t, *at) for t in (embed, head))
+    same = same and a.tobytes() == b.tobytes()
+  if not same:
+    raise ValueError(
+      f"{head.path}: tensor {head.name} is not a copy of {embed.name}, though "
+      "config.json says tie_word_embeddings: set it to false, or remove the "
+      "tensor"
+    )
+
+
+# --- onto the devices ---------------------------------------------------------
+
+
+def load_params(
+  folder: Path,
+  config: ModelConfig,
+  abstract: PyTree,
+  shardings: PyTree,
+) -> PyTree:
+  """Reads the params of a model folder onto their devices.
+
+  Args:
+    folder: a Hugging Face folder with safetensors files.
+    config: its architecture, from `from_hf`.
+    abstract: shapes and dtypes to make, from jax.eval_shape of Decoder.init;
+      tensors of another floating-point type are cast.
+    shardings: a NamedSharding per leaf.
+
+  Raises:
+    ValueError: a file is damaged; a tensor is missing, left over, of another
+      shape or not a float. The message names files and tensors.
+  """
+  leaves = jax.tree_util.tree_flatten_with_path(abstract)[0]
+  parts = hf_parts(config, {path_name(p): x.shape for p, x in leaves})
+  stored = _match(Path(folder), config, parts)
+  of_leaf: dict[str, dict[tuple[int, ...], Stored]] = {}
+  for p in parts:
+    of_leaf.setdefault(p.leaf, {})[p.index] = stored[p.name]
+  names = hf_names(config)
+
+  with stage("load", len(parts), "tensors") as bar:
+
+    def one(path, leaf, sharding):
+      name = path_name(path)
+      out = _load(of_leaf[name], leaf, sharding, names[name].transposed)
+      bar(len(of_leaf[name]))
+      return out
+
+    return jax.tree_util.tree_map_with_path(one, abstract, shardings)
+
+
+def _load(
+  tensors: Mapping[tuple[int, ...], Stored],
+  leaf: Any,
+  sharding: NamedSharding,
+  transposed: bool,
+) -> jax.Array:
+  """One parameter from its tensors, which are keyed by their place in it."""
+  layered = () not in tensors
+  shape = tuple(leaf.shape)
+  inner = shape[1:] if layered else shape
+  spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
+  spec = spec[1:] if layered else spec
+  if transposed:  # read as it is stored, and turned on the devices
+    inner = (*inner[:-2], inner[-1], inner[-2])
+    spec[-2:] = spec[:-3:-1]
+  place = NamedSharding(sharding.mesh, P(*spec))
+  whole, fill = _programs(shape, leaf.dtype, sharding, transposed)
+  if not layered:
+    return jax.block_until_ready(
+      whole(_read(tensors, inner, leaf.dtype, place))
+    )
+  out = _zeros(shape, leaf.dtype, sharding)()
+  for layer in range(shape[0]):
+    of_layer = {at[1:]: t for at, t in tensors.items() if at[0] == layer}
+    piece = _read(of_layer, inner, leaf.dtype, place)
+    # Waited for, so that no second piece is in memory beside it.
+    out = jax.block_until_ready(fill(out, piece, np.int32(layer)))
+  return out
+
+
+# Kept, so that parameters of one shape, and later loads, compile once.
+
+
+@functools.lru_cache(maxsize=64)
+def _zeros(shape, dtype, sharding):
+  return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
+
+
+@functools.lru_cache(maxsize=64)
+def _programs(shape, dtype, sharding, transposed: bool):
+  """How a piece becomes a parameter, or a layer of one in place."""
+
+  def turned(piece):
+    return jnp.swapaxes(piece, -1, -2) if transposed else piece
+
+  def fill(out, piece, layer):
+    start = (layer, *[0] * (len(shape) - 1))
+    return jax.lax.dynamic_update_slice(out, turned(piece)[None], start)
+
+  return (
+    jax.jit(turned, out_shardings=sharding),
+    jax.jit(fill, out_shardings=sharding, donate_argnums=0),
+  )
+
+
+def _read(
+  tensors: Mapping[tuple[int, ...], Stored],
+  shape: tuple[int, ...],
+  dtype: Any,
+  sharding: NamedSharding,
+) -> jax.Array:
+  """An array [*experts, rows, ...] from a tensor per expert, as stored."""
+  indices = sharding.addressable_devices_indices_map(shape).values()
+  # Replicas on several devices share one copy.
+  boxes = {_box(i, shape): i for i in indices if i is not None}
+  buffers = {box: _aligned([len(r) for r in box], dtype) for box in boxes}
+  for at, tensor in tensors.items():
+    targets = []
+    for box, buffer in buffers.items():
+      outer = box[: len(at)]
+      if all(n in r for n, r in zip(at, outer, strict=True)):
+        here = tuple(n - r.start for n, r in zip(at, outer, strict=True))
+        targets.append((box[len(at) :], buffer[here]))
+    _scatter(tensor, targets)
+  return jax.make_array_from_callback(
+    shape, sharding, lambda index: buffers[_box(index or (), shape)]
+  )
+
+
+def _box(index: Sequence[slice], shape: Sequence[int]) -> Box:
+  return tuple(range(*i.indices(n)) for i, n in zip(index, shape, strict=True))
+
+
+def _aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
+  """An empty array that JAX can use on a CPU without copying it."""
+  size = math.prod(shape) * np.dtype(dtype).itemsize
+  raw = np.empty(size + 64, np.uint8)
+  skip = -raw.ctypes.data % 64
+  return raw[skip : skip + size].view(dtype).reshape(shape)
+
+
+def _scatter(tensor: Stored, targets: Sequence[tuple[Box, np.ndarray]]) -> None:
+  """Reads a tensor once, into every array that holds a box of it."""
+  if not targets:
+    return
+  first = min(box[0].start for box, _ in targets)
+  last = max(box[0].stop for box, _ in targets)
+  for start, stop in safetensors_file.row_blocks(tensor, first, last, _BLOCK):
+    shared = [
+      (max(start, box[0].start), min(stop, box[0].stop)) for box, _ in targets
+    ]
+    if all(a >= b for a, b in shared):
+      continue  # rows of other processes
+    block = safetensors_file.read_rows(tensor, start, stop)
+    for (box, out), (a, b) in zip(targets, shared, strict=True):
+      if a < b:
+        columns = tuple(slice(r.start, r.stop) for r in box[1:])
+        rows = slice(a - box[0].start, b - box[0].start)
+        out[rows] = block[(slice(a - start, b - start), *columns)]

@@ -1,0 +1,87 @@
+"""A low-rank adapter as files that peft and vLLM load."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+
+from bct_jax.config import LoraConfig
+from bct_jax.infra import processes, whole_folder
+from bct_jax.mesh import to_host
+from bct_jax.models.config import ModelConfig
+from bct_jax.models.huggingface.export import MADE_BY, check_target
+from bct_jax.models.lora import Weights, targets
+from bct_jax.types import PyTree
+
+
+def adapter_tensors(
+  adapter: PyTree, model: ModelConfig, lora: LoraConfig
+) -> dict[str, np.ndarray]:
+  """peft's name -> tensor, transposed as there; small enough for one file."""
+  host = to_host(adapter)
+  out = {}
+  for ours, module in targets(model, lora).items():
+    node = host["layers"]
+    for part in ours.split("/"):
+      node = node[part]
+    for i in range(model.num_layers):
+      at = f"base_model.model.model.layers.{i}.{module}"
+      for leaf, theirs in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
+        out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(node[leaf][i].T)
+  return out
+
+
+def export_adapter(
+  out: Path,
+  weights: Weights,
+  model: ModelConfig,
+  base: str,
+  about: Mapping[str, Any] | None = None,
+) -> Path:
+  """Writes adapter_config.json and adapter_model.safetensors.
+
+  All processes must call it; the first writes. As with export_hf, the folder
+  appears whole, and only one that an export wrote is replaced.
+
+  Args:
+    out: the folder to write.
+    weights: with an adapter.
+    model: the architecture.
+    base: the model that the adapter is over, a hub id or a folder.
+    about: JSON values to keep in the folder's manifest.
+
+  Raises:
+    ModelSourceError: something else is at `out`, or it cannot be written.
+  """
+  lora = weights.lora
+  assert lora is not None
+  tensors = adapter_tensors(weights.adapter, model, lora)
+  config = {
+    "base_model_name_or_path": base,
+    "bias": "none",
+    "fan_in_fan_out": False,
+    "inference_mode": True,
+    "lora_alpha": lora.alpha,
+    "lora_dropout": 0.0,
+    "peft_type": "LORA",
+    "r": lora.rank,
+    "target_modules": sorted(set(targets(model, lora).values())),
+    "task_type": "CAUSAL_LM",
+    "use_rslora": lora.rslora,
+  }
+
+  def build(folder: Path) -> None:
+    whole_folder.write_json(folder / "adapter_config.json", config)
+    safetensors.numpy.save_file(
+      tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"}
+    )
+
+  key = {"made_by": MADE_BY, **(about or {})}
+
+  def write() -> str:
+    check_target(out)
+    return str(whole_folder.write(out, key, build))
+
+  return Path(processes.first("export", write))

@@ -1,0 +1,375 @@
+"""--mode=dry_run: checks what can be checked and prints sizes."""
+
+import dataclasses
+
+from bct_jax.config import (
+  ArmConfig,
+  ConfigError,
+  ExperimentConfig,
+  OrganismConfig,
+)
+from bct_jax.config.chips import CHIPS, Chip
+from bct_jax.data.batches import Dataset
+from bct_jax.data.leaks import told
+from bct_jax.experiment.arms import observed_steps, task_steps
+from bct_jax.experiment.datasets import leaks
+from bct_jax.experiment.plan import Plan, check_length, make_plan
+from bct_jax.infra.whole_folder import ModelSourceError
+from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
+from bct_jax.runtime.programs import MeshModel, make_decoder, read_architecture
+from bct_jax.sample.decode import kv_dtype
+from bct_jax.sample.sampler import num_slots
+from bct_jax.sizing import sizes, topology
+from bct_jax.sizing.sizes import Sizes, Work
+from bct_jax.train.optim import state_note
+
+_GIB = 2**30
+Run = tuple[str, ArmConfig | OrganismConfig, Dataset | None]
+
+
+def run_dry_run(
+  config: ExperimentConfig, slice_name: str | None = None
+) -> None:
+  """Prints sizes and, where the model is at hand, data and prompts.
+
+  With the name of a TPU slice, such as v5e:4x4, the train step, the prefill and
+  the decode step are also compiled for it, see topology.py.
+
+  The mesh may be larger than what is here. With `model.architecture` neither
+  weights nor tokenizer are needed; the data is then not checked.
+
+  Raises:
+    ValueError: the config does not fit the model, the mesh or the data.
+  """
+  axes = config.mesh
+  if slice_name is None:
+    mesh = abstract_mesh(axes.data, axes.fsdp, axes.tensor)
+  else:
+    axes = dataclasses.replace(axes, chip=topology.chip_of(slice_name))
+    config = dataclasses.replace(config, mesh=axes)
+    devices = topology.devices_of(slice_name)
+    mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, devices)
+  architecture, plan, reason = config.model.architecture, None, ""
+  try:
+    plan = make_plan(config, mesh, fetch=architecture is None)
+  except ModelSourceError as e:
+    if architecture is None:
+      raise
+    reason = str(e)
+    decoder = make_decoder(read_architecture(architecture), config)
+    check_length(config, decoder.config.max_length)
+    model = MeshModel(config, decoder, mesh)
+  else:
+    model = plan.runtime
+  work = _work(model, plan)
+  slots = _slots(config, plan)
+  print("\n".join(_model_lines(model, work)))
+  print("\n".join(_size_lines(model, find_sizes(model, work, slots), slots)))
+  print("\n".join(_speed_lines(model, work)))
+  if plan is None:
+    print(f"data and prompts are not checked: {reason}")
+  else:
+    print("\n".join(_data_lines(plan)))
+  if slice_name is not None:
+    _print_programs(model, work, slots)
+
+
+def _print_programs(model: MeshModel, work: Work, slots: int) -> None:
+  """Compiles each program and prints what it takes.
+
+  Raises:
+    ConfigError: one does not fit; names what would make it smaller.
+  """
+  run, chip = _largest(model), CHIPS[str(model.config.mesh.chip)]
+  lora = run.lora if run.lora.rank else None
+  try:
+    train = topology.compile_train(model, run, work)
+    print("\n".join(topology.lines(train, chip.memory)))
+    print(_roofline(model, work, train, chip), flush=True)
+    params = model.abstract_decode(lora)
+    for program in topology.compile_sampler(model, params, slots):
+      print("\n".join(topology.lines(program, chip.memory)), flush=True)
+  except topology.DoesNotFit as e:
+    by = "" if e.over is None else f" by {e.over / _GIB:.2f} GiB"
+    raise ConfigError(
+      f"does not fit{by}: {e}\n" + "\n".join(_knobs(model, work, slots))
+    ) from None
+
+
+def _roofline(model: MeshModel, work: Work, program, chip: Chip) -> str:
+  """The least time of an update by products, and by what is received."""
+  run, params = _largest(model), model.abstract_params
+  trained, frozen = params, None
+  if run.lora.rank:
+    trained, frozen = model.abstract_trained(run.lora), params
+  c, tokens = model.model.config, work.rows * work.length / model.mesh.size
+  flops = sizes.flops_per_token(c, work.length, trained, frozen)
+  # Full recomputation is one more forward pass, a third of all products.
+  again = 4 / 3 if model.model.remat == "full" else 1.0
+  compute = tokens * flops * again / chip.flops
+  received = sum(x.times * x.received for x in program.collectives)
+  links = received / chip.links
+  return (
+    f"roofline of an update: {max(compute, links):.3f} s at least: products "
+    f"{compute:.3f} s ({tokens:,.0f} tokens x {flops:.3g} FLOPs"
+    f"{' x 4/3 for remat' if again > 1 else ''} / {chip.flops / 1e12:.0f} "
+    f"TFLOP/s), received {links:.3f} s ({received / _GIB:.2f} GiB / "
+    f"{chip.links / 1e9:.0f} GB/s)"
+  )
+
+
+def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
+  """What would take less, by the sizes of sizes.py."""
+  config, c = model.config, model.model
+  now = find_sizes(model, work, slots)
+  out = []
+
+  def add(option: str, saved: int) -> None:
+    if saved > 0:
+      out.append(f"  {option} saves about {saved / _GIB:.2f} GiB on a chip")
+
+  axes = model.mesh.shape
+  if c.remat != "full":
+    full = dataclasses.replace(c, remat="full")
+    less = sizes.activation_bytes(full, axes, work)
+    add("--config.model.remat=full", now.activations - less)
+  parts = num_row_shards(model.mesh) * work.accum * 2
+  if work.rows % parts == 0:
+    half = dataclasses.replace(work, accum=work.accum * 2)
+    less = sizes.activation_bytes(c, axes, half)
+    trained = model.abstract_trained(_largest(model).lora)
+    more = sizes.gradient_bytes(trained, 2) - now.gradients
+    add(f"train.accum={half.accum}", now.activations - less - more)
+  add(
+    "optimizer=lion in place of adamw",
+    (now.optimizer // 2 if _largest(model).optim.optimizer == "adamw" else 0),
+  )
+  if config.model.param_dtype == "float32":
+    add("--config.model.param_dtype=bfloat16", now.weights // 2)
+  add(
+    "twice the chips on mesh.fsdp",
+    (now.state + now.gradients) // 2,
+  )
+  add("half of sampling.batch_size", now.cache // 2)
+  return out
+
+
+def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
+  """Bytes on one device, see sizes.py."""
+  axes, sampling = model.mesh.shape, model.config.sampling
+  run = _largest(model)
+  state = model.abstract_state(run.optim, run.lora)
+  params, lora = model.abstract_params, run.lora if run.lora.rank else None
+  adapter = sizes.device_bytes(state.params) if lora else 0
+  gradients = sizes.gradient_bytes(state.params, work.accum)
+  if model.config.eval.gradients and isinstance(run, ArmConfig):
+    gradients = max(gradients, sizes.pushes_bytes(state.params))
+  return Sizes(
+    weights=sizes.device_bytes(params) + adapter,
+    gradients=gradients,
+    optimizer=sizes.device_bytes(state.opt_state),
+    average=sizes.device_bytes(state.ema),
+    activations=sizes.activation_bytes(model.model, axes, work),
+    decode_weights=sizes.device_bytes(model.abstract_decode(lora)),
+    cache=sizes.cache_bytes(
+      model.model.config,
+      kv_dtype(sampling, model.model.dtype),
+      axes,
+      sampling.batch_size,
+      slots,
+    ),
+  )
+
+
+def _runs(config: ExperimentConfig, plan: Plan | None = None) -> list[Run]:
+  """All training runs. A config without any is sized as its organism."""
+  out: list[Run] = []
+  if config.organism.trained or not config.arms:
+    data = plan.install if plan else None
+    out.append(("organism", config.organism, data))
+  for name, arm in config.arms.items():
+    data = plan.arms[name] if plan else None
+    out.append((f"arm {name}", arm, data))
+  return out
+
+
+def _largest(model: MeshModel) -> ArmConfig | OrganismConfig:
+  """The run whose trained weights and optimizer state need most memory."""
+
+  def memory(run: ArmConfig | OrganismConfig) -> int:
+    return sizes.device_bytes(model.abstract_state(run.optim, run.lora))
+
+  # Arms come last, and are what equal sizes are told of.
+  return max((run for _, run, _ in reversed(_runs(model.config))), key=memory)
+
+
+def _work(model: MeshModel, plan: Plan | None) -> Work:
+  """The update that needs most memory, of all runs.
+
+  Without the data, rows are taken to be as long as they may be, one example in
+  each, and trained all over.
+
+  Raises:
+    ValueError: rows that are not packed do not divide over the devices.
+  """
+  length = model.config.max_length
+
+  def one(name: str, run: ArmConfig | OrganismConfig, data: Dataset | None):
+    train = run.train
+    if data is not None:
+      layout = data.layout
+      return Work(layout.rows, layout.length, layout.num_trained, train.accum)
+    parts = num_row_shards(model.mesh) * train.accum
+    if not train.pack and train.batch_size % parts:
+      raise ValueError(
+        f"{name}: batch_size {train.batch_size} does not divide into {parts} "
+        "parts (data x fsdp devices times train.accum)"
+      )
+    rows = -(-train.batch_size // parts) * parts
+    return Work(rows, length, length, train.accum)
+
+  def memory(work: Work) -> int:
+    trained = model.abstract_trained(_largest(model).lora)
+    return sizes.gradient_bytes(trained, work.accum) + sizes.activation_bytes(
+      model.model, model.mesh.shape, work
+    )
+
+  return max((one(*run) for run in _runs(model.config, plan)), key=memory)
+
+
+def _slots(config: ExperimentConfig, plan: Plan | None) -> int:
+  """Places of a row in the KV cache: the longest prompt and what is sampled.
+
+  Without the prompts, one is taken to be as long as a training row may be.
+  """
+  new = config.sampling.max_new_tokens
+  if plan is not None:
+    return num_slots([p.ids for p in plan.prompts], [new] * len(plan.prompts))
+  return num_slots([range(config.max_length)], [new])
+
+
+# --- lines --------------------------------------------------------------------
+
+
+def _model_lines(model: MeshModel, work: Work) -> list[str]:
+  config, c = model.config, model.model.config
+  axes, chip = model.mesh.shape, config.mesh.chip
+  total = sizes.num_params(model.abstract_params)
+  active = ""
+  if c.num_experts:
+    count = sizes.active_params(c, model.abstract_params)
+    active = f", {count:,} active per token"
+  each = f" {chip}" if chip else ""
+  parts = num_row_shards(model.mesh) * work.accum
+  return [
+    f"model {config.model.path}: {total:,} parameters{active}",
+    f"mesh {' '.join(f'{k}={v}' for k, v in axes.items())}: "
+    f"{model.mesh.size}{each} devices",
+    f"update: {work.rows} rows of {work.length} positions, {work.num_trained} "
+    f"of them trained; {work.rows // parts} at a time on a device, remat "
+    f"{config.model.remat}, {config.model.dtype}",
+  ]
+
+
+def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
+  config, c = model.config, model.model.config
+  chip = config.mesh.chip
+  memory = CHIPS[chip].memory if chip else None
+  cached = kv_dtype(config.sampling, model.model.dtype).itemsize
+
+  def line(name: str, size: int, note: str) -> str:
+    return f"  {name:<15}{size / _GIB:8.2f}  {note}".rstrip()
+
+  def total(name: str, size: int, of: str) -> str:
+    if memory is None:
+      return line(name, size, of)
+    fits = "" if size <= memory else ", DOES NOT FIT"
+    share = f"{size / memory:.0%} of {memory / _GIB:.0f} GiB{fits}"
+    return line(name, size, f"{of}: {share}")
+
+  dtype = config.model.dtype
+  return [
+    "GiB on each device:",
+    line("weights", found.weights, "shards x bytes of each leaf"),
+    line(
+      "gradients",
+      found.gradients,
+      "as weights; twice with microbatches"
+      + ("; four in float32 at evals" if config.eval.gradients else ""),
+    ),
+    line("optimizer", found.optimizer, state_note(_largest(model).optim)),
+    *(
+      [line("average", found.average, "float32, as trained weights")]
+      if found.average
+      else []
+    ),
+    line(
+      "activations",
+      found.activations,
+      "estimate: layers x saved + max(rest of a block, head) + embedding",
+    ),
+    total("= training", found.training, "all of the above"),
+    line("decode weights", found.decode_weights, f"{dtype}, tensor axis only"),
+    line(
+      "KV cache",
+      found.cache,
+      f"{c.num_layers} layers x {config.sampling.batch_size} rows / (data x "
+      f"fsdp) x {slots} slots x {c.num_kv_heads} heads / tensor x "
+      f"2 x {c.head_dim} x {cached} bytes"
+      + (" + scales" if cached == 1 else ""),
+    ),
+    total("= sampling", found.sampling, "these two with the training state"),
+  ]
+
+
+def _speed_lines(model: MeshModel, work: Work) -> list[str]:
+  c, chip = model.model.config, model.config.mesh.chip
+  params, frozen = model.abstract_params, None
+  lora = _runs(model.config)[-1][1].lora
+  if lora.rank:
+    params, frozen = model.abstract_trained(lora), params
+  flops = sizes.flops_per_token(c, work.length, params, frozen)
+  active = sizes.active_params(c, model.abstract_params, embed=False)
+  windows = any(layer.window is not None for layer in c.layers)
+  keys = "12 d sum of m (1 - m / 2T), m = min(T, window)" if windows else ""
+  out = [
+    f"FLOPs per token = 6 N + {keys or '6 L T d'} = {flops:.3g}: N = "
+    f"{active:,} active parameters"
+    + ("" if c.tied else " without the embedding look-up")
+    + f", L = {c.num_layers}, T = {work.length}, d = heads x head_dim = "
+    f"{c.num_heads * c.head_dim}"
+  ]
+  if chip:
+    peak, devices = CHIPS[chip].flops, model.mesh.size
+    rate = sizes.tokens_per_second(flops, peak, devices)
+    out.append(
+      f"at 40% MFU: {rate:,.0f} tokens/s = 0.4 x {devices} devices x "
+      f"{peak / 1e12:.0f} TFLOP/s (bfloat16) / FLOPs per token"
+    )
+  return out
+
+
+def _data_lines(plan: Plan) -> list[str]:
+  config, out = plan.config, []
+  for name, run, data in _runs(config, plan):
+    if data is not None:
+      out.append(
+        f"{name}: {run.train.steps} updates of {data.batch_size} examples in "
+        f"{data.layout.rows} x {data.layout.length} positions, lr "
+        f"{run.optim.lr:g}, {len(data.examples)} examples in all"
+      )
+  lengths = [len(p.ids) for p in plan.prompts]
+  out.append(
+    f"each eval: {len(lengths)} prompts of {min(lengths)} to {max(lengths)} "
+    f"tokens, up to {config.sampling.max_new_tokens} new tokens each"
+  )
+  for name, arm in config.arms.items():
+    last, evals = arm.train.steps, config.eval
+    steps = ", ".join(map(str, observed_steps(evals, last)))
+    line = f"arm {name}: evals after {steps} updates"
+    if asked := task_steps(evals, last):
+      after = ", ".join(map(str, asked))
+      line += f", with {', '.join(evals.tasks)} after {after}"
+    out.append(line)
+  found = leaks(config, plan.setting, config.arms)
+  return [*out, *(f"leaks of {told(k, v)}" for k, v in found.items())]

@@ -1,0 +1,169 @@
+"""Pretrains the small base model on the settings' world, with our own trainer.
+
+What is made is an ordinary model folder, `demo:small`. It is kept in the cache
+under a manifest that says what made it; the same config finds it there again,
+and a killed run goes on.
+"""
+
+import collections
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bct_jax.config import ArmConfig, ConfigError, ExperimentConfig
+from bct_jax.data.batches import Dataset
+from bct_jax.experiment.plan import Plan, make_plan
+from bct_jax.experiment.training import train_run
+from bct_jax.infra import files, processes, signals, whole_folder
+from bct_jax.infra.progress import say, stage
+from bct_jax.mesh import num_row_shards
+from bct_jax.models import demo
+from bct_jax.models.demo import small
+from bct_jax.models.huggingface import export
+from bct_jax.models.lora import Weights
+from bct_jax.runtime.weights import load_weights
+from bct_jax.settings.corpus import Chat, corpus
+
+ARM = "pretrain"
+# Chats that are read on top, to test on; few of their prompts are new.
+TESTED = 480
+
+
+def run_pretrain(config: ExperimentConfig, out: Path | None) -> Path:
+  """Makes the model folder, or finds it made by the same config.
+
+  Args:
+    config: whose arm `pretrain` says how; `train.num_examples` is the number of
+      chats and `train.seed` that of corpus, weights and order.
+    out: None is where `demo:small` is looked for.
+
+  Raises:
+    ConfigError: there is no such arm, or it does not train all params.
+    ModelSourceError: the folder cannot be written.
+    signals.Preempted: a signal asked to stop; the state is saved.
+  """
+  arm = config.arms.get(ARM)
+  if arm is None or arm.lora.rank:
+    raise ConfigError(
+      f"--mode=pretrain needs an arm {ARM!r} that trains all params, as "
+      "configs/base_small.py has"
+    )
+  folder = demo.default_cache() / small.NAME if out is None else out
+  chats = corpus(arm.train.num_examples + TESTED, arm.train.seed)
+  key = {"model": small.NAME, **_recipe(config, arm, chats)}
+  if processes.first("model folder", lambda: _made_by(folder) == key):
+    say(f"{folder} was made by this config")
+    return folder
+  processes.first("model folder", lambda: export.check_target(folder))
+  work = folder.parent / f".{folder.name}.{files.digest(key)[:16]}"
+  plan = _plan(config, arm, chats, work)
+  read, tested = chats[:-TESTED], chats[-TESTED:]
+  with signals.heeded(), jax.set_mesh(plan.runtime.mesh):
+    trained = train_run(
+      plan,
+      ARM,
+      work,
+      arm,
+      _dataset(plan, arm, read),
+      lambda: load_weights(plan.runtime, None),
+    )
+    shares = _test(plan, trained, tested)
+    written = export.export_hf(
+      trained.params,
+      plan.runtime.model.config,
+      plan.runtime.folder,
+      folder,
+      about={"pretrained": key, "right": shares},
+    )
+  if processes.is_first():
+    print(f"wrote {written}")
+    print("answers that are exactly those of the corpus, by part:")
+    for part, (right, count) in shares.items():
+      print(f"  {part}: {right} of {count}")
+  return folder
+
+
+def _recipe(
+  config: ExperimentConfig, arm: ArmConfig, chats: list[Chat]
+) -> dict[str, Any]:
+  """What decides the weights, as JSON gives it back."""
+  facts = {
+    "chats": files.digest([dataclasses.asdict(chat) for chat in chats]),
+    "train": arm.train.facts(),
+    "optim": arm.optim.facts(),
+    "max_length": config.max_length,
+    "dtype": config.model.dtype,
+    "param_dtype": config.model.param_dtype,
+  }
+  return json.loads(json.dumps(facts))
+
+
+def _made_by(folder: Path) -> Any:
+  """The recipe in the manifest of an intact folder."""
+  try:
+    manifest = json.loads((folder / whole_folder.MANIFEST).read_text("utf-8"))
+    key = manifest["key"]
+    if whole_folder.problem(folder, key) is None:
+      return key["pretrained"]
+  except (OSError, ValueError, KeyError, TypeError):
+    pass
+  return None
+
+
+def _plan(
+  config: ExperimentConfig, arm: ArmConfig, chats: list[Chat], work: Path
+) -> Plan:
+  """The plan of a run over the untrained model."""
+  texts = [
+    text
+    for chat in chats
+    for text in (*(m["content"] for m in chat.messages), chat.completion)
+  ]
+  start = processes.first(
+    "untrained model",
+    lambda: small.make(
+      work / "untrained", texts, files.digest(texts), arm.train.seed
+    ),
+  )
+  organism = dataclasses.replace(config.organism, kind="native")
+  model = dataclasses.replace(config.model, path=str(start), architecture=None)
+  return make_plan(
+    dataclasses.replace(config, model=model, organism=organism, arms={})
+  )
+
+
+def _dataset(plan: Plan, arm: ArmConfig, chats: list[Chat]) -> Dataset:
+  render = plan.runtime.chat.example
+  return Dataset.make(
+    [f"{chat.part}/{i}" for i, chat in enumerate(chats)],
+    [render(chat.messages, chat.completion) for chat in chats],
+    arm.train.batch_size,
+    arm.train.seed,
+    plan.config.max_length,
+    arm.train.steps,
+    arm.train.pack,
+    num_row_shards(plan.runtime.mesh) * arm.train.accum,
+  )
+
+
+def _test(
+  plan: Plan, weights: Weights, chats: list[Chat]
+) -> dict[str, tuple[int, int]]:
+  """Part -> (greedy answers that are the corpus's to the letter, chats)."""
+  runtime = plan.runtime
+  with stage("test", len(chats), "rows") as bar:
+    completions = runtime.sampler(
+      runtime.decode_params(weights),
+      [runtime.chat.prompt(chat.messages) for chat in chats],
+      range(len(chats)),
+      plan.config.sampling.seed,
+      lambda index, completion: bar(1),
+    )
+  found: dict[str, list[bool]] = collections.defaultdict(list)
+  for chat, completion in zip(chats, completions, strict=True):
+    text = runtime.chat.decode(completion.tokens)
+    found[chat.part].append(text == chat.completion)
+  return {part: (sum(x), len(x)) for part, x in sorted(found.items())}

@@ -1,0 +1,255 @@
+"""Today's scorers on the completions that a run saved.
+
+A run keeps text and label of every completion, so that labels can be made again
+when a scorer or a detector of decorations has changed, without sampling. The
+files of the run stay as they are.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bct_jax.config import ConfigError, GateConfig, choose, from_dict
+from bct_jax.evals import verdict
+from bct_jax.evals.evaluate import judge, summarize
+from bct_jax.evals.gate import check_gate
+from bct_jax.examples import Example, Setting
+from bct_jax.infra import files
+from bct_jax.report.read.records import Record, read_json, read_lines
+from bct_jax.report.read.types import ReportError
+from bct_jax.settings import make_setting
+from bct_jax.settings.decorations import DECORATIONS, Decoration
+from bct_jax.settings.probes.capability import Probe, make_probe
+
+RATES = (
+  "initial",
+  "alternate",
+  "other",
+  "decorated",
+  "agreed",
+  "agreed_decorated",
+  "confused",
+  "capability",
+)
+SHOWN = 5  # changed rows of an eval on the terminal; a file gets all
+
+
+@dataclasses.dataclass(frozen=True)
+class _Scorer:
+  """What labels the completions of a run, made again from its config."""
+
+  setting: Setting
+  probe: Probe
+  examples: Mapping[tuple[str, str], Example]  # by split and id
+
+  def row(self, row: Record, decoration: Decoration) -> dict[str, Any]:
+    """A row with the label, reason and decoration of today.
+
+    Raises:
+      ReportError: it is of no prompt that the setting makes now.
+    """
+    split, name, text = row.text("split"), row.text("id"), row.text("text")
+    example = self.examples.get((split, name))
+    prompt = [m.text("content") for m in row.objects("prompt")]
+    if example is None or not _asks(prompt, example):
+      raise ReportError(
+        f"{row.where}: {self.setting.name} now has no prompt {name!r} that "
+        "asks the same: the run was made by another version of the setting, "
+        "whose completions today's scorer cannot judge; use that version"
+      )
+    stopped = row.text("stop", ("stop", "length")) == "stop"
+    label, reason = judge(
+      self.setting, self.probe, split, example, text, stopped
+    )
+    shows = decoration.detect(text)
+    return {**row.value, "label": label, "reason": reason, "decorated": shows}
+
+
+def run_rescore(workdir: Path | None, out: Path | None) -> None:
+  """Labels what a run saved again and says what changed.
+
+  Prints, for the gate and for each eval of each arm, how many rows have another
+  label, reason or decoration now, and the rates before and after. With `out`
+  all changed rows too, as JSON lines. Rewards are not made again.
+
+  Raises:
+    ConfigError: a flag is missing, or `out` is there already.
+    ReportError: a file of the run is missing or damaged, or of another version
+      of the setting.
+  """
+  if workdir is None:
+    raise ConfigError("--workdir is needed: the directory of the run")
+  if out is not None and out.exists():
+    raise ConfigError(f"--out={out}: is there already; name a new file")
+  found = list(rescore(workdir))
+  if not found:
+    raise ReportError(f"{workdir}: no completions have been saved there yet")
+  if out is not None:
+    files.write_lines(out, found)
+  print("\n".join(map(_told, found)))
+
+
+def rescore(workdir: Path) -> Iterator[dict[str, Any]]:
+  """A record for each saved eval and for each verdict; see `run_rescore`."""
+  config = read_json(workdir / "config.json").object("config")
+  scorer = _make_scorer(config)
+  organism = None
+  for path in sorted(workdir.glob("organisms/*/rollouts.jsonl")):
+    told, after = _gate(path, scorer)
+    organism = after, told.pop("labels")
+    yield told
+  for name, style in _styles(config).items():
+    choose(style, DECORATIONS, f"arms.{name}.train.decoration")
+    folder = workdir / "arms" / name
+    decoration = DECORATIONS[style]
+    yield from _arm(folder, name, scorer, decoration, config, organism)
+
+
+def _styles(config: Record) -> dict[str, str]:
+  """Arms by name with their decorations, controls among them."""
+  if config.value.get("controls"):
+    arms = from_dict(config.value).arms
+    return {k: arms[k].train.decoration for k in sorted(arms)}
+  shared = config.object("train").text("decoration")
+  return {
+    name: arm.get("train", {}).get("decoration", shared)
+    for name, arm in sorted(config.object("arms").value.items())
+  }
+
+
+def _make_scorer(config: Record) -> _Scorer:
+  setting, evals = config.object("setting"), config.object("eval")
+  made = make_setting(setting.text("name"), setting.object("options").value)
+  probe, seed = make_probe(evals.text("probe")), evals.count("seed")
+  examples = {
+    "eval": made.eval(evals.count("num_eval"), seed),
+    "heldout": made.heldout(evals.count("num_heldout"), seed),
+    "probe": probe.examples(evals.count("num_probe"), seed),
+  }
+  return _Scorer(
+    made, probe, {(k, e.id): e for k, part in examples.items() for e in part}
+  )
+
+
+def _asks(prompt: Sequence[str], example: Example) -> bool:
+  """Whether a saved prompt is the example's, with whatever stands before."""
+  own = [m["content"] for m in example.messages]
+  last = prompt[-len(own) :]
+  return len(last) == len(own) and all(map(str.endswith, last, own))
+
+
+def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
+  """As `_eval`, of the gate; its rates before are those it was decided on."""
+  record = read_json(path.parent / "gate.json")
+  bars = record.object("thresholds")
+  limits = GateConfig(
+    min_initial=bars.share("initial"),
+    max_confused=bars.share("confused"),
+    min_agreed=bars.share("agreed"),
+    enforce=record.flag("enforced"),
+    base_rates=False,  # labels of the model before the install are not kept
+  )
+  of = f"organisms/{path.parent.name}"
+  told, after = _eval(of, 0, path, scorer, DECORATIONS["plain"], record)
+  passed = check_gate(after, limits)["passed"]
+  before = record.flag("passed")
+  return {**told, "passed": {"before": before, "after": passed}}, after
+
+
+def _arm(
+  folder: Path,
+  name: str,
+  scorer: _Scorer,
+  decoration: Decoration,
+  config: Record,
+  organism: tuple[dict[str, Any], list[str]] | None,
+) -> Iterator[dict[str, Any]]:
+  """The evals of an arm, and its verdict by what the organism showed."""
+  of, curve, labels = f"arms/{name}", [], []
+  evals = folder / "evals.jsonl"
+  for record in read_lines(evals, print) if evals.exists() else ():
+    step = record.count("step")
+    path = folder / "rollouts" / f"step_{step}.jsonl"
+    told, after = _eval(of, step, path, scorer, decoration, record)
+    curve.append(after)
+    labels.append(told.pop("labels"))
+    yield told
+  done = folder / "done.json"
+  if curve and organism and done.exists():
+    seed = config.object("eval").count("seed")
+    new = verdict.summarize_arm(curve, *organism, labels[-1], seed)
+    before = read_json(done).text("verdict")
+    yield {"of": of, "verdict": {"before": before, "after": new["verdict"]}}
+
+
+def _eval(
+  of: str,
+  step: int,
+  path: Path,
+  scorer: _Scorer,
+  decoration: Decoration,
+  before: Record,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+  """What is told of one eval, and its summary with the labels of today."""
+  rows, changed = [], []
+  keys = ("label", "reason", "decorated")
+  for row in read_lines(path):
+    rows.append(scorer.row(row, decoration))
+    now = {k: rows[-1][k] for k in keys}
+    # The gate's rows were saved without a decoration.
+    then = {k: row.value.get(k, now[k]) for k in keys}
+    if now != then:
+      told = {k: row.value[k] for k in ("id", "split", "text")}
+      changed.append({**told, "before": then, "after": now})
+  lost = set(scorer.examples) - {(r["split"], r["id"]) for r in rows}
+  if lost:
+    raise ReportError(
+      f"{path}: no completion of {min(lost)[1]!r}, which the config asks for; "
+      "the run was made by another version of the setting, or was changed"
+    )
+  after = summarize(rows, step)
+  told = {
+    "of": of,
+    "step": step,
+    "rows": len(rows),
+    "before": {k: before.share(k) for k in RATES},
+    "after": {k: after[k] for k in RATES},
+    "changed": changed,
+    "labels": [r["label"] for r in rows if r["split"] == "eval"],
+  }
+  return told, after
+
+
+def _told(record: Mapping[str, Any]) -> str:
+  """A record for the terminal."""
+  if "verdict" in record:
+    return f"{record['of']}: verdict {_change(record['verdict'])}"
+  changed, before = record["changed"], record["before"]
+  moved = {k: v for k, v in record["after"].items() if v != before[k]}
+  told = [f"{k} {before[k]:.1%} -> {v:.1%}" for k, v in moved.items()]
+  if "passed" in record:
+    named = {k: _PASSED[v] for k, v in record["passed"].items()}
+    told.append(f"the gate {_change(named)}")
+  lines = [
+    f"{record['of']} step {record['step']}: {len(changed)} of "
+    f"{record['rows']} rows changed; {', '.join(told) or 'the same rates'}"
+  ]
+  for row in changed[:SHOWN]:
+    then, now = (
+      f"{row[k]['label']} {row[k]['reason']}".strip()
+      + (", decorated" if row[k]["decorated"] else "")
+      for k in ("before", "after")
+    )
+    lines.append(f"  {row['id']}: {then} -> {now}: {row['text'][:80]!r}")
+  if len(changed) > SHOWN:
+    lines.append(f"  and {len(changed) - SHOWN} more, see --out")
+  return "\n".join(lines)
+
+
+_PASSED = {True: "passed", False: "failed"}
+
+
+def _change(values: Mapping[str, Any]) -> str:
+  before, after = values["before"], values["after"]
+  return f"{before}, as before" if before == after else f"{before} -> {after}"

@@ -1,0 +1,297 @@
+"""Curves of an arm, for the report and as PNG for a README."""
+
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from bct_jax.report import text
+from bct_jax.report.draw.picture import (
+  CAPTION,
+  COLORS,
+  INK,
+  LINE,
+  Picture,
+  set_up,
+  wrap,
+)
+from bct_jax.report.read.types import Arm, Point, Rate, ReportError, Run
+
+# Shape and dash tell the lines apart where colour cannot.
+_STYLES = {
+  "initial": ("o", "-"),
+  "alternate": ("s", "-"),
+  "other": ("^", "-"),
+  "agreed": ("o", "-"),
+  "agreed_decorated": ("D", "--"),
+  "capability": ("v", "-."),
+  "decorated": ("x", ":"),
+}
+RATES = ("initial", "alternate", "other")
+LEARNED = ("agreed", "agreed_decorated", "capability", "decorated")
+
+
+def rates_svg(arm: Arm, key: str) -> Picture:
+  """Initial, alternate and other against the step, with 95% intervals."""
+  label = f"Arm {text.visible(arm.name)}: rates on eval prompts"
+  return _svg(lambda axes: _lines(axes, arm.curve, RATES), key, label, arm)
+
+
+def learned_svg(arm: Arm, key: str) -> Picture:
+  """How far training got: agreed, with decoration, and capability."""
+  label = f"Arm {text.visible(arm.name)}: what training taught"
+
+  def draw(axes: Axes) -> None:
+    _lines(axes, arm.curve, LEARNED)
+
+  return _svg(draw, key, label, arm)
+
+
+def loss_svg(arm: Arm, key: str) -> Picture:
+  """Training loss against the step."""
+  last = arm.metrics[-1]
+  label = (
+    f"Arm {text.visible(arm.name)}: training loss, {text.number(last.loss)} at"
+    f" step {last.step}"
+  )
+
+  def draw(axes: Axes) -> None:
+    steps = [m.step for m in arm.metrics]
+    losses = [m.loss for m in arm.metrics]
+    few = "." if len(steps) == 1 else ""
+    axes.plot(steps, losses, color=COLORS["loss"], marker=few, linewidth=1.2)
+    axes.set_xlabel("training step")
+    axes.set_ylabel("loss per trained token")
+    axes.set_ylim(bottom=0)
+    axes.grid(axis="y", linewidth=0.6)
+
+  return _svg(draw, key, label, None)
+
+
+def references_svg(arm: Arm, key: str) -> Picture:
+  """log p of the reference completions on eval prompts against the step."""
+  label = (
+    f"Arm {text.visible(arm.name)}: log-probability of the initial and the "
+    "alternate behavior's completions on eval prompts, from step "
+    f"{arm.curve[0].step} to {arm.curve[-1].step}"
+  )
+
+  def draw(axes: Axes) -> None:
+    for name in ("initial", "alternate"):
+      values = [getattr(p, f"logprob_{name}") for p in arm.curve]
+      _measured(axes, arm, name, values, name, "-")
+    axes.set_ylabel("nats per completion")
+    axes.legend(frameon=False)
+
+  return _svg(draw, key, label, None)
+
+
+def gradients_svg(arm: Arm, key: str) -> Picture:
+  """Cosines of the push of training with both behaviors, by step."""
+  label = (
+    f"Arm {text.visible(arm.name)}: cosine of the update, and of the gradient "
+    "alone, with the direction that makes each behavior more likely"
+  )
+
+  def draw(axes: Axes) -> None:
+    axes.axhline(0, color=INK, linewidth=0.8)
+    for what, dash in (("update", "-"), ("gradient", ":")):
+      for name in ("initial", "alternate"):
+        found = [p.gradients for p in arm.curve]
+        values = [g and g.values[f"{what}_cosine_{name}"] for g in found]
+        _measured(axes, arm, name, values, f"{name}, {what}", dash)
+    low, high = axes.get_ylim()
+    axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
+    axes.set_ylabel("cosine")
+    axes.legend(frameon=False, fontsize=9.5, ncols=2, loc="upper left")
+
+  return _svg(draw, key, label, None)
+
+
+def _measured(
+  axes: Axes,
+  arm: Arm,
+  name: str,
+  values: Sequence[float | None],
+  label: str,
+  dash: str,
+) -> None:
+  """A line of numbers, one for each point of the curve, with gaps."""
+  steps = [p.step for p in arm.curve]
+  axes.plot(
+    [place(s) for s in steps],
+    [v if v is not None else math.nan for v in values],
+    color=COLORS[name],
+    marker=_STYLES[name][0],
+    linestyle=dash,
+    label=label,
+  )
+  log_steps(axes, steps)
+  axes.grid(axis="y", linewidth=0.6)
+
+
+def draw_png(run: Run) -> bytes:
+  """The rates of a run's arms side by side as a PNG.
+
+  Each panel is an arm under its name, learning rate and verdict.
+  """
+  arms = [arm for arm in run.arms if arm.curve]
+  if not arms:
+    raise ReportError(f"{run.path}: no arm has an eval to draw")
+  columns = min(len(arms), 3)
+  rows = math.ceil(len(arms) / columns)
+  with matplotlib.rc_context():
+    set_up()
+    # 5.3 inches leave room for the labels at the right of each panel.
+    figure = Figure(figsize=(5.3 * columns, 3.7 * rows), facecolor="white")
+    panels = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axes, arm in zip(panels, arms, strict=False):
+      _lines(axes, arm.curve, (*RATES, "agreed_decorated"))
+      axes.set_title(_heading(arm), loc="left", fontsize=12, pad=12)
+    for axes in panels[len(arms) :]:
+      axes.axis("off")
+    for axes in panels[: len(arms) : columns]:
+      axes.set_ylabel("share of answers")
+    caption = wrap(text.caption([run.organism]), 72 * 5.3 * columns)
+    figure.text(0.01, 0.01, "\n".join(caption), **CAPTION)
+    room = LINE * len(caption) / (72 * 3.7 * rows)
+    figure.tight_layout(w_pad=3, rect=(0, room, 1, 1))
+    image = io.BytesIO()
+    figure.savefig(image, format="png", dpi=150, metadata={"Software": None})
+  return image.getvalue()
+
+
+def _heading(arm: Arm) -> str:
+  name = text.visible(arm.name)
+  lr = arm.settings.get("lr")
+  # A name like lr_1e-5 already says it.
+  told = "" if lr is None or text.number(lr) in name else text.number(lr)
+  first = f"{name}, lr {told}" if told else name
+  return f"{first}: {arm.verdict or 'no verdict yet'}"
+
+
+def place(step: float) -> float:
+  """Where a step stands on the axis: log-spaced, and 0 has a place too."""
+  return math.log1p(step)
+
+
+def log_steps(axes: Axes, steps: Sequence[int]) -> None:
+  """The axis of these steps, ascending."""
+  right = place(steps[-1]) or 1.0
+  axes.set_xlim(-0.03 * right, 1.03 * right)
+  ticks = _ticks(steps, right)
+  axes.set_xticks([place(s) for s in ticks], [str(s) for s in ticks])
+  axes.set_xlabel("training step (log-spaced)")
+
+
+def percents(axes: Axes) -> None:
+  """The axis of a share, upwards."""
+  axes.set_ylim(-0.03, 1.03)
+  axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
+  axes.grid(axis="y", linewidth=0.6)
+  axes.set_axisbelow(True)
+
+
+def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
+  """Draws rates against the step, each labelled at its end."""
+  ends: dict[str, float] = {}
+  for name in names:
+    rates = [(p.step, getattr(p, name)) for p in curve]
+    drawn = [(step, rate) for step, rate in rates if rate is not None]
+    if drawn:
+      _line(axes, name, drawn, band=name in RATES)
+      ends[name] = drawn[-1][1].value
+  log_steps(axes, [p.step for p in curve])
+  percents(axes)
+  for name, y in spread(ends, gap=0.085).items():
+    label = f"{name} {text.percent(ends[name])}" if name in RATES else name
+    axes.annotate(
+      label.replace("_", "\n") if name == "agreed_decorated" else label,
+      (1.0, y),
+      xycoords=("axes fraction", "data"),
+      xytext=(6, 0),
+      textcoords="offset points",
+      color=COLORS[name],
+      va="center",
+      linespacing=0.95,
+      annotation_clip=False,
+    )
+
+
+def _line(
+  axes: Axes, name: str, drawn: Sequence[tuple[int, Rate]], band: bool
+) -> None:
+  x = [place(step) for step, _ in drawn]
+  marker, dash = _STYLES[name]
+  axes.plot(
+    x,
+    [rate.value for _, rate in drawn],
+    color=COLORS[name],
+    marker=marker,
+    linestyle=dash,
+    linewidth=2.2 if band else 1.3,
+    markersize=5 if band else 3.5,
+    clip_on=False,
+  )
+  if band and all(rate.ci for _, rate in drawn):
+    bounds = [rate.ci or (0.0, 0.0) for _, rate in drawn]
+    low, high = zip(*bounds, strict=True)
+    if len(x) == 1:  # a band has no width there
+      axes.vlines(x, low, high, color=COLORS[name], alpha=0.5)
+    axes.fill_between(x, low, high, color=COLORS[name], alpha=0.16, linewidth=0)
+
+
+def _ticks(steps: Sequence[int], right: float) -> list[int]:
+  """The steps with a number under them, far enough apart to be read."""
+  kept: list[int] = []
+  for step in [*steps[-1:], *steps[:1], *steps[1:-1]]:
+    room = 0.026 * (len(str(step)) + 1)
+    if all(abs(place(step) - place(s)) / right >= room for s in kept):
+      kept.append(step)
+  return sorted(set(kept))
+
+
+def spread(values: Mapping[str, float], gap: float) -> dict[str, float]:
+  """Moves labels in [0, 1] apart until none is nearer than `gap` to another."""
+  # A label of two lines needs the room of two.
+  size = {k: gap * (1.9 if k == "agreed_decorated" else 1.0) for k in values}
+  order = sorted(values, key=lambda k: (values[k], -list(values).index(k)))
+  placed: dict[str, float] = {}
+  floor = -math.inf
+  for key in order:
+    placed[key] = max(values[key], floor + size[key] / 2)
+    floor = placed[key] + size[key] / 2
+  ceiling = 1 + gap / 2
+  for key in reversed(order):
+    placed[key] = min(placed[key], ceiling - size[key] / 2)
+    ceiling = placed[key] - size[key] / 2
+  return placed
+
+
+def _told(arm: Arm) -> str:
+  first, last = arm.curve[0], arm.curve[-1]
+
+  def part(name: str) -> str:
+    start, end = getattr(first, name), getattr(last, name)
+    if start is None or end is None:
+      return ""
+    return f"{name} {text.percent(start.value)} to {text.percent(end.value)}"
+
+  parts = filter(None, map(part, (*RATES, *LEARNED)))
+  return f"From step {first.step} to step {last.step}: {', '.join(parts)}."
+
+
+def _svg(
+  draw: Callable[[Axes], None], key: str, label: str, arm: Arm | None
+) -> Picture:
+  """A picture of one arm; see Picture.
+
+  Args:
+    arm: whose rates are told in words after the label, if any. Then there is
+      room for the names at the ends of lines.
+  """
+  margins = (52, 14, 104 if arm else 16, 44)
+  return Picture(draw, key, label, _told(arm) if arm else "", margins=margins)

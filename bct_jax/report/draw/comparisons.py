@@ -1,0 +1,328 @@
+"""Figures over many arms: what each learning rate does, and at what cost.
+
+They get numbers that were chosen and checked before; see overview.py.
+"""
+
+import math
+import statistics
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+from bct_jax.evals.stats import t_interval
+from bct_jax.report import text
+from bct_jax.report.draw.arm_curves import log_steps, percents, place, spread
+from bct_jax.report.draw.picture import COLORS, GRID, INK, Picture
+
+Curve = Sequence[tuple[int, float]]  # (step, share)
+
+# The verdicts' colors in the page, and the letters of mixed cells.
+VERDICTS = {
+  "retained": (COLORS["initial"], "R"),
+  "transferred": (COLORS["alternate"], "T"),
+  "degraded": (COLORS["bad"], "D"),
+  "inconclusive": (COLORS["other"], "I"),
+  "unfinished": ("none", "–"),
+}
+# One for each learning rate, in turn; shapes tell them apart as well.
+_HUES = ("initial", "alternate", "agreed", "agreed_decorated", "capability",
+         "decorated", "other", "bad")  # fmt: skip
+_MARKS = "osD^vPX*"
+MAX_RATES = len(_HUES)
+_LABELS = 92  # room at the right for names of lines
+_CELL = (118.0, 44.0)
+
+
+def verdict_map(
+  key: str,
+  label: str,
+  rows: Sequence[str],
+  rates: Sequence[float],
+  cells: Mapping[tuple[int, int], Counter[str]],
+) -> Picture:
+  """Verdicts by row and learning rate, a stripe for each verdict of a cell.
+
+  Args:
+    cells: (row, column) -> verdict -> number of seeds.
+  """
+  names = [_wrapped(name) for name in rows]
+  longest = max(len(line) for name in names for line in name.split("\n"))
+  left = 16 + 6.4 * longest
+  width, height = _CELL[0] * len(rates), _CELL[1] * len(rows)
+
+  def draw(axes: Axes) -> None:
+    axes.set_xlim(0, len(rates))
+    axes.set_ylim(len(rows), 0)
+    for (row, column), verdicts in cells.items():
+      _cell(axes, row, column, verdicts)
+    axes.set_xticks(
+      [i + 0.5 for i in range(len(rates))], [text.number(lr) for lr in rates]
+    )
+    axes.set_yticks([i + 0.5 for i in range(len(rows))], names)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+      spine.set_visible(False)
+    axes.set_xlabel("learning rate")
+
+  return Picture(
+    draw,
+    key,
+    label,
+    size=(left + width + 12, height + 54),
+    margins=(left, 8, 12, 46),
+    fixed=True,
+  )
+
+
+def _wrapped(name: str, width: int = 30) -> str:
+  """At most two lines; what is longer ends in three dots."""
+  if len(name) <= width:
+    return name
+  cut = name.rfind(" ", 0, width + 1)
+  cut = cut if cut > 0 else width
+  first, rest = name[:cut], name[cut:].strip()
+  return f"{first}\n{rest if len(rest) <= width else rest[: width - 3] + '...'}"
+
+
+def _cell(axes: Axes, row: int, column: int, found: Counter[str]) -> None:
+  total, x = sum(found.values()), float(column)
+  gap = 0.03
+  for verdict, (color, _) in VERDICTS.items():
+    width = (1 - gap) * found[verdict] / total
+    if width:
+      axes.bar(x, 1 - 2 * gap, width, row + gap, align="edge", color=color,
+               alpha=0.3, linewidth=0)  # fmt: skip
+    x += width
+  axes.bar(column, 1 - 2 * gap, 1 - gap, row + gap, align="edge", color="none",
+           edgecolor=GRID, linewidth=0.8)  # fmt: skip
+  if len(found) == 1:
+    (word,) = found
+  else:
+    letters = [(v[1], found[name]) for name, v in VERDICTS.items()]
+    word = ", ".join(f"{letter} {n}" for letter, n in letters if n)
+  seeds = f"{total} seed{'' if total == 1 else 's'}"
+  middle = column + (1 - gap) / 2
+  axes.text(middle, row + 0.36, word, ha="center", va="center", weight="bold")
+  axes.text(middle, row + 0.72, seeds, ha="center", va="center", fontsize=9.5)
+
+
+def retention_curves(
+  key: str,
+  label: str,
+  told: str,
+  curves: Mapping[float, Sequence[Curve]],
+  rates: Sequence[float],
+) -> Picture:
+  """Initial rate against the step: each seed's points, the mean of all seeds,
+  and from 3 seeds up a t interval of that mean.
+
+  Args:
+    curves: learning rate -> the curve of each seed.
+    rates: all learning rates of the part, whose colors are the same in all of
+      its figures; so below.
+  """
+
+  def draw(axes: Axes) -> None:
+    ends: dict[float, float] = {}
+    for lr, seeds in curves.items():
+      i = rates.index(lr)
+      color = COLORS[_HUES[i]]
+      for curve in seeds:
+        axes.plot(
+          [place(s) for s, _ in curve], [y for _, y in curve],
+          linestyle="none", marker=_MARKS[i], markersize=4, color=color,
+          alpha=0.75, clip_on=False,
+        )  # fmt: skip
+      mean = shared_steps(seeds)
+      x = [place(s) for s, _ in mean]
+      middle = [statistics.fmean(ys) for _, ys in mean]
+      axes.plot(x, middle, color=color, linewidth=1.8)
+      if len(seeds) > 2:
+        low, high = zip(*(t_interval(ys) for _, ys in mean), strict=True)
+        axes.fill_between(
+          x, [max(v, 0.0) for v in low], [min(v, 1.0) for v in high],
+          color=color, alpha=0.16, linewidth=0,
+        )  # fmt: skip
+      ends[lr] = middle[-1]
+    steps = sorted(
+      {s for seeds in curves.values() for c in seeds for s, _ in c}
+    )
+    log_steps(axes, steps)
+    percents(axes)
+    axes.set_ylabel("initial rate")
+    _name_ends(axes, ends, rates)
+
+  return Picture(draw, key, label, told, margins=(58, 14, _LABELS, 44))
+
+
+def shared_steps(
+  seeds: Sequence[Curve],
+) -> list[tuple[int, list[float]]]:
+  """The steps at which every seed has an eval, with the values there."""
+  found = [dict(curve) for curve in seeds]
+  steps = sorted(set.intersection(*(set(f) for f in found)))
+  return [(step, [f[step] for f in found]) for step in steps]
+
+
+def _name_ends(
+  axes: Axes, ends: Mapping[float, float], rates: Sequence[float]
+) -> None:
+  """Each learning rate at the end of its line, in its color."""
+  named = {f"lr {text.number(lr)}": lr for lr in ends}
+  for name, y in spread(
+    {n: ends[lr] for n, lr in named.items()}, 0.085
+  ).items():
+    axes.annotate(
+      name, (1.0, y), xycoords=("axes fraction", "data"), xytext=(8, 0),
+      textcoords="offset points", va="center", annotation_clip=False,
+      color=COLORS[_HUES[rates.index(named[name])]],
+    )  # fmt: skip
+
+
+def transfer_steps(
+  key: str,
+  label: str,
+  told: str,
+  came: Sequence[tuple[float, int, int]],
+  never: Sequence[tuple[float, int]],
+  product: float,
+) -> Picture:
+  """Transfer step against the learning rate, both on logarithmic axes.
+
+  Args:
+    came: (learning rate, last eval before, step) of arms that transferred.
+    never: (learning rate, last step) of arms that did not.
+    product: of step and learning rate, along the reference line.
+  """
+  color, other = COLORS["alternate"], COLORS["initial"]
+
+  def draw(axes: Axes) -> None:
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    rates = sorted({lr for lr, *_ in [*came, *never]})
+    every = [s for _, _, s in came] + [s for _, s in never]
+    low, high = min(every) / 2.2, max(every) * 2.2
+    axes.plot(rates, [product / lr for lr in rates], color=INK, linewidth=1,
+              linestyle="--", label="step x lr constant")  # fmt: skip
+    for lr, before, step in came:
+      axes.vlines(lr, max(before, low), step, color=color, linewidth=1.4)
+    xs, ys = [lr for lr, *_ in came], [s for *_, s in came]
+    axes.plot(xs, ys, "s", color=color, markersize=6, label="transferred")
+    if never:
+      xs, ys = [lr for lr, _ in never], [s for _, s in never]
+      axes.plot(xs, ys, "o", color=other, markersize=6, fillstyle="none",
+                label="not by this step")  # fmt: skip
+      for x, y in never:
+        axes.annotate(
+          "", (x, y), xytext=(0, 20), textcoords="offset points",
+          arrowprops={"arrowstyle": "<-", "color": other},
+        )  # fmt: skip
+    axes.set_xlim(rates[0] / 1.6, rates[-1] * 1.6)
+    axes.set_ylim(low, high)
+    _log_ticks(axes, rates, sorted(set(every)))
+    axes.set_xlabel("learning rate")
+    axes.set_ylabel("transfer step")
+    axes.legend(
+      frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3,
+      borderaxespad=0, handletextpad=0.3, columnspacing=1, fontsize=10,
+    )  # fmt: skip
+
+  return Picture(draw, key, label, told, margins=(58, 30, 16, 44))
+
+
+def _log_ticks(axes: Axes, xs: Sequence[float], ys: Sequence[int]) -> None:
+  """The learning rates and steps themselves, where there is room for them."""
+  for axis, values, gap in ((axes.xaxis, xs, 0.15), (axes.yaxis, ys, 0.08)):
+    low, high = axis.get_view_interval()
+    width = math.log(high / low)
+    kept: list[float] = []
+    for value in [values[0], values[-1], *values[1:-1]]:
+      if all(abs(math.log(value / k)) / width > gap for k in kept):
+        kept.append(value)
+    axis.set_minor_locator(NullLocator())
+    axis.set_minor_formatter(NullFormatter())
+    axis.set_ticks(sorted(kept))
+    axis.set_major_formatter(FuncFormatter(lambda v, _: text.number(v)))
+
+
+def removal(
+  key: str,
+  label: str,
+  told: str,
+  points: Mapping[float, Sequence[tuple[float, float]]],
+  hull: Sequence[tuple[float, float]],
+  rates: Sequence[float],
+) -> Picture:
+  """Removal of the initial behavior against the capability that is left.
+
+  Args:
+    points: learning rate -> (capability over the organism's, 1 - initial).
+    hull: of all of them, see summary.pareto_hull.
+  """
+
+  def draw(axes: Axes) -> None:
+    xs, ys = zip(*hull, strict=True)
+    axes.plot(xs, ys, color=INK, linewidth=1.2, clip_on=False)
+    axes.plot([0, 1], [1, 0], color=INK, linewidth=0.8, linestyle=":")
+    for lr, found in points.items():
+      i = rates.index(lr)
+      axes.plot(
+        [c for c, _ in found], [r for _, r in found], linestyle="none",
+        marker=_MARKS[i], markersize=5, color=COLORS[_HUES[i]], alpha=0.75,
+        clip_on=False, label=f"lr {text.number(lr)}",
+      )  # fmt: skip
+    right = max([1.0, *(c for found in points.values() for c, _ in found)])
+    axes.axvline(0.9, color=COLORS["capability"], linewidth=1)
+    axes.set_xlim(-0.02, right + 0.02)
+    percents(axes)
+    axes.set_xticks(
+      [0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"]
+    )
+    axes.set_xlabel("capability, of the organism's")
+    axes.set_ylabel("removal: 1 - initial")
+    axes.legend(
+      frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5),
+      handletextpad=0.1, fontsize=10.5,
+    )  # fmt: skip
+
+  return Picture(draw, key, label, told, margins=(58, 14, _LABELS + 10, 44))
+
+
+def survival_curves(
+  key: str,
+  label: str,
+  told: str,
+  curves: Mapping[float, Sequence[tuple[float, float]]],
+  last: Mapping[float, int],
+  rates: Sequence[float],
+) -> Picture:
+  """Share of seeds that have not transferred, against the step.
+
+  Args:
+    curves: learning rate -> what summary.survival gives.
+    last: learning rate -> the last step looked at.
+  """
+
+  def draw(axes: Axes) -> None:
+    ends: dict[float, float] = {}
+    for lr, curve in curves.items():
+      i = rates.index(lr)
+      left = curve[-1][1] if curve else 1.0
+      steps = [0.0, *(s for s, _ in curve), float(last[lr])]
+      shares = [1.0, *(y for _, y in curve), left]
+      axes.step(
+        [place(s) for s in steps], shares, where="post", linewidth=2,
+        color=COLORS[_HUES[i]], marker=_MARKS[i], markersize=4, clip_on=False,
+      )  # fmt: skip
+      ends[lr] = left
+    marks = {0, *last.values()} | {
+      int(s) for c in curves.values() for s, _ in c
+    }
+    log_steps(axes, sorted(marks))
+    percents(axes)
+    axes.set_ylabel("not transferred")
+    _name_ends(axes, ends, rates)
+
+  return Picture(draw, key, label, told, margins=(58, 14, _LABELS, 44))

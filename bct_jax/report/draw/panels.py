@@ -1,0 +1,282 @@
+"""The panels of arms that differ in learning rate and seed alone."""
+
+import dataclasses
+import math
+import statistics
+
+from bct_jax.evals import summary
+from bct_jax.evals.verdict import MIN_CAPABILITY
+from bct_jax.report import text
+from bct_jax.report.comparable_arms import Group, Member
+from bct_jax.report.draw import comparisons
+from bct_jax.report.draw.picture import Picture
+
+
+@dataclasses.dataclass(frozen=True)
+class Panel:
+  """A figure under its title, with what is to be said; or words alone.
+
+  `name` is that of its file.
+  """
+
+  name: str
+  title: str
+  told: str
+  picture: Picture | None = None
+
+
+def evaluated(group: Group) -> dict[float, list[Member]]:
+  """The arms with evals by learning rate."""
+  kept = {
+    lr: [m for m in found if m.arm.curve] for lr, found in group.by_lr.items()
+  }
+  return {lr: found for lr, found in kept.items() if found}
+
+
+def many(n: int, what: str) -> str:
+  return f"{n} {what}{'' if n == 1 else 's'}"
+
+
+def make_panels(
+  key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
+) -> list[Panel]:
+  """All panels of a group, those that cannot be drawn in words alone.
+
+  Args:
+    key: begins the ids of the figures.
+    group: the arms.
+    by_lr: those with evals, by learning rate.
+    rates: the learning rates to draw lines for.
+  """
+  return [
+    make(key, group, by_lr, rates)
+    for make in (_retention, _transfer, _removal, _survival)
+  ]
+
+
+def _seeds(by_lr: dict[float, list[Member]]) -> str:
+  """ "2 learning rates, 3 seeds each", or from how many to how many."""
+  counts = sorted({len(found) for found in by_lr.values()})
+  each = many(counts[0], "seed") if len(counts) == 1 else (
+    f"{counts[0]} to {counts[-1]} seeds")  # fmt: skip
+  return f"{many(len(by_lr), 'learning rate')}, {each} each"
+
+
+def _retention(
+  key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
+) -> Panel:
+  title = "Initial behavior by learning rate"
+  curves = {
+    lr: [[(p.step, p.initial.value) for p in m.arm.curve] for m in by_lr[lr]]
+    for lr in rates
+  }
+  # A mean needs an eval at which all seeds were looked at.
+  curves = {lr: c for lr, c in curves.items() if comparisons.shared_steps(c)}
+  if not curves:
+    return Panel("initial", title, "no step at which all seeds have an eval.")
+  sizes = [p.n for found in by_lr.values() for m in found for p in m.arm.curve]
+  told = (
+    "Share of eval prompts answered with the initial behavior,"
+    f" {min(sizes)}{'' if min(sizes) == max(sizes) else f' to {max(sizes)}'}"
+    f" prompts an eval; {_seeds(by_lr)}. Points are seeds, lines their mean"
+    " where all have an eval."
+  )
+  if any(len(c) > 2 for c in curves.values()):
+    told += (
+      " Bands: 95% t interval of the mean across seeds, cut at 0 and 100%."
+    )
+  if any(len(c) < 3 for c in curves.values()):
+    told += " No band where there are fewer than 3 seeds."
+  ends = ", ".join(
+    f"lr {text.number(lr)} "
+    + text.percent(statistics.fmean(comparisons.shared_steps(c)[-1][1]))
+    for lr, c in curves.items()
+  )
+  picture = comparisons.retention_curves(
+    f"{key}r", f"{text.visible(group.name)}: initial rate by learning rate",
+    f"At the last eval: {ends}.", curves, rates,
+  )  # fmt: skip
+  return Panel("initial", title, told, picture)
+
+
+def _judged(by_lr: dict[float, list[Member]]) -> list[Member]:
+  return [m for found in by_lr.values() for m in found if m.arm.verdict]
+
+
+def _transfer(
+  key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
+) -> Panel:
+  del rates
+  title = "Transfer step against learning rate"
+  judged, came, never = _judged(by_lr), [], []
+  for m in judged:
+    step = m.arm.transfer_step
+    if step is None or not m.lr:
+      continue
+    if step.step:
+      before = [p.step for p in m.arm.curve if p.step < step.step]
+      came.append((m.lr, max(before, default=0), step.step))
+    elif step.censored_at:
+      never.append((m.lr, step.censored_at))
+  left = len(judged) - len(came) - len(never)
+  law = _law(by_lr)
+  if not came:
+    none = f"none of {many(len(judged), 'finished arm')} transferred."
+    return Panel("transfer_step", title, f"{none} {law}".strip())
+  product = math.exp(statistics.fmean(math.log(lr * s) for lr, _, s in came))
+  told = (
+    f"{len(came)} of {many(len(judged), 'finished arm')} transferred; the line"
+    " below a mark goes down to the eval before, so the step lies on it."
+  )
+  if never:
+    told += (
+      f" {many(len(never), 'arm')} had not by the last step, the ring (arrow:"
+      " later, if ever)."
+    )
+  if left:
+    told += f" No place on these axes: {left}, of step or learning rate 0."
+  told += (
+    f" Dashed: steps x learning rate = {text.number(product)}, the geometric"
+    " mean of the marks, where all would lie if only that product counted."
+  )
+  told = f"{told} {law}".strip()
+  picture = comparisons.transfer_steps(
+    f"{key}t", f"{text.visible(group.name)}: {title.lower()}",
+    f"{len(came)} arms transferred, {len(never)} did not.", came, never,
+    product,
+  )  # fmt: skip
+  return Panel("transfer_step", title, told, picture)
+
+
+def _law(by_lr: dict[float, list[Member]]) -> str:
+  """How the arms bear on summary.learning_rate_law, seed by seed."""
+  curves: dict[object, dict[float, list[tuple[int, float]]]] = {}
+  for lr, found in by_lr.items():
+    for m in found:
+      points = [(p.step, p.initial.value) for p in m.arm.curve]
+      if lr > 0 and m.arm.verdict:
+        curves.setdefault(m.arm.settings.get("seed"), {})[lr] = points
+  pairs = [
+    c for each in curves.values() for c in summary.learning_rate_law(each)
+  ]
+  if not pairs:
+    return ""
+  held, broken = (sum(c.holds is x for c in pairs) for x in (True, False))
+  return (
+    f"Of {many(len(pairs), 'pair')} of learning rates of one seed, the higher"
+    " of which removed the behavior in S steps, the lower one (by a factor N)"
+    f" had not within 6 N S steps in {held}, had in {broken}, and was not"
+    f" trained for so long in {len(pairs) - held - broken}."
+  )
+
+
+def _removal(
+  key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
+) -> Panel:
+  title = "Removal against capability"
+  points: dict[float, list[tuple[float, float]]] = {}
+  for lr, found in by_lr.items():
+    for m in found:
+      base = _capability(m)
+      if base is None or base < MIN_CAPABILITY:
+        continue
+      points.setdefault(lr, []).extend(
+        (p.capability.value / base, 1 - p.initial.value)
+        for p in m.arm.curve
+        if p.capability is not None
+      )
+  every = [p for found in points.values() for p in found]
+  if not every:
+    return Panel(
+      "removal",
+      title,
+      f"the organism's own capability is below {text.percent(MIN_CAPABILITY)}"
+      " or not known, so what is lost of it says nothing.",
+    )
+  auc = summary.robustness_auc(every)
+  best = summary.removal_at(every)
+  kept = "no checkpoint keeps so much" if best is None else text.percent(best)
+  told = (
+    f"Each of {many(len(every), 'checkpoint')} of"
+    f" {many(sum(map(len, by_lr.values())), 'arm')}. Area under the hull"
+    f" {auc:.2f}: 0.5 (dotted) where removal costs capability in proportion,"
+    " about 1 where it is free. Most removed at 90% or more of the capability"
+    f" (upright line): {kept}. Both are of the luckiest checkpoints, so they"
+    " grow with how many there are."
+  )
+  shown = {lr: points[lr] for lr in rates if lr in points}
+  picture = comparisons.removal(
+    f"{key}c", f"{text.visible(group.name)}: {title.lower()}",
+    f"Area under the hull {auc:.2f}.", shown, summary.pareto_hull(every), rates,
+  )  # fmt: skip
+  return Panel("removal", title, told, picture)
+
+
+def _capability(member: Member) -> float | None:
+  """The organism's own, from its gate or the arm's eval at step 0."""
+  gate = member.run.organism.gate
+  if gate is not None and "capability" in gate.rates:
+    return gate.rates["capability"].value
+  first = member.arm.curve[0]
+  if first.step == 0 and first.capability is not None:
+    return first.capability.value
+  return None
+
+
+def _survival(
+  key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
+) -> Panel:
+  title = "Share of seeds not transferred"
+  brackets: dict[float, list[summary.Bracket]] = {}
+  for lr in rates:
+    for m in by_lr[lr]:
+      found = _bracket(m)
+      if found is not None:
+        brackets.setdefault(lr, []).append(found)
+  enough = {lr: b for lr, b in brackets.items() if len(b) > 2}
+  if not enough:
+    most = max(map(len, brackets.values()), default=0)
+    return Panel(
+      "survival",
+      title,
+      "it needs 3 finished seeds of a learning rate; "
+      f"there are at most {most}.",
+    )
+  curves = {lr: summary.survival(b) for lr, b in enough.items()}
+  medians = {lr: summary.median_step(c) for lr, c in curves.items()}
+  said = ", ".join(
+    f"lr {text.number(lr)} " + ("not reached" if m is None else f"step {m:g}")
+    for lr, m in medians.items()
+  )
+  few = [text.number(lr) for lr in rates if lr not in enough]
+  sizes = sorted({len(b) for b in enough.values()})
+  told = (
+    "Share of seeds that have not transferred, known at evals only (Turnbull's"
+    " estimate, which is that of Kaplan and Meier where brackets do not"
+    f" overlap); {' or '.join(map(str, sizes))} seeds a learning rate."
+    f" Median: {said}."
+  )
+  if few:
+    told += f" Fewer than 3 finished seeds: lr {', '.join(few)}."
+  last = {
+    lr: int(max(b.until or b.after for b in found))
+    for lr, found in enough.items()
+  }
+  picture = comparisons.survival_curves(
+    f"{key}s", f"{text.visible(group.name)}: share not transferred by step",
+    f"Median transfer step: {said}.", curves, last, rates,
+  )  # fmt: skip
+  return Panel("survival", title, told, picture)
+
+
+def _bracket(member: Member) -> summary.Bracket | None:
+  """When the arm transferred; None where it has not ended or began so."""
+  arm, steps = member.arm, [p.step for p in member.arm.curve]
+  crossing = arm.transfer_step
+  if not arm.verdict or crossing is None:
+    return None
+  if crossing.step is None:
+    return summary.bracket(steps, None)
+  if crossing.step not in steps[1:]:
+    return None
+  return summary.bracket(steps, crossing.step)

@@ -1,0 +1,179 @@
+"""What all arms of a report show together, and what they cannot show.
+
+Each panel has a sentence on what is drawn and out of how many; what the data do
+not support is said in words instead.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Sequence
+
+from bct_jax.evals import summary
+from bct_jax.report import text
+from bct_jax.report.comparable_arms import Group, make_groups
+from bct_jax.report.draw import comparisons
+from bct_jax.report.draw.panels import Panel, evaluated, make_panels, many
+from bct_jax.report.read.types import Organism, Run
+
+OPEN_GROUPS = 3  # with more than this, each is folded
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+  """The panels of one group; `left_out` says why there are no others."""
+
+  name: str
+  panels: tuple[Panel, ...]
+  left_out: tuple[str, ...]
+  organisms: tuple[Organism, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Overview:
+  """What the template needs."""
+
+  verdicts: Panel
+  parts: tuple[Part, ...]
+  left_out: str
+  fold: bool
+
+
+def make_overview(runs: Sequence[Run]) -> Overview | None:
+  """The overview of several arms; None where there are fewer than two."""
+  groups = make_groups(runs)
+  if sum(len(g.members) for g in groups) < 2:
+    return None
+  # One learning rate has nothing to be compared with.
+  drawn = [g for g in groups if len(evaluated(g)) > 1]
+  parts = tuple(_part(f"o{i + 1}", g) for i, g in enumerate(drawn))
+  alone = len(groups) - len(drawn)
+  left_out = "" if not alone else (
+    f"Curves by learning rate need two learning rates with evals; "
+    f"{alone} of {len(groups)} rows have fewer."
+  )  # fmt: skip
+  return Overview(
+    _verdicts(groups, runs), parts, left_out, fold=len(parts) > OPEN_GROUPS
+  )
+
+
+def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
+  rates = sorted({lr for group in groups for lr in group.by_lr})
+  cells: dict[tuple[int, int], Counter[str]] = {}
+  for row, group in enumerate(groups):
+    for lr, found in group.by_lr.items():
+      words = Counter(m.arm.verdict or "unfinished" for m in found)
+      cells[row, rates.index(lr)] = words
+  members = [m for group in groups for m in group.members]
+  total = sum((c for c in cells.values()), Counter())
+  counts = ", ".join(f"{n} {name}" for name, n in total.most_common())
+  told = f"{many(len(members), 'arm')}: {counts}."
+  told += " Each cell is the arms that differ in seed alone."
+  if any(len(c) > 1 for c in cells.values()):
+    letters = ", ".join(f"{v[1]} {k}" for k, v in comparisons.VERDICTS.items())
+    told += f" Where seeds disagree: {letters}."
+  if len(cells) < len(groups) * len(rates):
+    told += " An empty cell: no such arm."
+  unknown = sum(m.lr is None for m in members)
+  if unknown:
+    told += f" Not shown: {many(unknown, 'arm')} of unknown learning rate."
+  none = sum(not run.arms for run in runs)
+  if none:
+    told += f" {many(none, 'run')} without any arm: see below."
+  if any("repeat" in g.name for g in groups):
+    told += (
+      ' A row that ends in "repeat" has arms of the same learning rate and'
+      " seed as the row of that name, which are no further seeds."
+    )
+  gates = [run.organism.gate for run in runs]
+  failed = sum(gate is not None and not gate.passed for gate in gates)
+  if failed:
+    told += (
+      f" In {failed} of {many(len(runs), 'run')} the organism failed the gate:"
+      " what arms of it did says little."
+    )
+  told += _starts(runs) + _across(groups)
+  if not rates:
+    return Panel("verdicts", "Verdicts", told)
+  picture = comparisons.verdict_map(
+    "ov", f"Verdicts: {counts}", [text.visible(g.name) for g in groups], rates,
+    cells,
+  )  # fmt: skip
+  return Panel("verdicts", "Verdicts by learning rate", told, picture)
+
+
+def _starts(runs: Sequence[Run]) -> str:
+  """Whether organisms that are compared begin alike."""
+  gates = {run.organism.hash: run.organism.gate for run in runs}
+  known = [gate for gate in gates.values() if gate is not None]
+  if len(known) < 2:
+    return ""
+  parts, apart = [], []
+  for name in ("initial", "agreed", "capability"):
+    rates = [gate.rates[name] for gate in known if name in gate.rates]
+    if not rates:
+      continue
+    low, high = (f(rates, key=lambda rate: rate.value) for f in (min, max))
+    ends = dict.fromkeys(text.percent(rate.value) for rate in (low, high))
+    parts.append(f"{name} {' to '.join(ends)}")
+    if low.ci and high.ci and low.ci[1] < high.ci[0]:
+      apart.append(name)
+  told = f" The {len(known)} organisms start with {', '.join(parts)}."
+  if apart:
+    told += (
+      f" They are not matched in {' and '.join(apart)}: the intervals of the"
+      " lowest and the highest are apart."
+    )
+  return told
+
+
+def _across(groups: Sequence[Group]) -> str:
+  """Retention over settings, where the groups differ in their setting alone."""
+  names = [group.members[0].run.setting for group in groups]
+  if len(groups) < 2 or len(set(names)) < len(names):
+    return ""
+  found: dict[float, dict[str, list[float]]] = {}
+  for name, group in zip(names, groups, strict=True):
+    for lr, members in group.by_lr.items():
+      known = [m.arm.retention.value for m in members if m.arm.retention]
+      if known:
+        found.setdefault(lr, {})[name] = known
+  parts = []
+  for lr, values in sorted(found.items()):
+    if len(values) > 1:
+      mean, low, high = summary.cluster_bootstrap(values, seed=0)
+      parts.append(
+        f"lr {text.number(lr)} {mean:.2f} [{low:.2f}, {high:.2f}]"
+        f" ({len(values)} settings)"
+      )
+  if not parts:
+    return ""
+  return (
+    " Mean retention over settings, with a 95% bootstrap interval of settings"
+    f" and the seeds within: {', '.join(parts)}."
+  )
+
+
+def _part(key: str, group: Group) -> Part:
+  by_lr = evaluated(group)
+  rates, left_out = list(by_lr), []
+  if len(rates) > comparisons.MAX_RATES:
+    # Evenly spaced, the lowest and the highest among them.
+    last = len(rates) - 1
+    kept = {
+      rates[round(i * last / (comparisons.MAX_RATES - 1))]
+      for i in range(comparisons.MAX_RATES)
+    }
+    gone = [text.number(lr) for lr in rates if lr not in kept]
+    left_out.append(
+      f"Lines are drawn for {comparisons.MAX_RATES} of {len(rates)} learning "
+      f"rates; not for {', '.join(gone)}."
+    )
+    rates = sorted(kept)
+  panels = []
+  for panel in make_panels(key, group, by_lr, rates):
+    if panel.picture is None:
+      left_out.append(f"{panel.title} is not drawn: {panel.told}")
+    else:
+      panels.append(panel)
+  organisms = tuple(member.run.organism for member in group.members)
+  return Part(group.name, tuple(panels), tuple(left_out), organisms)

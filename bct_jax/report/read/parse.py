@@ -1,0 +1,165 @@
+"""One record of a run's files as the type of the report that it stands for.
+
+All raise `ReportError`, which names file, line and field.
+"""
+
+from collections.abc import Iterable
+
+from bct_jax.report.read import records
+from bct_jax.report.read.types import (
+  Crossing,
+  Estimate,
+  Gate,
+  Gradients,
+  Point,
+  Rate,
+  ReportError,
+  Row,
+  TrainStep,
+)
+
+LABELS = {
+  "eval": ("initial", "alternate", "other"),
+  "heldout": ("agreed", "other"),
+  "probe": ("right", "wrong"),
+}
+PUSHES = tuple(
+  f"{what}_{behavior}"
+  for what in ("gradient_cosine", "update_cosine", "update_gain")
+  for behavior in ("initial", "alternate")
+)
+# The rates of a writer that rounds to 3 digits may miss 1 by this much.
+_SUM_TOLERANCE = 2e-3
+
+
+def gate(record: records.Record) -> Gate:
+  """A gate.json, or the same in result.json."""
+  bars = record.object("thresholds")
+  worst = record.objects("worst") if record.has("worst") else []
+  return Gate(
+    passed=record.flag("passed"),
+    enforced=record.flag("enforced"),
+    thresholds={key: bars.share(key) for key in bars.value},
+    rates=_rates(record),
+    worst=tuple(row(r) for r in worst),
+    base=_rates(record.object("base")) if record.has("base") else {},
+  )
+
+
+def _rates(record: records.Record) -> dict[str, Rate]:
+  rates = {}
+  for key in ("initial", "alternate", "other", "confused", "agreed"):
+    # Agreed and confused are shares of train prompts, the others of n.
+    train = key in ("agreed", "confused")
+    rates[key] = record.rate(key, "agreed_n" if train else "n")
+  if record.has("capability"):
+    rates["capability"] = record.rate("capability", "capability_n")
+  return rates
+
+
+def estimate(record: records.Record, key: str) -> Estimate | None:
+  """A number with its interval, if it is there."""
+  if not record.has(key):
+    return None
+  return Estimate(record.number(key), record.interval(f"{key}_ci"))
+
+
+def crossing(record: records.Record, key: str, censored: str) -> Crossing:
+  """The step at which something happened, or to which it had not."""
+  return Crossing(
+    record.count(key) if record.has(key) else None,
+    record.count(censored) if record.has(censored) else None,
+  )
+
+
+def point(record: records.Record) -> Point:
+  """A line of evals.jsonl."""
+
+  def maybe(key: str, n: str) -> Rate | None:
+    return record.rate(key, n) if record.has(key) else None
+
+  found = Point(
+    step=record.count("step"),
+    n=record.count("n"),
+    initial=record.rate("initial", "n"),
+    alternate=record.rate("alternate", "n"),
+    other=record.rate("other", "n"),
+    decorated=maybe("decorated", "n"),
+    agreed=maybe("agreed", "agreed_n"),
+    agreed_decorated=maybe("agreed_decorated", "agreed_n"),
+    capability=maybe("capability", "capability_n"),
+    reasons=record.object("reasons").value if record.has("reasons") else {},
+    truncated=record.number("truncated") if record.has("truncated") else None,
+    malformed=record.number("malformed") if record.has("malformed") else None,
+    logprob_difference=record.number("logprob_difference")
+    if record.has("logprob_difference")
+    else None,
+    **{
+      name: record.number(name)
+      for name in ("logprob_initial", "logprob_alternate")
+      if record.has(name)
+    },
+    gradients=_gradients(record.object("gradients"))
+    if record.has("gradients")
+    else None,
+    tasks=_tasks(record.object("tasks")) if record.has("tasks") else {},
+  )
+  total = found.initial.value + found.alternate.value + found.other.value
+  if abs(total - 1) > _SUM_TOLERANCE:
+    raise ReportError(
+      f"{record.where}: initial, alternate and other should add up to 1, add"
+      f" up to {total:g}"
+    )
+  return found
+
+
+def _gradients(record: records.Record) -> Gradients:
+  norms = {k: record.object(k) for k in ("gradient_norm", "update_norm")}
+  return Gradients(
+    _numbers(record, PUSHES),
+    **{k: _numbers(part, part.value) for k, part in norms.items()},
+  )
+
+
+def _tasks(record: records.Record) -> dict[str, dict[str, float | None]]:
+  parts = {name: record.object(name) for name in record.value}
+  return {name: _numbers(part, part.value) for name, part in parts.items()}
+
+
+def _numbers(
+  record: records.Record, keys: Iterable[str]
+) -> dict[str, float | None]:
+  return {k: record.number(k) if record.has(k) else None for k in keys}
+
+
+def train_step(record: records.Record) -> TrainStep:
+  """A line of metrics.jsonl."""
+  return TrainStep(
+    step=record.count("step"),
+    loss=record.measured("loss"),
+    grad_norm=record.measured("grad_norm"),
+    seconds=record.measured("seconds"),
+  )
+
+
+def row(record: records.Record, step: int | None = None) -> Row:
+  """A line of rollouts, of an eval at that step if of any."""
+  split = record.text("split", tuple(LABELS))
+  return Row(
+    id=record.text("id"),
+    split=split,
+    prompt=_prompt(record),
+    text=record.text("text"),
+    label=record.text("label", LABELS[split]),
+    reason=record.text("reason") if record.has("reason") else "",
+    decorated=record.flag("decorated") if record.has("decorated") else None,
+    stop=record.text("stop") if record.has("stop") else "",
+    step=step,
+  )
+
+
+def _prompt(record: records.Record) -> tuple[tuple[str, str], ...]:
+  if isinstance(record.value.get("prompt"), str):
+    return (("user", record.text("prompt")),)
+  turns = record.objects("prompt")
+  return tuple((turn.text("role"), turn.text("content")) for turn in turns)

@@ -1,0 +1,184 @@
+"""JSON files as checked records whose errors name the file and the field."""
+
+import json
+import math
+import reprlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from bct_jax.report.read.types import Rate, ReportError
+
+
+def read_text(path: Path) -> str:
+  """The text of a file that the report needs, or an error that names it."""
+  try:
+    return path.read_bytes().decode("utf-8")
+  except FileNotFoundError:
+    raise ReportError(f"{path}: missing") from None
+  except UnicodeDecodeError as e:
+    raise ReportError(f"{path}: not UTF-8 at byte {e.start}") from None
+  except OSError as e:
+    raise ReportError(f"{path}: cannot be read: {e.strerror}") from None
+
+
+def read_json(path: Path) -> "Record":
+  """The one JSON object of a file."""
+  return Record(_parse(read_text(path), str(path)), str(path))
+
+
+def read_lines(
+  path: Path, torn: Callable[[str], object] | None = None
+) -> Iterator["Record"]:
+  """The JSON objects of a file with one per line.
+
+  Args:
+    path: the file.
+    torn: told about a last line that was cut off, which is then left out. Give
+      it only where a writer may still be at work or was killed.
+  """
+  # A line ends at "\n" only: str.splitlines would cut at U+2028 in a text.
+  lines = read_text(path).split("\n")
+  ended = not lines[-1]
+  if ended:
+    lines.pop()
+  for i, line in enumerate(lines):
+    where = f"{path}:{i + 1}"
+    try:
+      yield Record(_parse(line, where), where)
+    except ReportError:
+      if torn is None or ended or i + 1 < len(lines):
+        raise
+      torn(f"{where}: the last line is cut off and left out")
+
+
+def _parse(text: str, where: str) -> Any:
+  try:
+    return json.loads(text)
+  except json.JSONDecodeError as e:
+    spot = f"line {e.lineno}, column {e.colno}"
+    raise ReportError(f"{where}: not JSON: {e.msg} ({spot})") from None
+  except (ValueError, RecursionError) as e:
+    raise ReportError(f"{where}: not JSON: {e}") from None
+
+
+class Record:
+  """A JSON object that knows where it stands.
+
+  Every getter checks the value and raises `ReportError` with the place, the
+  field, what was found and what would be right. `optional` lets a field be
+  null or absent, and then gives None.
+  """
+
+  def __init__(self, value: Any, where: str):
+    if not isinstance(value, dict):
+      raise ReportError(f"{where}: should be an object, is {_found(value)}")
+    self.value: dict[str, Any] = value
+    self.where = where
+
+  def error(self, key: str, right: str) -> ReportError:
+    """An error about one field."""
+    if key not in self.value:
+      return ReportError(f"{self.where}: no field {key!r}; should be {right}")
+    found = _found(self.value[key])
+    return ReportError(f"{self.where}: {key} should be {right}, is {found}")
+
+  def has(self, key: str) -> bool:
+    """Whether the field is there and not null."""
+    return self.value.get(key) is not None
+
+  def text(self, key: str, among: tuple[str, ...] = ()) -> str:
+    """A string, one of `among` where given."""
+    value = self.value.get(key)
+    if not isinstance(value, str) or (among and value not in among):
+      raise self.error(key, " or ".join(among) or "a string")
+    return value
+
+  def flag(self, key: str) -> bool:
+    """True or false."""
+    value = self.value.get(key)
+    if not isinstance(value, bool):
+      raise self.error(key, "true or false")
+    return value
+
+  def count(self, key: str) -> int:
+    """A whole number that is not negative."""
+    value = self.value.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
+      raise self.error(key, "a whole number, 0 or more")
+    return value
+
+  def number(self, key: str) -> float:
+    """A finite number."""
+    value = _number(self.value.get(key))
+    if value is None or not math.isfinite(value):
+      raise self.error(key, "a finite number")
+    return value
+
+  def measured(self, key: str) -> float:
+    """A number of a training log: NaN is data there, and so is null."""
+    value = self.value.get(key)
+    number = math.nan if value is None else _number(value)
+    if number is None:
+      raise self.error(key, "a number or null")
+    return number
+
+  def share(self, key: str) -> float:
+    """A number in [0, 1]."""
+    value = _number(self.value.get(key))
+    if value is None or not 0 <= value <= 1:
+      raise self.error(key, "a number in [0, 1]")
+    return value
+
+  def interval(self, key: str) -> tuple[float, float] | None:
+    """[low, high], or None where null or absent."""
+    if not self.has(key):
+      return None
+    value = self.value[key]
+    pair = value if isinstance(value, list) and len(value) == 2 else [None]
+    low, high = _number(pair[0]), _number(pair[-1])
+    if low is None or high is None or not low <= high:
+      raise self.error(key, "an interval [low, high]")
+    return low, high
+
+  def rate(self, key: str, n: str) -> Rate:
+    """The share `key` with its interval `<key>_ci`, out of `n`."""
+    size = self.count(n) if self.has(n) else None
+    interval = self.interval(f"{key}_ci")
+    if interval and not (0 <= interval[0] and interval[1] <= 1):
+      raise self.error(f"{key}_ci", "an interval within [0, 1]")
+    return Rate(self.share(key), interval, size)
+
+  def object(self, key: str) -> "Record":
+    """An object."""
+    if not isinstance(self.value.get(key), dict):
+      raise self.error(key, "an object")
+    return Record(self.value[key], _join(self.where, key))
+
+  def objects(self, key: str) -> list["Record"]:
+    """A list of objects."""
+    value = self.value.get(key)
+    if not isinstance(value, list):
+      raise self.error(key, "a list of objects")
+    places = [_join(self.where, f"{key}[{i}]") for i in range(len(value))]
+    return [Record(v, where) for v, where in zip(value, places, strict=True)]
+
+
+def _number(value: Any) -> float | None:
+  if isinstance(value, bool) or not isinstance(value, int | float):
+    return None
+  try:
+    return float(value)
+  except OverflowError:
+    return math.inf
+
+
+def _found(value: Any) -> str:
+  """A short description of a value that no terminal can be harmed by."""
+  # The files can hold anything, and errors end up on a terminal: ascii only.
+  return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
+
+
+def _join(where: str, key: str) -> str:
+  """`result.json: arms[0].curve[3]`: the path after the file's name."""
+  return f"{where}.{key}" if ": " in where else f"{where}: {key}"

@@ -1,0 +1,293 @@
+"""Results of runs as tables: for papers, for spreadsheets and for notebooks."""
+
+import csv
+import html
+import io
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from bct_jax.report import text
+from bct_jax.report.read.folders import load_runs
+from bct_jax.report.read.load import SETTINGS
+from bct_jax.report.read.parse import PUSHES
+from bct_jax.report.read.types import Arm, Gradients, Point, ReportError, Run
+
+RATES = ("initial", "alternate", "other", "decorated", "agreed",
+         "agreed_decorated", "capability")  # fmt: skip
+
+
+def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
+  """One dict for each eval of each arm, as pandas.DataFrame takes them.
+
+  Keys, the same in every dict: `run`, `setting`, `model`, `organism`, `arm`,
+  `objective`, `lr`, `rank` (None: all weights), `source`, `decoration`, `seed`,
+  `control` (None: the arm is none), `step`, `n`; each rate with `RATE_low` and
+  `RATE_high`, its 95% interval; `logprob_initial` and `logprob_alternate` in
+  nats; of the next update, where they were logged, `gradient_cosine_`,
+  `update_cosine_` and `update_gain_` with `initial` and `alternate`,
+  `gradient_norm` and `update_norm`; `tasks.TASK.METRIC` of every task of
+  lm-eval that any eval has; and what holds for the arm as a whole:
+  `verdict`, `retention`, `transfer`, `transfer_step`, `transfer_censored_at`,
+  `trained_tokens`, `seconds`. What was not measured, or is not known yet, is
+  None.
+
+  Args:
+    run_dirs: run or sweep directories, finished or not.
+
+  Raises:
+    ReportError: a run cannot be read; one line that names the file.
+  """
+  if isinstance(run_dirs, (str, Path)):
+    run_dirs = [run_dirs]
+  return _lines(load_runs(run_dirs)[0])
+
+
+def _lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
+  points = [(r, arm, p) for r in runs for arm in r.arms for p in arm.curve]
+  scores = [_scores(point) for *_, point in points]
+  empty = dict.fromkeys(key for found in scores for key in found)
+  return [
+    _line(run, arm, point, {**empty, **found})
+    for (run, arm, point), found in zip(points, scores, strict=True)
+  ]
+
+
+def _scores(point: Point) -> dict[str, float | None]:
+  return {
+    f"tasks.{task}.{metric}": value
+    for task, found in point.tasks.items()
+    for metric, value in found.items()
+  }
+
+
+def _line(
+  run: Run, arm: Arm, point: Point, scores: dict[str, float | None]
+) -> dict[str, Any]:
+  step = arm.transfer_step
+  out = {
+    "run": str(run.path),
+    "setting": run.setting,
+    "model": run.model,
+    "organism": run.organism.kind,
+    "arm": arm.name,
+    **{key: arm.settings.get(key) for key in SETTINGS},
+    "step": point.step,
+    "n": point.n,
+  }
+  for name in RATES:
+    rate = getattr(point, name)
+    ci = rate and rate.ci or (None, None)
+    out |= {
+      name: rate and rate.value,
+      f"{name}_low": ci[0],
+      f"{name}_high": ci[1],
+    }
+  return out | {
+    "logprob_initial": point.logprob_initial,
+    "logprob_alternate": point.logprob_alternate,
+    **_pushes(point),
+    **scores,
+    "verdict": arm.verdict or None,
+    "retention": arm.retention and arm.retention.value,
+    "transfer": arm.transfer and arm.transfer.value,
+    "transfer_step": step and step.step,
+    "transfer_censored_at": step and step.censored_at,
+    "trained_tokens": arm.trained_tokens,
+    "seconds": arm.seconds,
+  }
+
+
+def _pushes(point: Point) -> dict[str, float | None]:
+  found = point.gradients or Gradients({}, {}, {})
+  return {
+    **{key: found.values.get(key) for key in PUSHES},
+    "gradient_norm": found.gradient_norm.get("all"),
+    "update_norm": found.update_norm.get("all"),
+  }
+
+
+def evals_csv(run_dirs: Sequence[str | Path]) -> str:
+  """`load_results` as CSV, safe to open in a spreadsheet.
+
+  Raises:
+    ReportError: as load_results, or there is no eval.
+  """
+  return _evals(load_runs(run_dirs)[0])
+
+
+def _evals(runs: Sequence[Run]) -> str:
+  rows = _lines(runs)
+  if not rows:
+    raise ReportError("no arm of these runs has an eval yet")
+  cells = [["" if v is None else v for v in row.values()] for row in rows]
+  return _csv([list(rows[0]), *cells])
+
+
+# --- the table of verdicts ----------------------------------------------------
+
+_HEADER = (
+  "setting", "arm", "objective", "lr", "rank", "seed", "step", "initial",
+  "alternate", "other", "agreed", "capability", "verdict", "transfer step",
+)  # fmt: skip
+
+
+def verdict_table(
+  run_dirs: Sequence[str | Path],
+  form: str,
+  at: tuple[str, float] | None = None,
+) -> str:
+  """One row for each arm, with 95% intervals in percent.
+
+  Args:
+    run_dirs: run or sweep directories; arms without an eval are left out.
+    form: latex, markdown or csv.
+    at: (rate, level): shows the first eval after training began at which that
+      rate is at the level or above, so that arms are compared where training
+      got equally far. None shows the last eval, and so do, with a note in the
+      column `step`, arms that never got there. Verdicts are of whole arms.
+
+  Raises:
+    ReportError: a run cannot be read, no arm has an eval, or the rate is none.
+    KeyError: an unknown form.
+  """
+  write = FORMS[form]
+  if at is not None and at[0] not in RATES:
+    raise ReportError(f"{at[0]}: no such rate; there are {', '.join(RATES)}")
+  return _verdicts(load_runs(run_dirs)[0], write, at)
+
+
+def _verdicts(
+  runs: Sequence[Run],
+  write: Callable[[Sequence[Sequence[str]]], str],
+  at: tuple[str, float] | None = None,
+) -> str:
+  rows = [_cells(run, arm, at) for run in runs for arm in run.arms if arm.curve]
+  if not rows:
+    raise ReportError("no arm of these runs has an eval yet")
+  return write([list(_HEADER), *rows])
+
+
+def _shown(arm: Arm, at: tuple[str, float] | None) -> tuple[Point, str]:
+  """The eval of an arm to show, and its step in words."""
+  last = arm.curve[-1]
+  if at is None:
+    return last, str(last.step)
+  name, level = at
+  for point in arm.curve:
+    rate = getattr(point, name)
+    if point.step > 0 and rate is not None and rate.value >= level:
+      return point, str(point.step)
+  return last, f"{last.step} ({name} below {text.percent(level)})"
+
+
+def _cells(run: Run, arm: Arm, at: tuple[str, float] | None) -> list[str]:
+  point, step = _shown(arm, at)
+  s = arm.settings
+  rates = [
+    getattr(point, name)
+    for name in ("initial", "alternate", "other", "agreed", "capability")
+  ]
+  return [
+    run.setting,
+    arm.name,
+    *(
+      text.setting_value(key, s[key]) if key in s else ""
+      for key in ("objective", "lr", "rank", "seed")
+    ),
+    step,
+    *(
+      "" if r is None else f"{text.percent(r.value)} {text.interval(r.ci)}"
+      for r in rates
+    ),
+    arm.verdict or "unfinished",
+    text.crossing(arm.transfer_step).replace("–", "-"),
+  ]
+
+
+def tables(runs: Sequence[Run]) -> dict[str, str]:
+  """The tables of a report as CSV, by file name; those that have rows."""
+  out = {}
+  if any(arm.curve for run in runs for arm in run.arms):
+    out = {"evals.csv": _evals(runs), "verdicts.csv": _verdicts(runs, _csv)}
+  gates = [
+    [str(run.path), name, rate.value, *(rate.ci or ("", "")),
+     run.organism.gate.thresholds.get(name, ""), run.organism.gate.passed]
+    for run in runs
+    if run.organism.gate is not None
+    for name, rate in run.organism.gate.rates.items()
+  ]  # fmt: skip
+  if gates:
+    header = ["run", "rate", "measured", "low", "high", "bar", "gate_passed"]
+    out["gates.csv"] = _csv([header, *gates])
+  return out
+
+
+def _csv(rows: Sequence[Sequence[Any]]) -> str:
+  out = io.StringIO()
+  csv.writer(out, lineterminator="\n").writerows(
+    [_inert(cell) for cell in row] for row in rows
+  )
+  return out.getvalue()
+
+
+def _inert(cell: Any) -> Any:
+  """A cell that no spreadsheet takes for a formula.
+
+  As OWASP's page on CSV injection has it: a quote before what begins with a
+  sign that starts one. Numbers stay numbers.
+  """
+  if not isinstance(cell, str):
+    return cell
+  cell = text.visible(cell)
+  return f"'{cell}" if cell[:1] in set("=+-@\\") and len(cell) > 1 else cell
+
+
+def _one_line(cell: str) -> str:
+  return text.visible(cell).replace("\n", " ")
+
+
+def _markdown(rows: Sequence[Sequence[str]]) -> str:
+  def line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(map(_in_markdown, cells))} |\n"
+
+  rule = f"|{'---|' * len(rows[0])}\n"
+  return line(rows[0]) + rule + "".join(map(line, rows[1:]))
+
+
+def _in_markdown(cell: str) -> str:
+  plain = html.escape(_one_line(cell), quote=False)
+  return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", plain)
+
+
+# Characters that LaTeX reads as commands, and what prints them.
+_LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
+  "\\": r"\textbackslash{}",
+  "~": r"\textasciitilde{}",
+  "^": r"\textasciicircum{}",
+  "<": r"\textless{}",
+  ">": r"\textgreater{}",
+}
+
+
+def _latex(rows: Sequence[Sequence[str]]) -> str:
+  """A tabular for the package booktabs."""
+
+  def line(cells: Sequence[str]) -> str:
+    # A line that begins with [ would be an argument of the \\ before it.
+    said = ["".join(_LATEX.get(c, c) for c in _one_line(x)) for x in cells]
+    return f"  {{}}{' & '.join(said)} \\\\\n"
+
+  return (
+    f"\\begin{{tabular}}{{{'l' * len(rows[0])}}}\n  \\toprule\n"
+    f"{line(rows[0])}  \\midrule\n{''.join(map(line, rows[1:]))}"
+    "  \\bottomrule\n\\end{tabular}\n"
+  )
+
+
+FORMS: dict[str, Callable[[Sequence[Sequence[str]]], str]] = {
+  "csv": _csv,
+  "latex": _latex,
+  "markdown": _markdown,
+}

@@ -1,0 +1,417 @@
+"""What every stage of a run shares: mesh, model, tokenizer, compiled functions.
+
+Making a Runtime checks everything that can be checked before any training, and
+allocates nothing but what the tokenizer needs.
+"""
+
+import dataclasses
+import functools
+import hashlib
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.config import (
+  ArmConfig,
+  ExperimentConfig,
+  LoraConfig,
+  OptimConfig,
+  OrganismConfig,
+)
+from bct_jax.config.chips import CHIPS
+from bct_jax.data.chat import Chat
+from bct_jax.infra import memory
+from bct_jax.infra.progress import say
+from bct_jax.mesh import make_mesh, shardings
+from bct_jax.models import decoder, lora, partition
+from bct_jax.models.attention import choose_form
+from bct_jax.models.config import ModelConfig, from_hf
+from bct_jax.models.decoder import Decoder
+from bct_jax.models.demo import resolve
+from bct_jax.models.huggingface.load import load_params
+from bct_jax.models.lora import Frozen, Weights
+from bct_jax.objectives import asks, objective_of
+from bct_jax.sample.sampler import Sample, make_sampler
+from bct_jax.sample.score import Score, make_scorer
+from bct_jax.train import optim
+from bct_jax.train.gradients import Measure, make_measure
+from bct_jax.train.step import Step, make_gradient, make_train_step
+from bct_jax.types import Objective, PyTree, TrainState
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MeshModel:
+  """A model as arrays on a mesh, without a folder, weights or a tokenizer.
+
+  For shapes alone the mesh may be an abstract one, see mesh.abstract_mesh.
+  """
+
+  config: ExperimentConfig
+  model: Decoder
+  mesh: Mesh
+
+  @functools.cached_property
+  def abstract_params(self) -> PyTree:
+    """Shapes of the params in `model.param_dtype`, with their shardings."""
+    shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
+    rules = partition.rules(self.model.config, self.mesh.shape["tensor"])
+    dtype = jnp.dtype(self.config.model.param_dtype)
+    shapes = jax.tree.map(lambda x: x.update(dtype=dtype), shapes)
+    return _with_sharding(shapes, shardings(shapes, rules, self.mesh))
+
+  def abstract_trained(self, config: LoraConfig) -> PyTree:
+    """Shapes and shardings of what a run trains: all params or an adapter."""
+    if not config.rank:
+      return self.abstract_params
+    return lora.abstract_adapter(
+      self.abstract_params, self.model.config, config
+    )
+
+  def abstract_decode(self, config: LoraConfig | None = None) -> PyTree:
+    """Shapes and shardings of the sampler's copy; adapters are whole in it."""
+    adapter = None if config is None else self.abstract_trained(config)
+    relayout = functools.partial(_to_decode, self, (config,))
+    shapes = jax.eval_shape(relayout, self.abstract_params, [adapter])
+    return _with_sharding(shapes, self._decode_place(shapes))
+
+  def _decode_place(self, shapes: PyTree) -> PyTree:
+    rules = partition.rules(
+      self.model.config, self.mesh.shape["tensor"], decode=True
+    )
+    names = {
+      str(path[-1])
+      for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]
+    }
+    if any("lora_" in name for name in names):
+      rules = [*rules, (r"/lora_[ab]$", P())]
+    return shardings(shapes, rules, self.mesh)
+
+  def decode_params(self, *arms: Weights) -> PyTree:
+    """A copy laid out for the sampler: unstacked, compute dtype, no fsdp.
+
+    Args:
+      arms: one, or several that are sampled together: adapters over the params
+        of the first, which a row chooses by `arms` (see make_sampler).
+
+    Raises:
+      ValueError: arms are over other params than the first.
+    """
+    params = arms[0].params
+    if any(arm.params is not params for arm in arms):
+      raise ValueError("arms are sampled together over the same params only")
+    relayout = _relayout(self, tuple(arm.lora for arm in arms))
+    return relayout(params, [arm.adapter for arm in arms])
+
+  def fold(self, weights: Weights) -> Weights:
+    """Weights without an adapter: one there is made part of the params, which
+    are taken over."""
+    if weights.lora is None:
+      return weights
+    fold = jax.jit(
+      lambda params, adapter: lora.fold(Weights(params, adapter, weights.lora)),
+      out_shardings=_sharding(self.abstract_params),
+      donate_argnums=0,
+    )
+    return Weights(fold(weights.params, weights.adapter))
+
+  def abstract_state(
+    self, config: OptimConfig, lora_config: LoraConfig
+  ) -> TrainState:
+    """Shapes, dtypes and shardings of a training state."""
+    tx = optim.make_optimizer(config)
+    trained = self.abstract_trained(lora_config)
+    replicated = NamedSharding(self.mesh, P())
+    opt_sharding = optim.optimizer_shardings(
+      tx, trained, _sharding(trained), replicated
+    )
+    opt_shapes = jax.eval_shape(tx.init, trained)
+    scalar = functools.partial(jax.ShapeDtypeStruct, sharding=replicated)
+    ema = None
+    if config.ema_decay:
+      ema = jax.tree.map(lambda x: x.update(dtype=jnp.float32), trained)
+    return TrainState(
+      step=scalar((), jnp.int32),
+      params=trained,
+      opt_state=_with_sharding(opt_shapes, opt_sharding),
+      rng=scalar((2,), jnp.uint32),
+      ema=ema,
+    )
+
+  def abstract_frozen(
+    self, config: LoraConfig, compares: bool, continued: bool = False
+  ) -> Frozen | None:
+    """Shapes of what a step is given and leaves as it is; see `step`."""
+    if not config.rank and not compares:
+      return None
+    adapter = continued and compares and self.abstract_trained(config)
+    return Frozen(self.abstract_params, adapter or None)
+
+  def init_state(
+    self, weights: Weights, arm: ArmConfig | OrganismConfig
+  ) -> TrainState:
+    """A state at step 0. Takes what is trained over: do not use it again."""
+    tx = optim.make_optimizer(arm.optim)
+    abstract = self.abstract_state(arm.optim, arm.lora)
+    trained = weights.params
+    if arm.lora.rank:
+      trained = weights.adapter
+      if trained is None:
+        trained = lora.init_adapter(abstract.params, arm.train.seed)
+
+    def make(trained, key):
+      ema = None
+      if arm.optim.ema_decay:
+        ema = jax.tree.map(lambda x: x.astype(jnp.float32), trained)
+      return TrainState(jnp.int32(0), trained, tx.init(trained), key, ema)
+
+    # The key is made inside jit too, since an eager array is on one device.
+    init = jax.jit(
+      lambda trained, seed: make(trained, jax.random.PRNGKey(seed)),
+      out_shardings=_sharding(abstract),
+      donate_argnums=0,
+    )
+    return init(trained, jnp.uint32(arm.train.seed))
+
+  def step(
+    self, arm: ArmConfig | OrganismConfig, continued: bool = False
+  ) -> Step:
+    """The compiled train step; runs that differ in lr only share one.
+
+    Args:
+      arm: what to train.
+      continued: whether it goes on training the organism's adapter.
+    """
+    return self._programs(arm, continued)[0]
+
+  def measure(
+    self, arm: ArmConfig | OrganismConfig, continued: bool = False
+  ) -> Measure:
+    """What gradients.py measures of an arm's updates; see `step`."""
+    return self._programs(arm, continued)[1]
+
+  def _programs(self, arm: ArmConfig | OrganismConfig, continued: bool):
+    same = dataclasses.replace(
+      arm.optim, lr=1.0, schedule="", warmup_steps=0, decay_steps=0
+    )
+    return _programs(
+      self, objective_of(arm), arm.train.accum, same, arm.lora, continued
+    )
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Runtime(MeshModel):
+  """One model on one mesh, with the folder and tokenizer it comes from."""
+
+  folder: Path
+  chat: Chat
+
+  @classmethod
+  def make(
+    cls,
+    config: ExperimentConfig,
+    mesh: Mesh | None = None,
+    fetch: bool = True,
+  ) -> "Runtime":
+    """Finds the model and reads its config and tokenizer.
+
+    Args:
+      config: of the experiment.
+      mesh: None is the one that the config says, over the devices here.
+      fetch: False takes from a hub only what was downloaded before.
+
+    Raises:
+      ModelSourceError: there is no such model.
+      ValueError: the model folder, tokenizer or mesh does not fit.
+    """
+    options = config.model
+    folder = resolve(options.path, fetch=fetch)
+    architecture = from_hf(folder)
+    if options.architecture is not None:
+      check_equal(read_architecture(options.architecture), architecture, folder)
+    if mesh is None:
+      mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
+    chat = Chat(folder, architecture.vocab_size)
+    return cls(config, make_decoder(architecture, config), mesh, folder, chat)
+
+  def load(self) -> PyTree:
+    """The params of the model folder."""
+    return load_params(
+      self.folder,
+      self.model.config,
+      self.abstract_params,
+      _sharding(self.abstract_params),
+    )
+
+  @functools.cached_property
+  def sampler(self) -> Sample:
+    return make_sampler(
+      self.model, self.config.sampling, self.chat.stop_ids, self.mesh
+    )
+
+  @functools.cached_property
+  def policy_sampler(self) -> Sample:
+    """Draws from the weights as they are, which is what rl.py trains on."""
+    sampling = self.config.sampling.untruncated(1.0)
+    return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
+
+  @functools.cached_property
+  def scorer(self) -> Score:
+    return make_scorer(self.model, self.mesh)
+
+  @functools.cached_property
+  def model_hash(self) -> str:
+    """Content hash of the model folder's config and weights."""
+    digest = hashlib.sha256()
+    files = [self.folder / "config.json"]
+    files += sorted(self.folder.glob("*.safetensors"))
+    for path in files:
+      digest.update(path.name.encode())
+      with open(path, "rb") as f:
+        digest.update(hashlib.file_digest(f, "sha256").digest())
+    return digest.hexdigest()
+
+
+def forget_programs() -> None:
+  """Frees what was compiled, which JAX keeps as long as the process lives: half
+  a GiB for each setting of a sweep over settings with SmolLM2."""
+  _programs.cache_clear()
+  _relayout.cache_clear()
+  jax.clear_caches()
+  memory.give_back()
+
+
+@functools.lru_cache(maxsize=8)
+def _programs(
+  runtime: MeshModel,
+  objective: Objective,
+  accum: int,
+  config: OptimConfig,
+  lora_config: LoraConfig,
+  continued: bool,
+) -> tuple[Step, Measure]:
+  """The update of a run and what measures it; each compiles when it is used."""
+  adapts = lora_config.rank > 0
+  compares = asks(objective).uses_reference
+
+  def merge(trained: PyTree, frozen: Frozen | None) -> PyTree:
+    if not adapts or frozen is None:
+      return trained
+    return lora.join(Weights(frozen.params, trained, lora_config))
+
+  def reference(frozen: Frozen) -> PyTree:
+    # The base itself, unless the organism has the adapter's first weights.
+    if frozen.adapter is None:
+      return frozen.params
+    return lora.join(Weights(frozen.params, frozen.adapter, lora_config))
+
+  refer = reference if compares else None
+  frozen = runtime.abstract_frozen(lora_config, compares, continued)
+  given = (
+    runtime.model,
+    optim.make_optimizer(config),
+    _sharding(runtime.abstract_state(config, lora_config)),
+    _sharding(frozen),
+    runtime.mesh,
+  )
+  average = None
+  if config.ema_decay:
+    average = functools.partial(optim.averaged, config)
+  step = make_train_step(objective, *given, accum, merge, refer, average)
+  gradient = make_gradient(objective, runtime.model, accum, merge, refer)
+  return step, make_measure(gradient, *given, merge)
+
+
+@functools.lru_cache(maxsize=8)
+def _relayout(model: MeshModel, configs: tuple[LoraConfig | None, ...]):
+  """Compiles (params, adapters) -> the params that the sampler runs."""
+  make = functools.partial(_to_decode, model, configs)
+  adapters = [config and model.abstract_trained(config) for config in configs]
+  shapes = jax.eval_shape(make, model.abstract_params, adapters)
+  return jax.jit(make, out_shardings=model._decode_place(shapes))
+
+
+def _to_decode(
+  model: MeshModel,
+  configs: Sequence[LoraConfig | None],
+  params: PyTree,
+  adapters: Sequence[PyTree],
+) -> PyTree:
+  # An adapter stays beside its kernel, as in training: folded into bfloat16
+  # kernels, a small one would be rounded away.
+  arms = [
+    Weights(params, adapter, config)
+    for adapter, config in zip(adapters, configs, strict=True)
+  ]
+  joined = lora.join(arms[0]) if len(arms) == 1 else lora.join_arms(arms)
+  dtype = model.model.dtype
+  return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
+
+
+def _sharding(abstract: PyTree) -> PyTree:
+  return jax.tree.map(lambda x: x.sharding, abstract)
+
+
+def keep_compiled(folder: str | None) -> None:
+  """Has JAX keep what it compiles in a folder, and take it from there.
+
+  Raises:
+    OSError: the folder cannot be made or written to.
+  """
+  if folder is None:
+    return
+  path = Path(folder).expanduser().resolve()
+  path.mkdir(parents=True, exist_ok=True)
+  if not os.access(path, os.W_OK | os.X_OK):
+    raise PermissionError(f"compilation_cache = {path}: cannot be written to")
+  jax.config.update("jax_compilation_cache_dir", str(path))
+  # Small programs too: a run has dozens, and all of them wait for the compiler.
+  jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+  count = sum(1 for _ in path.glob("*-cache"))
+  say(f"compiled programs are kept in {path} ({count} there)")
+
+
+def make_decoder(
+  architecture: ModelConfig, config: ExperimentConfig
+) -> Decoder:
+  """The decoder for the chips that the config names, or the devices here.
+
+  Raises:
+    ValueError: the attention that is asked for does not apply.
+  """
+  options, chip = config.model, config.mesh.chip
+  platform = CHIPS[chip].platform if chip else jax.default_backend()
+  dtype = jnp.dtype(options.dtype)
+  form, why = choose_form(options.attention, architecture, dtype, platform)
+  if form == "cudnn" and jax.default_backend() != "gpu":
+    # JAX looks for the library when it traces.
+    form, why = "xla", "sizes alone: there is no GPU here to trace cudnn for"
+  say(f"attention: {form} ({why})")
+  return Decoder(architecture, dtype, options.remat, form)
+
+
+def read_architecture(name: str) -> ModelConfig:
+  """The architecture in a file of `configs/`, or at an absolute path."""
+  return from_hf(Path(__file__).parents[2] / "configs" / name)
+
+
+def check_equal(given: ModelConfig, own: ModelConfig, folder: Path) -> None:
+  """Raises ValueError unless model.architecture is what the folder says."""
+  a, b = dataclasses.asdict(given), dataclasses.asdict(own)
+  wrong = [f"{k} {a[k]!r:.80}, not {b[k]!r:.80}" for k in a if a[k] != b[k]]
+  if wrong:
+    raise ValueError(
+      f"model.architecture is not that of {folder}: it has {'; '.join(wrong)}"
+    )
+
+
+def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:
+  return jax.tree.map(
+    lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
+    shapes,
+    place,
+  )

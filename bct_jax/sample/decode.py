@@ -1,0 +1,369 @@
+"""Decoding on the devices: slots that hold a row each until it has ended.
+
+`prefill` runs prompts, once for all the samples of each; `admit` puts some of
+those into free slots; `advance` decodes all slots until enough of them are free
+again. A row's slot, its neighbours and the time it came in change nothing: its
+keys lie at its own positions, and its random keys are made from (seed, row id,
+position). On a CPU a step costs what its slots cost: `shrink` leaves out those
+that are free when no row waits for one.
+"""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax import mesh as meshes
+from bct_jax.config import SamplingConfig
+from bct_jax.mesh import ROWS
+from bct_jax.models.attention import POSITIONS, Prefix, Slots, as_slots
+from bct_jax.models.decoder import Decoder
+from bct_jax.sample.next_token import pick
+from bct_jax.types import PyTree
+
+
+@struct.dataclass
+class State:
+  """All slots; a slot that is not live is free."""
+
+  past: Any  # per layer: Slots
+  token: Any  # [B] int32, the newest, whose keys are not in `past` yet
+  position: Any  # [B] int32, of it
+  key: Any  # [B, 2] uint32, of the row
+  arm: Any  # [B] int32, whose adapter it has, if the params hold several
+  limit: Any  # [B] int32, tokens the row may have
+  live: Any  # [B] bool
+  tokens: Any  # [B, C] int32, sampled so far
+  logprobs: Any  # [B, C] float32
+  lengths: Any  # [B] int32, how many
+  stopped: Any  # [B] bool, ended by a stop id
+
+
+@struct.dataclass
+class Prompts:
+  """Prompts that are run together, and the rows that are sampled from them."""
+
+  tokens: Any  # [r, T] int32, packed, without the common prefix
+  positions: Any  # [r, T] int32, counted from the start of the prefix
+  segments: Any  # [r, T] int32
+  arms: Any  # [r] int32, of all prompts in a packed row
+  last: Any  # [A] int32, where in r * T the last token of a row's prompt is
+  row_id: Any  # [A] int32
+
+
+@struct.dataclass
+class Ready:
+  """Rows that have a first token and wait for a slot."""
+
+  past: Any  # per layer: keys, values [r, T, K, H] of the prompts
+  token: Any  # [A] int32
+  logprob: Any  # [A] float32
+  key: Any  # [A, 2] uint32
+
+
+@struct.dataclass
+class Places:
+  """Which rows that are ready go where."""
+
+  index: Any  # [a] int32, of A
+  slot: Any  # [a] int32; one that does not exist for what is not a row
+  source: Any  # [a, Q] int32, where in r * T each token of its prompt is
+  length: Any  # [a] int32, tokens of its prompt with the prefix
+  arm: Any  # [a] int32
+  limit: Any  # [a] int32
+
+
+def kv_dtype(config: SamplingConfig, dtype: Any) -> np.dtype:
+  """In which keys and values wait in their slots; `dtype` is the model's."""
+  return jnp.dtype(jnp.int8 if config.kv_cache_dtype == "int8" else dtype)
+
+
+# Rows of the smallest step that is worth a program of its own. With SmolLM2 it
+# takes 2 s to compile and try one, and a step of 64 rows saves 0.03 s of one of
+# 96, 0.06 s of one of 128.
+_LEAST = 64
+
+
+def _smaller(size: int) -> list[int]:
+  """Multiples of _LEAST, each at most 3/4 of the one before."""
+  out: list[int] = []
+  if size < 2 * _LEAST:
+    return out
+  for n in range((size - 1) // _LEAST * _LEAST, 0, -_LEAST):
+    if n <= 0.75 * (out or [size])[-1]:
+      out.append(n)
+  return out
+
+
+class Engine:
+  """Compiled functions over `State` for one model on one mesh.
+
+  Attributes:
+    start: (positions, rows) -> State with room for that many, and no row yet.
+    prefix: (params, tokens [arms, S]) -> what all prompts begin with.
+    prefill: (params, prefix or None, prompts, seed) -> Ready.
+    admit: (state, prefix or None, ready, places) -> State.
+    advance: (params, state, free, wanted, steps) -> State.
+    shrink: (state, slots [b] int32) -> State of those alone; see `sizes`.
+    batch_size: slots; a multiple of the row shards.
+    shards: row shards; packed rows of prompts are a multiple of them.
+    rows, whole: shardings over rows and of replicated arrays.
+  """
+
+  def __init__(
+    self,
+    model: Decoder,
+    config: SamplingConfig,
+    stop_ids: Sequence[int],
+    mesh: Mesh,
+  ):
+    self.model, self.config = model, config
+    self.kv_dtype = kv_dtype(config, model.dtype)
+    self.stop_ids = np.asarray(sorted(stop_ids), np.int32)
+    self.shards = meshes.num_row_shards(mesh)
+    self.batch_size = -(-config.batch_size // self.shards) * self.shards
+    self.whole, self.rows = NamedSharding(mesh, P()), meshes.row_sharding(mesh)
+    divides = model.config.num_kv_heads % mesh.shape["tensor"] == 0
+    past = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
+    place = State(past, *[self.rows] * 10)
+    self._place = place
+    self.start = jax.jit(
+      self._start, static_argnums=(0, 1), out_shardings=place
+    )
+    self.prefix = jax.jit(self._prefix, out_shardings=self.whole)
+    self.prefill = jax.jit(self._prefill)
+    self.admit = jax.jit(self._admit, out_shardings=place, donate_argnums=0)
+    self.advance = jax.jit(self._advance, out_shardings=place, donate_argnums=1)
+    self.shrink = jax.jit(
+      lambda state, slots: jax.tree.map(lambda x: x[slots], state),
+      out_shardings=place,
+    )
+    self._one_cpu = mesh.size == 1 and mesh.devices.flat[0].platform == "cpu"
+    self._sizes: dict[int, tuple[int, ...]] = {}  # by slots
+
+  def steps(
+    self, params: PyTree, state: State, free: np.ndarray, wanted: int, most: int
+  ) -> State:
+    """`advance` with numbers of the host."""
+    numbers = (free, np.int32(wanted), np.int32(most))
+    return self.advance(
+      params, state, *(meshes.put(np.asarray(x), self.whole) for x in numbers)
+    )
+
+  def num_programs(self) -> int:
+    """How many were compiled so far, or taken from the compilation cache."""
+    names = ("start", "prefix", "prefill", "admit", "advance", "shrink")
+    return sum(getattr(self, name)._cache_size() for name in names)
+
+  def sizes(self, params: PyTree, slots: int) -> tuple[int, ...]:
+    """Numbers of rows to shrink to: each row has the very same bits in them.
+
+    That is tried out, since it depends on how products are cut into blocks.
+    Elsewhere than on one CPU there are none: a step of few rows takes about as
+    long there as one of many, for it reads the same weights.
+    """
+    if slots not in self._sizes:
+      sizes = _smaller(self.batch_size) if self._one_cpu else []
+      if sizes:
+        full = self._bits(params, slots, self.batch_size)
+        sizes = [
+          n
+          for n in sizes
+          if np.array_equal(self._bits(params, slots, n), full[:n])
+        ]
+      self._sizes[slots] = tuple(sizes)
+    return self._sizes[slots]
+
+  def _bits(self, params: PyTree, slots: int, size: int) -> np.ndarray:
+    """What `size` rows give in two steps, the first ones of a made-up state."""
+    rows = np.arange(size, dtype=np.int32)
+    state = self.start(slots, size)
+    made: dict[str, np.ndarray] = {
+      "token": rows % self.model.config.vocab_size,
+      "position": rows % (slots - 1),
+      "limit": np.full_like(rows, self.config.max_new_tokens),
+      "live": rows >= 0,
+    }
+    state = dataclasses.replace(
+      state, **{k: meshes.put(x, self.rows) for k, x in made.items()}
+    )
+    state = self.steps(params, state, rows < 0, size + 1, 2)
+    return meshes.to_host(state.logprobs).view(np.uint32)
+
+  def abstract_state(self, slots: int) -> State:
+    """Shapes and shardings of what `start` makes."""
+    shapes = jax.eval_shape(lambda: self._start(slots, self.batch_size))
+
+    def place(x, sharding):
+      return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
+
+    past = jax.tree.map(lambda x: place(x, self._place.past), shapes.past)
+    rows = jax.tree.map(lambda x: place(x, self.rows), shapes)
+    return dataclasses.replace(rows, past=past)
+
+  def _start(self, slots: int, b: int) -> State:
+    """No row yet, room for `slots` positions of each of b."""
+    c = self.model.config
+    new = self.config.max_new_tokens
+    kv = jax.ShapeDtypeStruct((b, slots, c.num_kv_heads, c.head_dim), "float32")
+    one = jax.eval_shape(lambda kv: as_slots(kv, kv, self.kv_dtype), kv)
+    past = jax.tree.map(
+      lambda x: jnp.zeros(x.shape, x.dtype), [one] * c.num_layers
+    )
+    zero = jnp.zeros((b,), jnp.int32)
+    return State(
+      past=past,
+      token=zero,
+      position=zero,
+      key=jnp.zeros((b, 2), jnp.uint32),
+      arm=zero,
+      limit=zero,
+      live=zero > 0,
+      tokens=jnp.zeros((b, new), jnp.int32),
+      logprobs=jnp.zeros((b, new), jnp.float32),
+      lengths=zero,
+      stopped=zero > 0,
+    )
+
+  def _prefix(self, params: PyTree, tokens: jax.Array) -> list[Prefix]:
+    """Keys and values of tokens [arms, S] that all prompts begin with."""
+    at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
+    arms = jnp.broadcast_to(jnp.arange(len(tokens))[:, None], tokens.shape)
+    ones = jnp.ones_like(tokens)
+    _, kvs = self.model.prefill(params, tokens, at, ones, arms=arms)
+    return [Prefix(*kv) for kv in kvs]
+
+  def _prefill(
+    self,
+    params: PyTree,
+    prefix: list[Prefix] | None,
+    prompts: Prompts,
+    seed: jax.Array,
+  ) -> Ready:
+    begin = jax.tree.map(lambda x: x[prompts.arms], prefix)
+    arms = jnp.broadcast_to(prompts.arms[:, None], prompts.tokens.shape)
+    hidden, past = self.model.prefill(
+      params, prompts.tokens, prompts.positions, prompts.segments, begin, arms
+    )
+    last = hidden.reshape(-1, hidden.shape[-1])[prompts.last]  # [A, D]
+    keys = jax.vmap(jax.random.fold_in, (None, 0))(
+      jax.random.PRNGKey(seed), prompts.row_id
+    )
+    token, logprob = self._pick(
+      params, last, keys, jnp.zeros_like(prompts.last)
+    )
+    return Ready(past, token, logprob, keys)
+
+  def _admit(
+    self,
+    state: State,
+    prefix: list[Prefix] | None,
+    ready: Ready,
+    places: Places,
+  ) -> State:
+    token, logprob, keys = (
+      x[places.index] for x in (ready.token, ready.logprob, ready.key)
+    )
+    stopped = self._stops(token)
+
+    def put(old, new):
+      return old.at[places.slot].set(new.astype(old.dtype), mode="drop")
+
+    def put_past(slots: Slots, kv, begin: Prefix | None) -> Slots:
+      # [r, T, K, H] -> [a, Q, K, H]
+      k, v = (x.reshape(-1, *x.shape[2:])[places.source] for x in kv)
+      if begin is not None:
+        k = jnp.concatenate([begin.keys[places.arm], k], axis=1)
+        v = jnp.concatenate([begin.values[places.arm], v], axis=1)
+
+      def one(old, new, axis) -> Any:
+        if old is None:
+          return None
+        part = (places.slot, *[slice(None)] * (axis - 1), slice(k.shape[1]))
+        return old.at[part].set(new, mode="drop")
+
+      new = as_slots(k, v, self.kv_dtype)
+      return Slots(*map(one, slots, new, POSITIONS))
+
+    begins = prefix or [None] * len(ready.past)
+    return State(
+      past=[
+        put_past(s, kv, begin)
+        for s, kv, begin in zip(state.past, ready.past, begins, strict=True)
+      ],
+      token=put(state.token, token),
+      position=put(state.position, places.length),
+      key=put(state.key, keys),
+      arm=put(state.arm, places.arm),
+      limit=put(state.limit, places.limit),
+      live=put(state.live, ~stopped & (places.limit > 1)),
+      tokens=state.tokens.at[places.slot, 0].set(token, mode="drop"),
+      logprobs=state.logprobs.at[places.slot, 0].set(logprob, mode="drop"),
+      lengths=put(state.lengths, jnp.ones_like(places.slot)),
+      stopped=put(state.stopped, stopped),
+    )
+
+  def _advance(
+    self,
+    params: PyTree,
+    state: State,
+    free: jax.Array,
+    wanted: jax.Array,
+    steps: jax.Array,
+  ) -> State:
+    """Decodes until `wanted` slots are free, none is live, or `steps` are done.
+
+    `free` [B] marks slots that hold no row: the host ends rows too.
+    """
+    state = dataclasses.replace(state, live=state.live & ~free)
+
+    def more(carry):
+      i, s = carry
+      live = jnp.sum(s.live)
+      return (i < steps) & (live > 0) & (len(s.live) - live < wanted)
+
+    def body(carry):
+      i, s = carry
+      return i + 1, self._step(params, s)
+
+    return jax.lax.while_loop(more, body, (jnp.int32(0), state))[1]
+
+  def _step(self, params: PyTree, s: State) -> State:
+    hidden, past = self.model.decode(params, s.token, s.position, s.past, s.arm)
+    token, logprob = self._pick(params, hidden, s.key, s.lengths)
+    stopped = s.live & self._stops(token)
+
+    def write(old, new):
+      # A slot that is free writes beyond its row, where it is dropped.
+      at = jnp.where(s.live, s.lengths, old.shape[1])
+      return old.at[jnp.arange(len(at)), at].set(new, mode="drop")
+
+    lengths = s.lengths + s.live
+    return State(
+      past=past,
+      token=token,
+      # A free slot stays where it is, inside of its room.
+      position=s.position + s.live,
+      key=s.key,
+      arm=s.arm,
+      limit=s.limit,
+      live=s.live & ~stopped & (lengths < s.limit),
+      tokens=write(s.tokens, token),
+      logprobs=write(s.logprobs, logprob),
+      lengths=lengths,
+      stopped=s.stopped | stopped,
+    )
+
+  def _pick(self, params, hidden, keys, t):
+    keys = jax.vmap(jax.random.fold_in)(keys, t)
+    token, logprob = pick(self.model.logits(params, hidden), keys, self.config)
+    return token.astype(jnp.int32), logprob
+
+  def _stops(self, token: jax.Array) -> jax.Array:  # [B] -> [B] bool
+    return jnp.isin(token, self.stop_ids)

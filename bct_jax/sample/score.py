@@ -1,0 +1,203 @@
+"""Log-probabilities of given completions, on the forward pass of training.
+
+Prompts and completions are packed into rows like training examples, and the
+head runs where a completion is and nowhere else (see losses.py). The shapes of
+a call are rounded up to a few sizes, so that calls with other completions
+rarely compile anything.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import Mesh
+
+from bct_jax import mesh as meshes
+from bct_jax.config import LoraConfig
+from bct_jax.data.batches import Layout, best_fit, fill
+from bct_jax.data.chat import Tokens
+from bct_jax.models import lora
+from bct_jax.models.decoder import Decoder
+from bct_jax.models.logprobs import at_trained
+from bct_jax.models.lora import Weights
+from bct_jax.types import Model, PyTree, Rows
+
+# Positions of a batch per row shard, unless one row is longer.
+TOKENS = 2048
+
+
+@dataclasses.dataclass(frozen=True)
+class Scored:
+  """What the model thinks of one completion.
+
+  Attributes:
+    logprobs: log-probability in nats of each token, untempered.
+    greedy: whether each is the likeliest (the first of those that tie).
+  """
+
+  logprobs: tuple[float, ...]
+  greedy: tuple[bool, ...]
+
+
+Score = Callable[..., list[Scored]]
+
+
+def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
+  """Compiles nothing yet; see `bucket` for how often it will.
+
+  Args:
+    model: the decoder; its `max_length` bounds what is run.
+    mesh: rows are spread over (data, fsdp).
+    tokens: positions of a batch per row shard.
+
+  Returns:
+    score(weights, prompts, completions, done) -> Scored in their order.
+    `weights` are those of training, with or without an adapter; `prompts` and
+    `completions` lists of ids; `done` is called with the number of completions
+    that are new. Raises ValueError for an empty prompt and for more tokens
+    than the model was made for (the last one is not run).
+  """
+  shards = meshes.num_row_shards(mesh)
+
+  @functools.partial(jax.jit, static_argnums=2)
+  def forward(
+    params: PyTree, adapter: PyTree, config: LoraConfig | None, batch
+  ):
+    joined = lora.join(Weights(params, adapter, config))
+    return at_trained(_judge, model, joined, batch)[0]
+
+  def score(
+    weights: Weights,
+    prompts: Sequence[Sequence[int]],
+    completions: Sequence[Sequence[int]],
+    done: Callable[[int], Any] = lambda count: None,
+  ) -> list[Scored]:
+    examples = _examples(prompts, completions, model.config.max_length)
+    out = [Scored((), ()) for _ in examples]
+    wanted = [i for i, c in enumerate(completions) if len(c)]
+    done(len(out) - len(wanted))
+    layout, bins = _pack(examples, wanted, shards, tokens)
+    for at in range(0, len(bins), layout.rows):
+      held = bins[at : at + layout.rows]
+      rows = fill([[examples[i] for i in b] for b in held], layout)
+      found = forward(
+        weights.params,
+        weights.adapter,
+        weights.lora,
+        meshes.put_batch(rows, mesh),
+      )
+      logprobs, greedy = meshes.to_host(found)  # [B, R] each
+      for row, members in enumerate(held):
+        start = 0  # completions lie in a row as its members do
+        for i in members:
+          part = (row, slice(start, start + len(completions[i])))
+          out[i] = Scored(
+            tuple(logprobs[part].tolist()), tuple(greedy[part].tolist())
+          )
+          start += len(completions[i])
+        done(len(members))
+    return out
+
+  return score
+
+
+def _judge(model: Model, params: PyTree, hidden: jax.Array, targets: jax.Array):
+  """log p(target) and whether it is the likeliest; of shape [...] both."""
+  logits = model.logits(params, hidden)  # [..., V] float32
+  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  logprobs = picked - jax.nn.logsumexp(logits, axis=-1)
+  return logprobs, jnp.argmax(logits, axis=-1) == targets
+
+
+def _examples(prompts, completions, max_length: int) -> list[Tokens]:
+  """Rows as in training, with weight on the completion alone."""
+  out = []
+  for i, (prompt, rest) in enumerate(zip(prompts, completions, strict=True)):
+    if not prompt or len(prompt) + len(rest) > max_length + 1:
+      raise ValueError(
+        f"completion {i} has {len(rest)} tokens after a prompt of "
+        f"{len(prompt)}: the prompt must have one at least, and with a context "
+        f"of {max_length} both together at most {max_length + 1}"
+      )
+    weights = (0.0,) * len(prompt) + (1.0,) * len(rest)
+    out.append(Tokens((*prompt, *rest), weights))
+  return out
+
+
+def fill_alike(
+  parts: Sequence[tuple[Sequence[Sequence[int]], Sequence[Sequence[int]]]],
+  max_length: int,
+  shards: int,
+  tokens: int,
+) -> list[list[Rows]]:
+  """Batches of one shape, in which the sum over tokens is that of a mean.
+
+  Args:
+    parts: prompts and completions, none of them empty, of each.
+    max_length: what the model was made for.
+    shards: rows of a batch are a multiple of it.
+    tokens: positions of a batch per row shard, unless one row is longer.
+
+  Returns:
+    The batches of each part. A token of a completion weighs 1 over the number
+    of completions of its part.
+
+  Raises:
+    ValueError: as `make_scorer`.
+  """
+  packed = []
+  for prompts, completions in parts:
+    examples = _examples(prompts, completions, max_length)
+    every = range(len(examples))
+    packed.append((examples, *_pack(examples, every, shards, tokens)))
+  layouts = [layout for _, layout, _ in packed]
+  layout = Layout(
+    rows=min(x.rows for x in layouts),
+    length=max(x.length for x in layouts),
+    num_trained=max(x.num_trained for x in layouts),
+    packed=True,
+  )
+  out = []
+  for examples, _, bins in packed:
+    filled = [
+      fill(
+        [[examples[i] for i in b] for b in bins[at : at + layout.rows]], layout
+      )
+      for at in range(0, len(bins), layout.rows)
+    ]
+    out.append([x._replace(weights=x.weights / len(examples)) for x in filled])
+  return out
+
+
+def bucket(n: int) -> int:
+  """The least of 1 to 8, 10, 12, 14, 16, 20, 24, 28, 32 ... that `n` fits in.
+
+  Four sizes per doubling: less than a quarter is filling, and all numbers up to
+  8192 have 48 sizes.
+  """
+  step = 1 << max(0, (n - 1).bit_length() - 3)
+  return -(-n // step) * step
+
+
+def _pack(
+  examples: Sequence[Tokens],
+  wanted: Sequence[int],
+  shards: int,
+  tokens: int,
+) -> tuple[Layout, list[list[int]]]:
+  """One shape for all batches of a call, and the examples of each row.
+
+  The longest first, each into the row where it leaves the least room.
+  """
+  longest = max((len(examples[i].ids) - 1 for i in wanted), default=1)
+  length = max(8, bucket(longest))
+  order = sorted(wanted, key=lambda i: -len(examples[i].ids))
+  sizes = [(len(examples[i].ids) - 1, 1) for i in order]
+  bins = [[order[i] for i in b] for b in best_fit(sizes, length, len(order))]
+  trained = [sum(sum(examples[i].weights) for i in b) for b in bins]
+  rows = min(max(1, tokens // length), bucket(-(-len(bins) // shards)))
+  most = max(8, bucket(int(max(trained, default=1))))
+  return Layout(rows * shards, length, min(most, length), packed=True), bins

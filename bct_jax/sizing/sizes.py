@@ -1,0 +1,275 @@
+"""Bytes per device and tokens per second of a run, from shapes alone.
+
+Nothing is allocated and no device is needed: params and optimizer state are
+shapes with the shardings a run would give them, on a mesh that may be abstract.
+Weights, gradients, optimizer state, the decoder's copy of the weights and the
+KV cache are exact; activations are an estimate, see `activation_bytes`.
+"""
+
+import dataclasses
+import math
+import re
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from bct_jax.mesh import path_name
+from bct_jax.models.config import ModelConfig
+from bct_jax.models.decoder import REMAT, Decoder
+from bct_jax.models.layers import Block
+from bct_jax.models.logprobs import CHUNK, LOGITS
+from bct_jax.types import PyTree
+
+Axes = Mapping[str, int]  # devices on each axis of the mesh
+_EXPERTS = re.compile(r"^layers/mlp/(gate|up|down)$")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+  """What one update runs on.
+
+  Attributes:
+    rows: of the global batch.
+    length: positions of a row.
+    num_trained: positions of a row that go through the head.
+    accum: microbatches.
+  """
+
+  rows: int
+  length: int
+  num_trained: int
+  accum: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Sizes:
+  """Bytes on one device. Training and sampling take turns."""
+
+  weights: int
+  gradients: int
+  optimizer: int
+  activations: int
+  decode_weights: int
+  cache: int
+  average: int = 0  # of the params, if one is kept
+
+  @property
+  def state(self) -> int:
+    return self.weights + self.optimizer + self.average
+
+  @property
+  def training(self) -> int:
+    return self.state + self.gradients + self.activations
+
+  @property
+  def sampling(self) -> int:
+    """Without the working set of the prefill; the state stays where it is."""
+    return self.state + self.decode_weights + self.cache
+
+
+# --- exact --------------------------------------------------------------------
+
+
+def device_bytes(tree: PyTree) -> int:
+  """Bytes of one device's shards of a tree of shapes with shardings."""
+  return sum(
+    math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+    for x in jax.tree.leaves(tree)
+  )
+
+
+def num_params(tree: PyTree) -> int:
+  return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
+
+
+def active_params(config: ModelConfig, tree: PyTree, embed: bool = True) -> int:
+  """Parameters that one token meets: of the experts, only its own.
+
+  Args:
+    config: the architecture.
+    tree: params as in Decoder.init, or some of them.
+    embed: False leaves out an embedding table beside a head of its own: that
+      one is a look-up, not a product.
+  """
+
+  def one(path: Any, x: Any) -> int:
+    name, size = path_name(path), math.prod(x.shape)
+    if name == "embed" and not config.tied and not embed:
+      return 0
+    if config.num_experts and _EXPERTS.match(name):
+      return size * config.experts_per_token // config.num_experts
+    return size
+
+  leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
+  return sum(one(path, x) for path, x in leaves)
+
+
+def gradient_bytes(trained: PyTree, accum: int) -> int:
+  """One gradient for each trained leaf; with microbatches also their sum."""
+  return device_bytes(trained) * (1 if accum == 1 else 2)
+
+
+def pushes_bytes(trained: PyTree) -> int:
+  """What gradients.make_measure holds: four float32 trees."""
+  return device_bytes(
+    jax.tree.map(lambda x: x.update(dtype=jnp.float32), [trained] * 4)
+  )
+
+
+def cache_bytes(
+  config: ModelConfig, dtype: Any, axes: Axes, rows: int, slots: int
+) -> int:
+  """Keys and values on one device.
+
+  layers x rows per device x slots x key/value heads per device x 2 x bytes of
+  each, which are head_dim x those of its dtype, and in int8 4 more for a scale.
+  Heads are spread over tensor where they divide, and whole on every device
+  where they do not.
+  """
+  tensor = axes["tensor"]
+  heads = config.num_kv_heads
+  heads = heads // tensor if heads % tensor == 0 else heads
+  rows = -(-rows // (axes["data"] * axes["fsdp"]))
+  each = config.head_dim * jnp.dtype(dtype).itemsize
+  each += 4 if dtype == jnp.int8 else 0
+  return config.num_layers * rows * slots * heads * 2 * each
+
+
+# --- activations --------------------------------------------------------------
+
+
+def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
+  """An estimate of what a train step holds besides state and gradients.
+
+    layers x saved + max(rest of a block, head) + embedding
+
+  * saved: what the backward pass of one block keeps under the remat policy,
+    found by tracing the block at the sizes of one device: for "full" the input
+    [b, T, D], for "dots" also the matrix products, for "none" everything.
+  * rest of a block: what "none" would keep of one block, less what is saved
+    already. It exists while the block's backward pass runs, and holds the
+    block's weights in the compute dtype. Splash attention keeps no scores. The
+    gradients of all this are not counted: XLA fuses about as much away.
+  * head: the head's table in the compute dtype and its gradient (2 x V x D /
+    tensor), and a chunk of logits, their softmax and their gradient in float32
+    (3 x b x min(R, CHUNK) x V / tensor). Where rows are spread the tables are
+    too, over fsdp, and the chunk has LOGITS of them at most.
+  * embedding: its table in the compute dtype, spread as the head's; where the
+    head shares it, this is the gradient of the look-up.
+
+  b is the rows of a microbatch on one device. XLA shares and fuses buffers in
+  ways this does not follow. Against its memory analysis of compiled train steps
+  it is within a factor 1.25 for small dense models on CPU
+  (tests/test_sizes.py), and 0.88 to 1.29 of it for TPU v5e, v5p and v6e: Llama
+  3 of 8B and 70B and Qwen2.5-7B, seven cases. For Gemma 3 12B, whose attention
+  is XLA's, it is 1.54. On CPU, where a ragged product becomes a dense one, a
+  mixture of experts takes up to 2.5 times this. It was not held against a GPU.
+  """
+  config, tensor = model.config, axes["tensor"]
+  shards = axes["data"] * axes["fsdp"]
+  rows = -(-work.rows // (shards * work.accum))
+  block = local_config(config, tensor)
+  plain = "grouped" if model.attention == "grouped" else "xla"
+  made = Block(block, model.dtype, plain)
+  scores = model.attention != "splash"
+  saved = block_bytes(made, model.remat, rows, work.length, scores)
+  every = block_bytes(made, "none", rows, work.length, scores)
+  vocab = config.vocab_size // tensor
+  table = vocab * config.width * jnp.dtype(model.dtype).itemsize
+  if shards == 1:
+    logits = rows * min(work.num_trained, CHUNK) * vocab
+  else:
+    logits = min(LOGITS, rows * work.num_trained * vocab)
+    table //= axes["fsdp"]
+  head = 2 * table + 3 * 4 * logits
+  return config.num_layers * saved + max(every - saved, head) + table
+
+
+def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
+  """The block that one device of the tensor axis runs, as an architecture.
+
+  Each device runs all rows of a token's experts, masked where another holds
+  the expert, so experts_per_token stays.
+  """
+  experts = config.num_experts
+  if experts:
+    experts = max(experts // tensor, config.experts_per_token)
+  return dataclasses.replace(
+    config,
+    num_heads=config.num_heads // tensor,
+    num_kv_heads=max(1, config.num_kv_heads // tensor),
+    mlp_width=config.mlp_width // (1 if experts else tensor),
+    num_experts=experts,
+  )
+
+
+def block_bytes(
+  block: Block, remat: str, rows: int, length: int, scores: bool = True
+) -> int:
+  """Bytes that the backward pass of one block keeps from the forward pass.
+
+  The params themselves, the mask and the rotary angles are not counted: they
+  are there once, not for every layer; nor, without `scores`, is what there is
+  of each query and key.
+  """
+  config, shape = block.config, jax.ShapeDtypeStruct
+  x = shape((rows, length, config.width), block.dtype)
+  angles = (shape((rows, length, config.head_dim // 2), jnp.float32),) * 2
+  mask = shape((rows, 1, length, length), jnp.bool_)
+  params = jax.eval_shape(block.init, jax.random.PRNGKey(0), x, angles, mask)
+
+  def kept(params, x, angles, mask):
+    def run(params, x):
+      return block.apply(params, x, angles, mask)[0]
+
+    if remat != "none":
+      run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)
+    # The backward function is a pytree of the arrays it was made with.
+    backward = jax.tree.leaves(jax.vjp(run, params, x)[1])
+    given = {id(a) for a in jax.tree.leaves((params, angles, mask))}
+    return [
+      a for i, a in {id(a): a for a in backward}.items() if i not in given
+    ]
+
+  arrays = jax.eval_shape(kept, params, x, angles, mask)
+  return sum(
+    math.prod(a.shape) * a.dtype.itemsize
+    for a in arrays
+    if scores or a.ndim < 4 or a.shape[-2:] != (length, length)
+  )
+
+
+# --- speed --------------------------------------------------------------------
+
+
+def flops_per_token(
+  config: ModelConfig, length: int, trained: PyTree, frozen: PyTree = None
+) -> float:
+  """Model FLOPs of one position of a training row, as MFU counts them.
+
+    6 N + 12 d x sum over layers of m (1 - m / 2T),  m = min(T, window)
+
+  N: active params of the matrix products (see active_params), d = query heads
+  x head_dim, T = positions of a row. Without windows this is 6 N + 6 L T d:
+  the count of PaLM (Chowdhery et al. 2022, arXiv 2204.02311, appendix B) with
+  half its attention, as a causal query meets T / 2 keys in the mean. Frozen
+  params have no gradient of their own and count 4 N. Recomputation under a
+  remat policy is not counted, and the head as if all positions were trained.
+  """
+  products = 6 * active_params(config, trained, embed=False)
+  products += 4 * active_params(config, frozen, embed=False)
+  spans = [
+    length if layer.window is None else min(length, layer.window)
+    for layer in config.layers
+  ]
+  keys = sum(m * (1 - m / (2 * length)) for m in spans)
+  return products + 12 * config.num_heads * config.head_dim * keys
+
+
+def tokens_per_second(
+  flops: float, peak: float, devices: int, share: float = 0.4
+) -> float:
+  """share x devices x peak / FLOPs per token."""
+  return share * devices * peak / flops

@@ -1,0 +1,113 @@
+"""Plans of the cells of a sweep, and what a dry run says of them."""
+
+import dataclasses
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from bct_jax.config import ConfigError, ExperimentConfig
+from bct_jax.sweep.cells import Cell, by_organism
+
+
+def plan_lines(
+  cells: Sequence[Cell],
+  timed: bool,
+  together: int = 1,
+  vmap: bool | None = None,
+) -> list[str]:
+  """What would be run: cells by organism, with tokens, bytes and seconds.
+
+  Seconds are those of the updates alone: a step that has compiled is timed on
+  this machine, once for each organism's first cell. Checkpoints keep weights,
+  and the state of the optimizer until an arm is done.
+  """
+  from bct_jax.sizing import sizes
+  from bct_jax.sweep import groups
+
+  lines, total = [], 0.0
+  for number, group in enumerate(by_organism(cells), 1):
+    plan = plan_of(group)
+    install = plan.install
+    said = "" if install is None else (
+      f", {plan.config.organism.train.steps} updates of the install"
+    )  # fmt: skip
+    lines.append(f"organism {number}, {len(group)} cells{said}")
+    parts = groups.parts(group, together)
+    if together > 1:
+      forms = [groups.one_program(part, vmap) for part in parts]
+      lines += [f"  {line}" for line in groups.part_lines(parts, forms)]
+    step = _step_seconds(plan, group[0].name) if timed else None
+    for cell in group:
+      for name, arm in cell.config.arms.items():  # with its controls
+        data, steps = plan.arms[name], arm.train.steps
+        tokens = sum(data.counts(s)["trained_tokens"] for s in range(steps))
+        state = plan.runtime.abstract_state(arm.optim, arm.lora)
+        memory = sizes.device_bytes(state.params) + sizes.device_bytes(
+          state.opt_state
+        )
+        line = (
+          f"  {name}: {steps} updates, {tokens:,} trained tokens, "
+          f"{memory / 2**20:,.0f} MiB of trained weights and optimizer state "
+          "on a device and, until it is done, on disk"
+        )
+        if step is not None:
+          total += steps * step
+          line += f", {steps * step:,.0f} s"
+        lines.append(line)
+  if timed:
+    lines.append(f"updates of all cells: {total:,.0f} s; evals come on top")
+  return lines
+
+
+def plan_of(group: Sequence[Cell]) -> Any:
+  """The plan of cells of one organism, whose arms are those of all of them."""
+  from bct_jax.experiment.plan import make_plan
+
+  arms = {name: arm for c in group for name, arm in c.config.arms.items()}
+  return make_plan(dataclasses.replace(group[0].config, arms=arms))
+
+
+def make_room(last: Cell | None, cell: Cell) -> None:
+  """Frees the programs of an organism that another one has no use for: data of
+  another setting has other shapes."""
+  from bct_jax.runtime.programs import forget_programs
+
+  def shapes(config: ExperimentConfig) -> tuple[object, ...]:
+    return config.setting, config.model, config.mesh
+
+  if last is not None and shapes(last.config) != shapes(cell.config):
+    forget_programs()
+
+
+def _step_seconds(plan: Any, name: str) -> float:
+  """Seconds of an update of an arm, from the model's own weights.
+
+  Raises:
+    ConfigError: there is no such batch before there is an organism.
+  """
+  import jax
+  import jax.numpy as jnp
+
+  from bct_jax.experiment.training import fresh_state
+  from bct_jax.mesh import put_batch
+  from bct_jax.objectives import asks, objective_of, on_rollouts
+  from bct_jax.runtime.weights import load_weights
+
+  runtime, arm = plan.runtime, plan.config.arms[name]
+  if on_rollouts(arm) or asks(objective_of(arm)).scored:
+    raise ConfigError(
+      f"cell {name}: an update of {arm.train.objective} needs what the "
+      "organism gives, so none can be timed here; add --notime"
+    )
+  with jax.set_mesh(runtime.mesh):
+    weights = load_weights(runtime, None)
+    state, frozen, continued = fresh_state(runtime, arm, weights)
+    step = runtime.step(arm, continued)
+    batch = put_batch(plan.arms[name].batch(0), runtime.mesh)
+    seconds = []
+    for _ in range(3):  # the first one compiles
+      start = time.monotonic()
+      state, _ = step(state, frozen, batch, jnp.float32(0))
+      jax.block_until_ready(state)
+      seconds.append(time.monotonic() - start)
+  return min(seconds[1:])

@@ -1,0 +1,63 @@
+"""Which cells of a sweep are trained together, and how."""
+
+from collections.abc import Sequence
+
+import jax
+
+from bct_jax.config import ConfigError
+from bct_jax.objectives import on_rollouts
+from bct_jax.sweep.cells import Cell, compiled_apart, in_groups
+
+
+def parts(group: Sequence[Cell], together: int) -> list[list[Cell]]:
+  """Cells of an organism that are trained at a time."""
+  alone = [
+    c.name
+    for c in group
+    if on_rollouts(c.config.arms[c.name]) or c.config.controls
+  ]
+  return in_groups(group, together, alone)
+
+
+def one_program(part: Sequence[Cell], vmap: bool | None) -> bool:
+  """Whether one program trains all cells of a part, see population.py.
+
+  It reads what adapters are over once for all of them, which on a CPU saves
+  nothing: there the program of one runs for each in turn, as it does where all
+  params are trained, of which each arm has its own.
+
+  Raises:
+    ConfigError: it is asked for where all params are trained: rounding adds up
+      to more than two runs of the same arm may differ by.
+  """
+  adapts = part[0].config.arms[part[0].name].lora.rank > 0
+  if vmap and len(part) > 1 and not adapts:
+    raise ConfigError(
+      f"--vmap: cell {part[0].name} trains all params (lora.rank = 0), of "
+      "which each arm has its own; one program is for adapters over the same"
+    )
+  if vmap is None:
+    vmap = adapts and jax.default_backend() != "cpu"
+  return vmap and len(part) > 1
+
+
+def part_lines(
+  of_group: Sequence[Sequence[Cell]], forms: Sequence[bool]
+) -> list[str]:
+  """What is trained together, how, and why not with the rest."""
+  lines = []
+  for part, vmapped in zip(of_group, forms, strict=True):
+    form = "in one program" if vmapped else "by the program of one, in turn"
+    names = ", ".join(c.name for c in part)
+    line = f"trained alone: {names}"
+    if len(part) > 1:
+      line = f"trained together, {form}: {names}"
+    if apart := compiled_apart(of_group[0][0], part[0]):
+      line += f" (not with {of_group[0][0].name}: {', '.join(apart)} differ)"
+    objective = part[0].config.arms[part[0].name].train.objective
+    if objective == "policy_gradient":
+      line += " (policy_gradient draws from the weights of every step)"
+    if part[0].config.controls:
+      line += " (its controls follow it)"
+    lines.append(line)
+  return lines

@@ -1,0 +1,193 @@
+"""How an update pushes on both behaviors, to first order.
+
+With L the mean loss of a batch, g its gradient, u what the optimizer makes of g
+(the params then move by -lr u), and J_b the mean over eval prompts of the
+log-probability of behavior b's reference completion, in nats:
+
+  gradient_cosine_b = cos(-g, grad J_b) = -<g, grad J_b> / (|g| |grad J_b|)
+  update_cosine_b   = cos(-u, grad J_b)
+  update_gain_b     = -lr <u, grad J_b>
+
+Positive means that training makes behavior b more likely: the gain is the
+change of J_b that the update would cause if J_b were linear. That the inner
+product of two gradients is the first-order effect of training on one loss upon
+another is as in TracIn (Pruthi et al. 2020, arXiv 2002.08484, 3). Gradients are
+with respect to what is trained, all params or the adapter.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import Mesh
+
+from bct_jax.mesh import path_name, put_batch, row_sharding, to_host
+from bct_jax.models.decoder import Decoder
+from bct_jax.models.logprobs import token_logprobs
+from bct_jax.train.step import Gradient, Merge
+from bct_jax.types import Batch, PyTree, Rows, TrainState
+
+Measure = Callable[
+  [TrainState, PyTree, Batch, float, Mapping[str, Sequence[Rows]]],
+  dict[str, Any],
+]
+
+
+def depths(layers: int) -> dict[str, slice]:
+  """Thirds of the layers, by the names of their groups: "layers 0-9" ..."""
+  out = {}
+  for part in np.array_split(np.arange(layers), min(3, layers)):
+    first, last = int(part[0]), int(part[-1])
+    name = f"layers {first}-{last}" if first < last else f"layer {first}"
+    out[name] = slice(first, last + 1)
+  return out
+
+
+def squares(tree: PyTree, layers: int) -> dict[str, jax.Array]:
+  """The squared norm of each group of params that the tree has some of.
+
+  Groups are "embed" (which is also the head where that is tied), thirds of the
+  layers, and "output", the last norm and a head of its own. Leaves of layers
+  are stacked, [L, ...].
+  """
+  out: dict[str, jax.Array] = {}
+
+  def add(group: str, x: jax.Array) -> None:
+    out[group] = out[group] + x if group in out else x
+
+  for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
+    name, square = path_name(path), jnp.square(x)
+    if name.startswith("layers/"):
+      each = jnp.sum(square, axis=range(1, x.ndim))  # [L]
+      for group, part in depths(layers).items():
+        add(group, jnp.sum(each[part]))
+    else:
+      add("embed" if name == "embed" else "output", jnp.sum(square))
+  return out
+
+
+def make_measure(
+  gradient: Gradient,
+  model: Decoder,
+  tx: optax.GradientTransformation,
+  state_sharding: TrainState,
+  frozen_sharding: PyTree,
+  mesh: Mesh,
+  merge: Merge,
+) -> Measure:
+  """Compiles nothing yet.
+
+  Beside the state there are at most four trees like the trained params in
+  float32: g, u, grad J_b of one behavior as it is summed, and the gradient of a
+  batch of references.
+
+  Args:
+    gradient: of the mean loss, see train.make_gradient.
+    model: that `merge` makes params for.
+    tx, state_sharding, frozen_sharding, mesh, merge: as train.make_train_step
+      takes them.
+
+  Returns:
+    measure(state, frozen, batch, lr, references) -> what to log, as JSON. The
+    state stays as it is. `references` has batches of completions for each
+    behavior, whose weights make their sum a mean over completions. Norms are
+    those of g and of lr u, in all and for each group of `squares`. A cosine
+    with a vector of length zero is None, as is what is not finite.
+  """
+  layers, place = model.config.num_layers, state_sharding.params
+
+  def directions(state: TrainState, frozen: PyTree, batch: Batch):
+    rng = jax.random.fold_in(state.rng, state.step)
+    g, *_ = gradient(state.params, frozen, batch, rng)
+    u, _ = tx.update(g, state.opt_state, state.params)
+    return g, u
+
+  def add(total: PyTree, params: PyTree, frozen: PyTree, batch: Batch):
+    def mean(params):
+      logprobs, weights = token_logprobs(model, merge(params, frozen), batch)
+      return jnp.sum(logprobs * weights)
+
+    new = jax.grad(mean)(params)
+    return jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, new)
+
+  @jax.jit
+  def products(g: PyTree, u: PyTree, h: PyTree):
+    def dot(a, b):
+      return jax.tree.reduce(
+        jnp.add, jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+      )
+
+    return dot(g, h), dot(u, h), dot(h, h)
+
+  rows = row_sharding(mesh)
+  directions = jax.jit(
+    directions,
+    in_shardings=(state_sharding, frozen_sharding, rows),
+    out_shardings=(place, place),
+  )
+  add = jax.jit(
+    add,
+    in_shardings=(place, place, frozen_sharding, rows),
+    out_shardings=place,
+    donate_argnums=0,
+  )
+  zeros = jax.jit(
+    lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree),
+    out_shardings=place,
+  )
+  norms = jax.jit(lambda g, u: (squares(g, layers), squares(u, layers)))
+
+  def measure(state, frozen, batch, lr, references):
+    g, u = directions(state, frozen, batch)
+    found = {}
+    for name, parts in references.items():
+      h = zeros(g)
+      for part in parts:
+        h = add(h, state.params, frozen, put_batch(part, mesh))
+      found[name] = products(g, u, h)
+    lengths, found = to_host((norms(g, u), found), "gradients")
+    gg, uu = (_ordered(x, layers) for x in lengths)
+    # JAX sorts the keys of a dict.
+    return _record(gg, uu, lr, {name: found[name] for name in references})
+
+  return measure
+
+
+def _ordered(found: dict[str, Any], layers: int) -> dict[str, float]:
+  """By group, from the input to the output."""
+  order = ("embed", *depths(layers), "output")
+  return {k: float(found[k]) for k in order if k in found}
+
+
+def _record(
+  g: dict[str, float],
+  u: dict[str, float],
+  lr: float,
+  found: dict[str, tuple[Any, Any, Any]],
+) -> dict[str, Any]:
+  """From squared norms of g and u, and inner products with each gradient."""
+  out: dict[str, Any] = {}
+  gg, uu = sum(g.values()), sum(u.values())
+  for name, (gh, uh, hh) in found.items():
+    hh = float(hh)
+    out[f"gradient_cosine_{name}"] = _cosine(-float(gh), gg, hh)
+    out[f"update_cosine_{name}"] = _cosine(-float(uh), uu, hh)
+    out[f"update_gain_{name}"] = _finite(-lr * float(uh))
+  for name, groups, scale in (("gradient", g, 1.0), ("update", u, lr)):
+    of = {"all": sum(groups.values()), **groups}
+    out[f"{name}_norm"] = {
+      k: _finite(scale * math.sqrt(x)) for k, x in of.items()
+    }
+  return out
+
+
+def _cosine(product: float, a: float, b: float) -> float | None:
+  return _finite(product / math.sqrt(a * b)) if a * b > 0 else None
+
+
+def _finite(x: float) -> float | None:
+  return x if math.isfinite(x) else None

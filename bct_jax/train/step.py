@@ -1,0 +1,192 @@
+"""The train step, a pure function under jit; loop.py is around it."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from bct_jax.mesh import row_sharding
+from bct_jax.types import Batch, Mean, Model, Objective, PyTree, TrainState
+
+Merge = Callable[[PyTree, PyTree], PyTree]
+Refer = Callable[[PyTree], PyTree]
+Average = Callable[[PyTree, PyTree, jax.Array], PyTree]
+Gradient = Callable[
+  [PyTree, PyTree, Batch, jax.Array], tuple[PyTree, Mean, dict[str, Mean]]
+]
+Step = Callable[
+  [TrainState, PyTree, Batch, jax.Array], tuple[TrainState, dict[str, Any]]
+]
+
+
+class NumericalError(RuntimeError):
+  """The loss or the gradient is not finite; nothing was saved after it."""
+
+
+def make_gradient(
+  objective: Objective,
+  model: Model,
+  accum: int,
+  merge: Merge,
+  refer: Refer | None,
+) -> Gradient:
+  """The gradient of the mean loss, for use inside jit; see make_train_step.
+
+  Returns:
+    gradient(params, frozen, batch, rng) -> the gradient in float32, the loss
+    and the objective's metrics, not divided yet.
+  """
+
+  def summed(params, frozen, micro, key):
+    more = {} if refer is None else {"reference": refer(frozen)}
+    loss, metrics = _checked(
+      objective(merge(params, frozen), micro, key, model, **more)
+    )
+    return loss.total, (loss, metrics)
+
+  def sums(params, frozen, micro, key):
+    grads, aux = jax.grad(summed, has_aux=True)(params, frozen, micro, key)
+    # Summed and divided in float32, whatever the params are.
+    grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
+    return (grads, *aux)
+
+  def gradient(params, frozen, batch, rng):
+    if accum == 1:
+      grads, loss, metrics = sums(params, frozen, batch, rng)
+    else:
+      micros = _split_rows(batch, accum)
+
+      def add(carry, xs):
+        micro, i = xs
+        new = sums(params, frozen, micro, jax.random.fold_in(rng, i))
+        return jax.tree.map(jnp.add, carry, new), None
+
+      one = jax.tree.map(lambda x: x[0], micros)
+      shapes = jax.eval_shape(sums, params, frozen, one, rng)
+      zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
+      (grads, loss, metrics), _ = jax.lax.scan(
+        add, zeros, (micros, jnp.arange(accum))
+      )
+    # The only division: after all microbatches and all devices.
+    scale = jnp.where(loss.weight > 0, 1 / _nonzero(loss.weight), 0)
+    grads = jax.tree.map(lambda g: g * scale, grads)
+    return grads, loss, metrics
+
+  return gradient
+
+
+def make_train_step(
+  objective: Objective,
+  model: Model,
+  tx: optax.GradientTransformation,
+  state_sharding: PyTree,
+  frozen_sharding: PyTree,
+  mesh: Mesh,
+  accum: int = 1,
+  merge: Merge = lambda params, frozen: params,
+  refer: Refer | None = None,
+  average: Average | None = None,
+) -> Step:
+  """Compiles one update.
+
+  Args:
+    objective: gives the loss of a microbatch as a sum and a weight.
+    model: passed on to the objective.
+    tx: turns the mean gradient into a direction (see optim.make_optimizer).
+    state_sharding, frozen_sharding: NamedShardings of the state and of the
+      frozen params, which are an argument because closing over arrays bakes
+      them into the program.
+    mesh: for the rows of the batch.
+    accum: microbatches per update; the result does not depend on it.
+    merge: makes the params of the model from trained and frozen ones.
+    refer: makes those of the reference from frozen ones, for an objective that
+      is called with them.
+    average: (average so far, new params, updates done) -> the average, where
+      one is kept (see optim.averaged).
+
+  Returns:
+    step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
+    Metrics are scalars: loss, grad_norm (before clipping), weight (sum of loss
+    weights), and whatever the objective adds.
+  """
+
+  gradient = make_gradient(objective, model, accum, merge, refer)
+
+  def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
+    rng = jax.random.fold_in(state.rng, state.step)
+    grads, loss, metrics = gradient(state.params, frozen, batch, rng)
+    updates, opt_state = tx.update(grads, state.opt_state, state.params)
+    params = jax.tree.map(
+      lambda p, u: (p.astype(jnp.float32) - lr * u).astype(p.dtype),
+      state.params,
+      updates,
+    )
+    logged = {
+      "loss": loss.value(),
+      "grad_norm": optax.tree.norm(grads),
+      "weight": loss.weight,
+      **{name: mean.value() for name, mean in metrics.items()},
+    }
+    done, ema = state.step + 1, state.ema
+    if average is not None:
+      ema = average(ema, params, done)
+    return TrainState(done, params, opt_state, state.rng, ema), logged
+
+  replicated = NamedSharding(mesh, P())
+  return jax.jit(
+    step,
+    in_shardings=(
+      state_sharding,
+      frozen_sharding,
+      row_sharding(mesh),
+      replicated,
+    ),
+    out_shardings=(state_sharding, replicated),
+    donate_argnums=0,
+  )
+
+
+def kept(state: TrainState) -> PyTree:
+  """The params to evaluate and to keep: their average, if there is one."""
+  return state.params if state.ema is None else _as(state.params, state.ema)
+
+
+@jax.jit
+def _as(params: PyTree, average: PyTree) -> PyTree:
+  return jax.tree.map(lambda p, a: a.astype(p.dtype), params, average)
+
+
+def _nonzero(x: jax.Array) -> jax.Array:
+  return jnp.where(x > 0, x, 1)
+
+
+def _split_rows(batch: Batch, accum: int) -> Batch:
+  """[B, ...] -> [accum, B / accum, ...], each device keeping its own rows.
+
+  Row b goes to microbatch b % accum; splitting into consecutive blocks would
+  move rows between devices.
+  """
+  return jax.tree.map(
+    lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch
+  )
+
+
+def _checked(result: Any) -> tuple[Mean, dict[str, Mean]]:
+  """What the objective returned, or a TypeError that says what it must be."""
+  if (
+    isinstance(result, tuple)
+    and len(result) == 2
+    and isinstance(result[0], Mean)
+    and isinstance(result[1], dict)
+    and all(isinstance(m, Mean) for m in result[1].values())
+  ):
+    return result
+  raise TypeError(
+    "an objective must return (Mean(total, weight), {name: Mean}): the sum of "
+    "the loss and the weight to divide it by, so that the step can divide once "
+    f"after all microbatches; got {type(result).__name__}"
+  )
