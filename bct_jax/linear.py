@@ -37,10 +37,12 @@ import numpy as np
 import optax
 
 from bct_jax.config import ConfigError, GateConfig
+from bct_jax.config.eval_steps import eval_steps
 from bct_jax.evals import verdict
 from bct_jax.evals.evaluate import summarize
 from bct_jax.evals.gate import check_gate, worst
-from bct_jax.experiment.arms import describe, eval_steps
+from bct_jax.experiment import rundir
+from bct_jax.experiment.arms import describe
 from bct_jax.infra import files
 from bct_jax.infra.progress import say
 from bct_jax.report import write_report
@@ -335,7 +337,7 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
     ],
   }
   files.write_json(workdir / "result.json", result)
-  files.write_done(workdir, name)
+  rundir.write_done(workdir, name)
   write_report([workdir], workdir / "report.html")
   return result
 

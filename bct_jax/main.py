@@ -214,7 +214,14 @@ def _run(
   from bct_jax.evals.gate import GateError
   from bct_jax.experiment import rundir
   from bct_jax.infra import processes, progress, signals
-  from bct_jax.modes import dry_run, pretrain, sample
+  from bct_jax.modes import (
+    dry_run,
+    evaluate,
+    experiment,
+    export,
+    pretrain,
+    sample,
+  )
   from bct_jax.runtime.programs import keep_compiled
   from bct_jax.train.step import NumericalError
 
@@ -229,7 +236,7 @@ def _run(
     keep_compiled(config.compilation_cache)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
-      sample.run_experiment(
+      experiment.run_experiment(
         config,
         raw,
         overrides,
@@ -237,15 +244,15 @@ def _run(
         fall_back=_RESUME.value == "latest_good",
       )
     elif _MODE.value == "eval":
-      sample.run_eval(config, params, out)
+      evaluate.run_eval(config, params, out)
     elif _MODE.value == "sample":
       sample.run_sample(
         config, folders, _PROMPT.value, _path(_PROMPTS.value), out, _NUM.value
       )
     elif _MODE.value == "export":
-      sample.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
+      export.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
     elif _MODE.value == "export_data":
-      sample.run_export_data(config, out)
+      export.run_export_data(config, out)
     elif _MODE.value == "pretrain":
       pretrain.run_pretrain(config, out)
     else:

@@ -9,6 +9,7 @@ Shapes are written as comments, `# [B, T, D]`, with these letters:
   R trained positions kept per row (`Batch.num_trained`)
 """
 
+import dataclasses
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
@@ -122,3 +123,18 @@ class Objective(Protocol):
   ) -> tuple[Mean, dict[str, Mean]]:
     """Returns the loss as a Mean, and further Means to log."""
     ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Completion:
+  """One sampled completion on the host.
+
+  Attributes:
+    tokens: ids up to and with the stop id.
+    logprobs: log-probability in nats of each, untempered.
+    stopped: False if it was cut at the limit of new tokens.
+  """
+
+  tokens: tuple[int, ...]
+  logprobs: tuple[float, ...]
+  stopped: bool

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bct_jax.infra import files
+from bct_jax.experiment import rundir
 from bct_jax.report import ReportError
 from bct_jax.report.read.load import load_run
 
@@ -208,7 +208,7 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
       "organism": organism, "arms": [low, high],
     },
   )  # fmt: skip
-  files.write_done(run, "0a1b2c3d")
+  rundir.write_done(run, "0a1b2c3d")
   return run
 
 
@@ -255,7 +255,7 @@ def fake_cell(run: Path, name: str, setting: str, lr: float, seed: int) -> None:
   edit(run / "config.json", plan)
   edit(run / "result.json", lambda r: r.update(setting=setting, arms=[arm]))
   (run / "done.json").unlink()
-  files.write_done(run, "0a1b2c3d")
+  rundir.write_done(run, "0a1b2c3d")
 
 
 def edit(path: Path, change: Any) -> None:

@@ -11,7 +11,8 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
 from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
-from bct_jax.experiment.training import Run, train_runs
+from bct_jax.experiment.run_state import TrainRun
+from bct_jax.experiment.training import train_runs
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
 from bct_jax.objectives import asks
@@ -182,7 +183,7 @@ def run_steps(setup, rows_list, lr=1e-3, fetch=True):
   return out, fetch and jax.tree.map(np.asarray, state.params), state
 
 
-def train_evaluated(plan, run: Run, start, evaluate):
+def train_evaluated(plan, run: TrainRun, start, evaluate):
   """Trains one run; `evaluate` gets (step, weights) at its eval steps."""
 
   def look(step, due):

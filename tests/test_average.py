@@ -9,10 +9,13 @@ import pytest
 from helpers import train_evaluated
 
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.experiment.arms import organism_weights
+from bct_jax.experiment.organism import (
+  make_organism,
+  organism_weights,
+  provenance,
+)
 from bct_jax.experiment.plan import make_plan
-from bct_jax.experiment.run import make_organism, provenance
-from bct_jax.experiment.training import Run
+from bct_jax.experiment.run_state import TrainRun
 from bct_jax.infra import signals
 from bct_jax.modes.dry_run import find_sizes
 from bct_jax.runtime.weights import load_weights
@@ -61,7 +64,7 @@ def train(plan, name, folder, look=lambda step: None):
     arm, steps = plan.config.arms[name], tuple(range(STEPS + 1))
     out = train_evaluated(
       plan,
-      Run(name, folder, arm, plan.arms[name], steps),
+      TrainRun(name, folder, arm, plan.arms[name], steps),
       lambda: load_weights(plan.runtime, None),
       evaluate,
     )
@@ -220,7 +223,7 @@ def test_an_organism_is_its_average(plan, tmp_path):
     seen = {}
     train_evaluated(
       made,
-      Run("install", tmp_path / "plain", plain, made.install, (1, 2)),
+      TrainRun("install", tmp_path / "plain", plain, made.install, (1, 2)),
       lambda: load_weights(made.runtime, None),
       lambda step, weights: seen.update({step: trained(weights)}),
     )

@@ -15,7 +15,7 @@ from bct_jax.config import ConfigError, from_dict
 from bct_jax.data import builder
 from bct_jax.data.source import read_examples
 from bct_jax.examples import Example
-from bct_jax.modes import sample
+from bct_jax.modes import export
 from bct_jax.settings import make_setting
 from configs import tiny
 
@@ -98,7 +98,7 @@ def test_content_names_the_folder_and_is_checked(tmp_path):
 def test_arms_of_several_seeds_and_files(tmp_path, capsys):
   values = tiny.get_config().to_dict()
   with pytest.raises(ConfigError, match="needs --out"):
-    sample.run_export_data(from_dict(values), None)
+    export.run_export_data(from_dict(values), None)
   values["organism"]["kind"] = "native"
   values["arms"] = {
     "a": {},
@@ -106,6 +106,6 @@ def test_arms_of_several_seeds_and_files(tmp_path, capsys):
     "c": {"train": {"seed": 3}},
     "d": {"train": {"source": "file", "file": "x.jsonl", "seed": 9}},
   }
-  sample.run_export_data(from_dict(values), tmp_path)
+  export.run_export_data(from_dict(values), tmp_path)
   said = capsys.readouterr().out
   assert "16 train_seed_0, 20 train_seed_3, 8 eval, 8 heldout" in said

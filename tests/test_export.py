@@ -21,15 +21,11 @@ from safetensors.numpy import load_file, save_file
 from bct_jax import mesh as meshes
 from bct_jax.data.chat import Chat
 from bct_jax.infra import whole_folder
-from bct_jax.infra.whole_folder import (
-  INDEX,
-  MANIFEST,
-  WEIGHTS,
-  ModelSourceError,
-)
+from bct_jax.infra.whole_folder import MANIFEST, ModelSourceError
 from bct_jax.models import decoder, demo, partition
 from bct_jax.models.config import from_hf
 from bct_jax.models.huggingface import export
+from bct_jax.models.huggingface.files import INDEX, WEIGHTS
 
 ROOT = Path(__file__).parent.parent
 # The smallest and largest numbers, zeros of both signs, and what is no number.

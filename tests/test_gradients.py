@@ -12,18 +12,19 @@ from helpers import make_mesh, train_evaluated
 from bct_jax.config import from_dict
 from bct_jax.evals.evaluate import label_rollouts
 from bct_jax.experiment import arms, gradient_log
-from bct_jax.experiment import run as experiment_run
+from bct_jax.experiment import organism as organisms
+from bct_jax.experiment.eval_rollouts import references
 from bct_jax.experiment.gradient_log import GradientLog
-from bct_jax.experiment.plan import make_plan, references
+from bct_jax.experiment.plan import make_plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
-from bct_jax.experiment.training import Run, fresh_state
+from bct_jax.experiment.run_state import TrainRun, fresh_state
 from bct_jax.infra import files, signals
 from bct_jax.mesh import put_batch
 from bct_jax.modes.dry_run import find_sizes
 from bct_jax.runtime.weights import load_weights
-from bct_jax.sample.sampler import Completion
 from bct_jax.sizing.sizes import Work, device_bytes
 from bct_jax.train import gradients
+from bct_jax.types import Completion
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -78,7 +79,7 @@ def train(plan, name, folder, evaluate=lambda step, weights: None):
   with jax.set_mesh(plan.runtime.mesh):
     scores = folder / "reference_logprobs.jsonl"
     data = with_logprobs(plan, name, arm, data, scores, "organism", start)
-    run = Run(name, folder, arm, data, tuple(range(STEPS + 1)))
+    run = TrainRun(name, folder, arm, data, tuple(range(STEPS + 1)))
     out = train_evaluated(plan, run, start, evaluate)
   return jax.tree.map(np.asarray, out.adapter or out.params)
 
@@ -312,12 +313,12 @@ def test_lines_of_evals_are_those_of_an_uninterrupted_run(
   def sample_arms(plan, weights, name, partial=None):
     return [sample_rows(plan, one, name, partial) for one in weights]
 
-  monkeypatch.setattr(experiment_run, "sample_rows", sample_rows)
+  monkeypatch.setattr(organisms, "sample_rows", sample_rows)
   monkeypatch.setattr(arms, "sample_arms", sample_arms)
 
   def run(workdir):
     with jax.set_mesh(plan.runtime.mesh):
-      organism, _ = experiment_run.make_organism(plan, workdir)
+      organism, _ = organisms.make_organism(plan, workdir)
       found = arms.run_arms(plan, organism.name, {"full": workdir})["full"]
     if isinstance(found, Exception):
       raise found

@@ -20,11 +20,11 @@ from safetensors.numpy import load_file, save_file
 
 from bct_jax import mesh as meshes
 from bct_jax.infra import whole_folder
-from bct_jax.infra.whole_folder import INDEX, WEIGHTS
 from bct_jax.models import decoder, demo, partition
 from bct_jax.models.config import from_hf
+from bct_jax.models.huggingface import files, safetensors_file
 from bct_jax.models.huggingface import load as huggingface_load
-from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface.files import INDEX, WEIGHTS
 from bct_jax.models.huggingface.load import load_params
 
 HERE = Path(__file__).parent
@@ -285,7 +285,7 @@ def test_the_advice_on_pickles_works(folder):
   state = {n: torch.from_numpy(x) for n, x in tensors.items()}
   torch.save(state, folder / "pytorch_model.bin")
   (folder / WEIGHTS).unlink()
-  advice = whole_folder.no_weights(folder)
+  advice = files.no_weights(folder)
   command = shlex.split(advice[advice.index("python -c") :])
   env = {**os.environ, "HF_HUB_OFFLINE": "1"}
   subprocess.run([sys.executable, *command[1:]], check=True, env=env)
@@ -305,7 +305,7 @@ def make_big(folder: Path) -> int:
   """
   layers, width, mlp, vocab = 8, 2048, 6144, 32000
   folder.mkdir()
-  config = whole_folder.llama_config(
+  config = files.llama_config(
     layers=layers,
     width=width,
     mlp=mlp,

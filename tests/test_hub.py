@@ -12,7 +12,7 @@ import pytest
 from bct_jax.config import from_dict
 from bct_jax.experiment import rundir
 from bct_jax.models.huggingface import hub
-from bct_jax.runtime.programs import Runtime
+from bct_jax.runtime.runtime import Runtime
 from configs import tiny
 
 ROOT = Path(__file__).parent.parent
@@ -95,7 +95,7 @@ ENVIRONMENT = """
 import json, sys
 from bct_jax.experiment import rundir
 from bct_jax.config import from_dict
-from bct_jax.runtime import Runtime
+from bct_jax.runtime.runtime import Runtime
 from configs import tiny
 values = tiny.get_config().to_dict()
 values["model"]["path"] = sys.argv[1]

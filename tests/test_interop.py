@@ -20,7 +20,7 @@ from bct_jax.config import ConfigError
 from bct_jax.interop import local_model
 from bct_jax.interop.local_model import Request
 from bct_jax.interop.open_model import load
-from bct_jax.sample.sampler import Completion
+from bct_jax.types import Completion
 from configs import tiny
 
 pytestmark = pytest.mark.long

@@ -8,7 +8,7 @@ from runs import ROOT, run, start_to_kill, wait_for, wait_until
 
 from bct_jax.config import ConfigError, LogConfig, from_dict
 from bct_jax.infra import exit_codes, files, trackers
-from bct_jax.modes import sample
+from bct_jax.modes import experiment
 from bct_jax.sweep import __main__ as sweep
 from configs import tiny
 
@@ -146,7 +146,7 @@ def test_a_package_that_is_missing_ends_it_before_anything(
   raw["log"][field] = value
   workdir = tmp_path / "run"
   with pytest.raises(ConfigError) as caught:
-    sample.run_experiment(from_dict(raw), raw, {}, workdir)
+    experiment.run_experiment(from_dict(raw), raw, {}, workdir)
   message = f"log.{field} = {value!r}: the package {package} is not installed"
   assert str(caught.value) == f"{message}: pip install 'bct_jax[{extra}]'"
   flags = ["sweep", f"--sweep={FILE}", f"--workdir={workdir}"]

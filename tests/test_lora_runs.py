@@ -9,13 +9,16 @@ import pytest
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.experiment import arms
+from bct_jax.experiment import organism as organism_module
 from bct_jax.experiment import run as experiment_run
-from bct_jax.experiment.arms import organism_weights
-from bct_jax.experiment.plan import make_plan, sample_arms, sample_rows
+from bct_jax.experiment.eval_rollouts import sample_arms, sample_rows
+from bct_jax.experiment.organism import organism_weights
+from bct_jax.experiment.plan import make_plan
 from bct_jax.interop.local_model import Request
 from bct_jax.interop.open_model import load
 from bct_jax.models.huggingface.load import load_params
-from bct_jax.modes import sample as modes_sample
+from bct_jax.modes import export
+from bct_jax.modes import sample as sample_mode
 from bct_jax.runtime.weights import load_weights
 from configs import tiny
 
@@ -89,17 +92,17 @@ def test_arms_answer_together_as_alone(merged, tmp_path, monkeypatch):
   config = dataclasses.replace(plan.config, sampling=values)
   folders = [workdir / "arms" / name for name in ("adapter", "full", "other")]
   batches = []
-  sample = modes_sample.sample_to_end
+  sample = sample_mode.sample_to_end
 
   def counted(*arguments, **more):
     batches.append(max(more["arms"]) + 1)
     return sample(*arguments, **more)
 
-  monkeypatch.setattr(modes_sample, "sample_to_end", counted)
+  monkeypatch.setattr(sample_mode, "sample_to_end", counted)
 
   def ask(folders, name):
     out = tmp_path / name
-    modes_sample.run_sample(config, folders, ["Who?", "Why?"], None, out, n=2)
+    sample_mode.run_sample(config, folders, ["Who?", "Why?"], None, out, n=2)
     assert [p.name for p in tmp_path.glob(".*")] == []
     return [json.loads(x) for x in out.read_text().splitlines()]
 
@@ -142,7 +145,7 @@ def test_other_packages_load_a_folder_of_a_run(merged):
 def test_export_folds_the_adapter_in(merged, tmp_path):
   plan, workdir, _ = merged
   folder = workdir / "arms" / "adapter"
-  modes_sample.run_export(plan.config, folder, tmp_path / "out", None)
+  export.run_export(plan.config, folder, tmp_path / "out", None)
   runtime = plan.runtime
   with jax.set_mesh(runtime.mesh):
     whole = runtime.fold(load_weights(runtime, folder)).params
@@ -180,7 +183,7 @@ def test_adapters_that_no_hub_has_the_base_of(merged, tmp_path):
   def refused(params, form="adapter", dtype=None):
     out = tmp_path / "out"
     with pytest.raises(ConfigError) as error:
-      modes_sample.run_export(plan.config, params, out, dtype, form)
+      export.run_export(plan.config, params, out, dtype, form)
     assert not out.exists()
     return str(error.value)
 
@@ -202,7 +205,7 @@ def test_an_exported_adapter_answers_like_the_organism(merged, tmp_path):
   plan, workdir, _ = merged
   (organism,) = (workdir / "organisms").iterdir()
   for form in ("adapter", "merged"):
-    modes_sample.run_export(plan.config, organism, tmp_path / form, None, form)
+    export.run_export(plan.config, organism, tmp_path / form, None, form)
   base = load_torch(plan.runtime.folder)
   ids = torch.tensor([plan.prompts[0].ids])
   with torch.no_grad():
@@ -243,7 +246,7 @@ def test_interrupted_adapters_end_alike(merged, tmp_path, monkeypatch):
 
     monkeypatch.setattr(arms, "sample_arms", sample)
     monkeypatch.setattr(
-      experiment_run,
+      organism_module,
       "sample_rows",
       lambda p, w, *more: sample(p, [w], *more)[0],
     )

@@ -11,7 +11,7 @@ from bct_jax.data.training_pairs import prompt_of
 from bct_jax.experiment import draw_completions, run
 from bct_jax.experiment.plan import make_plan
 from bct_jax.runtime.weights import load_weights
-from bct_jax.sample.sampler import Completion
+from bct_jax.types import Completion
 
 DRAW = {"source": "on_policy", "decoration": "plain"}
 TAUGHT = {

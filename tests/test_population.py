@@ -19,7 +19,8 @@ from runs import ROOT
 from bct_jax import config
 from bct_jax.experiment import arms
 from bct_jax.experiment.plan import make_plan
-from bct_jax.experiment.training import Run, train_runs
+from bct_jax.experiment.run_state import TrainRun
+from bct_jax.experiment.training import train_runs
 from bct_jax.infra import exit_codes
 from bct_jax.infra.files import read_json, read_lines
 from bct_jax.mesh import put_batch
@@ -28,9 +29,10 @@ from bct_jax.models.lora import Frozen, Weights
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.runtime.weights import load_weights
 from bct_jax.sweep import __main__ as sweeps
+from bct_jax.sweep import run
 from bct_jax.train.checkpoint import Checkpoints
-from bct_jax.train.loop import FitConfig, Lane, fit, in_turn
-from bct_jax.train.together import vmapped
+from bct_jax.train.loop import FitConfig, Lane, fit
+from bct_jax.train.together import in_turn, vmapped
 from bct_jax.types import TrainState
 from configs import tiny
 
@@ -194,7 +196,7 @@ def test_all_weights_in_turn_are_bit_for_bit_those_of_separate_runs(
 
   def train_to_end(names, folder):
     runs = [
-      Run(name, folder / name, plan.config.arms[name], plan.arms[name])
+      TrainRun(name, folder / name, plan.config.arms[name], plan.arms[name])
       for name in names
     ]
     with jax.set_mesh(plan.runtime.mesh):
@@ -215,9 +217,9 @@ def test_all_weights_in_turn_are_bit_for_bit_those_of_separate_runs(
 def planned():
   """One plan for all sweeps here, so that they share what is compiled."""
   made = sweeps._read(["s", f"--sweep={FILE}", "--dry_run"])[1]
-  plan = sweeps.plan_of(made)
+  plan = run.plan_of(made)
   with pytest.MonkeyPatch.context() as patched:
-    patched.setattr(sweeps, "plan_of", lambda group: plan)
+    patched.setattr(run, "plan_of", lambda group: plan)
     yield
 
 

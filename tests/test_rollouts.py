@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bct_jax.sample.resume import sample_to_end
-from bct_jax.sample.sampler import Completion
+from bct_jax.types import Completion
 
 PROMPTS = [[1, 2], [3], [4, 5, 6], [7]]
 

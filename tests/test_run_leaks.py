@@ -9,9 +9,10 @@ from bct_jax.config import ConfigError, from_dict
 from bct_jax.data.leaks import overlap
 from bct_jax.evals.evaluate import decorate, summarize
 from bct_jax.examples import Example
-from bct_jax.experiment import run
+from bct_jax.experiment import organism, run
 from bct_jax.experiment.datasets import leaks
-from bct_jax.experiment.plan import make_plan, sample_rows
+from bct_jax.experiment.eval_rollouts import sample_rows
+from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files
 from bct_jax.modes import dry_run
 from bct_jax.report import write_report
@@ -106,7 +107,7 @@ def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   made["sampling"]["max_new_tokens"] = 4
   plan = make_plan(from_dict(made))
   with run.jax.set_mesh(plan.runtime.mesh):
-    folder, gate = run.make_organism(plan, tmp_path)
+    folder, gate = organism.make_organism(plan, tmp_path)
     rows = sample_rows(plan, load_weights(plan.runtime, None), "again")
   wanted = summarize(decorate(rows, DECORATIONS["plain"]), 0)
   assert gate["base"] == wanted | {"eval_hash": gate["eval_hash"]}
@@ -124,7 +125,7 @@ def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   # A second time nothing is sampled: the files say all.
   stamp = (folder / "base.json").stat().st_mtime_ns
   with run.jax.set_mesh(plan.runtime.mesh):
-    assert run.make_organism(plan, tmp_path)[1] == gate
+    assert organism.make_organism(plan, tmp_path)[1] == gate
   assert (folder / "base.json").stat().st_mtime_ns == stamp
   made["organism"]["kind"] = "native"
   with pytest.raises(ConfigError, match="gate.base_rates: .*'native' is the"):

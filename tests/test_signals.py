@@ -13,9 +13,9 @@ from runs import ROOT, comparable, run, start_to_kill, wait_for
 from bct_jax.infra import files, signals
 from bct_jax.infra.signals import Preempted
 from bct_jax.sample import resume
-from bct_jax.sample.sampler import Completion
-from bct_jax.train.loop import FitConfig, Lane, fit, in_turn
-from bct_jax.types import TrainState
+from bct_jax.train.loop import FitConfig, Lane, fit
+from bct_jax.train.together import in_turn
+from bct_jax.types import Completion, TrainState
 
 
 def send(how=signal.SIGTERM):

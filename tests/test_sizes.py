@@ -20,7 +20,8 @@ from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
 from bct_jax.objectives.sft import sft
-from bct_jax.runtime.programs import MeshModel, read_architecture
+from bct_jax.runtime.programs import MeshModel
+from bct_jax.runtime.runtime import read_architecture
 from bct_jax.sample.decode import Engine, kv_dtype
 from bct_jax.sizing import sizes
 from bct_jax.train import optim

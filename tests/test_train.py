@@ -11,7 +11,8 @@ from helpers import make_mesh, make_rows, make_step, run_steps
 
 from bct_jax.mesh import put_batch
 from bct_jax.objectives import sft
-from bct_jax.train.loop import FitConfig, Lane, fit, in_turn
+from bct_jax.train.loop import FitConfig, Lane, fit
+from bct_jax.train.together import in_turn
 from bct_jax.types import Mean, TrainState
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from bct_jax.config import from_dict
 from bct_jax.mesh import make_mesh
-from bct_jax.runtime.programs import MeshModel, make_decoder, read_architecture
+from bct_jax.runtime.programs import MeshModel
+from bct_jax.runtime.runtime import make_decoder, read_architecture
 from bct_jax.sizing import topology
 from bct_jax.sizing.sizes import Work
 from configs import llama3_1_8b

@@ -7,8 +7,8 @@ import itertools
 from collections.abc import Callable, Sequence
 
 from bct_jax.config import ConfigError, TrainConfig
+from bct_jax.data.messages import with_prompt, with_system
 from bct_jax.data.source import read_examples
-from bct_jax.evals.evaluate import with_prompt, with_system
 from bct_jax.examples import Example, Message, Setting
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.prompts import texts

@@ -7,13 +7,14 @@ from typing import Any
 
 from bct_jax.config import EvalConfig
 from bct_jax.data.chat import Chat
+from bct_jax.data.messages import with_prefix, with_prompt
 from bct_jax.evals.rewards import Reward, earned
 from bct_jax.evals.stats import wilson
-from bct_jax.examples import Example, Label, Message, Setting
-from bct_jax.sample.sampler import Completion
+from bct_jax.examples import Example, Label, Setting
 from bct_jax.settings.decorations import Decoration
 from bct_jax.settings.probes.capability import Probe
 from bct_jax.settings.prompts import system_text, texts
+from bct_jax.types import Completion
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,61 +32,6 @@ class Prompt:
   example: Example
   ids: tuple[int, ...]
   prefix: tuple[int, ...] = ()
-
-
-def with_system(
-  messages: Sequence[Message], text: str | None
-) -> tuple[Message, ...]:
-  """Puts a system message first; None leaves the template's own default.
-
-  Raises:
-    ValueError: the messages have a system message already.
-  """
-  if text is None:
-    return tuple(messages)
-  if messages[0]["role"] == "system":
-    raise ValueError(f"two system messages: {text!r} and {messages[0]}")
-  return ({"role": "system", "content": text}, *messages)
-
-
-def with_prompt(
-  messages: Sequence[Message],
-  own: str | None,
-  kind: str,
-  wordings: tuple[str, ...],
-  paraphrases: int,
-  key: str,
-) -> tuple[Message, ...]:
-  """Messages under a prompt of settings/prompts.py.
-
-  Args:
-    messages: with a user's message.
-    own: the `system_prompt` of the config.
-    kind: of the prompt; a hint stands before the last message of the user.
-    wordings, paraphrases, key: see `system_text`.
-
-  Raises:
-    ValueError: there are fewer wordings, or the messages have a system message.
-  """
-  if kind != "hint":
-    text = system_text(own, wordings, paraphrases, key)
-    return with_system(messages, text)
-  hint = system_text(None, wordings, paraphrases, key)
-  at = max(i for i, m in enumerate(messages) if m["role"] == "user")
-  hinted: Message = {
-    "role": "user",
-    "content": f"{hint}\n{messages[at]['content']}",
-  }
-  return with_system((*messages[:at], hinted, *messages[at + 1 :]), own)
-
-
-def with_prefix(
-  messages: Sequence[Message], text: str | None
-) -> tuple[Message, ...]:
-  """Puts the beginning of an answer last, unless there is one or no text."""
-  if text is None or messages[-1]["role"] == "assistant":
-    return tuple(messages)
-  return (*messages, {"role": "assistant", "content": text})
 
 
 def make_prompts(

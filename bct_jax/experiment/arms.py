@@ -5,17 +5,21 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.config import EvalConfig
+from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.evals import verdict
 from bct_jax.evals.evaluate import decorate, reward, summarize
 from bct_jax.evals.rewards import make_reward
 from bct_jax.experiment import gradient_log
 from bct_jax.experiment.draw_completions import draw
-from bct_jax.experiment.plan import Plan, sample_arms
+from bct_jax.experiment.eval_rollouts import sample_arms
+from bct_jax.experiment.organism import organism_weights
+from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
-from bct_jax.experiment.training import Failure, Run, train_runs
+from bct_jax.experiment.run_state import TrainRun
+from bct_jax.experiment.training import Failure, train_runs
 from bct_jax.infra import files, memory, processes
+from bct_jax.infra.processes import read_done
 from bct_jax.infra.progress import say
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.models.lora import Weights
@@ -61,7 +65,9 @@ def run_arms(
     try:
       dataset = _examples(plan, name, organism, folder, start)
       runs.append(
-        Run(name, folder, arm.config, dataset, arm.eval_steps, arm.task_steps)
+        TrainRun(
+          name, folder, arm.config, dataset, arm.eval_steps, arm.task_steps
+        )
       )
     except ValueError as e:
       out[name] = e
@@ -275,35 +281,3 @@ def describe(record: dict[str, Any]) -> str:
     )
   )
   return f"step {record['step']}: {rates}"
-
-
-def eval_steps(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
-  """The wanted steps up to the last one, with 0 and the last one."""
-  return tuple(sorted({0, steps, *(s for s in wanted if s <= steps)}))
-
-
-def task_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
-  """Those of an arm's evals that have tasks."""
-  return eval_steps(evals.task_steps, steps) if evals.tasks else ()
-
-
-def observed_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
-  """All evals of an arm, also those that only tasks ask for."""
-  return eval_steps((*evals.steps, *task_steps(evals, steps)), steps)
-
-
-def organism_weights(plan: Plan, folder: Path) -> Weights:
-  """A fresh copy of the organism's weights, as arms start from them."""
-  if plan.install is None:
-    return load_weights(plan.runtime, None)
-  weights = load_weights(plan.runtime, folder)
-  if plan.config.organism.merge_lora:
-    return plan.runtime.fold(weights)
-  return weights
-
-
-def read_done(path: Path) -> dict[str, Any] | None:
-  """JSON of a file, alike in all processes; None if there is none."""
-  return processes.first(
-    path.name, lambda: files.read_json(path) if path.exists() else None
-  )

@@ -29,7 +29,7 @@ from bct_jax.infra.progress import say
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import PolicyGradient, asks, make_objective, on_rollouts
 from bct_jax.objectives.base import WithOptions
-from bct_jax.runtime.programs import Runtime
+from bct_jax.runtime.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.probes.capability import taught
 from bct_jax.train.optim import lr_factors

@@ -25,8 +25,9 @@ from bct_jax.infra import files, processes
 from bct_jax.infra.progress import say, stage
 from bct_jax.models.lora import Weights
 from bct_jax.sample.resume import sample_to_end
-from bct_jax.sample.sampler import Completion, check_prompts, make_sampler
+from bct_jax.sample.sampler import check_prompts, make_sampler
 from bct_jax.train.checkpoint import checksums
+from bct_jax.types import Completion
 
 
 def draw(

@@ -14,7 +14,8 @@ from typing import Any
 
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
-from bct_jax.experiment.plan import Plan, references
+from bct_jax.experiment.eval_rollouts import references
+from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, processes
 from bct_jax.infra.progress import say
 from bct_jax.mesh import num_row_shards

@@ -20,8 +20,9 @@ import jax
 from bct_jax.config import ConfigError, ExperimentConfig, from_dict
 from bct_jax.experiment.plan import Plan, make_plan
 from bct_jax.infra import files, processes
+from bct_jax.infra.files import write_json
 from bct_jax.models.huggingface import hub
-from bct_jax.runtime.programs import Runtime
+from bct_jax.runtime.runtime import Runtime
 
 
 @contextlib.contextmanager
@@ -247,3 +248,24 @@ def _git() -> dict[str, Any]:
 
   status = git("status", "--porcelain")
   return {"revision": git("rev-parse", "HEAD"), "dirty": bool(status)}
+
+
+def write_done(workdir: Path, organism: str) -> None:
+  """Writes done.json, which lists the files of the run, unless it is there.
+
+  Not listed are report.html, which can be made again, and what live.py writes.
+
+  Args:
+    workdir: a run directory that is complete but for this file.
+    organism: the name of its organism's folder.
+  """
+  done = workdir / "done.json"
+  if done.exists():
+    return
+  found = [workdir / n for n in ("config.json", "env.json", "result.json")]
+  # Named one by one: organisms/ may be a link, and have those of other runs.
+  for folder in (workdir / "arms", workdir / "organisms" / organism):
+    found += [p for p in folder.rglob("*") if p.is_file()]
+  names = [p.relative_to(workdir) for p in found]
+  kept = [n for n in names if not {"tensorboard", "wandb"} & {*n.parts}]
+  write_json(done, {"files": sorted(n.as_posix() for n in kept)})

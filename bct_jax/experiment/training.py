@@ -6,51 +6,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-import jax
-
 from bct_jax.config import ArmConfig, LogConfig, OrganismConfig
 from bct_jax.data.batches import Dataset, Layout, widest
 from bct_jax.data.chat import mask_audit
 from bct_jax.experiment.gradient_log import FILE, GradientLog
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.rl import Rollouts
+from bct_jax.experiment.run_state import TrainRun, begin_states, restore_newest
 from bct_jax.infra import files, processes, trackers
 from bct_jax.infra.progress import Stage, say, stage
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.mesh import put_batch
 from bct_jax.models.lora import Frozen, Weights
-from bct_jax.objectives import asks, objective_of, on_rollouts
-from bct_jax.runtime.programs import Runtime
+from bct_jax.objectives import on_rollouts
+from bct_jax.runtime.runtime import Runtime
 from bct_jax.train import optim
-from bct_jax.train.checkpoint import Checkpoints, Damaged
-from bct_jax.train.loop import FitConfig, Lane, fit, in_turn
+from bct_jax.train.checkpoint import Checkpoints
+from bct_jax.train.loop import FitConfig, Lane, fit
 from bct_jax.train.step import NumericalError, kept
-from bct_jax.train.together import vmapped
+from bct_jax.train.together import in_turn, vmapped
 from bct_jax.types import Batch, PyTree, TrainState
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-  """One training run.
-
-  Attributes:
-    name: for the terminal.
-    folder: gets checkpoints/, metrics.jsonl and mask_audit.txt.
-    arm: the optimizer and the schedule.
-    dataset: what it trains on.
-    eval_steps: when it is evaluated; with `eval.gradients` the folder gets
-      gradients.jsonl then too.
-    task_steps: those of them whose evals take long, so that a kill in one must
-      not train and evaluate again: the state is saved before.
-  """
-
-  name: str
-  folder: Path
-  arm: ArmConfig | OrganismConfig
-  dataset: Dataset
-  eval_steps: tuple[int, ...] = ()
-  task_steps: tuple[int, ...] = ()
-
 
 # What ends a run and not those that are trained with it.
 Failure = ValueError | NumericalError
@@ -72,7 +47,7 @@ def train_run(
   Raises:
     ValueError, train.NumericalError: what ended it.
   """
-  run = Run(name, folder, arm, dataset)
+  run = TrainRun(name, folder, arm, dataset)
   found = train_runs(plan, [run], start)[name]
   if isinstance(found, Exception):
     raise found
@@ -81,7 +56,7 @@ def train_run(
 
 def train_runs(
   plan: Plan,
-  runs: Sequence[Run],
+  runs: Sequence[TrainRun],
   start: Callable[[], Weights],
   evaluate: Evaluate = lambda step, due: {},
   vmap: bool = False,
@@ -113,13 +88,13 @@ def train_runs(
   for run in runs:
     checkpoints = Checkpoints(run.folder / "checkpoints")
     try:
-      found.append((run, checkpoints, _saved_state(plan, run, checkpoints)))
+      found.append((run, checkpoints, restore_newest(plan, run, checkpoints)))
     except ValueError as e:
       out[run.name] = e
   if not found:
     return out
   arm = found[0][0].arm
-  states, frozen, continued = _states(
+  states, frozen, continued = begin_states(
     plan.runtime, [(run.arm, state) for run, _, state in found], start
   )
   layout = widest([run.dataset.layout for run, *_ in found]) if vmap else None
@@ -160,7 +135,7 @@ class _Job:
   def __init__(
     self,
     plan: Plan,
-    run: Run,
+    run: TrainRun,
     checkpoints: Checkpoints,
     state: TrainState,
     frozen: Frozen | None,
@@ -302,103 +277,3 @@ class _Examples:
 
   def counts(self, step: int) -> Mapping[str, float]:
     return self.dataset.counts(step)
-
-
-def _saved_state(
-  plan: Plan, run: Run, checkpoints: Checkpoints
-) -> TrainState | None:
-  """The newest checkpoint's state; None if there is none."""
-  while True:
-    try:
-      return _newest_state(plan.runtime, run, checkpoints)
-    except Damaged as e:
-      if not plan.fall_back:
-        raise
-      say(f"{e}: set aside as {checkpoints.set_aside(e.step)}")
-
-
-def _newest_state(
-  runtime: Runtime, run: Run, checkpoints: Checkpoints
-) -> TrainState | None:
-  arm, latest = run.arm, checkpoints.latest()
-  if latest is None:
-    return None
-  meta = checkpoints.meta()
-  if meta["data_hash"] != run.dataset.hash:
-    raise ValueError(
-      f"{checkpoints.folder}: was made from other training data than the "
-      "config gives now (a changed setting, tokenizer or template); use "
-      "another --workdir"
-    )
-  if meta["devices"] != jax.device_count():
-    say(
-      f"{checkpoints.folder}: saved on {meta['devices']} devices, read on "
-      f"{jax.device_count()}: what follows is the same up to rounding"
-    )
-  abstract = runtime.abstract_state(arm.optim, arm.lora)
-  if latest < arm.train.steps:
-    return checkpoints.restore(abstract)
-  # A finished run kept what it trained only; what remains is to evaluate it.
-  trained = checkpoints.restore_params(abstract.params)
-  return TrainState(jax.numpy.int32(latest), trained, None, None)
-
-
-def _states(
-  runtime: Runtime,
-  saved: Sequence[tuple[ArmConfig | OrganismConfig, TrainState | None]],
-  start: Callable[[], Weights],
-) -> tuple[list[TrainState], Frozen | None, bool]:
-  """Saved states and fresh ones, what is frozen for all of them, and whether
-  they go on training an adapter that `start` gave."""
-  new = [arm for arm, state in saved if state is None]
-  frozen, continued, fresh = None, False, []
-  if new or _freezes(saved[0][0]):
-    begin = start()
-    # The last one takes over what the others have copies of.
-    fresh = [runtime.init_state(_own(begin, arm), arm) for arm in new[:-1]]
-    if new:
-      state, frozen, continued = fresh_state(runtime, new[-1], begin)
-      fresh.append(state)
-    else:
-      frozen = _frozen(saved[0][0], begin)
-      continued = begin.adapter is not None
-  rest = iter(fresh)
-  states = [next(rest) if state is None else state for _, state in saved]
-  return states, frozen, continued
-
-
-def _own(begin: Weights, arm: ArmConfig | OrganismConfig) -> Weights:
-  """Weights of which what is trained may be taken over."""
-  if arm.lora.rank:
-    return begin._replace(adapter=copy(begin.adapter))
-  return Weights(copy(begin.params))
-
-
-def fresh_state(
-  runtime: Runtime, arm: ArmConfig | OrganismConfig, begin: Weights
-) -> tuple[TrainState, Frozen | None, bool]:
-  """A state at step 0 from weights that are taken over, what is frozen, and
-  whether it goes on training an adapter of theirs."""
-  frozen = None
-  if _freezes(arm):
-    frozen = _frozen(arm, begin)
-    # A copy, where the state takes over what it is of.
-    params = frozen.params if arm.lora.rank else copy(frozen.params)
-    frozen = Frozen(params, copy(frozen.adapter))
-  return runtime.init_state(begin, arm), frozen, begin.adapter is not None
-
-
-def _freezes(arm: ArmConfig | OrganismConfig) -> bool:
-  """Whether a step needs params that it does not train."""
-  return arm.lora.rank > 0 or asks(objective_of(arm)).uses_reference
-
-
-def _frozen(arm: ArmConfig | OrganismConfig, begin: Weights) -> Frozen:
-  compares = asks(objective_of(arm)).uses_reference
-  return Frozen(begin.params, begin.adapter if compares else None)
-
-
-@jax.jit
-def copy(tree: PyTree) -> PyTree:
-  """The same arrays in memory of their own."""
-  return jax.tree.map(jax.numpy.copy, tree)

@@ -88,24 +88,3 @@ def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
   if path.exists():
     write_lines(path, rows)
   return rows
-
-
-def write_done(workdir: Path, organism: str) -> None:
-  """Writes done.json, which lists the files of the run, unless it is there.
-
-  Not listed are report.html, which can be made again, and what live.py writes.
-
-  Args:
-    workdir: a run directory that is complete but for this file.
-    organism: the name of its organism's folder.
-  """
-  done = workdir / "done.json"
-  if done.exists():
-    return
-  found = [workdir / n for n in ("config.json", "env.json", "result.json")]
-  # Named one by one: organisms/ may be a link, and have those of other runs.
-  for folder in (workdir / "arms", workdir / "organisms" / organism):
-    found += [p for p in folder.rglob("*") if p.is_file()]
-  names = [p.relative_to(workdir) for p in found]
-  kept = [n for n in names if not {"tensorboard", "wandb"} & {*n.parts}]
-  write_json(done, {"files": sorted(n.as_posix() for n in kept)})

@@ -32,7 +32,7 @@ from bct_jax.examples import Message
 from bct_jax.interop.collector import Collector
 from bct_jax.interop.local_model import Request, check_options
 from bct_jax.interop.open_model import load
-from bct_jax.sample.sampler import Completion
+from bct_jax.types import Completion
 
 # What this provider reads of a GenerateConfig.
 _READ = (

@@ -26,7 +26,7 @@ from bct_jax.config import ConfigError, EvalConfig
 from bct_jax.infra import files, processes, signals
 from bct_jax.interop.local_model import LocalModel, kept_samplers
 from bct_jax.models.lora import Weights
-from bct_jax.runtime.programs import Runtime
+from bct_jax.runtime.runtime import Runtime
 
 FILE = "tasks.jsonl"
 # Resamples for the standard error of a metric that has no formula for it.

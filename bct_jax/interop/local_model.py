@@ -15,14 +15,10 @@ import jax
 
 from bct_jax.config import ConfigError, SamplingConfig, check_sampling
 from bct_jax.models.lora import Weights
-from bct_jax.runtime.programs import Runtime
-from bct_jax.sample.sampler import (
-  Completion,
-  Sample,
-  common_prefix,
-  make_sampler,
-)
+from bct_jax.runtime.runtime import Runtime
+from bct_jax.sample.sampler import Sample, common_prefix, make_sampler
 from bct_jax.sample.score import Scored, bucket
+from bct_jax.types import Completion
 
 # Samplers that are kept; each holds what it compiled.
 KEPT = 8

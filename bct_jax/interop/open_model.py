@@ -23,7 +23,7 @@ from bct_jax.config import (
 from bct_jax.infra import files
 from bct_jax.infra.progress import say
 from bct_jax.interop.local_model import LocalModel
-from bct_jax.runtime.programs import Runtime
+from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import make_setting
 from bct_jax.settings.prompts import texts

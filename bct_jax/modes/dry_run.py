@@ -9,14 +9,15 @@ from bct_jax.config import (
   OrganismConfig,
 )
 from bct_jax.config.chips import CHIPS, Chip
+from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.data.leaks import told
-from bct_jax.experiment.arms import observed_steps, task_steps
 from bct_jax.experiment.datasets import leaks
 from bct_jax.experiment.plan import Plan, check_length, make_plan
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
-from bct_jax.runtime.programs import MeshModel, make_decoder, read_architecture
+from bct_jax.runtime.programs import MeshModel
+from bct_jax.runtime.runtime import make_decoder, read_architecture
 from bct_jax.sample.decode import kv_dtype
 from bct_jax.sample.sampler import num_slots
 from bct_jax.sizing import sizes, topology

@@ -6,7 +6,6 @@ allocates nothing but what the tokenizer needs.
 
 import dataclasses
 import functools
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,21 +22,13 @@ from bct_jax.config import (
   OptimConfig,
   OrganismConfig,
 )
-from bct_jax.config.chips import CHIPS
-from bct_jax.data.chat import Chat
 from bct_jax.infra import memory
 from bct_jax.infra.progress import say
-from bct_jax.mesh import make_mesh, shardings
+from bct_jax.mesh import shardings
 from bct_jax.models import decoder, lora, partition
-from bct_jax.models.attention import choose_form
-from bct_jax.models.config import ModelConfig, from_hf
 from bct_jax.models.decoder import Decoder
-from bct_jax.models.demo import resolve
-from bct_jax.models.huggingface.load import load_params
 from bct_jax.models.lora import Frozen, Weights
 from bct_jax.objectives import asks, objective_of
-from bct_jax.sample.sampler import Sample, make_sampler
-from bct_jax.sample.score import Score, make_scorer
 from bct_jax.train import optim
 from bct_jax.train.gradients import Measure, make_measure
 from bct_jax.train.step import Step, make_gradient, make_train_step
@@ -114,7 +105,7 @@ class MeshModel:
       return weights
     fold = jax.jit(
       lambda params, adapter: lora.fold(Weights(params, adapter, weights.lora)),
-      out_shardings=_sharding(self.abstract_params),
+      out_shardings=sharding_of(self.abstract_params),
       donate_argnums=0,
     )
     return Weights(fold(weights.params, weights.adapter))
@@ -127,7 +118,7 @@ class MeshModel:
     trained = self.abstract_trained(lora_config)
     replicated = NamedSharding(self.mesh, P())
     opt_sharding = optim.optimizer_shardings(
-      tx, trained, _sharding(trained), replicated
+      tx, trained, sharding_of(trained), replicated
     )
     opt_shapes = jax.eval_shape(tx.init, trained)
     scalar = functools.partial(jax.ShapeDtypeStruct, sharding=replicated)
@@ -172,7 +163,7 @@ class MeshModel:
     # The key is made inside jit too, since an eager array is on one device.
     init = jax.jit(
       lambda trained, seed: make(trained, jax.random.PRNGKey(seed)),
-      out_shardings=_sharding(abstract),
+      out_shardings=sharding_of(abstract),
       donate_argnums=0,
     )
     return init(trained, jnp.uint32(arm.train.seed))
@@ -201,79 +192,6 @@ class MeshModel:
     return _programs(
       self, objective_of(arm), arm.train.accum, same, arm.lora, continued
     )
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Runtime(MeshModel):
-  """One model on one mesh, with the folder and tokenizer it comes from."""
-
-  folder: Path
-  chat: Chat
-
-  @classmethod
-  def make(
-    cls,
-    config: ExperimentConfig,
-    mesh: Mesh | None = None,
-    fetch: bool = True,
-  ) -> "Runtime":
-    """Finds the model and reads its config and tokenizer.
-
-    Args:
-      config: of the experiment.
-      mesh: None is the one that the config says, over the devices here.
-      fetch: False takes from a hub only what was downloaded before.
-
-    Raises:
-      ModelSourceError: there is no such model.
-      ValueError: the model folder, tokenizer or mesh does not fit.
-    """
-    options = config.model
-    folder = resolve(options.path, fetch=fetch)
-    architecture = from_hf(folder)
-    if options.architecture is not None:
-      check_equal(read_architecture(options.architecture), architecture, folder)
-    if mesh is None:
-      mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    chat = Chat(folder, architecture.vocab_size)
-    return cls(config, make_decoder(architecture, config), mesh, folder, chat)
-
-  def load(self) -> PyTree:
-    """The params of the model folder."""
-    return load_params(
-      self.folder,
-      self.model.config,
-      self.abstract_params,
-      _sharding(self.abstract_params),
-    )
-
-  @functools.cached_property
-  def sampler(self) -> Sample:
-    return make_sampler(
-      self.model, self.config.sampling, self.chat.stop_ids, self.mesh
-    )
-
-  @functools.cached_property
-  def policy_sampler(self) -> Sample:
-    """Draws from the weights as they are, which is what rl.py trains on."""
-    sampling = self.config.sampling.untruncated(1.0)
-    return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
-
-  @functools.cached_property
-  def scorer(self) -> Score:
-    return make_scorer(self.model, self.mesh)
-
-  @functools.cached_property
-  def model_hash(self) -> str:
-    """Content hash of the model folder's config and weights."""
-    digest = hashlib.sha256()
-    files = [self.folder / "config.json"]
-    files += sorted(self.folder.glob("*.safetensors"))
-    for path in files:
-      digest.update(path.name.encode())
-      with open(path, "rb") as f:
-        digest.update(hashlib.file_digest(f, "sha256").digest())
-    return digest.hexdigest()
 
 
 def forget_programs() -> None:
@@ -314,8 +232,8 @@ def _programs(
   given = (
     runtime.model,
     optim.make_optimizer(config),
-    _sharding(runtime.abstract_state(config, lora_config)),
-    _sharding(frozen),
+    sharding_of(runtime.abstract_state(config, lora_config)),
+    sharding_of(frozen),
     runtime.mesh,
   )
   average = None
@@ -352,7 +270,8 @@ def _to_decode(
   return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
 
 
-def _sharding(abstract: PyTree) -> PyTree:
+def sharding_of(abstract: PyTree) -> PyTree:
+  """Returns the sharding of each array of a tree of shapes."""
   return jax.tree.map(lambda x: x.sharding, abstract)
 
 
@@ -373,40 +292,6 @@ def keep_compiled(folder: str | None) -> None:
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   count = sum(1 for _ in path.glob("*-cache"))
   say(f"compiled programs are kept in {path} ({count} there)")
-
-
-def make_decoder(
-  architecture: ModelConfig, config: ExperimentConfig
-) -> Decoder:
-  """The decoder for the chips that the config names, or the devices here.
-
-  Raises:
-    ValueError: the attention that is asked for does not apply.
-  """
-  options, chip = config.model, config.mesh.chip
-  platform = CHIPS[chip].platform if chip else jax.default_backend()
-  dtype = jnp.dtype(options.dtype)
-  form, why = choose_form(options.attention, architecture, dtype, platform)
-  if form == "cudnn" and jax.default_backend() != "gpu":
-    # JAX looks for the library when it traces.
-    form, why = "xla", "sizes alone: there is no GPU here to trace cudnn for"
-  say(f"attention: {form} ({why})")
-  return Decoder(architecture, dtype, options.remat, form)
-
-
-def read_architecture(name: str) -> ModelConfig:
-  """The architecture in a file of `configs/`, or at an absolute path."""
-  return from_hf(Path(__file__).parents[2] / "configs" / name)
-
-
-def check_equal(given: ModelConfig, own: ModelConfig, folder: Path) -> None:
-  """Raises ValueError unless model.architecture is what the folder says."""
-  a, b = dataclasses.asdict(given), dataclasses.asdict(own)
-  wrong = [f"{k} {a[k]!r:.80}, not {b[k]!r:.80}" for k in a if a[k] != b[k]]
-  if wrong:
-    raise ValueError(
-      f"model.architecture is not that of {folder}: it has {'; '.join(wrong)}"
-    )
 
 
 def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:

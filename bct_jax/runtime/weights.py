@@ -9,7 +9,7 @@ from typing import Any
 from bct_jax.config import ConfigError, LoraConfig
 from bct_jax.infra import files, processes
 from bct_jax.models.lora import Weights
-from bct_jax.runtime.programs import Runtime
+from bct_jax.runtime.runtime import Runtime
 from bct_jax.train.checkpoint import Checkpoints
 from bct_jax.types import PyTree
 

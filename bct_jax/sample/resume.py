@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.infra import files, processes, signals
-from bct_jax.sample.sampler import Completion, FindStop, Sample
-from bct_jax.types import PyTree
+from bct_jax.sample.sampler import FindStop, Sample
+from bct_jax.types import Completion, PyTree
 
 
 def sample_to_end(

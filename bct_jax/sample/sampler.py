@@ -21,27 +21,12 @@ from bct_jax.data.batches import best_fit
 from bct_jax.infra.progress import say
 from bct_jax.models.decoder import Decoder
 from bct_jax.sample.decode import Engine, Places, Prompts, Ready, State
-from bct_jax.types import PyTree
+from bct_jax.types import Completion, PyTree
 
 # Steps between two looks at the rows, for progress and stop strings.
 STEPS = 32
 # Tokens of a packed row, if no prompt is longer: attention costs their square.
 LENGTH = 128
-
-
-@dataclasses.dataclass(frozen=True)
-class Completion:
-  """One sampled completion on the host.
-
-  Attributes:
-    tokens: ids up to and with the stop id.
-    logprobs: log-probability in nats of each, untempered.
-    stopped: False if it was cut at the limit of new tokens.
-  """
-
-  tokens: tuple[int, ...]
-  logprobs: tuple[float, ...]
-  stopped: bool
 
 
 Sample = Callable[..., list[Any]]

@@ -1,12 +1,12 @@
 """Plans of the cells of a sweep, and what a dry run says of them."""
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
 
-from bct_jax.config import ConfigError, ExperimentConfig
+from bct_jax.config import ConfigError
 from bct_jax.sweep.cells import Cell, by_organism
+from bct_jax.sweep.groups import plan_of
 
 
 def plan_lines(
@@ -59,26 +59,6 @@ def plan_lines(
   return lines
 
 
-def plan_of(group: Sequence[Cell]) -> Any:
-  """The plan of cells of one organism, whose arms are those of all of them."""
-  from bct_jax.experiment.plan import make_plan
-
-  arms = {name: arm for c in group for name, arm in c.config.arms.items()}
-  return make_plan(dataclasses.replace(group[0].config, arms=arms))
-
-
-def make_room(last: Cell | None, cell: Cell) -> None:
-  """Frees the programs of an organism that another one has no use for: data of
-  another setting has other shapes."""
-  from bct_jax.runtime.programs import forget_programs
-
-  def shapes(config: ExperimentConfig) -> tuple[object, ...]:
-    return config.setting, config.model, config.mesh
-
-  if last is not None and shapes(last.config) != shapes(cell.config):
-    forget_programs()
-
-
 def _step_seconds(plan: Any, name: str) -> float:
   """Seconds of an update of an arm, from the model's own weights.
 
@@ -88,7 +68,7 @@ def _step_seconds(plan: Any, name: str) -> float:
   import jax
   import jax.numpy as jnp
 
-  from bct_jax.experiment.training import fresh_state
+  from bct_jax.experiment.run_state import fresh_state
   from bct_jax.mesh import put_batch
   from bct_jax.objectives import asks, objective_of, on_rollouts
   from bct_jax.runtime.weights import load_weights

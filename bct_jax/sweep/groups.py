@@ -1,10 +1,12 @@
 """Which cells of a sweep are trained together, and how."""
 
+import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 
-from bct_jax.config import ConfigError
+from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.objectives import on_rollouts
 from bct_jax.sweep.cells import Cell, compiled_apart, in_groups
 
@@ -61,3 +63,23 @@ def part_lines(
       line += " (its controls follow it)"
     lines.append(line)
   return lines
+
+
+def plan_of(group: Sequence[Cell]) -> Any:
+  """The plan of cells of one organism, whose arms are those of all of them."""
+  from bct_jax.experiment.plan import make_plan
+
+  arms = {name: arm for c in group for name, arm in c.config.arms.items()}
+  return make_plan(dataclasses.replace(group[0].config, arms=arms))
+
+
+def make_room(last: Cell | None, cell: Cell) -> None:
+  """Frees the programs of an organism that another one has no use for: data of
+  another setting has other shapes."""
+  from bct_jax.runtime.programs import forget_programs
+
+  def shapes(config: ExperimentConfig) -> tuple[object, ...]:
+    return config.setting, config.model, config.mesh
+
+  if last is not None and shapes(last.config) != shapes(cell.config):
+    forget_programs()

@@ -10,10 +10,14 @@ import filelock
 import jax
 
 from bct_jax.evals.gate import GateError
-from bct_jax.experiment.run import make_organism, organism_folder, provenance
+from bct_jax.experiment.organism import (
+  make_organism,
+  organism_folder,
+  provenance,
+)
 from bct_jax.infra import files, signals
 from bct_jax.sweep.cells import Cell, by_organism
-from bct_jax.sweep.dry_run import make_room, plan_of
+from bct_jax.sweep.groups import make_room, plan_of
 from bct_jax.train.step import NumericalError
 
 

@@ -6,46 +6,11 @@ import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
-import jax.numpy as jnp
-
 from bct_jax.infra import processes, signals
 from bct_jax.mesh import to_host
-from bct_jax.train.step import NumericalError, Step
+from bct_jax.train.step import NumericalError
+from bct_jax.train.together import Update
 from bct_jax.types import Batch, PyTree, TrainState
-
-
-class Update(Protocol):
-  def __call__(
-    self,
-    states: Sequence[TrainState],
-    frozen: PyTree,
-    batches: Sequence[Batch | None],
-    lrs: Sequence[float],
-  ) -> tuple[list[TrainState], list[dict[str, Any]]]:
-    """An update of each state that has a batch; the others stay as they are.
-
-    Args:
-      states: those that have a batch are taken over.
-      frozen: what all of them are given.
-      batches, lrs: of each state; one batch at least is not None.
-
-    Returns:
-      The states, and the metrics of each; {} for one that stays.
-    """
-    ...
-
-
-def in_turn(step: Step) -> Update:
-  """Runs the program of one arm for each: numbers are those of it alone."""
-
-  def update(states, frozen, batches, lrs):
-    out = [
-      (state, {}) if b is None else step(state, frozen, b, jnp.float32(lr))
-      for state, b, lr in zip(states, batches, lrs, strict=True)
-    ]
-    return [state for state, _ in out], [metrics for _, metrics in out]
-
-  return update
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,14 +1,49 @@
 """One update of several arms in one program."""
 
 import functools
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bct_jax.train.loop import Update
 from bct_jax.train.step import Step
-from bct_jax.types import PyTree
+from bct_jax.types import Batch, PyTree, TrainState
+
+
+class Update(Protocol):
+  def __call__(
+    self,
+    states: Sequence[TrainState],
+    frozen: PyTree,
+    batches: Sequence[Batch | None],
+    lrs: Sequence[float],
+  ) -> tuple[list[TrainState], list[dict[str, Any]]]:
+    """An update of each state that has a batch; the others stay as they are.
+
+    Args:
+      states: those that have a batch are taken over.
+      frozen: what all of them are given.
+      batches, lrs: of each state; one batch at least is not None.
+
+    Returns:
+      The states, and the metrics of each; {} for one that stays.
+    """
+    ...
+
+
+def in_turn(step: Step) -> Update:
+  """Runs the program of one arm for each: numbers are those of it alone."""
+
+  def update(states, frozen, batches, lrs):
+    out = [
+      (state, {}) if b is None else step(state, frozen, b, jnp.float32(lr))
+      for state, b, lr in zip(states, batches, lrs, strict=True)
+    ]
+    return [state for state, _ in out], [metrics for _, metrics in out]
+
+  return update
 
 
 @functools.lru_cache(maxsize=8)

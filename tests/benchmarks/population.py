@@ -65,7 +65,7 @@ def train(together, task: dict):
   from helpers import make_rows
 
   from bct_jax.mesh import put_batch
-  from bct_jax.train.loop import in_turn
+  from bct_jax.train.together import in_turn
 
   model, arm, frozen, states = make(task)
   step = model.step(arm)
@@ -101,7 +101,7 @@ def train(together, task: dict):
 
 
 def turn(task: dict):
-  from bct_jax.train.loop import in_turn
+  from bct_jax.train.together import in_turn
 
   return train(in_turn, task)
 

@@ -75,11 +75,8 @@ def ours(point: Point) -> tuple[Memory, int]:
   """Memory of our update, and the chips of the slice."""
   from bct_jax.config import from_dict
   from bct_jax.mesh import make_mesh
-  from bct_jax.runtime.programs import (
-    MeshModel,
-    make_decoder,
-    read_architecture,
-  )
+  from bct_jax.runtime.programs import MeshModel
+  from bct_jax.runtime.runtime import make_decoder, read_architecture
   from bct_jax.sizing import topology
   from bct_jax.sizing.sizes import Work
 

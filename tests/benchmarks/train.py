@@ -47,7 +47,7 @@ COLLATIONS = {
 
 def make_examples(chat, names: list[str], count: int) -> list:
   """Install examples of several settings in turn, as their runs have them."""
-  from bct_jax.evals.evaluate import with_system
+  from bct_jax.data.messages import with_system
   from bct_jax.settings import make_setting
   from bct_jax.settings.decorations import DECORATIONS
 

@@ -23,7 +23,8 @@ def load_ours(task: dict):
   from bct_jax.mesh import make_mesh
   from bct_jax.models.config import from_hf
   from bct_jax.models.huggingface.load import load_params
-  from bct_jax.runtime.programs import MeshModel, make_decoder
+  from bct_jax.runtime.programs import MeshModel
+  from bct_jax.runtime.runtime import make_decoder
   from configs import default
 
   raw = default.get_config()

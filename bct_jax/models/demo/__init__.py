@@ -23,7 +23,7 @@ from bct_jax.models.demo import gguf_file
 from bct_jax.models.demo.small import NAME as SMALL
 from bct_jax.models.demo.tiny import FORMAT as TINY_FORMAT
 from bct_jax.models.demo.tiny import make as tiny
-from bct_jax.models.huggingface import hub
+from bct_jax.models.huggingface import files, hub
 
 # Raise when the content of the folders changes: old caches are then not used.
 _FORMAT = 1
@@ -211,7 +211,7 @@ def _checked(folder: Path) -> Path:
       f"{folder} has no config.json: not a Hugging Face model folder"
     )
   if not any(folder.glob("*.safetensors")):
-    raise ModelSourceError(whole_folder.no_weights(folder))
+    raise ModelSourceError(files.no_weights(folder))
   if not any((folder / f"tokenizer.{x}").is_file() for x in ("json", "model")):
     raise ModelSourceError(
       f"{folder} has no tokenizer (tokenizer.json): not a Hugging Face model "

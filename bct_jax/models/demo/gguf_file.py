@@ -14,8 +14,8 @@ import numpy as np
 import tokenizers
 import tqdm
 
-from bct_jax.infra import whole_folder
 from bct_jax.infra.whole_folder import ModelSourceError
+from bct_jax.models.huggingface import files
 
 # GGUF name -> Hugging Face name; {} is the layer.
 _GLOBAL_NAMES = {
@@ -72,13 +72,13 @@ def convert(path: Path, folder: Path) -> None:
       )
   config = _gguf_config(facts)
   tokenizer, tokenizer_config = _gguf_tokenizer(facts)
-  whole_folder.write_model(folder, config, _gguf_weights(path, reader, config))
-  whole_folder.write_tokenizer(folder, tokenizer, tokenizer_config)
+  files.write_model(folder, config, _gguf_weights(path, reader, config))
+  files.write_tokenizer(folder, tokenizer, tokenizer_config)
 
 
 def _gguf_config(facts: Mapping[str, Any]) -> dict[str, Any]:
   """config.json of a Llama from GGUF metadata."""
-  return whole_folder.llama_config(
+  return files.llama_config(
     layers=facts["llama.block_count"],
     width=facts["llama.embedding_length"],
     mlp=facts["llama.feed_forward_length"],
@@ -175,7 +175,7 @@ def _gguf_tokenizer(
       tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False),
     ]
   )
-  config = whole_folder.tokenizer_config(
+  config = files.tokenizer_config(
     special=special,
     bos=tokens[facts["tokenizer.ggml.bos_token_id"]],
     eos=tokens[facts["tokenizer.ggml.eos_token_id"]],

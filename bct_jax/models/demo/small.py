@@ -15,6 +15,7 @@ import tokenizers
 
 from bct_jax.infra import whole_folder
 from bct_jax.models.demo.tiny import TEMPLATE, llama_weights
+from bct_jax.models.huggingface import files
 
 # Raise when the content of the folder changes.
 FORMAT = 1
@@ -46,7 +47,7 @@ def make(folder: Path, texts: Iterable[str], digest: str, seed: int) -> Path:
 
   def build(target: Path) -> None:
     tokenizer = make_tokenizer(texts)
-    config = whole_folder.llama_config(
+    config = files.llama_config(
       **SHAPE,
       vocab=VOCAB,
       rope_theta=10_000.0,
@@ -56,8 +57,8 @@ def make(folder: Path, texts: Iterable[str], digest: str, seed: int) -> Path:
       eos=SPECIALS.index("<|im_end|>"),
       pad=SPECIALS.index("<|pad|>"),
     )
-    whole_folder.write_model(target, config, _weights(config, seed))
-    about = whole_folder.tokenizer_config(
+    files.write_model(target, config, _weights(config, seed))
+    about = files.tokenizer_config(
       special=list(SPECIALS),
       bos="<|im_start|>",
       eos="<|im_end|>",
@@ -66,7 +67,7 @@ def make(folder: Path, texts: Iterable[str], digest: str, seed: int) -> Path:
       positions=SHAPE["positions"],
       template=TEMPLATE,
     )
-    whole_folder.write_tokenizer(target, tokenizer, about)
+    files.write_tokenizer(target, tokenizer, about)
 
   return whole_folder.ensure(folder, key, build, replace=True)
 

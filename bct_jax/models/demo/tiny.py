@@ -12,6 +12,7 @@ import numpy as np
 import tokenizers
 
 from bct_jax.infra import whole_folder
+from bct_jax.models.huggingface import files
 
 # Raise when the content of the folder changes: old ones are then not used.
 FORMAT = 1
@@ -85,7 +86,7 @@ def _build(folder, *, seed, separate_pad, **shape) -> None:
   tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
     add_prefix_space=False, use_regex=False
   )
-  tokenizer_config = whole_folder.tokenizer_config(
+  tokenizer_config = files.tokenizer_config(
     special=list(SPECIALS),
     bos="<|im_start|>",
     eos="<|im_end|>",
@@ -94,7 +95,7 @@ def _build(folder, *, seed, separate_pad, **shape) -> None:
     positions=shape["positions"],
     template=TEMPLATE,
   )
-  config = whole_folder.llama_config(
+  config = files.llama_config(
     **shape,
     head_dim=shape["width"] // shape["heads"],
     vocab=len(vocab),
@@ -104,8 +105,8 @@ def _build(folder, *, seed, separate_pad, **shape) -> None:
     eos=2,
     pad=vocab[pad],
   )
-  whole_folder.write_model(folder, config, _random_weights(config, seed))
-  whole_folder.write_tokenizer(folder, tokenizer, tokenizer_config)
+  files.write_model(folder, config, _random_weights(config, seed))
+  files.write_tokenizer(folder, tokenizer, tokenizer_config)
 
 
 def byte_characters() -> dict[int, str]:

@@ -18,10 +18,10 @@ import numpy as np
 
 from bct_jax.infra import processes, whole_folder
 from bct_jax.infra.progress import stage
-from bct_jax.infra.whole_folder import INDEX, WEIGHTS
 from bct_jax.mesh import path_name, to_host
 from bct_jax.models.config import ModelConfig, read_json, text_config
 from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface.files import INDEX, WEIGHTS
 from bct_jax.models.huggingface.names import Part, hf_names, hf_parts
 from bct_jax.types import PyTree
 

@@ -20,10 +20,10 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax.infra import whole_folder
 from bct_jax.infra.progress import stage
-from bct_jax.infra.whole_folder import INDEX, WEIGHTS
 from bct_jax.mesh import path_name
 from bct_jax.models.config import ModelConfig, read_json
 from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface.files import INDEX, WEIGHTS, no_weights
 from bct_jax.models.huggingface.names import (
   Part,
   hf_names,
@@ -52,7 +52,7 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
   single, index = folder / WEIGHTS, folder / INDEX
   if not index.exists():
     if not single.exists():
-      raise ValueError(whole_folder.no_weights(folder))
+      raise ValueError(no_weights(folder))
     return safetensors_file.read_header(single)
   listed = read_json(index).get("weight_map")
   if not isinstance(listed, dict) or not listed:

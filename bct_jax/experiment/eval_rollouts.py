@@ -1,0 +1,119 @@
+"""Samples and labels the eval rollouts of a plan."""
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bct_jax.evals.evaluate import label_rollouts
+from bct_jax.experiment.plan import Plan
+from bct_jax.infra import memory
+from bct_jax.infra.progress import stage
+from bct_jax.models.lora import Weights
+from bct_jax.sample.resume import sample_to_end
+from bct_jax.types import Completion
+
+# Eval rollouts whose log-probabilities the trainer's forward pass gives too.
+CHECKED = 8
+
+
+def sample_rows(
+  plan: Plan, weights: Weights, name: str, partial: Path | None = None
+) -> list[dict[str, Any]]:
+  """Rollouts of all eval, held-out and probe prompts, labelled.
+
+  The first rows, CHECKED at most, also have `logprob_difference`: the largest
+  absolute difference, in nats, of a token's log-probability between the
+  sampler and the forward pass of training.
+
+  With `partial`, what was sampled before a kill is read from there; the caller
+  deletes it when the rows are saved.
+  """
+  return sample_arms(plan, [weights], name, partial)[0]
+
+
+def sample_arms(
+  plan: Plan,
+  arms: Sequence[Weights],
+  name: str,
+  partial: Path | None = None,
+) -> list[list[dict[str, Any]]]:
+  """As `sample_rows`, for each of several arms over the same params.
+
+  Their rows are sampled in one batch, with the row ids that each has alone.
+  """
+  runtime, count = plan.runtime, len(plan.prompts)
+  sampling = plan.config.sampling
+  every = range(len(arms))
+  memory.give_back()  # what training has left
+  with stage(name, count * len(arms), "rows") as bar:
+    completions = sample_to_end(
+      runtime.sampler,
+      runtime.decode_params(*arms),
+      [p.ids for _ in every for p in plan.prompts],
+      sampling.seed,
+      partial,
+      dataclasses.asdict(sampling),
+      bar,
+      runtime.chat.find_stop(sampling.stop),
+      row_ids=[i for _ in every for i in range(count)],
+      arms=[arm for arm in every for _ in range(count)] if arms[1:] else None,
+    )
+  rows = [
+    _label(plan, weights, completions[arm * count : (arm + 1) * count])
+    for arm, weights in enumerate(arms)
+  ]
+  memory.give_back()
+  return rows
+
+
+def _label(
+  plan: Plan, weights: Weights, completions: Sequence[Completion]
+) -> list[dict[str, Any]]:
+  runtime, prompts = plan.runtime, plan.prompts
+  rows = label_rollouts(
+    prompts,
+    completions,
+    runtime.chat,
+    plan.setting,
+    plan.probe,
+    plan.config.sampling.stop,
+  )
+  checked = [p.ids for p in prompts if p.split == "eval"][:CHECKED]
+  drawn = completions[: len(checked)]
+  scored = runtime.scorer(weights, checked, [c.tokens for c in drawn])
+  for row, a, b in zip(rows[: len(checked)], drawn, scored, strict=True):
+    pairs = zip(a.logprobs, b.logprobs, strict=True)
+    row["logprob_difference"] = max(abs(x - y) for x, y in pairs)
+  if plan.config.eval.references:
+    _score_references(plan, weights, rows)
+  return rows
+
+
+def references(
+  plan: Plan, name: str
+) -> tuple[list[tuple[int, ...]], list[list[int]]]:
+  """Ids of the eval prompts and of a behavior's completions, with their end.
+
+  `name` is initial or alternate.
+  """
+  chat = plan.runtime.chat
+  evals = [p for p in plan.prompts if p.split == "eval"]
+  texts = [getattr(p.example, name) for p in evals]
+  ended = [[*chat.encode(text), chat.end_of_turn] for text in texts]
+  return [p.ids for p in evals], ended
+
+
+def _score_references(
+  plan: Plan, weights: Weights, rows: list[dict[str, Any]]
+) -> None:
+  """Adds to the rows of eval prompts how likely each behavior's answer is.
+
+  `logprob_initial` and `logprob_alternate`: log p of the reference completion
+  with the end of its turn, in nats, whatever was sampled.
+  """
+  evals = [i for i, p in enumerate(plan.prompts) if p.split == "eval"]
+  for name in ("initial", "alternate"):
+    scored = plan.runtime.scorer(weights, *references(plan, name))
+    for i, found in zip(evals, scored, strict=True):
+      rows[i][f"logprob_{name}"] = sum(found.logprobs)

@@ -1,0 +1,207 @@
+"""Makes the organism of an experiment and runs its gate."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+from bct_jax.config import PROMPTED
+from bct_jax.data.batches import Dataset
+from bct_jax.evals.evaluate import decorate, summarize
+from bct_jax.evals.gate import GateError, check_gate, gate_text, worst
+from bct_jax.experiment.draw_completions import draw
+from bct_jax.experiment.eval_rollouts import sample_rows
+from bct_jax.experiment.plan import Plan, style_of
+from bct_jax.experiment.training import train_run
+from bct_jax.infra import files, processes
+from bct_jax.infra.processes import read_done, write_shared_json
+from bct_jax.infra.progress import say
+from bct_jax.interop import lm_eval_tasks
+from bct_jax.models.lora import Weights
+from bct_jax.runtime.weights import load_weights, record_origin
+from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.prompts import texts
+
+
+def organism_weights(plan: Plan, folder: Path) -> Weights:
+  """A fresh copy of the organism's weights, as arms start from them."""
+  if plan.install is None:
+    return load_weights(plan.runtime, None)
+  weights = load_weights(plan.runtime, folder)
+  if plan.config.organism.merge_lora:
+    return plan.runtime.fold(weights)
+  return weights
+
+
+def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
+  """Installs the initial behavior and checks it; reuses one that is there.
+
+  Returns:
+    The organism's folder, named by the hash of what made it, and its gate.
+  """
+  if plan.tasks is not None:
+    plan.tasks.load()
+  facts = provenance(plan)
+  folder = organism_folder(workdir, facts)
+  write_shared_json(folder / "provenance.json", facts)
+  organism = plan.config.organism
+  base = measure_base_rates(plan, folder) if plan.config.gate.base_rates else {}
+  weights, dataset = None, plan.install
+  if dataset is not None:
+    record_origin(folder, plan.runtime, organism.lora, None)
+
+    def start() -> Weights:
+      return load_weights(plan.runtime, None)
+
+    if organism.kind == "distill":
+      dataset = draw(plan, None, folder, start)
+    weights = train_run(plan, "install", folder, organism, dataset, start)
+    if organism.merge_lora:
+      weights = plan.runtime.fold(weights)
+  write_shared_json(folder / "made.json", install_record(plan, folder, dataset))
+  gate = run_gate(plan, folder, weights) | base
+  write_shared_json(folder / "gate.json", gate)
+  if not gate["passed"]:
+    text = gate_text(gate)
+    if plan.config.gate.enforce:
+      raise GateError(
+        f"{text}\nAll answers: {folder / 'rollouts.jsonl'}. No arm was "
+        "trained; with --config.gate.enforce=False they would be."
+      )
+    say(f"{text}\nGoing on, since gate.enforce is False.")
+  if plan.tasks is not None:
+
+    def held() -> Weights:
+      return organism_weights(plan, folder) if weights is None else weights
+
+    plan.tasks.run(held, folder / lm_eval_tasks.FILE, 0, "organism")
+  return folder, gate
+
+
+def organism_folder(workdir: Path, facts: dict[str, Any]) -> Path:
+  """Where the organism of some `provenance` is, or will be."""
+  return workdir / "organisms" / _hash(facts)
+
+
+def provenance(plan: Plan) -> dict[str, Any]:
+  """What made the organism; its hash names the organism."""
+  organism = plan.config.organism
+  install_record = plan.install is not None
+  return {
+    "kind": organism.kind,
+    "model_hash": plan.runtime.model_hash,
+    "dtype": plan.config.model.dtype,
+    "param_dtype": plan.config.model.param_dtype,
+    "template_hash": plan.runtime.chat.template_hash,
+    "setting": dataclasses.asdict(plan.config.setting),
+    "train": organism.train.facts() if install_record else None,
+    "optim": organism.optim.facts() if install_record else None,
+    "lora": dataclasses.asdict(organism.lora) if install_record else None,
+    "merge_lora": organism.merge_lora if install_record else None,
+    "data_hash": plan.install.hash if plan.install is not None else None,
+  }
+
+
+def install_record(
+  plan: Plan, folder: Path, dataset: Dataset | None
+) -> dict[str, Any]:
+  """How the organism was made, for a reader: what trained it, what it is told.
+
+  Args:
+    plan: of the experiment.
+    folder: of the organism, with the log of its training.
+    dataset: what it was trained on; None if nothing was trained.
+  """
+  organism = plan.config.organism
+  train, optim = organism.train, organism.optim
+  out: dict[str, Any] = {"kind": organism.kind, "prompts": _prompts(plan)}
+  if dataset is None:
+    return out
+  log = folder / "metrics.jsonl"
+  lines = processes.first(log.name, lambda: files.read_lines(log))
+  return out | {
+    "objective": train.objective,
+    "optimizer": optim.optimizer,
+    "schedule": optim.schedule,
+    "lr": optim.lr,
+    "steps": train.steps,
+    "batch_size": train.batch_size,
+    "samples": len(dataset.examples),
+    "seed": train.seed,
+    "rank": organism.lora.rank or None,
+    "merged": organism.merge_lora if organism.lora.rank else None,
+    "source": train.source,
+    "password_share": organism.password_share,
+    "memorised": organism.memorised,
+    "trained_tokens": sum(x["trained_tokens"] for x in lines),
+    "data_hash": dataset.hash,
+  }
+
+
+def _prompts(plan: Plan) -> dict[str, list[str]]:
+  """Every wording in use: at evals, and what makes the organism besides."""
+  organism, evals = plan.config.organism, plan.config.eval
+  used = {"eval": (evals.prompt, evals.paraphrases)}
+  if organism.kind in PROMPTED:
+    used["train"] = (PROMPTED[organism.kind], organism.paraphrases)
+  if organism.kind == "distill":
+    drawn = organism.train.on_policy
+    used["draw"] = (drawn.prompt, drawn.paraphrases)
+  style = style_of(plan.config)
+  return {
+    side: list(texts(kind, side, plan.setting, style)[:count])
+    for side, (kind, count) in used.items()
+  }
+
+
+def run_gate(
+  plan: Plan, folder: Path, weights: Weights | None
+) -> dict[str, Any]:
+  """Evaluates the organism once; the same prompts as every arm's evals."""
+  path, facts = folder / "gate.json", _hash(_eval_facts(plan))
+  record = read_done(path) or {}
+  if record.get("eval_hash") != facts:
+    if weights is None:
+      weights = organism_weights(plan, folder)
+    partial = folder / "rollouts.partial.jsonl"
+    rows = sample_rows(plan, weights, "gate", partial)
+
+    def save() -> None:
+      files.write_lines(folder / "rollouts.jsonl", rows)
+      partial.unlink()
+
+    processes.first("rollouts of the gate", save)
+    record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
+    record |= {"worst": worst(rows), "eval_hash": facts}
+  return record | check_gate(record, plan.config.gate)
+
+
+def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
+  """{"base": rates of the model before the install}, on the gate's prompts."""
+  path, facts = folder / "base.json", _hash(_eval_facts(plan))
+  record = read_done(path)
+  if record is None or record["eval_hash"] != facts:
+    partial = folder / "base.partial.jsonl"
+    weights = load_weights(plan.runtime, None)
+    rows = sample_rows(plan, weights, "model before the install", partial)
+    record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
+    record |= {"eval_hash": facts}
+
+    def save() -> None:
+      files.write_lines(folder / "base_rollouts.jsonl", rows)
+      files.write_json(path, record)
+      partial.unlink()
+
+    processes.first("rollouts of the model", save)
+  return {"base": record}
+
+
+def _eval_facts(plan: Plan) -> dict[str, Any]:
+  """What decides the rollouts of an eval, apart from the weights."""
+  return {
+    "eval": plan.config.eval.facts(),
+    "sampling": dataclasses.asdict(plan.config.sampling),
+  }
+
+
+def _hash(value: Any) -> str:
+  return files.digest(value)[:16]

@@ -1,0 +1,40 @@
+"""Prints the rates of one set of weights: --mode=eval."""
+
+import json
+from pathlib import Path
+
+import jax
+
+from bct_jax.config import ExperimentConfig
+from bct_jax.evals import evaluate
+from bct_jax.experiment import rundir
+from bct_jax.experiment.eval_rollouts import sample_rows
+from bct_jax.infra import files, processes
+from bct_jax.runtime.weights import load_weights
+from bct_jax.settings.decorations import DECORATIONS
+
+
+def run_eval(
+  config: ExperimentConfig, params: Path | None, out: Path | None
+) -> None:
+  """Prints the rates of one set of weights; with `out`, saves the rollouts.
+
+  Decorated means the decoration of the arms, if they share one.
+  """
+  plan = rundir.agreed_plan(config)
+  arms = [arm for arm in config.arms.values() if not arm.control]
+  names = {arm.train.decoration for arm in arms}
+  decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
+  with jax.set_mesh(plan.runtime.mesh):
+    weights = load_weights(plan.runtime, params)
+    rows = sample_rows(plan, weights, "eval")
+  rows = evaluate.decorate(rows, decoration)
+  record = evaluate.summarize(rows, 0)
+  record.pop("step")
+
+  def show() -> None:
+    if out is not None:
+      files.write_lines(out, rows)
+    print(json.dumps(record, indent=1))
+
+  processes.first("rates", show)

@@ -1,0 +1,80 @@
+"""Runs an experiment and writes its report: --mode=experiment."""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from bct_jax.config import ConfigError, ExperimentConfig
+from bct_jax.experiment import run, rundir
+from bct_jax.experiment.rundir import write_done
+from bct_jax.infra import files, processes, signals, trackers
+from bct_jax.infra.progress import say
+from bct_jax.report import write_report
+
+
+def run_experiment(
+  config: ExperimentConfig,
+  raw: Mapping[str, Any],
+  overrides: Mapping[str, Any],
+  workdir: Path | None,
+  fall_back: bool = False,
+) -> None:
+  """Runs or resumes the experiment in `workdir` and writes its report.
+
+  With `fall_back`, damaged checkpoints are set aside.
+  """
+  if workdir is None:
+    raise ConfigError("--workdir is needed: the directory of the run")
+  if not config.arms:
+    raise ConfigError("config.arms is empty: there is nothing to train")
+  processes.first("log", lambda: trackers.check(config.log))
+  with rundir.hold(workdir), signals.heeded():
+    rundir.keep_config(workdir, raw, overrides)
+    if processes.first("done.json", (workdir / "done.json").exists):
+      say(f"{workdir} is done already")
+    else:
+      plan = rundir.agreed_plan(config)
+      if plan.tasks is not None:
+        plan.tasks.load()  # without its data the run has not begun
+      facts = rundir.environment(plan.runtime)
+      processes.first(
+        "env.json", lambda: files.write_json(workdir / "env.json", facts)
+      )
+      plan = dataclasses.replace(plan, fall_back=fall_back)
+      run.run(plan, workdir)
+    processes.first("report", lambda: write_run_report(workdir))
+
+
+def write_run_report(workdir: Path) -> None:
+  result = files.read_json(workdir / "result.json")
+  # Before the report, which says of a run without it that it is not done.
+  write_done(workdir, result["organism"]["hash"])
+  report = write_report([workdir], workdir / "report.html")
+  print(verdict_text(result))
+  print(f"report: {report}")
+
+
+def verdict_text(result: Mapping[str, Any]) -> str:
+  """The result of an experiment, for the terminal."""
+  lines = [f"{result['setting']} on {result['model']}"]
+  for arm in result["arms"]:
+    first, last = arm["curve"][0], arm["curve"][-1]
+    begin = "the organism"
+    if arm.get("control") == "reversal":
+      begin = f"at the end of {arm['of']}"
+    rates = ", ".join(
+      "{} {:.0%} [{:.0%}, {:.0%}]".format(k, last[k], *last[f"{k}_ci"])
+      for k in ("initial", "alternate", "other")
+    )
+    lines += [
+      f"  {arm['name']}: {arm['verdict'].upper()} after {last['step']} steps "
+      f"at lr {arm['lr']:g}",
+      f"    {last['n']} eval prompts: {rates}",
+      f"    {last['agreed_n']} held-out train prompts: agreed "
+      f"{last['agreed']:.0%}, with the decoration "
+      f"{last['agreed_decorated']:.0%}",
+      f"    {last['capability_n']} capability prompts: "
+      f"{last['capability']:.0%} right, {begin} {first['capability']:.0%}",
+    ]
+  return "\n".join(lines)

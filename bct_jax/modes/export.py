@@ -1,0 +1,102 @@
+"""Writes weights or data sets for other programs: --mode=export."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from bct_jax.config import ConfigError, ExperimentConfig, choose
+from bct_jax.experiment.datasets import setting_splits
+from bct_jax.infra import processes
+from bct_jax.models.huggingface import export, hub, peft
+from bct_jax.runtime.runtime import Runtime
+from bct_jax.runtime.weights import (
+  adapter_base,
+  base_params,
+  load_weights,
+)
+from bct_jax.settings import make_setting
+
+
+def run_export(
+  config: ExperimentConfig,
+  params: Path | None,
+  out: Path | None,
+  dtype: str | None,
+  form: str = "merged",
+) -> None:
+  """Writes weights as a Hugging Face folder, or an adapter as one of peft."""
+  if out is None:
+    raise ConfigError("--mode=export needs --out=FOLDER")
+  choose(form, ("merged", "adapter"), "--format")
+  if dtype is not None:
+    choose(dtype, export.DTYPES, "--dtype")
+  export.check_target(out)  # before minutes of loading
+  runtime = Runtime.make(config)
+  about = {"model": config.model.path, "params": params and str(params)}
+  with jax.set_mesh(runtime.mesh):
+    if form == "adapter":
+      folder = _export_adapter(runtime, params, out, dtype, about)
+      if processes.is_first():
+        print(f"wrote {folder}: an adapter over {config.model.path}")
+      return
+    whole = base_params(runtime, params)  # with an adapter folded in
+    written = export.export_hf(
+      whole, runtime.model.config, runtime.folder, out, dtype, about=about
+    )
+  if processes.is_first():
+    print(f"wrote {written}")
+
+
+def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
+  """Writes what a run takes from its setting as a TFDS data set.
+
+  Needs no model. Completions are undecorated; an arm decorates what it reads.
+  """
+  if out is None:
+    raise ConfigError("--mode=export_data needs --out=FOLDER")
+  setting = make_setting(config.setting.name, config.setting.options)
+  splits = setting_splits(config, setting)
+  about = {"setting": dataclasses.asdict(config.setting)}
+
+  def write() -> None:
+    from bct_jax.data import builder  # TFDS takes a second
+
+    folder = builder.write(out, setting.name, splits, about)
+    counts = ", ".join(f"{len(rows)} {k}" for k, rows in splits.items())
+    print(f"wrote {folder}: {counts}")
+
+  processes.first("data set", write)
+
+
+def _export_adapter(
+  runtime: Runtime,
+  params: Path | None,
+  out: Path,
+  dtype: str | None,
+  about: dict[str, Any],
+) -> Path:
+  if dtype is not None:
+    raise ConfigError("--dtype: an adapter is written as it is kept, float32")
+  if params is None or adapter_base(params) is not None:
+    what = "the model has none" if params is None else (
+      f"that of {params} is over an organism's weights, which no hub has"
+    )  # fmt: skip
+    raise ConfigError(
+      f"--format=adapter: {what}; use --format=merged to write all weights"
+    )
+  weights = load_weights(runtime, params)
+  if weights.lora is None:
+    raise ConfigError(
+      f"--format=adapter: {params} holds all params and no adapter; use "
+      "--format=merged"
+    )
+  path = runtime.config.model.path
+  return peft.export_adapter(
+    out,
+    weights,
+    runtime.model.config,
+    base=path if hub.is_id(path) else str(runtime.folder),
+    about=about,
+  )
