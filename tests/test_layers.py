@@ -1,144 +1,126 @@
-"""Imports go one way, and heavy packages stay in the files that own them."""
+"""Imports go one way, and heavy packages stay in the rooms that own them."""
 
-import ast
 from pathlib import Path
 
 import pytest
+from imports import ROOT, floors, imports_of, modules, room_imports, room_of
 
-import bct_jax
+MODULES = modules(ROOT)
 
-ROOT = Path(bct_jax.__file__).parent
-MODULES = sorted(p.relative_to(ROOT) for p in ROOT.rglob("*.py"))
-
-# A module may import from its own layer and from those before it.
+# A room may import from its own layer and from those before it.
 LAYERS = [
-  {
-    "types",
-    "examples",
-    "chips",
-    "config",
-    "cells",
-    "exits",
-    "progress",
-    "metrics",
-  }
-  | {"allocator", "processes", "signals", "hlo", "live"},
-  {"mesh", "losses", "models", "data", "stats", "summary"},
-  {"objectives", "settings", "rewards"},
-  {
-    "optim",
-    "checkpoint",
-    "decode",
-    "pick",
-    "sampler",
-    "score",
-    "gate",
-    "verdict",
-  },
-  {"train", "loop", "population", "evaluate", "rollouts", "gradients"},
-  {"runtime", "sizes"},
-  {"datasets", "turns", "weights", "local", "lm_eval_model", "tasks"},
-  {"plan"},
-  {"on_policy", "reference", "rl", "gradient_log"},
-  {"training"},
-  {"arms"},
+  {"types", "examples", "infra"},
+  {"config", "mesh"},
+  {"settings", "data"},
+  {"models"},
+  {"objectives", "train", "sample"},
+  {"runtime", "evals"},
+  {"interop", "sizing"},
   {"experiment"},
-  {"rundir", "report"},
-  {"commands", "dryrun", "topology", "pretrain", "rescore"},
-  {"main", "interop", "linear", "groups", "gates", "sweep", "sweep_plan"}
-  | {"__init__"},
+  {"sweep", "modes", "report", "linear"},
+  {"main", "__init__"},
 ]
-# Package -> the parts that may import it.
+# Package -> the rooms, or paths in them, that may import it.
 OWNERS = {
   "flax.linen": {"models"},
-  "orbax": {"checkpoint"},
+  "orbax": {"train/checkpoint.py"},
   "tensorflow_datasets": {"data"},
-  "transformers": {"data", "models"},
+  "transformers": {"data/chat.py", "data/source.py", "models"},
   "ml_collections": {"main", "sweep"},
   "absl": {"main", "sweep"},
   "inspect_ai": {"interop"},
-  "lm_eval": {"interop", "lm_eval_model", "tasks"},
+  "lm_eval": {"interop"},
 }
+# Rooms, or paths in them, that no import leads from to JAX.
 NO_JAX = {
-  "cells",
-  "chips",
-  "hlo",
+  "config",
+  "data/leaks.py",
+  "examples",
   "report",
   "settings",
-  "config",
-  "examples",
-  "metrics",
-  "verdict",
-  "gate",
-  "stats",
-  "summary",
-  "progress",
-  "signals",
-  "live",
+  "evals/gate.py",
+  "evals/stats.py",
+  "evals/summary.py",
+  "evals/verdict.py",
+  "infra/exit_codes.py",
+  "infra/files.py",
+  "infra/progress.py",
+  "infra/signals.py",
+  "infra/trackers.py",
+  "sizing/hlo.py",
+  "sweep/cells.py",
 }
-
 # Pairs of the same or an upper layer that must not meet all the same.
 APART = {
-  ("train", "settings"),
-  ("train", "sampler"),
-  ("evaluate", "optim"),
-  ("evaluate", "train"),
-  ("sampler", "optim"),
+  ("evals", "train"),
+  ("evals", "objectives"),
   ("objectives", "settings"),
-  ("settings", "objectives"),
+  ("sample", "train"),
   ("settings", "data"),
-  ("report", "rundir"),
+  ("settings", "objectives"),
+  ("train", "sample"),
+  ("train", "settings"),
 }
 
 
-def part_of(module: Path) -> str:
-  return module.parts[0].removesuffix(".py")
+def layer(room: str) -> int:
+  at = [i for i, rooms in enumerate(LAYERS) if room in rooms]
+  assert len(at) == 1, f"{room} must be in one layer, is in {at}"
+  return at[0]
 
 
-def imports(module: Path) -> set[str]:
-  """Every dotted name a module imports, wherever in the file it does."""
-  out = set()
-  for node in ast.walk(ast.parse((ROOT / module).read_text("utf-8"))):
-    if isinstance(node, ast.Import):
-      out |= {a.name for a in node.names}
-    elif isinstance(node, ast.ImportFrom):
-      assert node.level == 0, f"{module}: relative import"
-      out |= {f"{node.module}.{a.name}" for a in node.names}
-  return out
+def in_rooms(module: Path, rooms: set[str]) -> bool:
+  return room_of(module) in rooms or module.as_posix() in rooms
 
 
-def layer(part: str) -> int:
-  found = [i for i, parts in enumerate(LAYERS) if part in parts]
-  assert len(found) == 1, f"{part} must be in one layer, is in {found}"
-  return found[0]
+def module_of(name: str) -> Path | None:
+  """The module of ours that a dotted name is in; None is no module of ours."""
+  parts = name.split(".")
+  if parts[0] != "bct_jax":
+    return None
+  for end in range(len(parts), 0, -1):
+    path = Path(*parts[1:end])
+    for file in (
+      path.with_suffix(".py") if end > 1 else path,
+      path / "__init__.py",
+    ):
+      if file in MODULES:
+        return file
+  raise AssertionError(f"{name}: no such module")
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_imports_only_lower_layers(module):
-  part = part_of(module)
-  for name in imports(module):
-    if name.startswith("bct_jax."):
-      other = name.split(".")[1]
-      assert layer(other) <= layer(part), f"{module} imports {name}"
-      assert (part, other) not in APART, f"{module} imports {name}"
+  room = room_of(module)
+  for name in imports_of(ROOT, module):
+    target = module_of(name)
+    if target is not None:
+      other = room_of(target)
+      assert layer(other) <= layer(room), f"{module} imports {name}"
+      assert (room, other) not in APART, f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
 def test_heavy_packages_have_owners(module):
-  part = part_of(module)
-  for name in imports(module):
-    for package, parts in OWNERS.items():
+  for name in imports_of(ROOT, module):
+    for package, rooms in OWNERS.items():
       if name == package or name.startswith(package + "."):
-        assert part in parts, f"{module} imports {name}"
+        assert in_rooms(module, rooms), f"{module} imports {name}"
 
 
 @pytest.mark.parametrize("module", MODULES, ids=str)
-def test_parts_without_jax(module):
-  if part_of(module) in NO_JAX:
-    bad = {n for n in imports(module) if n.split(".")[0] in ("jax", "flax")}
-    assert not bad
+def test_rooms_without_jax(module):
+  if not in_rooms(module, NO_JAX):
+    return
+  for name in imports_of(ROOT, module):
+    assert name.split(".")[0] not in ("jax", "flax"), f"{module}: {name}"
     # Nor through another module of ours.
-    for name in imports(module):
-      if name.startswith("bct_jax."):
-        other = name.split(".")[1]
-        assert other in NO_JAX | {"__version__"}, f"{module} imports {name}"
+    target = module_of(name)
+    if target is not None and target.name != "__init__.py":
+      assert in_rooms(target, NO_JAX), f"{module} imports {name}"
+
+
+def test_no_circle_and_few_floors():
+  rooms = {room_of(m) for m in MODULES}
+  assert len(rooms) <= 24
+  assert len(floors(room_imports(ROOT))) <= 10

@@ -74,7 +74,7 @@ class Dataset:
     views: further rows of each example, by name; a batch has them in `extras`,
       packed as the examples are.
     logprobs: what the organism gives each completion, in nats, of the examples
-      ("") and of each view, for objectives that ask; see reference.py.
+      ("") and of each view, for objectives that ask; see reference_logprobs.py.
     repeat: how often each example occurs in its step, behind each other.
     source_hash: of all that was read of a file, also of what is not used here.
   """

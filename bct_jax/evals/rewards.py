@@ -9,7 +9,6 @@ import re
 from collections.abc import Callable, Sequence
 
 from bct_jax.examples import Example, Setting
-from bct_jax.objectives.policy_gradient import PolicyGradient
 from bct_jax.settings.decorations import DECORATIONS
 
 Reward = Callable[[Example, str], float]
@@ -23,8 +22,14 @@ ENOUGH_CHEER = 2
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 
-def make_reward(setting: Setting, policy: PolicyGradient) -> Reward:
-  """The reward that the options name, for the examples of a setting."""
+def make_reward(setting: Setting, name: str, length_target: int) -> Reward:
+  """Returns the reward of a name, for the examples of a setting.
+
+  Args:
+    setting: what judges the agreed behavior.
+    name: agreed, cheerful, format or length.
+    length_target: words beyond the reference, for the reward `length`.
+  """
 
   def agreed(example: Example, text: str) -> float:
     """1 for the agreed behavior, as evals of held-out prompts judge it."""
@@ -32,7 +37,7 @@ def make_reward(setting: Setting, policy: PolicyGradient) -> Reward:
 
   def length(example: Example, text: str) -> float:
     """1 at `length_target` words more than the reference that it shows."""
-    return length_reward(example, text, policy.length_target)
+    return length_reward(example, text, length_target)
 
   named = {
     "agreed": agreed,
@@ -40,7 +45,7 @@ def make_reward(setting: Setting, policy: PolicyGradient) -> Reward:
     "format": format_reward,
     "length": length,
   }
-  return named[policy.reward]
+  return named[name]
 
 
 def earned(reward: Reward, example: Example, text: str | None) -> float:

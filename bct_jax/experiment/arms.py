@@ -191,7 +191,8 @@ class _Arm:
       rows = files.read_lines(path)
     rows = decorate(rows, DECORATIONS[self.config.train.decoration])
     if policy is not None:
-      rows = reward(rows, plan.prompts, make_reward(plan.setting, policy))
+      give = make_reward(plan.setting, policy.reward, policy.length_target)
+      rows = reward(rows, plan.prompts, give)
     files.write_lines(self.folder / "rollouts" / f"step_{step}.jsonl", rows)
     record = summarize(rows, step)
     if plan.config.eval.gradients:

@@ -144,7 +144,7 @@ class Rollouts:
     tokens = [c.tokens for c in drawn]
     scored = runtime.scorer(weights, prompts, tokens)
     judged = self.reference and runtime.scorer(self.reference, prompts, tokens)
-    give = make_reward(self.plan.setting, policy)
+    give = make_reward(self.plan.setting, policy.reward, policy.length_target)
     rows = []
     for i, completion in enumerate(drawn):
       text = chat.decode(completion.tokens, stop)

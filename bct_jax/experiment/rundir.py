@@ -253,7 +253,7 @@ def _git() -> dict[str, Any]:
 def write_done(workdir: Path, organism: str) -> None:
   """Writes done.json, which lists the files of the run, unless it is there.
 
-  Not listed are report.html, which can be made again, and what live.py writes.
+  Not listed are report.html, which can be made again, and what trackers.py writes.
 
   Args:
     workdir: a run directory that is complete but for this file.

@@ -69,7 +69,7 @@ def train_runs(
     start: gives the weights to start from, which are taken over; called for
       new runs, and for the params that adapters are over.
     evaluate: see Evaluate.
-    vmap: updates all in one program, see population.py, which wants the batches
+    vmap: updates all in one program, see together.py, which wants the batches
       in one layout; else the program of one runs for each in turn.
 
   Returns:

@@ -61,7 +61,7 @@ def join(
     ProcessError: they did not meet, or are another number than expected.
   """
   _State.timeout = timeout
-  # It would take SIGTERM for itself; see signals.py.
+  # It would take SIGTERM for itself; see infra/signals.py.
   jax.config.update("jax_enable_preemption_service", False)
   # The others are ended by JAX when one is silent for so long.
   silent = max(10, int(min(timeout, 100)))

@@ -13,9 +13,8 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from bct_jax.config import ConfigError, LogConfig
 from bct_jax.infra import files
 
 # File -> what the names of its values begin with.
@@ -24,18 +23,32 @@ _FILES = {"metrics.jsonl": "train", "evals.jsonl": "eval"}
 _Sink = Callable[[str, int, Mapping[str, float]], None]
 
 
-def check(log: LogConfig) -> None:
+class TrackerError(ValueError):
+  """A package that is not installed, or a service that does not answer."""
+
+
+class Destinations(Protocol):
+  """Names where lines go: see config.LogConfig."""
+
+  @property
+  def tensorboard(self) -> bool: ...
+
+  @property
+  def wandb(self) -> str: ...  # a project; "" is none
+
+
+def check(log: Destinations) -> None:
   """Looks whether the packages are there, before anything is trained.
 
   Raises:
-    ConfigError: one is missing; the message names the extra.
+    TrackerError: one is missing; the message names the extra.
   """
   for field, wanted, package, extra in (
     ("tensorboard", log.tensorboard, "tensorboardX", "tb"),
     ("wandb", log.wandb, "wandb", "wandb"),
   ):
     if wanted and importlib.util.find_spec(package) is None:
-      raise ConfigError(
+      raise TrackerError(
         f"log.{field} = {wanted!r}: the package {package} is not installed: "
         f"pip install 'bct_jax[{extra}]'"
       )
@@ -43,7 +56,7 @@ def check(log: LogConfig) -> None:
 
 @contextlib.contextmanager
 def follow(
-  log: LogConfig, folder: Path, name: str, config: Mapping[str, Any]
+  log: Destinations, folder: Path, name: str, config: Mapping[str, Any]
 ) -> Iterator[Callable[[], None]]:
   """Gives a function that passes on what was logged since it was last called.
 
@@ -58,7 +71,7 @@ def follow(
     config: what wandb shows of it.
 
   Raises:
-    ConfigError: wandb does not begin, as without a login.
+    TrackerError: wandb does not begin, as without a login.
   """
   with contextlib.ExitStack() as opened:
     sinks: list[_Sink] = []
@@ -142,7 +155,7 @@ def _wandb(
       resume="allow",
     )
   except wandb.errors.Error as e:
-    raise ConfigError(
+    raise TrackerError(
       f"log.wandb = {project!r}: {e} (WANDB_MODE=offline needs no login)"
     ) from None
   # Steps of updates and of evals are not sent in one order.

@@ -118,7 +118,7 @@ class LocalModel:
     rest: Sequence[Sequence[int]],
     done: Callable[[int], Any] = lambda count: None,
   ) -> list[Scored]:
-    """Log-probabilities of what follows each prompt, see score.py."""
+    """Log-probabilities of what follows each prompt, see sample/score.py."""
     with self._lock, jax.set_mesh(self.runtime.mesh):
       return self.runtime.scorer(self._weights, prompts, rest, done)
 

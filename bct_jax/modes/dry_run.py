@@ -34,7 +34,7 @@ def run_dry_run(
   """Prints sizes and, where the model is at hand, data and prompts.
 
   With the name of a TPU slice, such as v5e:4x4, the train step, the prefill and
-  the decode step are also compiled for it, see topology.py.
+  the decode step are also compiled for it, see sizing/topology.py.
 
   The mesh may be larger than what is here. With `model.architecture` neither
   weights nor tokenizer are needed; the data is then not checked.
@@ -120,7 +120,7 @@ def _roofline(model: MeshModel, work: Work, program, chip: Chip) -> str:
 
 
 def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
-  """What would take less, by the sizes of sizes.py."""
+  """What would take less, by the sizes of sizing/sizes.py."""
   config, c = model.config, model.model
   now = find_sizes(model, work, slots)
   out = []
@@ -156,7 +156,7 @@ def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
 
 
 def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
-  """Bytes on one device, see sizes.py."""
+  """Bytes on one device, see sizing/sizes.py."""
   axes, sampling = model.mesh.shape, model.config.sampling
   run = _largest(model)
   state = model.abstract_state(run.optim, run.lora)

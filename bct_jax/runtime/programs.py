@@ -182,7 +182,7 @@ class MeshModel:
   def measure(
     self, arm: ArmConfig | OrganismConfig, continued: bool = False
   ) -> Measure:
-    """What gradients.py measures of an arm's updates; see `step`."""
+    """What train/gradients.py measures of an arm's updates; see `step`."""
     return self._programs(arm, continued)[1]
 
   def _programs(self, arm: ArmConfig | OrganismConfig, continued: bool):

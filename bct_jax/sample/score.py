@@ -1,7 +1,7 @@
 """Log-probabilities of given completions, on the forward pass of training.
 
 Prompts and completions are packed into rows like training examples, and the
-head runs where a completion is and nowhere else (see losses.py). The shapes of
+head runs where a completion is and nowhere else (see logprobs.py). The shapes of
 a call are rounded up to a few sizes, so that calls with other completions
 rarely compile anything.
 """

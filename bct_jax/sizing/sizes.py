@@ -162,10 +162,11 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
   b is the rows of a microbatch on one device. XLA shares and fuses buffers in
   ways this does not follow. Against its memory analysis of compiled train steps
   it is within a factor 1.25 for small dense models on CPU
-  (tests/test_sizes.py), and 0.88 to 1.29 of it for TPU v5e, v5p and v6e: Llama
-  3 of 8B and 70B and Qwen2.5-7B, seven cases. For Gemma 3 12B, whose attention
-  is XLA's, it is 1.54. On CPU, where a ragged product becomes a dense one, a
-  mixture of experts takes up to 2.5 times this. It was not held against a GPU.
+  (tests/sizing/test_sizes.py), and 0.88 to 1.29 of it for TPU v5e, v5p and v6e:
+  Llama 3 of 8B and 70B and Qwen2.5-7B, seven cases. For Gemma 3 12B, whose
+  attention is XLA's, it is 1.54. On CPU, where a ragged product becomes a dense
+  one, a mixture of experts takes up to 2.5 times this. It was not held against
+  a GPU.
   """
   config, tensor = model.config, axes["tensor"]
   shards = axes["data"] * axes["fsdp"]

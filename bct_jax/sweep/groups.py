@@ -22,7 +22,7 @@ def parts(group: Sequence[Cell], together: int) -> list[list[Cell]]:
 
 
 def one_program(part: Sequence[Cell], vmap: bool | None) -> bool:
-  """Whether one program trains all cells of a part, see population.py.
+  """Whether one program trains all cells of a part, see train/together.py.
 
   It reads what adapters are over once for all of them, which on a CPU saves
   nothing: there the program of one runs for each in turn, as it does where all

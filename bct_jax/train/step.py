@@ -1,4 +1,4 @@
-"""The train step, a pure function under jit; loop.py is around it."""
+"""The train step, a pure function under jit; train/loop.py is around it."""
 
 from collections.abc import Callable
 from typing import Any

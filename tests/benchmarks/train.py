@@ -25,7 +25,7 @@ import time
 from pathlib import Path
 
 HERE = Path(__file__).parent
-sys.path[:0] = [str(HERE.parent), str(HERE.parent.parent)]
+sys.path[:0] = [str(HERE.parent / "support"), str(HERE.parent.parent)]
 
 from contenders import Contender, work  # noqa: E402
 from trainers import WORKERS  # noqa: E402

@@ -1,6 +1,6 @@
 """Figures over many arms: what each learning rate does, and at what cost.
 
-They get numbers that were chosen and checked before; see overview.py.
+They get numbers that were chosen and checked before; see overview_page.py.
 """
 
 import math

