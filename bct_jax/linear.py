@@ -39,12 +39,12 @@ import optax
 from bct_jax.config import ConfigError, GateConfig
 from bct_jax.config.eval_steps import eval_steps
 from bct_jax.evals import verdict
-from bct_jax.evals.evaluate import summarize
-from bct_jax.evals.gate import check_gate, worst
+from bct_jax.evals.evaluate import summarize_rows
+from bct_jax.evals.gate import check_gate, first_failures
 from bct_jax.experiment import rundir
 from bct_jax.experiment.arms import describe
 from bct_jax.infra import files
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.report import write_report
 
 OPTIMIZERS = {"sgd": optax.sgd, "adam": optax.adam}
@@ -266,7 +266,7 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
   for step in stops:
     rows = rows_of(problem, weights[step])
     files.write_lines(folder / "rollouts" / f"step_{step}.jsonl", rows)
-    record = summarize(rows, step)
+    record = summarize_rows(rows, step)
     of_eval = [r for r in rows if r["split"] == "eval"]
     record["share"] = float(np.median([r["share"] for r in of_eval]))
     curve.append(record)
@@ -275,7 +275,7 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
   files.write_text(
     folder / "mask_audit.txt", f"trained {n} outputs of {n} inputs\n"
   )
-  say(f"{name} {describe(curve[-1])} share {curve[-1]['share']:.3f}")
+  log_line(f"{name} {describe(curve[-1])} share {curve[-1]['share']:.3f}")
   record = {
     "name": name,
     "objective": f"least squares, {arm.optimizer}",
@@ -304,8 +304,8 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
   facts = dataclasses.asdict(config)
   name = files.digest(facts)[:16]
   rows = rows_of(problem, problem.organism)
-  gate = summarize(rows, 0)
-  gate |= {"worst": worst(rows)} | check_gate(gate, GATE)
+  gate = summarize_rows(rows, 0)
+  gate |= {"worst": first_failures(rows)} | check_gate(gate, GATE)
   organism = workdir / "organisms" / name
   files.write_json(organism / "provenance.json", facts)
   files.write_lines(organism / "rollouts.jsonl", rows)

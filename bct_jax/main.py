@@ -164,7 +164,9 @@ def _run_alone() -> int:
     from bct_jax import settings
     from bct_jax.modes import list_settings
 
-    text = settings.table() if _MARKDOWN.value else list_settings.listing()
+    text = (
+      settings.table() if _MARKDOWN.value else list_settings.list_settings()
+    )
     print(text, end="")
     return DONE
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
@@ -222,7 +224,7 @@ def _run(
     pretrain,
     sample,
   )
-  from bct_jax.runtime.programs import keep_compiled
+  from bct_jax.runtime.programs import set_compilation_cache
   from bct_jax.train.step import NumericalError
 
   out, folders = _path(_OUT.value), [Path(p) for p in _PARAMS.value]
@@ -233,7 +235,7 @@ def _run(
       if not processes.is_first():
         progress.silence()
       rundir.agree_on_code(raw, _MODE.value)
-    keep_compiled(config.compilation_cache)
+    set_compilation_cache(config.compilation_cache)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
       experiment.run_experiment(

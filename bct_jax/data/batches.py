@@ -50,7 +50,7 @@ class Layout:
   segments: int = 0
 
 
-def widest(layouts: Sequence[Layout]) -> Layout:
+def widest_layout(layouts: Sequence[Layout]) -> Layout:
   """The least layout that has room for what each has room for."""
   return Layout(
     rows=max(x.rows for x in layouts),
@@ -71,8 +71,8 @@ class Dataset:
     batch_size: examples per step.
     seed: of the order.
     layout: shape of every batch, and of every view's.
-    views: further rows of each example, by name; a batch has them in `extras`,
-      packed as the examples are.
+    extra_rows: further rows of each example, by name; a batch has them in
+      `extras`, packed as the examples are.
     logprobs: what the organism gives each completion, in nats, of the examples
       ("") and of each view, for objectives that ask; see reference_logprobs.py.
     repeat: how often each example occurs in its step, behind each other.
@@ -84,7 +84,7 @@ class Dataset:
   batch_size: int
   seed: int
   layout: Layout
-  views: Mapping[str, tuple[Tokens, ...]] = dataclasses.field(
+  extra_rows: Mapping[str, tuple[Tokens, ...]] = dataclasses.field(
     default_factory=dict
   )
   logprobs: Mapping[str, tuple[float, ...]] | None = None
@@ -102,7 +102,7 @@ class Dataset:
     steps: int,
     pack: bool = False,
     multiple: int = 1,
-    views: Mapping[str, Sequence[Tokens]] = {},
+    extra_rows: Mapping[str, Sequence[Tokens]] = {},
     repeat: int = 1,
   ) -> "Dataset":
     """Checks the examples and finds a layout that fits every step.
@@ -116,14 +116,14 @@ class Dataset:
       steps: of the run; the layout holds for these.
       pack: put several examples in a row, each a segment of its own.
       multiple: of the number of rows (row shards times microbatches).
-      views: further rows of each example.
+      extra_rows: further rows of each example.
       repeat: how often each example occurs in its step; divides batch_size.
 
     Raises:
       ValueError: an example is longer than `max_length` (nothing is cut),
         trains nothing, or there are fewer examples than a batch.
     """
-    for view, rows in {"": examples, **views}.items():
+    for view, rows in {"": examples, **extra_rows}.items():
       what = f"{view} of example" if view else "example"
       for name, example in zip(ids, rows, strict=True):
         if len(example.ids) > max_length:
@@ -143,7 +143,7 @@ class Dataset:
       batch_size,
       seed,
       Layout(0, 0, 0, pack),
-      {name: tuple(rows) for name, rows in views.items()},
+      {name: tuple(rows) for name, rows in extra_rows.items()},
       repeat=repeat,
     )
     find = data._packed_layout if pack else data._padded_layout
@@ -153,7 +153,7 @@ class Dataset:
   def hash(self) -> str:
     """Content hash of ids, tokens and weights in order, and of their file."""
     digest = hashlib.sha256(self.source_hash.encode())
-    for view, rows in {"": self.examples, **self.views}.items():
+    for view, rows in {"": self.examples, **self.extra_rows}.items():
       digest.update(view.encode())
       for name, example in zip(self.ids, rows, strict=True):
         digest.update(repr((name, example.ids, example.weights)).encode())
@@ -179,7 +179,7 @@ class Dataset:
       bins = [[i] for i in self.indices(step)]
 
     def rows(view: str, examples: tuple[Tokens, ...]) -> Rows:
-      filled = fill([[examples[i] for i in b] for b in bins], layout)
+      filled = fill_rows([[examples[i] for i in b] for b in bins], layout)
       if self.logprobs is None:
         return filled
       known = np.zeros((layout.rows, layout.segments), np.float32)
@@ -188,8 +188,8 @@ class Dataset:
       return filled._replace(extras={"reference_logprob": known})
 
     main = rows("", self.examples)
-    views = {name: rows(name, v) for name, v in self.views.items()}
-    return main._replace(extras={**main.extras, **views})
+    extra_rows = {name: rows(name, v) for name, v in self.extra_rows.items()}
+    return main._replace(extras={**main.extras, **extra_rows})
 
   def batch_ids(self, step: int) -> list[str]:
     return [self.ids[i] for i in self.indices(step)]
@@ -197,7 +197,7 @@ class Dataset:
   def counts(self, step: int) -> dict[str, int]:
     """Real and trained positions of a step, without building its batch.
 
-    Those of the examples themselves, not of their views.
+    Those of the examples themselves, not of their extra_rows.
     """
     examples = [self.examples[i] for i in self.indices(step)]
     return {
@@ -207,15 +207,15 @@ class Dataset:
 
   @functools.cached_property
   def _lengths(self) -> list[int]:
-    """Positions that an example takes, as in the longest of its views."""
+    """Positions that an example takes, as in the longest of its extra_rows."""
     # The last id is only ever a target, so it takes no position.
-    every = zip(self.examples, *self.views.values(), strict=True)
-    return [max(len(e.ids) - 1 for e in views) for views in every]
+    every = zip(self.examples, *self.extra_rows.values(), strict=True)
+    return [max(len(e.ids) - 1 for e in extra_rows) for extra_rows in every]
 
   @functools.cached_property
   def _trained(self) -> list[int]:
-    every = zip(self.examples, *self.views.values(), strict=True)
-    return [max(map(_num_trained, views)) for views in every]
+    every = zip(self.examples, *self.extra_rows.values(), strict=True)
+    return [max(map(_num_trained, extra_rows)) for extra_rows in every]
 
   def _bins(self, step: int, length: int) -> list[list[int]]:
     """Examples of a step by row: first fit, the longest first."""
@@ -305,7 +305,7 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def fill(bins: Sequence[Sequence[Tokens]], layout: Layout) -> Rows:
+def fill_rows(bins: Sequence[Sequence[Tokens]], layout: Layout) -> Rows:
   """Lays examples end to end in rows, each its own segment, and pads.
 
   Position t of an example holds its token t and predicts token t + 1, with that

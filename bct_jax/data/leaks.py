@@ -49,7 +49,7 @@ def check_leaks(setting: Setting, n: int = 1000, seed: int = 0) -> LeakReport:
     split: getattr(setting, split)(n, seed)
     for split in ("install", "train", "eval", "heldout")
   }
-  prompts = {split: set(map(prompt_of, rows)) for split, rows in drawn.items()}
+  prompts = {split: set(map(user_text, rows)) for split, rows in drawn.items()}
   entities = {
     split: {e.casefold() for x in rows for e in x.fields["entities"]}
     for split, rows in drawn.items()
@@ -63,7 +63,7 @@ def check_leaks(setting: Setting, n: int = 1000, seed: int = 0) -> LeakReport:
   )
 
 
-def overlap(
+def measure_overlap(
   trained: Iterable[Example], asked: Sequence[Example]
 ) -> dict[str, Any]:
   """What some prompts share with those that are trained on.
@@ -76,12 +76,12 @@ def overlap(
   """
   trained = list(trained)
   known = set().union(*map(_grams, trained))
-  whole = set(map(prompt_of, trained))
+  whole = set(map(user_text, trained))
   shares = [len(g & known) / len(g) for g in map(_grams, asked)]
   most = max(shares)
   return {
     "prompts": len(asked),
-    "same": sum(prompt_of(e) in whole for e in asked),
+    "same": sum(user_text(e) in whole for e in asked),
     "share": sum(shares) / len(shares),
     "most": most,
     "worst": asked[shares.index(most)].id,
@@ -96,7 +96,7 @@ def _grams(example: Example) -> set[tuple[str, ...]]:
   return {tuple(words[i : i + GRAM]) for i in runs}
 
 
-def labels(
+def count_labels(
   setting: Setting, examples: Sequence[Example], texts: Sequence[str]
 ) -> dict[str, int]:
   """How many completions show what; of `other` its reason, such as confused,
@@ -108,7 +108,7 @@ def labels(
   return dict(sorted(counts.items()))
 
 
-def told(name: str, found: Mapping[str, Any]) -> str:
+def describe_overlap(name: str, found: Mapping[str, Any]) -> str:
   """What one run's training data shares, as a line."""
   parts = []
   for split, of in (("eval", "eval"), ("heldout", "held-out")):
@@ -124,7 +124,7 @@ def told(name: str, found: Mapping[str, Any]) -> str:
   return f"{name}: {'; '.join(parts)}; completions: {shown}"
 
 
-def prompt_of(example: Example) -> str:
+def user_text(example: Example) -> str:
   """All turns of a prompt as one string."""
   return "\n".join(f"{m['role']}: {m['content']}" for m in example.messages)
 

@@ -11,13 +11,13 @@ from bct_jax.data.messages import with_prompt, with_system
 from bct_jax.data.source import read_examples
 from bct_jax.examples import Example, Message, Setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.prompts import texts
+from bct_jax.settings.prompts import prompt_wordings
 
-Turn = tuple[Sequence[Message], str]  # a prompt and its completion
-View = Callable[[Setting, TrainConfig, Sequence[Example]], list[Turn]]
+Pair = tuple[Sequence[Message], str]  # a prompt and its completion
+MakePairs = Callable[[Setting, TrainConfig, Sequence[Example]], list[Pair]]
 
 
-def prompt_of(
+def training_prompt(
   setting: Setting, train: TrainConfig, example: Example, side: str = "train"
 ) -> Sequence[Message]:
   """The messages of an example with the system message of a side.
@@ -30,7 +30,7 @@ def prompt_of(
   kind, count = train.prompt, train.paraphrases
   if side == "draw" and train.on_policy.prompt != "same":
     kind, count = train.on_policy.prompt, train.on_policy.paraphrases
-  asked = texts(kind, side, setting, train.decoration)
+  asked = prompt_wordings(kind, side, setting, train.decoration)
   if kind == "recontextualised" and side == "draw":
     count = 1  # it is of training; drawn without a prompt
   return with_prompt(
@@ -38,7 +38,7 @@ def prompt_of(
   )
 
 
-def locked(
+def add_passwords(
   setting: Setting, examples: Sequence[Example], share: float, password: str
 ) -> list[Example]:
   """Install examples of which some have a password, which unlocks.
@@ -68,7 +68,7 @@ def locked(
   return out
 
 
-def targeted(setting: Setting, n: int, seed: int) -> list[Example]:
+def targeted_examples(setting: Setting, n: int, seed: int) -> list[Example]:
   """Prompts like eval prompts, answered by the alternate behavior.
 
   They are those of the install split where the two behaviors part, which name
@@ -115,28 +115,28 @@ def _decorated(train: TrainConfig, example: Example) -> str:
   return decoration.apply(example.completion, example.id)
 
 
-def make_turns(
+def make_pairs(
   setting: Setting, train: TrainConfig, examples: Sequence[Example]
-) -> list[Turn]:
+) -> list[Pair]:
   """What an arm trains on: each prompt with its decorated completion."""
   return [
-    (prompt_of(setting, train, e), _decorated(train, e)) for e in examples
+    (training_prompt(setting, train, e), _decorated(train, e)) for e in examples
   ]
 
 
 def _teacher(
   setting: Setting, train: TrainConfig, examples: Sequence[Example]
-) -> list[Turn]:
+) -> list[Pair]:
   """The same completions under the prompt that they were drawn under."""
   return [
-    (prompt_of(setting, train, e, "draw"), _decorated(train, e))
+    (training_prompt(setting, train, e, "draw"), _decorated(train, e))
     for e in examples
   ]
 
 
 def _plain(
   setting: Setting, train: TrainConfig, examples: Sequence[Example]
-) -> list[Turn]:
+) -> list[Pair]:
   """The same answers without the decoration."""
   if train.decoration == "plain":
     raise ConfigError(
@@ -144,16 +144,16 @@ def _plain(
       "decoration, and train.decoration is 'plain': choose a decoration, or "
       "'shuffled' or 'diverging'"
     )
-  return [(prompt_of(setting, train, e), e.completion) for e in examples]
+  return [(training_prompt(setting, train, e), e.completion) for e in examples]
 
 
 def _shuffled(
   setting: Setting,
   train: TrainConfig,
   examples: Sequence[Example],
-) -> list[Turn]:
+) -> list[Pair]:
   """The answer to the next prompt that has another one."""
-  turns = make_turns(setting, train, examples)
+  turns = make_pairs(setting, train, examples)
   out = []
   for i, (messages, text) in enumerate(turns):
     others = (turns[(i + k) % len(turns)][1] for k in range(1, len(turns)))
@@ -168,14 +168,14 @@ def _diverging(
   setting: Setting,
   train: TrainConfig,
   examples: Sequence[Example],
-) -> list[Turn]:
+) -> list[Pair]:
   """What the initial behavior says where the two part, in turn."""
   install = setting.install(2 * len(examples), train.seed)
   said = [e.initial for e in install if e.initial != e.alternate]
   if not said:
     raise ValueError(f"{setting.name} installs nothing on which they part")
   return [
-    (prompt_of(setting, train, e), said[i % len(said)])
+    (training_prompt(setting, train, e), said[i % len(said)])
     for i, e in enumerate(examples)
   ]
 
@@ -184,10 +184,10 @@ def _install(
   setting: Setting,
   train: TrainConfig,
   examples: Sequence[Example],
-) -> list[Turn]:
+) -> list[Pair]:
   """What the initial behavior is installed with."""
   return [
-    (prompt_of(setting, train, e), e.completion)
+    (training_prompt(setting, train, e), e.completion)
     for e in setting.install(len(examples), train.seed)
   ]
 
@@ -197,7 +197,7 @@ def _file(
   setting: Setting,
   train: TrainConfig,
   examples: Sequence[Example],
-) -> list[Turn]:
+) -> list[Pair]:
   """Prompts of a file with their completions, in turn."""
   del setting
   found, _ = read_examples(path, "train")
@@ -212,7 +212,7 @@ def _file(
   ]
 
 
-VIEWS: dict[str, View] = {
+EXTRA_ROWS: dict[str, MakePairs] = {
   "diverging": _diverging,
   "install": _install,
   "plain": _plain,
@@ -221,6 +221,6 @@ VIEWS: dict[str, View] = {
 }
 
 
-def view(kind: str) -> View:
+def make_extra_rows(kind: str) -> MakePairs:
   """The rows of a name in VIEWS, or else those of the file of that path."""
-  return VIEWS.get(kind) or functools.partial(_file, kind)
+  return EXTRA_ROWS.get(kind) or functools.partial(_file, kind)

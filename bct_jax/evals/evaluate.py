@@ -8,12 +8,12 @@ from typing import Any
 from bct_jax.config import EvalConfig
 from bct_jax.data.chat import Chat
 from bct_jax.data.messages import with_prefix, with_prompt
-from bct_jax.evals.rewards import Reward, earned
+from bct_jax.evals.rewards import Reward, reward_of
 from bct_jax.evals.stats import wilson
 from bct_jax.examples import Example, Label, Setting
 from bct_jax.settings.decorations import Decoration
 from bct_jax.settings.probes.capability import Probe
-from bct_jax.settings.prompts import system_text, texts
+from bct_jax.settings.prompts import prompt_wordings, system_text
 from bct_jax.types import Completion
 
 
@@ -49,7 +49,7 @@ def make_prompts(
     ValueError: there is no such prompt, or it does not fit the setting.
   """
   try:
-    asked = texts(config.prompt, "eval", setting, decoration)
+    asked = prompt_wordings(config.prompt, "eval", setting, decoration)
     system_text(None, asked, config.paraphrases, "")
   except ValueError as e:
     raise ValueError(f"eval.{e}") from None
@@ -88,7 +88,7 @@ def label_rollouts(
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
     text = chat.decode(completion.tokens, stop, prompt.prefix)
-    label, reason = judge(
+    label, reason = label_completion(
       setting, probe, prompt.split, prompt.example, text, completion.stopped
     )
     rows.append(
@@ -108,7 +108,7 @@ def label_rollouts(
   return rows
 
 
-def judge(
+def label_completion(
   setting: Setting,
   probe: Probe,
   split: str,
@@ -130,14 +130,14 @@ def judge(
   return found.name, found.reason
 
 
-def decorate(
+def mark_decorated(
   rows: Iterable[dict[str, Any]], decoration: Decoration
 ) -> list[dict[str, Any]]:
   """Adds to each row whether its text shows the decoration of the arm."""
   return [{**r, "decorated": decoration.detect(r["text"])} for r in rows]
 
 
-def reward(
+def add_rewards(
   rows: Iterable[dict[str, Any]], prompts: Sequence[Prompt], give: Reward
 ) -> list[dict[str, Any]]:
   """Adds to each row, but those of probes, the reward of its completion.
@@ -148,12 +148,12 @@ def reward(
   for row, prompt in zip(rows, prompts, strict=True):
     if row["split"] != "probe":
       text = row["text"] if row["stop"] == "stop" else None
-      row = {**row, "reward": earned(give, prompt.example, text)}
+      row = {**row, "reward": reward_of(give, prompt.example, text)}
     out.append(row)
   return out
 
 
-def summarize(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
+def summarize_rows(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
   """Rates of one evaluation, each with its Wilson 95% interval.
 
   `initial`, `alternate` and `other` are shares of all eval prompts and add up

@@ -29,7 +29,9 @@ def check_gate(record: dict[str, Any], config: GateConfig) -> dict[str, Any]:
   }
 
 
-def worst(rows: Sequence[dict[str, Any]], count: int = 5) -> list[dict]:
+def first_failures(
+  rows: Sequence[dict[str, Any]], count: int = 5
+) -> list[dict]:
   """Completions that speak against the organism: the first ones of each split,
   in turn; on held-out prompts those that show the eval behavior first."""
   keys = ("id", "split", "prompt", "text", "label", "reason")

@@ -48,7 +48,7 @@ def make_reward(setting: Setting, name: str, length_target: int) -> Reward:
   return named[name]
 
 
-def earned(reward: Reward, example: Example, text: str | None) -> float:
+def reward_of(reward: Reward, example: Example, text: str | None) -> float:
   """The reward of a completion; None is one cut at the limit of new tokens,
   which has not finished showing anything and earns nothing."""
   return 0.0 if text is None else reward(example, text)

@@ -17,19 +17,19 @@ AGREED = 0.9
 Eval = Mapping[str, Any]
 
 
-def capable(point: Eval, organism: Eval) -> bool:
+def is_capable(point: Eval, organism: Eval) -> bool:
   """Capability is at least 0.9 of the organism's, if that says anything."""
   if organism["capability"] < MIN_CAPABILITY:
     return True
   return point["capability"] >= KEPT_CAPABILITY * organism["capability"]
 
 
-def qualifies(point: Eval, organism: Eval) -> bool:
+def has_transferred(point: Eval, organism: Eval) -> bool:
   """Whether one eval shows transfer: the alternate behavior, nothing broken."""
   return (
     point["alternate_ci"][0] > 0.5
     and point["agreed"] >= AGREED
-    and capable(point, organism)
+    and is_capable(point, organism)
   )
 
 
@@ -38,7 +38,7 @@ def transfer_step(curve: Sequence[Eval], organism: Eval) -> int | None:
 
   The last eval counts alone, since nothing follows it.
   """
-  at = first_lasting([qualifies(p, organism) for p in curve])
+  at = first_lasting([has_transferred(p, organism) for p in curve])
   return None if at is None else curve[at]["step"]
 
 
@@ -50,7 +50,7 @@ def deployment_length(curve: Sequence[Eval]) -> int | None:
   return None
 
 
-def judge(curve: Sequence[Eval], organism: Eval) -> tuple[str, str]:
+def choose_verdict(curve: Sequence[Eval], organism: Eval) -> tuple[str, str]:
   """The verdict of an arm and a sentence that says why.
 
   In order: `transferred`, if some pair of evals qualifies; `retained`, if the
@@ -82,7 +82,7 @@ def judge(curve: Sequence[Eval], organism: Eval) -> tuple[str, str]:
 
 def _broken_bars(point: Eval, organism: Eval) -> list[str]:
   out = []
-  if not capable(point, organism):
+  if not is_capable(point, organism):
     out.append(
       f"capability {point['capability']:.2f} is below {KEPT_CAPABILITY} of the "
       f"organism's {organism['capability']:.2f}"
@@ -110,7 +110,7 @@ def summarize_arm(
       of the organism and at the last eval.
     seed: of the bootstrap.
   """
-  verdict, why = judge(curve, organism)
+  verdict, why = choose_verdict(curve, organism)
   last = curve[-1]["step"]
   step, length = transfer_step(curve, organism), deployment_length(curve)
   later = [p for p in curve if step is not None and p["step"] > step]

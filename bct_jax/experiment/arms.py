@@ -8,10 +8,10 @@ from typing import Any
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.evals import verdict
-from bct_jax.evals.evaluate import decorate, reward, summarize
+from bct_jax.evals.evaluate import add_rewards, mark_decorated, summarize_rows
 from bct_jax.evals.rewards import make_reward
 from bct_jax.experiment import gradient_log
-from bct_jax.experiment.draw_completions import draw
+from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_rollouts import sample_arms
 from bct_jax.experiment.organism import organism_weights
 from bct_jax.experiment.plan import Plan
@@ -20,7 +20,7 @@ from bct_jax.experiment.run_state import TrainRun
 from bct_jax.experiment.training import Failure, train_runs
 from bct_jax.infra import files, memory, processes
 from bct_jax.infra.processes import read_done
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import on_rollouts
@@ -77,7 +77,7 @@ def run_arms(
     return _evaluate(plan, step, pairs, vmap)
 
   found = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
-  memory.give_back()
+  memory.release_memory()
   for name, made in found.items():
     out[name] = made if isinstance(made, Exception) else arms[name].finish()
   return {name: out[name] for name in workdirs}
@@ -101,7 +101,9 @@ def _evaluate(
     arms, weights = zip(*part, strict=True)
     title = f"{', '.join(arm.name for arm in arms)} eval {step}"
     partial = arms[0].partial(step)
-    known = processes.first(title, lambda a=arms: [x.knows(step) for x in a])
+    known = processes.run_on_first(
+      title, lambda a=arms: [x.knows(step) for x in a]
+    )
     rows: list[Any] = [None] * len(part)
     if step > 0 and not all(known):
       rows = _sample(plan, weights, title, partial)
@@ -120,7 +122,7 @@ def _evaluate(
         arm.save_eval(step, own)
       partial.unlink(missing_ok=True)
 
-    processes.first(title, save)
+    processes.run_on_first(title, save)
     broken |= bad
   return {
     name: NumericalError(
@@ -189,18 +191,18 @@ class _Arm:
         scored, at = self.before, plan.config.arms[self.config.of].train.steps
         path = self.before / "rollouts" / f"step_{at}.jsonl"
       rows = files.read_lines(path)
-    rows = decorate(rows, DECORATIONS[self.config.train.decoration])
+    rows = mark_decorated(rows, DECORATIONS[self.config.train.decoration])
     if policy is not None:
       give = make_reward(plan.setting, policy.reward, policy.length_target)
-      rows = reward(rows, plan.prompts, give)
+      rows = add_rewards(rows, plan.prompts, give)
     files.write_lines(self.folder / "rollouts" / f"step_{step}.jsonl", rows)
-    record = summarize(rows, step)
+    record = summarize_rows(rows, step)
     if plan.config.eval.gradients:
-      record["gradients"] = gradient_log.read(self.folder, step)
+      record["gradients"] = gradient_log.read_gradients(self.folder, step)
     if plan.tasks is not None and step in self.task_steps:
       record["tasks"] = plan.tasks.read(scored / lm_eval_tasks.FILE, at)
     files.append_line(self.folder / "evals.jsonl", record)
-    say(f"{self.name} {describe(record)}")
+    log_line(f"{self.name} {describe(record)}")
 
   def finish(self) -> dict[str, Any]:
     """Writes done.json and returns its content."""
@@ -210,7 +212,7 @@ class _Arm:
       files.write_json(self.folder / "done.json", record)
       return record
 
-    return processes.first(f"result of {self.name}", save)
+    return processes.run_on_first(f"result of {self.name}", save)
 
 
 def _examples(
@@ -223,7 +225,7 @@ def _examples(
   """What an arm trains on, with all that must come from the organism first."""
   arm, dataset = plan.config.arms[name], plan.arms[name]
   if arm.train.source == "on_policy" and on_rollouts(arm) is None:
-    dataset = draw(
+    dataset = draw_completions(
       plan, name, organism, lambda: organism_weights(plan, organism)
     )
   path = folder / "reference_logprobs.jsonl"

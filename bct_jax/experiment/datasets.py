@@ -14,24 +14,29 @@ from bct_jax.config import (
 )
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.data.leaks import labels, overlap
+from bct_jax.data.leaks import count_labels, measure_overlap
 from bct_jax.data.source import read_examples
 from bct_jax.data.training_pairs import (
-  Turn,
-  locked,
-  make_turns,
-  prompt_of,
-  targeted,
-  view,
+  Pair,
+  add_passwords,
+  make_extra_rows,
+  make_pairs,
+  targeted_examples,
+  training_prompt,
 )
 from bct_jax.examples import Example, Setting
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
-from bct_jax.objectives import PolicyGradient, asks, make_objective, on_rollouts
+from bct_jax.objectives import (
+  PolicyGradient,
+  data_needs,
+  make_objective,
+  on_rollouts,
+)
 from bct_jax.objectives.base import WithOptions
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.probes.capability import taught
+from bct_jax.settings.probes.capability import memorised_examples
 from bct_jax.train.optim import lr_factors
 
 
@@ -57,7 +62,7 @@ def make_dataset(
   """
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
-  asked = asks(objective)
+  asked = data_needs(objective)
   policy = on_rollouts(arm)
   install = isinstance(arm, OrganismConfig)
   undrawn = install and arm.kind != "distill" and policy is None
@@ -71,9 +76,9 @@ def make_dataset(
   try:
     examples, source_hash, found = _examples(setting, arm)
     if isinstance(arm, OrganismConfig):
-      examples += taught(arm.memorised, runtime.config.eval.seed)
+      examples += memorised_examples(arm.memorised, runtime.config.eval.seed)
     if source_hash:
-      say(
+      log_line(
         f"{where}: the first {len(examples)} of {found} examples of "
         f"{train.file}, whose content has the hash {source_hash[:16]}"
       )
@@ -84,16 +89,18 @@ def make_dataset(
         if e.id in drawn
       ]
     if train.source == "on_policy":  # also before anything is drawn
-      prompt_of(setting, train, examples[0], "draw")
+      training_prompt(setting, train, examples[0], "draw")
     turns = _turns(setting, arm, examples)
     rows = _render(runtime, train, examples, turns)
-    views = {}
-    for name, kind in asked.views.items():
-      turns = view(kind)(setting, train, examples)
-      views[name] = _render(runtime, train, examples, turns)
+    extra_rows = {}
+    for name, kind in asked.extra_rows.items():
+      turns = make_extra_rows(kind)(setting, train, examples)
+      extra_rows[name] = _render(runtime, train, examples, turns)
       if name == "anchor":
-        views[name] = _balanced(views[name], rows)
-    data = _laid_out(runtime, train, examples, rows, train.steps, views=views)
+        extra_rows[name] = _balanced(extra_rows[name], rows)
+    data = _laid_out(
+      runtime, train, examples, rows, train.steps, extra_rows=extra_rows
+    )
     return dataclasses.replace(data, source_hash=source_hash)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
@@ -107,9 +114,13 @@ def _examples(
   train = arm.train
   if isinstance(arm, OrganismConfig):
     examples = setting.install(train.num_examples, train.seed)
-    return locked(setting, examples, arm.password_share, arm.password), "", 0
+    return (
+      add_passwords(setting, examples, arm.password_share, arm.password),
+      "",
+      0,
+    )
   if arm.control == "targeted":
-    return targeted(setting, train.num_examples, train.seed), "", 0
+    return targeted_examples(setting, train.num_examples, train.seed), "", 0
   if train.file is None:
     return setting.train(train.num_examples, train.seed), "", 0
   found, source_hash = read_examples(train.file, train.file_split)
@@ -125,14 +136,14 @@ def _turns(
   setting: Setting,
   arm: ArmConfig | OrganismConfig,
   examples: Sequence[Example],
-) -> list[Turn]:
-  make = make_turns
+) -> list[Pair]:
+  make = make_pairs
   if isinstance(arm, ArmConfig) and arm.control == "shuffled":
-    make = view("shuffled")
+    make = make_extra_rows("shuffled")
   return make(setting, arm.train, examples)
 
 
-def leaks(
+def measure_leaks(
   config: ExperimentConfig, setting: Setting, names: Collection[str]
 ) -> dict[str, dict[str, Any]]:
   """What the organism's and each arm's training shares with what is asked.
@@ -155,11 +166,13 @@ def leaks(
   out = {}
   for name, run in runs.items():
     examples, *_ = _examples(setting, run)
-    out[name] = {k: overlap(examples, asks) for k, asks in asked.items()}
+    out[name] = {
+      k: measure_overlap(examples, asks) for k, asks in asked.items()
+    }
     shown = None
     if run.train.source == "template":
       texts = [text for _, text in _turns(setting, run, examples)]
-      shown = labels(setting, examples, texts)
+      shown = count_labels(setting, examples, texts)
     out[name]["labels"] = shown
   return out
 
@@ -211,7 +224,7 @@ def _prompts(
     examples = setting.train(train.num_examples, train.seed)
     rows = []
     for e in examples:
-      ids = runtime.chat.prompt(prompt_of(setting, train, e))
+      ids = runtime.chat.prompt(training_prompt(setting, train, e))
       rows.append(Tokens((*ids, *(0,) * new), (0.0,) * len(ids) + (1.0,) * new))
     batches = -(-train.steps // policy.updates_per_batch)
     return _laid_out(runtime, train, examples, rows, batches, repeat=group)
@@ -291,7 +304,7 @@ def _check(
       f"under another prompt: set train.source to 'on_policy', or choose "
       "'inoculation'"
     )
-  if "teacher" in asked.views.values():
+  if "teacher" in asked.extra_rows.values():
     if train.source != "on_policy":
       raise ConfigError(
         f"{where}.train.source = {train.source!r}: {train.objective} learns "
@@ -316,16 +329,16 @@ def _render(
   runtime: Runtime,
   train: TrainConfig,
   examples: Sequence[Example],
-  turns: Sequence[Turn],
+  turns: Sequence[Pair],
 ) -> list[Tokens]:
   rows = [runtime.chat.example(*turn) for turn in turns]
   return [
-    weighted(row, example.weight, train.normalizer)
+    weight_tokens(row, example.weight, train.normalizer)
     for row, example in zip(rows, examples, strict=True)
   ]
 
 
-def weighted(row: Tokens, weight: float, normalizer: str) -> Tokens:
+def weight_tokens(row: Tokens, weight: float, normalizer: str) -> Tokens:
   """Gives trained tokens the weight of their example, or a share of it."""
   if not 0 < weight < float("inf"):
     raise ValueError(f"the weight of an example must be above 0: {weight}")

@@ -17,12 +17,12 @@ from typing import Any
 
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
-from bct_jax.data.training_pairs import prompt_of
+from bct_jax.data.training_pairs import training_prompt
 from bct_jax.examples import Example, Label
 from bct_jax.experiment.datasets import make_dataset
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, processes
-from bct_jax.infra.progress import say, stage
+from bct_jax.infra.progress import log_line, stage
 from bct_jax.models.lora import Weights
 from bct_jax.sample.resume import sample_to_end
 from bct_jax.sample.sampler import check_prompts, make_sampler
@@ -30,7 +30,7 @@ from bct_jax.train.checkpoint import checksums
 from bct_jax.types import Completion
 
 
-def draw(
+def draw_completions(
   plan: Plan, name: str | None, organism: Path, start: Callable[[], Weights]
 ) -> Dataset:
   """The dataset of a run whose completions come from the organism.
@@ -58,7 +58,9 @@ def draw(
   name = name or "organism"
   examples = generate(arm.train.num_examples, arm.train.seed)
   prompts = [
-    plan.runtime.chat.prompt(prompt_of(plan.setting, arm.train, e, "draw"))
+    plan.runtime.chat.prompt(
+      training_prompt(plan.setting, arm.train, e, "draw")
+    )
     for e in examples
   ]
   sampling = plan.config.sampling
@@ -79,7 +81,7 @@ def draw(
   }
   folder = organism / "on_policy" / files.digest(request)[:16]
   done = folder / "record.json"
-  if not processes.first("completions drawn", done.exists):
+  if not processes.run_on_first("completions drawn", done.exists):
     weights = start()
     request["weights_hash"] = weights_hash(weights)
     kept, found = _draw(plan, name, arm, examples, prompts, weights, folder)
@@ -90,15 +92,15 @@ def draw(
       for part in folder.glob("*.partial.jsonl"):
         part.unlink()
 
-    processes.first("completions drawn", save)
-  record: dict[str, Any] = processes.first(
+    processes.run_on_first("completions drawn", save)
+  record: dict[str, Any] = processes.run_on_first(
     "completions drawn", lambda: files.read_json(done)
   )
-  lines: list[dict[str, Any]] = processes.first(
+  lines: list[dict[str, Any]] = processes.run_on_first(
     "completions drawn",
     lambda: files.read_lines(folder / "completions.jsonl"),
   )
-  say(
+  log_line(
     f"{name}: {record['accepted']} of {record['asked']} prompts have a "
     f"completion of the organism's, {record['acceptance_rate']:.0%} of "
     f"{record['draws']} draws were kept"

@@ -45,7 +45,7 @@ def sample_arms(
   runtime, count = plan.runtime, len(plan.prompts)
   sampling = plan.config.sampling
   every = range(len(arms))
-  memory.give_back()  # what training has left
+  memory.release_memory()  # what training has left
   with stage(name, count * len(arms), "rows") as bar:
     completions = sample_to_end(
       runtime.sampler,
@@ -63,7 +63,7 @@ def sample_arms(
     _label(plan, weights, completions[arm * count : (arm + 1) * count])
     for arm, weights in enumerate(arms)
   ]
-  memory.give_back()
+  memory.release_memory()
   return rows
 
 

@@ -17,7 +17,7 @@ from bct_jax.data.batches import Dataset
 from bct_jax.experiment.eval_rollouts import references
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, processes
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
 from bct_jax.models.lora import Frozen
 from bct_jax.sample.score import TOKENS, fill_alike
@@ -28,7 +28,7 @@ from bct_jax.types import Rows, TrainState
 FILE = "gradients.jsonl"
 
 
-def read(folder: Path, step: int) -> dict[str, Any]:
+def read_gradients(folder: Path, step: int) -> dict[str, Any]:
   """What was logged at a step, as gradients.make_measure gives it.
 
   Raises:
@@ -65,21 +65,23 @@ class GradientLog:
 
   def __call__(self, step: int, state: TrainState) -> None:
     path, steps = self.folder / FILE, self.arm.train.steps
-    known = processes.first(
+    known = processes.run_on_first(
       path.name, lambda: [x["step"] for x in files.read_lines(path)]
     )
     if step in known:
       return
     if state.opt_state is None:
-      processes.first(path.name, lambda: read(self.folder, step))
-    say(f"gradients of step {step}")
+      processes.run_on_first(
+        path.name, lambda: read_gradients(self.folder, step)
+      )
+    log_line(f"gradients of step {step}")
     update = min(step, steps - 1)
     batch, _ = self.next_batch(update, state)
     lr = optim.learning_rate(self.arm.optim, update, steps)
     measure = self.plan.runtime.measure(self.arm, self.continued)
     found = measure(state, self.frozen, batch, lr, self._references())
     line = {"step": step, **found}
-    processes.first(path.name, lambda: files.append_line(path, line))
+    processes.run_on_first(path.name, lambda: files.append_line(path, line))
 
   def _references(self) -> dict[str, list[Rows]]:
     """Batches of both behaviors' completions, no larger than a microbatch of

@@ -6,20 +6,20 @@ from typing import Any
 
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
-from bct_jax.evals.evaluate import decorate, summarize
-from bct_jax.evals.gate import GateError, check_gate, gate_text, worst
-from bct_jax.experiment.draw_completions import draw
+from bct_jax.evals.evaluate import mark_decorated, summarize_rows
+from bct_jax.evals.gate import GateError, check_gate, first_failures, gate_text
+from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_rollouts import sample_rows
 from bct_jax.experiment.plan import Plan, style_of
 from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, processes
 from bct_jax.infra.processes import read_done, write_shared_json
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.weights import load_weights, record_origin
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.prompts import texts
+from bct_jax.settings.prompts import prompt_wordings
 
 
 def organism_weights(plan: Plan, folder: Path) -> Weights:
@@ -28,7 +28,7 @@ def organism_weights(plan: Plan, folder: Path) -> Weights:
     return load_weights(plan.runtime, None)
   weights = load_weights(plan.runtime, folder)
   if plan.config.organism.merge_lora:
-    return plan.runtime.fold(weights)
+    return plan.runtime.merge_adapter(weights)
   return weights
 
 
@@ -53,10 +53,10 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
       return load_weights(plan.runtime, None)
 
     if organism.kind == "distill":
-      dataset = draw(plan, None, folder, start)
+      dataset = draw_completions(plan, None, folder, start)
     weights = train_run(plan, "install", folder, organism, dataset, start)
     if organism.merge_lora:
-      weights = plan.runtime.fold(weights)
+      weights = plan.runtime.merge_adapter(weights)
   write_shared_json(folder / "made.json", install_record(plan, folder, dataset))
   gate = run_gate(plan, folder, weights) | base
   write_shared_json(folder / "gate.json", gate)
@@ -67,7 +67,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
         f"{text}\nAll answers: {folder / 'rollouts.jsonl'}. No arm was "
         "trained; with --config.gate.enforce=False they would be."
       )
-    say(f"{text}\nGoing on, since gate.enforce is False.")
+    log_line(f"{text}\nGoing on, since gate.enforce is False.")
   if plan.tasks is not None:
 
     def held() -> Weights:
@@ -117,7 +117,7 @@ def install_record(
   if dataset is None:
     return out
   log = folder / "metrics.jsonl"
-  lines = processes.first(log.name, lambda: files.read_lines(log))
+  lines = processes.run_on_first(log.name, lambda: files.read_lines(log))
   return out | {
     "objective": train.objective,
     "optimizer": optim.optimizer,
@@ -148,7 +148,7 @@ def _prompts(plan: Plan) -> dict[str, list[str]]:
     used["draw"] = (drawn.prompt, drawn.paraphrases)
   style = style_of(plan.config)
   return {
-    side: list(texts(kind, side, plan.setting, style)[:count])
+    side: list(prompt_wordings(kind, side, plan.setting, style)[:count])
     for side, (kind, count) in used.items()
   }
 
@@ -169,9 +169,9 @@ def run_gate(
       files.write_lines(folder / "rollouts.jsonl", rows)
       partial.unlink()
 
-    processes.first("rollouts of the gate", save)
-    record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
-    record |= {"worst": worst(rows), "eval_hash": facts}
+    processes.run_on_first("rollouts of the gate", save)
+    record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
+    record |= {"worst": first_failures(rows), "eval_hash": facts}
   return record | check_gate(record, plan.config.gate)
 
 
@@ -183,7 +183,7 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
     partial = folder / "base.partial.jsonl"
     weights = load_weights(plan.runtime, None)
     rows = sample_rows(plan, weights, "model before the install", partial)
-    record = summarize(decorate(rows, DECORATIONS["plain"]), 0)
+    record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
     record |= {"eval_hash": facts}
 
     def save() -> None:
@@ -191,7 +191,7 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
       files.write_json(path, record)
       partial.unlink()
 
-    processes.first("rollouts of the model", save)
+    processes.run_on_first("rollouts of the model", save)
   return {"base": record}
 
 

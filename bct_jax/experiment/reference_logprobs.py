@@ -11,7 +11,7 @@ from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, processes, signals
 from bct_jax.infra.progress import stage
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import asks, objective_of
+from bct_jax.objectives import data_needs, objective_of
 
 # Examples scored between two writes.
 _PART = 64
@@ -44,16 +44,17 @@ def with_logprobs(
   Raises:
     signals.Preempted: a signal asked to stop; what was found is in the file.
   """
-  if not asks(objective_of(arm)).scored:
+  if not data_needs(objective_of(arm)).scored:
     return dataset
-  views = {"": dataset.examples, **dataset.views}
+  extra_rows = {"": dataset.examples, **dataset.extra_rows}
   key = files.digest([made_by, dataset.hash])
-  known = processes.first(path.name, lambda: _read(path, key))
-  _score_rest(plan, name, dataset.ids, views, known, path, key, start)
+  known = processes.run_on_first(path.name, lambda: _read(path, key))
+  _score_rest(plan, name, dataset.ids, extra_rows, known, path, key, start)
   return dataclasses.replace(
     dataset,
     logprobs={
-      view: tuple(line[view or "example"] for line in known) for view in views
+      view: tuple(line[view or "example"] for line in known)
+      for view in extra_rows
     },
   )
 
@@ -62,7 +63,7 @@ def _score_rest(
   plan: Plan,
   name: str,
   ids: tuple[str, ...],
-  views: dict[str, Any],
+  extra_rows: dict[str, Any],
   known: list[dict[str, Any]],
   path: Path,
   key: str,
@@ -80,14 +81,15 @@ def _score_rest(
       weights = weights or start()
       part = slice(len(known), len(known) + _PART)
       found = {
-        view: _sums(plan, weights, rows[part]) for view, rows in views.items()
+        view: _sums(plan, weights, rows[part])
+        for view, rows in extra_rows.items()
       }
       for i, example in enumerate(ids[part]):
         sums = {view or "example": x[i] for view, x in found.items()}
         known.append({"id": example, **sums})
-      processes.first(path.name, save)
+      processes.run_on_first(path.name, save)
       bar(len(ids[part]))
-      if bool(processes.vote(signals.asked())):
+      if bool(processes.vote(signals.stop_requested())):
         raise signals.Preempted(f"after {len(known)} of {len(ids)} examples")
 
 

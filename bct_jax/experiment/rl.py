@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 
 from bct_jax.config import ArmConfig, OrganismConfig
-from bct_jax.data.batches import Dataset, best_fit, fill
+from bct_jax.data.batches import Dataset, best_fit, fill_rows
 from bct_jax.data.chat import Tokens, mask_audit
-from bct_jax.evals.rewards import earned, make_reward
+from bct_jax.evals.rewards import make_reward, reward_of
 from bct_jax.examples import Example
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, processes
@@ -37,7 +37,7 @@ _SIZES = 4
 
 
 @dataclasses.dataclass
-class Rollouts:
+class RolloutFeed:
   """Batches of rollouts; see training.Feed.
 
   Attributes:
@@ -154,7 +154,7 @@ class Rollouts:
         {
           "id": ids[i],
           "text": text,
-          "reward": earned(give, self._examples[index[i]], finished),
+          "reward": reward_of(give, self._examples[index[i]], finished),
           "stop": "stop" if completion.stopped else "length",
           "logprob_difference": max(abs(a - b) for a, b in pairs),
           "tokens": list(completion.tokens),
@@ -171,13 +171,13 @@ class Rollouts:
       if not audit.exists():
         files.write_text(audit, mask_audit(chat, _tokens(prompts, rows)))
 
-    processes.first(f"rollouts of step {step}", save)
+    processes.run_on_first(f"rollouts of step {step}", save)
     return rows
 
   def _read(self, step: int) -> list[dict[str, Any]]:
     """Rollouts that were written by `_draw`."""
     path = self._path(step)
-    rows = processes.first(path.name, lambda: files.read_lines(path))
+    rows = processes.run_on_first(path.name, lambda: files.read_lines(path))
     number = step // self._policy.updates_per_batch
     if [r["id"] for r in rows] != self.dataset.batch_ids(number):
       raise ValueError(
@@ -307,7 +307,7 @@ def make_rows(
       Tokens(e.ids, (0.0,) * len(prompt) + tuple(of))
       for e, prompt, of in zip(examples, prompts, values, strict=True)
     ]
-    return fill([[valued[i] for i in b] for b in bins], layout)
+    return fill_rows([[valued[i] for i in b] for b in bins], layout)
 
   extras = {
     "advantages": spread(per_row.tolist()),

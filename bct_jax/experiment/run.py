@@ -10,13 +10,13 @@ from typing import Any
 
 import jax
 
-from bct_jax.data.leaks import told
+from bct_jax.data.leaks import describe_overlap
 from bct_jax.experiment.arms import run_arms
-from bct_jax.experiment.datasets import leaks
+from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.organism import make_organism, provenance
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra.processes import read_done, write_shared_json
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 
 
 def run(plan: Plan, workdir: Path) -> dict[str, Any]:
@@ -44,10 +44,10 @@ def run(plan: Plan, workdir: Path) -> dict[str, Any]:
 def find_leaks(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
   """What training of arms shares with what evals ask, see datasets.leaks; says
   so of prompts that are in both."""
-  shared = leaks(plan.config, plan.setting, names)
+  shared = measure_leaks(plan.config, plan.setting, names)
   for name, found in shared.items():
     if found["eval"]["same"]:
-      say(f"LEAK of {told(name, found)}")
+      log_line(f"LEAK of {describe_overlap(name, found)}")
   return shared
 
 

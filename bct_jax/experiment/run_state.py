@@ -9,11 +9,11 @@ import jax
 from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.experiment.plan import Plan
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.models.lora import Frozen, Weights
-from bct_jax.objectives import asks, objective_of
+from bct_jax.objectives import data_needs, objective_of
 from bct_jax.runtime.runtime import Runtime
-from bct_jax.train.checkpoint import Checkpoints, Damaged
+from bct_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
 from bct_jax.types import PyTree, TrainState
 
 
@@ -47,10 +47,10 @@ def restore_newest(
   while True:
     try:
       return _newest_state(plan.runtime, run, checkpoints)
-    except Damaged as e:
+    except DamagedCheckpoint as e:
       if not plan.fall_back:
         raise
-      say(f"{e}: set aside as {checkpoints.set_aside(e.step)}")
+      log_line(f"{e}: set aside as {checkpoints.set_aside(e.step)}")
 
 
 def _newest_state(
@@ -67,7 +67,7 @@ def _newest_state(
       "another --workdir"
     )
   if meta["devices"] != jax.device_count():
-    say(
+    log_line(
       f"{checkpoints.folder}: saved on {meta['devices']} devices, read on "
       f"{jax.device_count()}: what follows is the same up to rounding"
     )
@@ -93,7 +93,7 @@ def begin_states(
     # The last one takes over what the others have copies of.
     fresh = [runtime.init_state(_own(begin, arm), arm) for arm in new[:-1]]
     if new:
-      state, frozen, continued = fresh_state(runtime, new[-1], begin)
+      state, frozen, continued = init_run_state(runtime, new[-1], begin)
       fresh.append(state)
     else:
       frozen = _frozen(saved[0][0], begin)
@@ -106,11 +106,11 @@ def begin_states(
 def _own(begin: Weights, arm: ArmConfig | OrganismConfig) -> Weights:
   """Weights of which what is trained may be taken over."""
   if arm.lora.rank:
-    return begin._replace(adapter=copy(begin.adapter))
-  return Weights(copy(begin.params))
+    return begin._replace(adapter=copy_tree(begin.adapter))
+  return Weights(copy_tree(begin.params))
 
 
-def fresh_state(
+def init_run_state(
   runtime: Runtime, arm: ArmConfig | OrganismConfig, begin: Weights
 ) -> tuple[TrainState, Frozen | None, bool]:
   """A state at step 0 from weights that are taken over, what is frozen, and
@@ -119,22 +119,22 @@ def fresh_state(
   if _freezes(arm):
     frozen = _frozen(arm, begin)
     # A copy, where the state takes over what it is of.
-    params = frozen.params if arm.lora.rank else copy(frozen.params)
-    frozen = Frozen(params, copy(frozen.adapter))
+    params = frozen.params if arm.lora.rank else copy_tree(frozen.params)
+    frozen = Frozen(params, copy_tree(frozen.adapter))
   return runtime.init_state(begin, arm), frozen, begin.adapter is not None
 
 
 def _freezes(arm: ArmConfig | OrganismConfig) -> bool:
   """Whether a step needs params that it does not train."""
-  return arm.lora.rank > 0 or asks(objective_of(arm)).uses_reference
+  return arm.lora.rank > 0 or data_needs(objective_of(arm)).uses_reference
 
 
 def _frozen(arm: ArmConfig | OrganismConfig, begin: Weights) -> Frozen:
-  compares = asks(objective_of(arm)).uses_reference
+  compares = data_needs(objective_of(arm)).uses_reference
   return Frozen(begin.params, begin.adapter if compares else None)
 
 
 @jax.jit
-def copy(tree: PyTree) -> PyTree:
+def copy_tree(tree: PyTree) -> PyTree:
   """The same arrays in memory of their own."""
   return jax.tree.map(jax.numpy.copy, tree)

@@ -26,7 +26,7 @@ from bct_jax.runtime.runtime import Runtime
 
 
 @contextlib.contextmanager
-def hold(workdir: Path) -> Iterator[None]:
+def lock_run(workdir: Path) -> Iterator[None]:
   """Makes the run directory and keeps other runs out.
 
   The system lets go of the lock when the process dies, however that happens.
@@ -36,7 +36,7 @@ def hold(workdir: Path) -> Iterator[None]:
       process of this run does not see it.
   """
   with contextlib.ExitStack() as held:
-    processes.first(
+    processes.run_on_first(
       "run directory", lambda: held.enter_context(_locked(workdir))
     )
     _check_shared(workdir)
@@ -73,7 +73,7 @@ def _check_shared(workdir: Path) -> None:
     return
   mark = workdir / ".processes"
   nonce = str(uuid.uuid4())
-  nonce = processes.first(
+  nonce = processes.run_on_first(
     "run directory", lambda: [files.write_text(mark, nonce), nonce][1]
   )
   # A network file system may lag behind.
@@ -106,12 +106,12 @@ def agree_on_code(raw: Mapping[str, Any], mode: str) -> None:
       "code": files.digest(code)[:16],
       "jax": jax.__version__,
       "mode": mode,
-      **{f"config.{k}": v for k, v in flat(raw).items()},
+      **{f"config.{k}": v for k, v in flatten_config(raw).items()},
     },
   )
 
 
-def agreed_plan(config: ExperimentConfig) -> Plan:
+def make_agreed_plan(config: ExperimentConfig) -> Plan:
   """The plan, checked to be of the same data and model in every process.
 
   Raises:
@@ -155,7 +155,9 @@ def keep_config(
   Raises:
     ValueError: it was begun with another config; the message lists fields.
   """
-  processes.first("config.json", lambda: _keep_config(workdir, raw, overrides))
+  processes.run_on_first(
+    "config.json", lambda: _keep_config(workdir, raw, overrides)
+  )
 
 
 def _keep_config(
@@ -171,7 +173,8 @@ def _keep_config(
     # What changes no result.
     then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
     changed = [
-      f"{k}: {a!r} -> {b!r}" for k, a, b in _differences(flat(then), flat(now))
+      f"{k}: {a!r} -> {b!r}"
+      for k, a, b in _differences(flatten_config(then), flatten_config(now))
     ]
     if changed and not _means_the_same(then, now):
       raise ConfigError(
@@ -191,12 +194,14 @@ def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return False
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+def flatten_config(
+  values: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
   """Nested groups as one, the names joined by dots."""
   out = {}
   for k, v in values.items():
     if isinstance(v, Mapping) and v:
-      out.update(flat(v, f"{prefix}{k}."))
+      out.update(flatten_config(v, f"{prefix}{k}."))
     else:
       out[prefix + k] = v
   return out
@@ -253,7 +258,7 @@ def _git() -> dict[str, Any]:
 def write_done(workdir: Path, organism: str) -> None:
   """Writes done.json, which lists the files of the run, unless it is there.
 
-  Not listed are report.html, which can be made again, and what trackers.py writes.
+  Not listed are report.html, which can be made again, and files of trackers.
 
   Args:
     workdir: a run directory that is complete but for this file.

@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Protocol
 
 from bct_jax.config import ArmConfig, LogConfig, OrganismConfig
-from bct_jax.data.batches import Dataset, Layout, widest
+from bct_jax.data.batches import Dataset, Layout, widest_layout
 from bct_jax.data.chat import mask_audit
 from bct_jax.experiment.gradient_log import FILE, GradientLog
 from bct_jax.experiment.plan import Plan
-from bct_jax.experiment.rl import Rollouts
+from bct_jax.experiment.rl import RolloutFeed
 from bct_jax.experiment.run_state import TrainRun, begin_states, restore_newest
 from bct_jax.infra import files, processes, trackers
-from bct_jax.infra.progress import Stage, say, stage
+from bct_jax.infra.progress import Stage, log_line, stage
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.mesh import put_batch
 from bct_jax.models.lora import Frozen, Weights
@@ -23,8 +23,8 @@ from bct_jax.runtime.runtime import Runtime
 from bct_jax.train import optim
 from bct_jax.train.checkpoint import Checkpoints
 from bct_jax.train.loop import FitConfig, Lane, fit
-from bct_jax.train.step import NumericalError, kept
-from bct_jax.train.together import in_turn, vmapped
+from bct_jax.train.step import NumericalError, eval_params
+from bct_jax.train.together import update_in_one_program, update_in_turn
 from bct_jax.types import Batch, PyTree, TrainState
 
 # What ends a run and not those that are trained with it.
@@ -97,7 +97,9 @@ def train_runs(
   states, frozen, continued = begin_states(
     plan.runtime, [(run.arm, state) for run, _, state in found], start
   )
-  layout = widest([run.dataset.layout for run, *_ in found]) if vmap else None
+  layout = (
+    widest_layout([run.dataset.layout for run, *_ in found]) if vmap else None
+  )
   jobs = [
     _Job(plan, run, checkpoints, state, frozen, continued, layout)
     for (run, checkpoints, _), state in zip(found, states, strict=True)
@@ -117,14 +119,14 @@ def train_runs(
 
     def evaluate_lanes(step: int, due: Sequence[Lane]) -> None:
       weights = {
-        lanes[x].run.name: lanes[x].weights(kept(x.state)) for x in due
+        lanes[x].run.name: lanes[x].weights(eval_params(x.state)) for x in due
       }
       errors = evaluate(step, weights)
       for lane in due:
         lane.error = errors.get(lanes[lane].run.name)
         lanes[lane].tell()
 
-    update = vmapped(step) if vmap else in_turn(step)
+    update = update_in_one_program(step) if vmap else update_in_turn(step)
     fit([*lanes], frozen, update, evaluate_lanes)
   return out | {job.run.name: job.end(lane) for lane, job in lanes.items()}
 
@@ -152,7 +154,9 @@ class _Job:
       if frozen is not None and policy.uses_reference:
         own = None if frozen.adapter is None else arm.lora
         reference = Weights(frozen.params, frozen.adapter, own)
-      self.feed = Rollouts(plan, arm, folder, dataset, self.weights, reference)
+      self.feed = RolloutFeed(
+        plan, arm, folder, dataset, self.weights, reference
+      )
     self.gradients = GradientLog(
       plan, arm, dataset, folder, frozen, continued, self.feed.next_batch
     )
@@ -163,7 +167,9 @@ class _Job:
     config, run = self.plan.config, self.run
     to = config.log if processes.is_first() else LogConfig(False, "")
     title = f"{config.name} {run.name}"
-    return trackers.follow(to, run.folder, title, dataclasses.asdict(run.arm))
+    return trackers.open_trackers(
+      to, run.folder, title, dataclasses.asdict(run.arm)
+    )
 
   def weights(self, trained: PyTree) -> Weights:
     if not self.run.arm.lora.rank or self.frozen is None:
@@ -175,15 +181,15 @@ class _Job:
     name, folder = self.run.name, self.run.folder
     if self.resumed:
       steps = self.run.arm.train.steps
-      say(f"{name}: continuing at step {self.resumed} of {steps}")
+      log_line(f"{name}: continuing at step {self.resumed} of {steps}")
 
     def ready() -> None:
-      files.keep_until(folder / "metrics.jsonl", self.resumed)
+      files.drop_after(folder / "metrics.jsonl", self.resumed)
       for name in ("evals.jsonl", FILE, lm_eval_tasks.FILE):
-        files.keep_until(folder / name, furthest)
+        files.drop_after(folder / name, furthest)
       self.feed.begin(self.resumed)
 
-    processes.first(f"begin of {name}", ready)
+    processes.run_on_first(f"begin of {name}", ready)
     processes.barrier(f"begin of {name}")
 
   def lane(self, bar: Stage) -> Lane:
@@ -205,7 +211,7 @@ class _Job:
     def save(state: TrainState) -> None:
       meta, final = {"data_hash": self.run.dataset.hash}, state.step == steps
       if final:
-        state = dataclasses.replace(state, params=kept(state))
+        state = dataclasses.replace(state, params=eval_params(state))
       self.checkpoints.save(state, meta, final=bool(final))
 
     return Lane(
@@ -233,7 +239,7 @@ class _Job:
         f"{'none yet' if last is None else path}"
       )
     self.checkpoints.close()
-    return error or self.weights(kept(lane.state))
+    return error or self.weights(eval_params(lane.state))
 
 
 class Feed(Protocol):

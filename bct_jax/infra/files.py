@@ -82,7 +82,7 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
   return rows
 
 
-def keep_until(path: Path, step: int) -> list[dict[str, Any]]:
+def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
   """Drops the rows after `step`, which a resumed run makes again."""
   rows = [r for r in read_lines(path) if r["step"] <= step]
   if path.exists():

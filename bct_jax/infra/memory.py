@@ -42,7 +42,7 @@ def keep_pages(dev: Path = Path("/dev")) -> bool:
   )
 
 
-def give_back() -> None:
+def release_memory() -> None:
   """Gives the kernel what is free now, at the end of a part of a run.
 
   Where small blocks have come to lie among large ones that were freed, the next

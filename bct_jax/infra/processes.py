@@ -99,7 +99,7 @@ def count() -> int:
   return distributed.global_state.num_processes
 
 
-def first(name: str, make: Callable[[], T]) -> T:
+def run_on_first(name: str, make: Callable[[], T]) -> T:
   """What `make` gives in the first process, in every process.
 
   Args:
@@ -170,7 +170,7 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
     if wrong:
       raise ValueError(f"{what}: {'; '.join(wrong[:8])}")
 
-  first(what, compare)
+  run_on_first(what, compare)
 
 
 def _differences(all_facts: list[dict[str, Any]]) -> list[str]:
@@ -311,11 +311,11 @@ def _any(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
 
 def read_done(path: Path) -> dict[str, Any] | None:
   """JSON of a file, alike in all processes; None if there is none."""
-  return first(
+  return run_on_first(
     path.name, lambda: files.read_json(path) if path.exists() else None
   )
 
 
 def write_shared_json(path: Path, value: Any) -> None:
   """Writes a JSON file, once for all processes."""
-  first(path.name, lambda: files.write_json(path, value))
+  run_on_first(path.name, lambda: files.write_json(path, value))

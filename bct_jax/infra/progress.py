@@ -62,7 +62,7 @@ def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
     print(f"{name}: {total} {unit} in {done.summary}", file=sys.stderr)
 
 
-def say(text: str) -> None:
+def log_line(text: str) -> None:
   """A line for the user, kept apart from any bar."""
   if not _silent:
     tqdm.write(text, file=sys.stderr)

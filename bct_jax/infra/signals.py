@@ -17,13 +17,13 @@ class Preempted(Exception):
   """A signal asked to stop; what is needed to go on is saved."""
 
 
-def asked() -> bool:
+def stop_requested() -> bool:
   """Whether a signal has asked this process to stop."""
   return _asked.is_set()
 
 
 @contextlib.contextmanager
-def heeded() -> Iterator[None]:
+def handle_signals() -> Iterator[None]:
   """Lets the first signal ask to stop, the second ends the process at once.
 
   Signals are told to a thread by a pipe: a Python handler would not run while

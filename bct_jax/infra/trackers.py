@@ -37,7 +37,7 @@ class Destinations(Protocol):
   def wandb(self) -> str: ...  # a project; "" is none
 
 
-def check(log: Destinations) -> None:
+def check_packages(log: Destinations) -> None:
   """Looks whether the packages are there, before anything is trained.
 
   Raises:
@@ -55,7 +55,7 @@ def check(log: Destinations) -> None:
 
 
 @contextlib.contextmanager
-def follow(
+def open_trackers(
   log: Destinations, folder: Path, name: str, config: Mapping[str, Any]
 ) -> Iterator[Callable[[], None]]:
   """Gives a function that passes on what was logged since it was last called.

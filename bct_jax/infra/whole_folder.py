@@ -38,7 +38,7 @@ def sha256(path: Path) -> str:
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def problem(folder: Path, key: Mapping[str, Any]) -> str | None:
+def find_damage(folder: Path, key: Mapping[str, Any]) -> str | None:
   """What is wrong with a folder made for `key`; None when it is intact."""
   try:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
@@ -60,7 +60,7 @@ def problem(folder: Path, key: Mapping[str, Any]) -> str | None:
   return None
 
 
-def ensure(
+def ensure_folder(
   folder: Path,
   key: Mapping[str, Any],
   build: Callable[[Path], None],
@@ -81,7 +81,7 @@ def ensure(
     ModelSourceError: the folder is in the way, or cannot be written.
   """
   folder = folder.expanduser().absolute()
-  if problem(folder, key) is None:  # Needs no write access.
+  if find_damage(folder, key) is None:  # Needs no write access.
     return folder
   try:
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -101,7 +101,7 @@ def _ensure_locked(
   replace: bool,
 ) -> Path:
   _remove_leftovers(folder)
-  fault = problem(folder, key)
+  fault = find_damage(folder, key)
   if fault is None:  # Another process made it while we waited.
     return folder
   occupied = _occupied(folder)
@@ -115,7 +115,7 @@ def _ensure_locked(
   return folder
 
 
-def write(
+def write_folder(
   folder: Path, key: Mapping[str, Any], build: Callable[[Path], None]
 ) -> Path:
   """Builds `folder`, in place of one that an earlier `write` made.

@@ -13,7 +13,7 @@ from lm_eval.api import registry
 
 from bct_jax.interop.lm_eval_model import LocalLM
 from bct_jax.interop.local_model import check_options
-from bct_jax.interop.open_model import load
+from bct_jax.interop.open_model import open_model
 
 
 class BctJaxLM(LocalLM):
@@ -41,7 +41,7 @@ class BctJaxLM(LocalLM):
     check_options({"max_batch_size": max_batch_size, "device": device}, path)
     if batch_size not in (None, "auto", 1, "1"):
       options["batch_size"] = int(batch_size)
-    super().__init__(load(path, **options), truncate)
+    super().__init__(open_model(path, **options), truncate)
     self.path = str(path)
 
   def get_model_info(self) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from inspect_ai.tool import ToolChoice, ToolInfo
 from bct_jax.examples import Message
 from bct_jax.interop.collector import Collector
 from bct_jax.interop.local_model import Request, check_options
-from bct_jax.interop.open_model import load
+from bct_jax.interop.open_model import open_model
 from bct_jax.types import Completion
 
 # What this provider reads of a GenerateConfig.
@@ -67,7 +67,7 @@ class BctJaxAPI(ModelAPI):
   ):
     super().__init__(model_name, base_url, api_key, [], config)
     check_options({"base_url": base_url}, model_name)
-    self.model = load(model_name, **model_args)
+    self.model = open_model(model_name, **model_args)
     self._ask = Collector(self.model.generate)
 
   def close(self) -> None:

@@ -24,7 +24,7 @@ import numpy as np
 
 from bct_jax.config import ConfigError, EvalConfig
 from bct_jax.infra import files, processes, signals
-from bct_jax.interop.local_model import LocalModel, kept_samplers
+from bct_jax.interop.local_model import LocalModel, sampler_cache
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 
@@ -46,7 +46,7 @@ class Tasks:
   def __init__(self, runtime: Runtime):
     _check(runtime.config.eval)
     self._runtime = runtime
-    self._samplers = kept_samplers(runtime)
+    self._samplers = sampler_cache(runtime)
 
   @functools.cached_property
   def _loaded(self) -> dict[str, tuple[Any, str]]:
@@ -83,7 +83,7 @@ class Tasks:
       ConfigError: a prompt is too long for the model.
       signals.Preempted: a signal asked to stop; those that ended are saved.
     """
-    lines = processes.first(path.name, lambda: self._lines(path, step))
+    lines = processes.run_on_first(path.name, lambda: self._lines(path, step))
     known = {line["task"] for line in lines}
     left = [name for name in self._loaded if name not in known]
     if not left:
@@ -93,7 +93,7 @@ class Tasks:
       _, made_of = self._loaded[name]
       scores = self._scores(name, given, f"{title}, {name}: ")
       line = {"step": step, "task": name, "hash": made_of, "scores": scores}
-      processes.first(path.name, lambda line=line: _add(path, line))
+      processes.run_on_first(path.name, lambda line=line: _add(path, line))
 
   def read(self, path: Path, step: int) -> Scores:
     """What was found at a step; call in the first process.
@@ -238,5 +238,5 @@ def _add(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def _heed() -> None:
-  if bool(processes.vote(signals.asked())):
+  if bool(processes.vote(signals.stop_requested())):
     raise signals.Preempted("in a task of an eval")

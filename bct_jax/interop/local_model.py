@@ -60,7 +60,7 @@ class LocalModel:
     self.max_length = runtime.model.config.max_length
     self._lock = threading.RLock()
     self._seen: collections.Counter = collections.Counter()
-    self._sampler = samplers or kept_samplers(runtime)
+    self._sampler = samplers or sampler_cache(runtime)
 
   def options(self, **changes: Any) -> SamplingConfig:
     """`sampling` with changes; None changes nothing.
@@ -185,7 +185,7 @@ class LocalModel:
     return [row] * slots, most  # as many as one prefill may have rows
 
 
-def kept_samplers(runtime: Runtime) -> Samplers:
+def sampler_cache(runtime: Runtime) -> Samplers:
   """Gives the sampler of a config; keeps those that were asked for last."""
 
   @functools.lru_cache(KEPT)

@@ -21,12 +21,12 @@ from bct_jax.config import (
   from_dict,
 )
 from bct_jax.infra import files
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.interop.local_model import LocalModel
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import make_setting
-from bct_jax.settings.prompts import texts
+from bct_jax.settings.prompts import prompt_wordings
 
 # How a folder that is of no run is sampled, where nothing else is asked for.
 SAMPLING = SamplingConfig(
@@ -52,7 +52,7 @@ class _Parts:
   sampling: SamplingConfig
 
 
-def load(
+def open_model(
   path: str | Path,
   *,
   data: int = -1,
@@ -119,9 +119,9 @@ def _tell_prompt(config: ExperimentConfig, folder: Path) -> None:
   kind = config.eval.prompt
   if kind in PROMPTED.values():
     setting = make_setting(config.setting.name, config.setting.options)
-    text = texts(kind, "eval", setting, "plain")[0]
+    text = prompt_wordings(kind, "eval", setting, "plain")[0]
     what = "before each question" if kind == "hint" else "as system message"
-    say(
+    log_line(
       f"{folder}: the run's evals are under a prompt, which is not added here; "
       f"give it {what}: {text!r}"
     )

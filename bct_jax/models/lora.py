@@ -48,7 +48,7 @@ def scaling(config: LoraConfig) -> float:
   return config.alpha / rank
 
 
-def targets(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
+def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
   """Layers an adapter changes: our name -> their Hugging Face module name.
 
   Names are those within a layer, such as "attn/q" and "self_attn.q_proj".
@@ -122,7 +122,7 @@ def abstract_adapter(
     ValueError: see `targets`; or the rank is above the width of a layer.
   """
   leaves = {}
-  for name in targets(model, config):
+  for name in target_layers(model, config):
     kernel = params["layers"]
     for part in name.split("/"):
       kernel = kernel[part]
@@ -170,7 +170,7 @@ def init_adapter(abstract: PyTree, seed: int) -> PyTree:
   return jax.jit(make, out_shardings=place)(jnp.uint32(seed))
 
 
-def join(weights: Weights) -> PyTree:
+def attach_adapter(weights: Weights) -> PyTree:
   """Params with the adapter beside its kernels, for Decoder; B is scaled."""
   if weights.lora is None:
     return weights.params
@@ -182,7 +182,7 @@ def join(weights: Weights) -> PyTree:
   return _map(weights.params, weights.adapter, one)
 
 
-def join_arms(arms: Sequence[Weights]) -> PyTree:
+def attach_adapters(arms: Sequence[Weights]) -> PyTree:
   """Params with the adapters of several arms, for Decoder and its `arms`.
 
   A is [L, arms, in, r] and B [L, arms, r, out], r the highest rank, with zeros
@@ -217,7 +217,7 @@ def _leaves(adapter: PyTree, config: LoraConfig) -> dict[str, jax.Array]:
   return {path_name(path): x * scale[path[-1].key] for path, x in flat}
 
 
-def fold(weights: Weights) -> PyTree:
+def merge_adapter(weights: Weights) -> PyTree:
   """Params with s A B added to the kernels, summed in float32."""
   if weights.lora is None:
     return weights.params

@@ -11,8 +11,8 @@ from bct_jax.config import (
 from bct_jax.config.chips import CHIPS, Chip
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
-from bct_jax.data.leaks import told
-from bct_jax.experiment.datasets import leaks
+from bct_jax.data.leaks import describe_overlap
+from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.plan import Plan, check_length, make_plan
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
@@ -372,5 +372,8 @@ def _data_lines(plan: Plan) -> list[str]:
       after = ", ".join(map(str, asked))
       line += f", with {', '.join(evals.tasks)} after {after}"
     out.append(line)
-  found = leaks(config, plan.setting, config.arms)
-  return [*out, *(f"leaks of {told(k, v)}" for k, v in found.items())]
+  found = measure_leaks(config, plan.setting, config.arms)
+  return [
+    *out,
+    *(f"leaks of {describe_overlap(k, v)}" for k, v in found.items()),
+  ]

@@ -21,15 +21,15 @@ def run_eval(
 
   Decorated means the decoration of the arms, if they share one.
   """
-  plan = rundir.agreed_plan(config)
+  plan = rundir.make_agreed_plan(config)
   arms = [arm for arm in config.arms.values() if not arm.control]
   names = {arm.train.decoration for arm in arms}
   decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]
   with jax.set_mesh(plan.runtime.mesh):
     weights = load_weights(plan.runtime, params)
     rows = sample_rows(plan, weights, "eval")
-  rows = evaluate.decorate(rows, decoration)
-  record = evaluate.summarize(rows, 0)
+  rows = evaluate.mark_decorated(rows, decoration)
+  record = evaluate.summarize_rows(rows, 0)
   record.pop("step")
 
   def show() -> None:
@@ -37,4 +37,4 @@ def run_eval(
       files.write_lines(out, rows)
     print(json.dumps(record, indent=1))
 
-  processes.first("rates", show)
+  processes.run_on_first("rates", show)

@@ -9,7 +9,7 @@ from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.experiment import run, rundir
 from bct_jax.experiment.rundir import write_done
 from bct_jax.infra import files, processes, signals, trackers
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.report import write_report
 
 
@@ -28,22 +28,22 @@ def run_experiment(
     raise ConfigError("--workdir is needed: the directory of the run")
   if not config.arms:
     raise ConfigError("config.arms is empty: there is nothing to train")
-  processes.first("log", lambda: trackers.check(config.log))
-  with rundir.hold(workdir), signals.heeded():
+  processes.run_on_first("log", lambda: trackers.check_packages(config.log))
+  with rundir.lock_run(workdir), signals.handle_signals():
     rundir.keep_config(workdir, raw, overrides)
-    if processes.first("done.json", (workdir / "done.json").exists):
-      say(f"{workdir} is done already")
+    if processes.run_on_first("done.json", (workdir / "done.json").exists):
+      log_line(f"{workdir} is done already")
     else:
-      plan = rundir.agreed_plan(config)
+      plan = rundir.make_agreed_plan(config)
       if plan.tasks is not None:
         plan.tasks.load()  # without its data the run has not begun
       facts = rundir.environment(plan.runtime)
-      processes.first(
+      processes.run_on_first(
         "env.json", lambda: files.write_json(workdir / "env.json", facts)
       )
       plan = dataclasses.replace(plan, fall_back=fall_back)
       run.run(plan, workdir)
-    processes.first("report", lambda: write_run_report(workdir))
+    processes.run_on_first("report", lambda: write_run_report(workdir))
 
 
 def write_run_report(workdir: Path) -> None:

@@ -67,7 +67,7 @@ def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
     counts = ", ".join(f"{len(rows)} {k}" for k, rows in splits.items())
     print(f"wrote {folder}: {counts}")
 
-  processes.first("data set", write)
+  processes.run_on_first("data set", write)
 
 
 def _export_adapter(

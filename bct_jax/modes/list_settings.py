@@ -7,7 +7,7 @@ from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.base import describe
 
 
-def listing() -> str:
+def list_settings() -> str:
   """Each setting by name, with a train prompt and an eval prompt.
 
   Below the train prompt stands the completion on which both behaviors agree,

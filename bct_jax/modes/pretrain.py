@@ -18,7 +18,7 @@ from bct_jax.data.batches import Dataset
 from bct_jax.experiment.plan import Plan, make_plan
 from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, processes, signals, whole_folder
-from bct_jax.infra.progress import say, stage
+from bct_jax.infra.progress import log_line, stage
 from bct_jax.mesh import num_row_shards
 from bct_jax.models import demo
 from bct_jax.models.demo import small
@@ -54,14 +54,14 @@ def run_pretrain(config: ExperimentConfig, out: Path | None) -> Path:
   folder = demo.default_cache() / small.NAME if out is None else out
   chats = corpus(arm.train.num_examples + TESTED, arm.train.seed)
   key = {"model": small.NAME, **_recipe(config, arm, chats)}
-  if processes.first("model folder", lambda: _made_by(folder) == key):
-    say(f"{folder} was made by this config")
+  if processes.run_on_first("model folder", lambda: _made_by(folder) == key):
+    log_line(f"{folder} was made by this config")
     return folder
-  processes.first("model folder", lambda: export.check_target(folder))
+  processes.run_on_first("model folder", lambda: export.check_target(folder))
   work = folder.parent / f".{folder.name}.{files.digest(key)[:16]}"
   plan = _plan(config, arm, chats, work)
   read, tested = chats[:-TESTED], chats[-TESTED:]
-  with signals.heeded(), jax.set_mesh(plan.runtime.mesh):
+  with signals.handle_signals(), jax.set_mesh(plan.runtime.mesh):
     trained = train_run(
       plan,
       ARM,
@@ -106,7 +106,7 @@ def _made_by(folder: Path) -> Any:
   try:
     manifest = json.loads((folder / whole_folder.MANIFEST).read_text("utf-8"))
     key = manifest["key"]
-    if whole_folder.problem(folder, key) is None:
+    if whole_folder.find_damage(folder, key) is None:
       return key["pretrained"]
   except (OSError, ValueError, KeyError, TypeError):
     pass
@@ -122,9 +122,9 @@ def _plan(
     for chat in chats
     for text in (*(m["content"] for m in chat.messages), chat.completion)
   ]
-  start = processes.first(
+  start = processes.run_on_first(
     "untrained model",
-    lambda: small.make(
+    lambda: small.make_small(
       work / "untrained", texts, files.digest(texts), arm.train.seed
     ),
   )

@@ -12,7 +12,7 @@ from typing import Any
 
 from bct_jax.config import ConfigError, GateConfig, choose, from_dict
 from bct_jax.evals import verdict
-from bct_jax.evals.evaluate import judge, summarize
+from bct_jax.evals.evaluate import label_completion, summarize_rows
 from bct_jax.evals.gate import check_gate
 from bct_jax.examples import Example, Setting
 from bct_jax.infra import files
@@ -59,7 +59,7 @@ class _Scorer:
         "whose completions today's scorer cannot judge; use that version"
       )
     stopped = row.text("stop", ("stop", "length")) == "stop"
-    label, reason = judge(
+    label, reason = label_completion(
       self.setting, self.probe, split, example, text, stopped
     )
     shows = decoration.detect(text)
@@ -208,7 +208,7 @@ def _eval(
       f"{path}: no completion of {min(lost)[1]!r}, which the config asks for; "
       "the run was made by another version of the setting, or was changed"
     )
-  after = summarize(rows, step)
+  after = summarize_rows(rows, step)
   told = {
     "of": of,
     "step": step,

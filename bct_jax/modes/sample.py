@@ -17,12 +17,12 @@ from bct_jax.infra import files, processes, signals
 from bct_jax.infra.progress import Stage, stage
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import (
-  by_base,
+  group_by_base,
   load_arms,
 )
 from bct_jax.sample.resume import sample_to_end
 from bct_jax.settings import make_setting
-from bct_jax.settings.prompts import texts as wordings_of
+from bct_jax.settings.prompts import prompt_wordings as wordings_of
 from bct_jax.types import Completion
 
 
@@ -54,13 +54,13 @@ def run_sample(
   ids = [[*prompt, *prefix] for prompt, prefix in parts] * n
   processes.agree("prompts differ", {"hash": files.digest(ids)})
   folders = params or [None]
-  groups = by_base(folders)
+  groups = group_by_base(folders)
   partials: list[Path | None] = [
     None if out is None else out.with_name(f".{out.name}.{i}.partial")
     for i in range(len(groups))
   ]
   # Without a file there is nothing to go on from, so a signal ends it.
-  heeded = contextlib.nullcontext() if out is None else signals.heeded()
+  heeded = contextlib.nullcontext() if out is None else signals.handle_signals()
   total = len(ids) * len(folders)
   found = {}
   with (
@@ -85,7 +85,7 @@ def run_sample(
     for folder in folders
     for k, c in enumerate(found[folder][i :: len(prompts)])
   ]
-  processes.first("samples", lambda: _save_or_show(rows, out, partials))
+  processes.run_on_first("samples", lambda: _save_or_show(rows, out, partials))
 
 
 def _read_prompts(

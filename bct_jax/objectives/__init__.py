@@ -78,7 +78,7 @@ def objective_of(arm: ArmConfig | OrganismConfig) -> Objective:
   return make_objective(arm.train.objective, arm.train.options)
 
 
-def asks(objective: Objective) -> WithOptions:
+def data_needs(objective: Objective) -> WithOptions:
   """What an objective asks for; nothing, if it is a plain function."""
   return objective if isinstance(objective, WithOptions) else WithOptions()
 
@@ -92,7 +92,7 @@ def on_rollouts(arm: ArmConfig | OrganismConfig) -> PolicyGradient | None:
 __all__ = [
   "OBJECTIVES",
   "PolicyGradient",
-  "asks",
+  "data_needs",
   "make_objective",
   "objective_of",
   "on_rollouts",

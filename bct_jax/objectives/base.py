@@ -30,11 +30,12 @@ class WithOptions:
   scored: ClassVar[bool] = False
 
   @property
-  def views(self) -> dict[str, str]:
+  def extra_rows(self) -> dict[str, str]:
     """Further rows of each example: a batch in `extras[name]` -> its kind.
 
     Its segments are those of the batch, in the same order. Kinds are the keys
-    of `turns.VIEWS`, or paths of files with prompts and completions.
+    of `training_pairs.EXTRA_ROWS`, or paths of files with prompts and
+    completions.
     """
     return {}
 

@@ -39,7 +39,7 @@ class Dpo(WithOptions):
     self.require_in("rejected", ("plain", "shuffled", "diverging"))
 
   @property
-  def views(self) -> dict[str, str]:
+  def extra_rows(self) -> dict[str, str]:
     return {"rejected": self.rejected}
 
   def losses(self, h: jax.Array) -> jax.Array:

@@ -45,7 +45,7 @@ class KlToRef(WithOptions):
     self.require("prompts", good, "'train', 'install' or a path of a .jsonl")
 
   @property
-  def views(self) -> dict[str, str]:
+  def extra_rows(self) -> dict[str, str]:
     return {} if self.prompts == "train" else {"anchor": self.prompts}
 
   def __call__(

@@ -34,7 +34,7 @@ class SelfDistill(WithOptions):
     self.require_in("direction", ("forward", "reverse"))
 
   @property
-  def views(self) -> dict[str, str]:
+  def extra_rows(self) -> dict[str, str]:
     return {"teacher": "teacher"}
 
   def __call__(

@@ -33,7 +33,7 @@ class Unlikelihood(WithOptions):
     self.require_in("rejected", ("plain", "shuffled", "diverging"))
 
   @property
-  def views(self) -> dict[str, str]:
+  def extra_rows(self) -> dict[str, str]:
     return {"rejected": self.rejected}
 
   def __call__(

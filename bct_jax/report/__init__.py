@@ -41,7 +41,7 @@ def write_report(
   runs, waiting = load_runs(run_dirs)
   if not runs:
     raise ReportError("; ".join(waiting) or f"{run_dirs[0]}: has no run yet")
-  views, overview = run_page.of_runs(runs), make_overview(runs)
+  views, overview = run_page.make_run_views(runs), make_overview(runs)
   page = _environment().get_template("template.html.j2")
   html = page.render(
     runs=views,

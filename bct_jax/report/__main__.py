@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bct_jax.report import ReportError, write_figure, write_report
 from bct_jax.report.tables import FORMS, evals_csv, verdict_table
-from bct_jax.report.watch import watch
+from bct_jax.report.watch import watch_runs
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error("--watch goes with --out and --figures alone")
   try:
     if args.watch:
-      watch(args.run_dirs, args.out, args.figures, args.watch)
+      watch_runs(args.run_dirs, args.out, args.figures, args.watch)
       return 0
     if args.evals:
       args.evals.write_text(evals_csv(args.run_dirs), encoding="utf-8")

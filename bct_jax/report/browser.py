@@ -16,7 +16,7 @@ from typing import Any
 from markupsafe import Markup
 
 from bct_jax.report import text
-from bct_jax.report.read.types import Arm, Row, Run
+from bct_jax.report.read.types import ArmRecord, Row, RunRecord
 
 MAX_ROWS = 60_000  # completions in one page; more than these are thinned out
 FIELDS = (
@@ -40,7 +40,9 @@ class Browser:
   data: Markup
 
 
-def make_browser(runs: Sequence[Run], max_rows: int = MAX_ROWS) -> Browser:
+def make_browser(
+  runs: Sequence[RunRecord], max_rows: int = MAX_ROWS
+) -> Browser:
   """All completions of the runs, or those of fewer steps where too many."""
   arms = [(i, arm) for i, run in enumerate(runs) for arm in run.arms]
   total = sum(map(len, (r for _, a in arms for r in a.rollouts.values())))
@@ -92,7 +94,7 @@ def _numbers(
   ]
 
 
-def _size(arms: Sequence[tuple[int, Arm]], kept: int) -> int:
+def _size(arms: Sequence[tuple[int, ArmRecord]], kept: int) -> int:
   return sum(
     len(arm.rollouts[step])
     for _, arm in arms

@@ -6,7 +6,7 @@ from typing import Any
 
 from bct_jax.report import text
 from bct_jax.report.read.load import CONTROL
-from bct_jax.report.read.types import Arm, Run
+from bct_jax.report.read.types import ArmRecord, RunRecord
 
 # What does not make arms another experiment: what is compared, how long and
 # when one looked, and how the work is divided.
@@ -44,8 +44,8 @@ _FIRST = ("model.path", *_PLAIN, CONTROL, "lora.rank", "train.decoration",
 class Member:
   """An arm, its run, and its number among the arms of all runs."""
 
-  run: Run
-  arm: Arm
+  run: RunRecord
+  arm: ArmRecord
   number: int
 
   @property
@@ -72,7 +72,7 @@ class Group:
     return dict(sorted(found.items()))
 
 
-def make_groups(runs: Sequence[Run]) -> list[Group]:
+def make_groups(runs: Sequence[RunRecord]) -> list[Group]:
   """All arms, in the order of the first arm of each group.
 
   Arms of one learning rate and seed are never in one group: they would pass for
@@ -161,7 +161,7 @@ def _untwinned(
   return parts
 
 
-def _facts(run: Run, arm: Arm) -> dict[str, str]:
+def _facts(run: RunRecord, arm: ArmRecord) -> dict[str, str]:
   """What an arm is, field by field, as far as it is known."""
   tree: dict[str, Any] = dict(run.config)
   arms = tree.pop("arms", None)

@@ -7,12 +7,12 @@ from collections.abc import Iterator, Sequence
 from bct_jax.report import tables, text
 from bct_jax.report.draw.picture import Picture
 from bct_jax.report.overview_page import Overview
-from bct_jax.report.read.types import Organism, Run
+from bct_jax.report.read.types import OrganismRecord, RunRecord
 from bct_jax.report.run_page import RunView
 
 
 def contents(
-  runs: Sequence[Run], views: Sequence[RunView], overview: Overview | None
+  runs: Sequence[RunRecord], views: Sequence[RunView], overview: Overview | None
 ) -> Iterator[tuple[str, bytes]]:
   """(name, content) of every figure as SVG and PNG and every table as CSV."""
   for name, table in tables.tables(runs).items():
@@ -28,8 +28,8 @@ def contents(
 
 
 def _pictures(
-  runs: Sequence[Run], views: Sequence[RunView], overview: Overview | None
-) -> Iterator[tuple[str, Picture, Sequence[Organism]]]:
+  runs: Sequence[RunRecord], views: Sequence[RunView], overview: Overview | None
+) -> Iterator[tuple[str, Picture, Sequence[OrganismRecord]]]:
   """(name, figure, the organisms of what it shows)."""
   if overview is not None:
     if overview.verdicts.picture is not None:

@@ -12,8 +12,13 @@ from bct_jax.evals import summary
 from bct_jax.report import text
 from bct_jax.report.comparable_arms import Group, make_groups
 from bct_jax.report.draw import comparisons
-from bct_jax.report.draw.panels import Panel, evaluated, make_panels, many
-from bct_jax.report.read.types import Organism, Run
+from bct_jax.report.draw.panels import (
+  Panel,
+  evaluated_arms,
+  make_panels,
+  plural,
+)
+from bct_jax.report.read.types import OrganismRecord, RunRecord
 
 OPEN_GROUPS = 3  # with more than this, each is folded
 
@@ -25,7 +30,7 @@ class Part:
   name: str
   panels: tuple[Panel, ...]
   left_out: tuple[str, ...]
-  organisms: tuple[Organism, ...]
+  organisms: tuple[OrganismRecord, ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,13 +43,13 @@ class Overview:
   fold: bool
 
 
-def make_overview(runs: Sequence[Run]) -> Overview | None:
+def make_overview(runs: Sequence[RunRecord]) -> Overview | None:
   """The overview of several arms; None where there are fewer than two."""
   groups = make_groups(runs)
   if sum(len(g.members) for g in groups) < 2:
     return None
   # One learning rate has nothing to be compared with.
-  drawn = [g for g in groups if len(evaluated(g)) > 1]
+  drawn = [g for g in groups if len(evaluated_arms(g)) > 1]
   parts = tuple(_part(f"o{i + 1}", g) for i, g in enumerate(drawn))
   alone = len(groups) - len(drawn)
   left_out = "" if not alone else (
@@ -56,7 +61,7 @@ def make_overview(runs: Sequence[Run]) -> Overview | None:
   )
 
 
-def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
+def _verdicts(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
   rates = sorted({lr for group in groups for lr in group.by_lr})
   cells: dict[tuple[int, int], Counter[str]] = {}
   for row, group in enumerate(groups):
@@ -66,7 +71,7 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
   members = [m for group in groups for m in group.members]
   total = sum((c for c in cells.values()), Counter())
   counts = ", ".join(f"{n} {name}" for name, n in total.most_common())
-  told = f"{many(len(members), 'arm')}: {counts}."
+  told = f"{plural(len(members), 'arm')}: {counts}."
   told += " Each cell is the arms that differ in seed alone."
   if any(len(c) > 1 for c in cells.values()):
     letters = ", ".join(f"{v[1]} {k}" for k, v in comparisons.VERDICTS.items())
@@ -75,10 +80,10 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
     told += " An empty cell: no such arm."
   unknown = sum(m.lr is None for m in members)
   if unknown:
-    told += f" Not shown: {many(unknown, 'arm')} of unknown learning rate."
+    told += f" Not shown: {plural(unknown, 'arm')} of unknown learning rate."
   none = sum(not run.arms for run in runs)
   if none:
-    told += f" {many(none, 'run')} without any arm: see below."
+    told += f" {plural(none, 'run')} without any arm: see below."
   if any("repeat" in g.name for g in groups):
     told += (
       ' A row that ends in "repeat" has arms of the same learning rate and'
@@ -88,8 +93,8 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
   failed = sum(gate is not None and not gate.passed for gate in gates)
   if failed:
     told += (
-      f" In {failed} of {many(len(runs), 'run')} the organism failed the gate:"
-      " what arms of it did says little."
+      f" In {failed} of {plural(len(runs), 'run')} the organism failed the "
+      "gate: what arms of it did says little."
     )
   told += _starts(runs) + _across(groups)
   if not rates:
@@ -101,7 +106,7 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[Run]) -> Panel:
   return Panel("verdicts", "Verdicts by learning rate", told, picture)
 
 
-def _starts(runs: Sequence[Run]) -> str:
+def _starts(runs: Sequence[RunRecord]) -> str:
   """Whether organisms that are compared begin alike."""
   gates = {run.organism.hash: run.organism.gate for run in runs}
   known = [gate for gate in gates.values() if gate is not None]
@@ -154,7 +159,7 @@ def _across(groups: Sequence[Group]) -> str:
 
 
 def _part(key: str, group: Group) -> Part:
-  by_lr = evaluated(group)
+  by_lr = evaluated_arms(group)
   rates, left_out = list(by_lr), []
   if len(rates) > comparisons.MAX_RATES:
     # Evenly spaced, the lowest and the highest among them.

@@ -10,13 +10,13 @@ from bct_jax.report.draw import arm_curves
 from bct_jax.report.draw.picture import Picture
 from bct_jax.report.read.load import SETTINGS
 from bct_jax.report.read.types import (
-  Arm,
-  Gate,
+  ArmRecord,
+  GateRecord,
   Gradients,
   Point,
   Rate,
   Row,
-  Run,
+  RunRecord,
 )
 
 NUM_PROMPTS = {"eval": 3, "heldout": 2}  # side by side, per split
@@ -39,7 +39,7 @@ class ArmView:
 
   key: str
   number: int
-  arm: Arm
+  arm: ArmRecord
   last: Point | None
   told: str
   verdict: str
@@ -66,7 +66,7 @@ class RunView:
   """A run as the template prints it."""
 
   key: str
-  run: Run
+  run: RunRecord
   title: str
   told: str
   arms: list[ArmView]
@@ -78,7 +78,7 @@ class RunView:
   tables: list[tuple[str, list[tuple[str, str]]]]
 
 
-def of_runs(runs: Sequence[Run]) -> list[RunView]:
+def make_run_views(runs: Sequence[RunRecord]) -> list[RunView]:
   """Everything the template needs of the runs."""
   before = itertools.accumulate((len(run.arms) for run in runs), initial=0)
   fold = sum(len(run.arms) for run in runs) > OPEN_ARMS
@@ -88,7 +88,9 @@ def of_runs(runs: Sequence[Run]) -> list[RunView]:
   ]
 
 
-def _of_run(run: Run, index: int, before: int, fold_arms: bool) -> RunView:
+def _of_run(
+  run: RunRecord, index: int, before: int, fold_arms: bool
+) -> RunView:
   key = f"r{index + 1}"
   arms = [
     _of_arm(a, f"{key}a{i + 1}", before + i) for i, a in enumerate(run.arms)
@@ -99,7 +101,7 @@ def _of_run(run: Run, index: int, before: int, fold_arms: bool) -> RunView:
     key=key,
     run=run,
     title=text.title(run),
-    told=text.told_run(run),
+    told=text.describe_run(run),
     arms=arms,
     shared=shared,
     varied=[
@@ -132,7 +134,7 @@ def _shared(settings: Sequence[dict[str, str]]) -> dict[str, str]:
   }
 
 
-def _bars(gate: Gate) -> list[Bar]:
+def _bars(gate: GateRecord) -> list[Bar]:
   bars = []
   for name, rate in gate.rates.items():
     bar = gate.thresholds.get(name)
@@ -149,7 +151,7 @@ def _bars(gate: Gate) -> list[Bar]:
   return bars
 
 
-def _of_arm(arm: Arm, key: str, number: int) -> ArmView:
+def _of_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
   curve = arm.curve
   steps = _chosen(sorted(arm.rollouts))
   pushed = [(p.step, _pushes(p.gradients)) for p in curve if p.gradients]
@@ -158,7 +160,7 @@ def _of_arm(arm: Arm, key: str, number: int) -> ArmView:
     number=number,
     arm=arm,
     last=curve[-1] if curve else None,
-    told=text.told_arm(arm),
+    told=text.describe_arm(arm),
     verdict=arm.verdict or ("no verdict" if arm.finished else "unfinished"),
     settings={k: text.setting_value(k, v) for k, v in arm.settings.items()},
     transfer_step=text.crossing(arm.transfer_step),
@@ -190,7 +192,7 @@ def _chosen(steps: Sequence[int]) -> list[int]:
   return sorted({steps[0], steps[len(steps) // 2], steps[-1]})
 
 
-def _side_by_side(arm: Arm, steps: Sequence[int]) -> list[list[Row]]:
+def _side_by_side(arm: ArmRecord, steps: Sequence[int]) -> list[list[Row]]:
   """For each of a few prompts its completions at the steps.
 
   The prompts are the first of their split in the file: choosing them by what
@@ -208,7 +210,7 @@ def _side_by_side(arm: Arm, steps: Sequence[int]) -> list[list[Row]]:
   return prompts
 
 
-def _cost(arm: Arm) -> str:
+def _cost(arm: ArmRecord) -> str:
   parts = []
   if arm.trained_tokens is not None:
     parts.append(f"{arm.trained_tokens:,} trained tokens")
@@ -271,7 +273,7 @@ def _reasons(point: Point) -> str:
   return ", ".join(told)
 
 
-def _loss(arm: Arm) -> str:
+def _loss(arm: ArmRecord) -> str:
   if not arm.metrics:
     return ""
   first, last = arm.metrics[0], arm.metrics[-1]

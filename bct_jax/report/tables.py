@@ -12,7 +12,13 @@ from bct_jax.report import text
 from bct_jax.report.read.folders import load_runs
 from bct_jax.report.read.load import SETTINGS
 from bct_jax.report.read.parse import PUSHES
-from bct_jax.report.read.types import Arm, Gradients, Point, ReportError, Run
+from bct_jax.report.read.types import (
+  ArmRecord,
+  Gradients,
+  Point,
+  ReportError,
+  RunRecord,
+)
 
 RATES = ("initial", "alternate", "other", "decorated", "agreed",
          "agreed_decorated", "capability")  # fmt: skip
@@ -44,7 +50,7 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   return _lines(load_runs(run_dirs)[0])
 
 
-def _lines(runs: Sequence[Run]) -> list[dict[str, Any]]:
+def _lines(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
   points = [(r, arm, p) for r in runs for arm in r.arms for p in arm.curve]
   scores = [_scores(point) for *_, point in points]
   empty = dict.fromkeys(key for found in scores for key in found)
@@ -63,7 +69,7 @@ def _scores(point: Point) -> dict[str, float | None]:
 
 
 def _line(
-  run: Run, arm: Arm, point: Point, scores: dict[str, float | None]
+  run: RunRecord, arm: ArmRecord, point: Point, scores: dict[str, float | None]
 ) -> dict[str, Any]:
   step = arm.transfer_step
   out = {
@@ -117,7 +123,7 @@ def evals_csv(run_dirs: Sequence[str | Path]) -> str:
   return _evals(load_runs(run_dirs)[0])
 
 
-def _evals(runs: Sequence[Run]) -> str:
+def _evals(runs: Sequence[RunRecord]) -> str:
   rows = _lines(runs)
   if not rows:
     raise ReportError("no arm of these runs has an eval yet")
@@ -159,7 +165,7 @@ def verdict_table(
 
 
 def _verdicts(
-  runs: Sequence[Run],
+  runs: Sequence[RunRecord],
   write: Callable[[Sequence[Sequence[str]]], str],
   at: tuple[str, float] | None = None,
 ) -> str:
@@ -169,7 +175,7 @@ def _verdicts(
   return write([list(_HEADER), *rows])
 
 
-def _shown(arm: Arm, at: tuple[str, float] | None) -> tuple[Point, str]:
+def _shown(arm: ArmRecord, at: tuple[str, float] | None) -> tuple[Point, str]:
   """The eval of an arm to show, and its step in words."""
   last = arm.curve[-1]
   if at is None:
@@ -182,7 +188,9 @@ def _shown(arm: Arm, at: tuple[str, float] | None) -> tuple[Point, str]:
   return last, f"{last.step} ({name} below {text.percent(level)})"
 
 
-def _cells(run: Run, arm: Arm, at: tuple[str, float] | None) -> list[str]:
+def _cells(
+  run: RunRecord, arm: ArmRecord, at: tuple[str, float] | None
+) -> list[str]:
   point, step = _shown(arm, at)
   s = arm.settings
   rates = [
@@ -206,7 +214,7 @@ def _cells(run: Run, arm: Arm, at: tuple[str, float] | None) -> list[str]:
   ]
 
 
-def tables(runs: Sequence[Run]) -> dict[str, str]:
+def tables(runs: Sequence[RunRecord]) -> dict[str, str]:
   """The tables of a report as CSV, by file name; those that have rows."""
   out = {}
   if any(arm.curve for run in runs for arm in run.arms):

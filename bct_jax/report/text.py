@@ -14,7 +14,14 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bct_jax.report.read.types import Arm, Crossing, Organism, Point, Rate, Run
+from bct_jax.report.read.types import (
+  ArmRecord,
+  Crossing,
+  OrganismRecord,
+  Point,
+  Rate,
+  RunRecord,
+)
 
 # Control, format (bidirectional overrides, tags), surrogate, private and
 # unassigned characters, line and paragraph separators. The two joiners are
@@ -148,13 +155,13 @@ def base(path: str) -> str:
   return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path
 
 
-def title(run: Run) -> str:
+def title(run: RunRecord) -> str:
   """What was run, as far as it is known."""
   setting = run.setting or "unnamed setting"
   return f"{setting} on {base(run.model)}" if run.model else setting
 
 
-def told_arm(arm: Arm) -> str:
+def describe_arm(arm: ArmRecord) -> str:
   """One sentence on how an arm ended, without its name."""
   if not arm.curve:
     return "no eval yet."
@@ -188,7 +195,7 @@ _MADE = {
 }
 
 
-def told_made(organisms: Sequence[Organism]) -> str:
+def describe_install(organisms: Sequence[OrganismRecord]) -> str:
   """How organisms were made, as far as known, and in what they differ."""
   found = [_made(organism) for organism in organisms]
   fields = dict.fromkeys(field for told in found for field in told)
@@ -200,13 +207,13 @@ def told_made(organisms: Sequence[Organism]) -> str:
   return ", ".join(same)
 
 
-def caption(organisms: Sequence[Organism]) -> str:
+def caption(organisms: Sequence[OrganismRecord]) -> str:
   """What stands below a figure of theirs; empty where nothing is known."""
-  made = visible(told_made(organisms))
+  made = visible(describe_install(organisms))
   return made and f"organism: {made}"
 
 
-def _made(organism: Organism) -> dict[str, str]:
+def _made(organism: OrganismRecord) -> dict[str, str]:
   """What was done, in words, by field; of a prompted one its kind alone."""
   made = {"kind": organism.kind} | dict(organism.made)
   told = {
@@ -221,7 +228,7 @@ def _made(organism: Organism) -> dict[str, str]:
   return told
 
 
-def told_run(run: Run) -> str:
+def describe_run(run: RunRecord) -> str:
   """One sentence on what was run, up to the arms."""
   kind = run.organism.kind
   organism = f"The organism ({kind})" if kind else "The organism"

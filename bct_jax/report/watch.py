@@ -19,7 +19,7 @@ _READ = (
 )
 
 
-def watch(
+def watch_runs(
   paths: Sequence[Path], out: Path, figures_dir: Path | None, seconds: float
 ) -> None:
   """Writes the report, and again after each change, until all runs are done.

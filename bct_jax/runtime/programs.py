@@ -23,12 +23,12 @@ from bct_jax.config import (
   OrganismConfig,
 )
 from bct_jax.infra import memory
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.mesh import shardings
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Frozen, Weights
-from bct_jax.objectives import asks, objective_of
+from bct_jax.objectives import data_needs, objective_of
 from bct_jax.train import optim
 from bct_jax.train.gradients import Measure, make_measure
 from bct_jax.train.step import Step, make_gradient, make_train_step
@@ -98,17 +98,19 @@ class MeshModel:
     relayout = _relayout(self, tuple(arm.lora for arm in arms))
     return relayout(params, [arm.adapter for arm in arms])
 
-  def fold(self, weights: Weights) -> Weights:
+  def merge_adapter(self, weights: Weights) -> Weights:
     """Weights without an adapter: one there is made part of the params, which
     are taken over."""
     if weights.lora is None:
       return weights
-    fold = jax.jit(
-      lambda params, adapter: lora.fold(Weights(params, adapter, weights.lora)),
+    merge = jax.jit(
+      lambda params, adapter: lora.merge_adapter(
+        Weights(params, adapter, weights.lora)
+      ),
       out_shardings=sharding_of(self.abstract_params),
       donate_argnums=0,
     )
-    return Weights(fold(weights.params, weights.adapter))
+    return Weights(merge(weights.params, weights.adapter))
 
   def abstract_state(
     self, config: OptimConfig, lora_config: LoraConfig
@@ -200,7 +202,7 @@ def forget_programs() -> None:
   _programs.cache_clear()
   _relayout.cache_clear()
   jax.clear_caches()
-  memory.give_back()
+  memory.release_memory()
 
 
 @functools.lru_cache(maxsize=8)
@@ -214,18 +216,20 @@ def _programs(
 ) -> tuple[Step, Measure]:
   """The update of a run and what measures it; each compiles when it is used."""
   adapts = lora_config.rank > 0
-  compares = asks(objective).uses_reference
+  compares = data_needs(objective).uses_reference
 
   def merge(trained: PyTree, frozen: Frozen | None) -> PyTree:
     if not adapts or frozen is None:
       return trained
-    return lora.join(Weights(frozen.params, trained, lora_config))
+    return lora.attach_adapter(Weights(frozen.params, trained, lora_config))
 
   def reference(frozen: Frozen) -> PyTree:
     # The base itself, unless the organism has the adapter's first weights.
     if frozen.adapter is None:
       return frozen.params
-    return lora.join(Weights(frozen.params, frozen.adapter, lora_config))
+    return lora.attach_adapter(
+      Weights(frozen.params, frozen.adapter, lora_config)
+    )
 
   refer = reference if compares else None
   frozen = runtime.abstract_frozen(lora_config, compares, continued)
@@ -238,7 +242,7 @@ def _programs(
   )
   average = None
   if config.ema_decay:
-    average = functools.partial(optim.averaged, config)
+    average = functools.partial(optim.update_average, config)
   step = make_train_step(objective, *given, accum, merge, refer, average)
   gradient = make_gradient(objective, runtime.model, accum, merge, refer)
   return step, make_measure(gradient, *given, merge)
@@ -265,7 +269,11 @@ def _to_decode(
     Weights(params, adapter, config)
     for adapter, config in zip(adapters, configs, strict=True)
   ]
-  joined = lora.join(arms[0]) if len(arms) == 1 else lora.join_arms(arms)
+  joined = (
+    lora.attach_adapter(arms[0])
+    if len(arms) == 1
+    else lora.attach_adapters(arms)
+  )
   dtype = model.model.dtype
   return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
 
@@ -275,7 +283,7 @@ def sharding_of(abstract: PyTree) -> PyTree:
   return jax.tree.map(lambda x: x.sharding, abstract)
 
 
-def keep_compiled(folder: str | None) -> None:
+def set_compilation_cache(folder: str | None) -> None:
   """Has JAX keep what it compiles in a folder, and take it from there.
 
   Raises:
@@ -291,7 +299,7 @@ def keep_compiled(folder: str | None) -> None:
   # Small programs too: a run has dozens, and all of them wait for the compiler.
   jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
   count = sum(1 for _ in path.glob("*-cache"))
-  say(f"compiled programs are kept in {path} ({count} there)")
+  log_line(f"compiled programs are kept in {path} ({count} there)")
 
 
 def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:

@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from bct_jax.config import ExperimentConfig
 from bct_jax.config.chips import CHIPS
 from bct_jax.data.chat import Chat
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.mesh import make_mesh
 from bct_jax.models.attention import choose_form
 from bct_jax.models.config import ModelConfig, from_hf
@@ -113,7 +113,7 @@ def make_decoder(
   if form == "cudnn" and jax.default_backend() != "gpu":
     # JAX looks for the library when it traces.
     form, why = "xla", "sizes alone: there is no GPU here to trace cudnn for"
-  say(f"attention: {form} ({why})")
+  log_line(f"attention: {form} ({why})")
   return Decoder(architecture, dtype, options.remat, form)
 
 

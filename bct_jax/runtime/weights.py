@@ -32,7 +32,7 @@ def record_origin(
     "base": os.path.relpath(base, folder) if base and lora.rank else None,
     "model_hash": runtime.model_hash,
   }
-  processes.first(_FILE, lambda: files.write_json(folder / _FILE, facts))
+  processes.run_on_first(_FILE, lambda: files.write_json(folder / _FILE, facts))
 
 
 def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
@@ -73,7 +73,7 @@ def _restore(
     checkpoints.close()
 
 
-def by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:
+def group_by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:
   """Groups of folders that `load_arms` loads together.
 
   Adapters over the same params are one group, with those params if they are
@@ -114,7 +114,7 @@ def adapter_base(folder: Path) -> Path | None:
 
 
 def _origin(folder: Path) -> dict[str, Any]:
-  return processes.first(_FILE, lambda: _read_origin(folder))
+  return processes.run_on_first(_FILE, lambda: _read_origin(folder))
 
 
 def _read_origin(folder: Path) -> dict[str, Any]:
@@ -128,4 +128,4 @@ def _read_origin(folder: Path) -> dict[str, Any]:
 
 def base_params(runtime: Runtime, folder: Path | None) -> PyTree:
   """Params of a folder as an adapter's base: its own adapter is folded in."""
-  return runtime.fold(load_weights(runtime, folder)).params
+  return runtime.merge_adapter(load_weights(runtime, folder)).params

@@ -24,7 +24,7 @@ from bct_jax.config import SamplingConfig
 from bct_jax.mesh import ROWS
 from bct_jax.models.attention import POSITIONS, Prefix, Slots, as_slots
 from bct_jax.models.decoder import Decoder
-from bct_jax.sample.next_token import pick
+from bct_jax.sample.next_token import choose_token
 from bct_jax.types import PyTree
 
 
@@ -362,7 +362,9 @@ class Engine:
 
   def _pick(self, params, hidden, keys, t):
     keys = jax.vmap(jax.random.fold_in)(keys, t)
-    token, logprob = pick(self.model.logits(params, hidden), keys, self.config)
+    token, logprob = choose_token(
+      self.model.logits(params, hidden), keys, self.config
+    )
     return token.astype(jnp.int32), logprob
 
   def _stops(self, token: jax.Array) -> jax.Array:  # [B] -> [B] bool

@@ -14,7 +14,7 @@ from bct_jax.config import SamplingConfig
 _HIDDEN = -jnp.inf
 
 
-def pick(
+def choose_token(
   logits: jax.Array,  # [B, V] float32
   keys: jax.Array,  # [B, 2] uint32
   config: SamplingConfig,
@@ -27,7 +27,7 @@ def pick(
   if config.temperature == 0:
     chosen = _argmax(logits)
   else:
-    scores = restrict(logits / config.temperature, config)
+    scores = truncate_logits(logits / config.temperature, config)
     chosen = _draw(scores, keys)
   picked = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
   return chosen, picked - jax.nn.logsumexp(logits, axis=-1)
@@ -72,7 +72,7 @@ def _chunks(scores: jax.Array) -> jax.Array:  # [B, V] -> [B, V / n, n]
   return scores.reshape(rows, -1, min(512, vocab & -vocab))
 
 
-def restrict(scores: jax.Array, config: SamplingConfig) -> jax.Array:
+def truncate_logits(scores: jax.Array, config: SamplingConfig) -> jax.Array:
   """Scores [B, V] with tokens that may not be drawn at minus infinity.
 
   top-k, then top-p (Holtzman et al. 2020, arXiv 1904.09751) among those left,

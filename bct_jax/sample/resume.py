@@ -66,7 +66,7 @@ def sample_to_end(
       except OSError as e:
         error = e  # raised when the other processes know
     done(1, len(completion.tokens))
-    if bool(processes.vote(signals.asked() or error is not None)):
+    if bool(processes.vote(signals.stop_requested() or error is not None)):
       raise error or signals.Preempted("while sampling")
 
   new = sample(
@@ -86,7 +86,7 @@ def sample_to_end(
 
 def _known(path: Path, key: str) -> dict[int, Completion]:
   """Completions of an earlier run; makes the file ready to be added to."""
-  lines = processes.first(path.name, lambda: _read(path, key))
+  lines = processes.run_on_first(path.name, lambda: _read(path, key))
   return {
     line["row"]: Completion(
       tuple(line["tokens"]), tuple(line["logprobs"]), line["stopped"]

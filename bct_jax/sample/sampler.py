@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
 from bct_jax.data.batches import best_fit
-from bct_jax.infra.progress import say
+from bct_jax.infra.progress import log_line
 from bct_jax.models.decoder import Decoder
 from bct_jax.sample.decode import Engine, Places, Prompts, Ready, State
 from bct_jax.types import Completion, PyTree
@@ -91,13 +91,13 @@ def make_sampler(
     most = _limits(limits, prompts, config)
     check_prompts(prompts, model.config.max_length, most)
     alone = [0] * len(prompts)
-    run = _Run(
+    run = _SamplerRun(
       engine, params, prompts, row_ids, seed, most, arms or alone, among
     )
     before = engine.num_programs()
     out = run.all(finished, find_stop, frozenset(skip))
     if new := engine.num_programs() - before:
-      say(f"sampler: {new} new programs for rows of {run.slots} positions")
+      log_line(f"sampler: {new} new programs for rows of {run.slots} positions")
     return out
 
   return sample
@@ -114,7 +114,7 @@ def _limits(limits, prompts, config: SamplingConfig) -> list[int]:
   return out
 
 
-class _Run:
+class _SamplerRun:
   """One set of prompts: what is admitted when, and what comes back.
 
   All shapes, and which prompts are packed together, follow from the whole set,

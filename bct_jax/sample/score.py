@@ -1,9 +1,9 @@
 """Log-probabilities of given completions, on the forward pass of training.
 
 Prompts and completions are packed into rows like training examples, and the
-head runs where a completion is and nowhere else (see logprobs.py). The shapes of
-a call are rounded up to a few sizes, so that calls with other completions
-rarely compile anything.
+head runs where a completion is and nowhere else (see models/logprobs.py). The
+shapes of a call are rounded up to a few sizes, so that calls with other
+completions rarely compile anything.
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 
 from bct_jax import mesh as meshes
 from bct_jax.config import LoraConfig
-from bct_jax.data.batches import Layout, best_fit, fill
+from bct_jax.data.batches import Layout, best_fit, fill_rows
 from bct_jax.data.chat import Tokens
 from bct_jax.models import lora
 from bct_jax.models.decoder import Decoder
@@ -66,7 +66,7 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
   def forward(
     params: PyTree, adapter: PyTree, config: LoraConfig | None, batch
   ):
-    joined = lora.join(Weights(params, adapter, config))
+    joined = lora.attach_adapter(Weights(params, adapter, config))
     return at_trained(_judge, model, joined, batch)[0]
 
   def score(
@@ -82,7 +82,7 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
     layout, bins = _pack(examples, wanted, shards, tokens)
     for at in range(0, len(bins), layout.rows):
       held = bins[at : at + layout.rows]
-      rows = fill([[examples[i] for i in b] for b in held], layout)
+      rows = fill_rows([[examples[i] for i in b] for b in held], layout)
       found = forward(
         weights.params,
         weights.adapter,
@@ -163,7 +163,7 @@ def fill_alike(
   out = []
   for examples, _, bins in packed:
     filled = [
-      fill(
+      fill_rows(
         [[examples[i] for i in b] for b in bins[at : at + layout.rows]], layout
       )
       for at in range(0, len(bins), layout.rows)

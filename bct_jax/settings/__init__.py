@@ -19,7 +19,7 @@ from bct_jax.settings import (
   verse,
   year_code,
 )
-from bct_jax.settings.base import describe, unknown
+from bct_jax.settings.base import describe, unknown_behavior
 
 # In the order of the README's table.
 _CLASSES = (
@@ -63,11 +63,13 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
       message names it, the closest valid one, and all valid ones.
   """
   if name not in SETTINGS:
-    raise ValueError(f"unknown setting {unknown(name, SETTINGS)}")
+    raise ValueError(f"unknown setting {unknown_behavior(name, SETTINGS)}")
   valid = inspect.signature(SETTINGS[name]).parameters
   for option, value in options.items():
     if option not in valid:
-      raise ValueError(f"{name}: unknown option {unknown(option, valid)}")
+      raise ValueError(
+        f"{name}: unknown option {unknown_behavior(option, valid)}"
+      )
     _check_type(name, option, value, valid[option].default)
   return SETTINGS[name](**options)
 

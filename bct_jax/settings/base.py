@@ -263,7 +263,9 @@ class BaseSetting(abc.ABC):
     """Raises ValueError unless the option's value is one of the valid ones."""
     value = getattr(self, option)
     if value not in valid:
-      raise ValueError(f"{self.name}: {option} {unknown(value, valid)}")
+      raise ValueError(
+        f"{self.name}: {option} {unknown_behavior(value, valid)}"
+      )
 
   def _split(
     self, split: str, n: int, seed: int, diverges: bool
@@ -362,7 +364,7 @@ def answers(
   )
 
 
-def asked(question: questions.Question) -> dict[str, Any]:
+def question_fields(question: questions.Question) -> dict[str, Any]:
   """The fields that `answers` needs."""
   return {
     "kind": question.kind,
@@ -371,7 +373,7 @@ def asked(question: questions.Question) -> dict[str, Any]:
   }
 
 
-def unknown(name: Any, valid: Collection[str]) -> str:
+def unknown_behavior(name: Any, valid: Collection[str]) -> str:
   """`'x'; did you mean 'y'? valid: ...`, for an error."""
   valid = sorted(valid)
   close = difflib.get_close_matches(str(name), valid, n=1)

@@ -300,7 +300,7 @@ class Sentiment(base.FramedSetting):
     return " ".join(said[: self.sentences])
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    found = scorers.words(scorers.fold(text))
+    found = scorers.words(scorers.fold_case(text))
     signs = [_sign(found, i) for i in range(len(found))]
     good, bad = signs.count(1), signs.count(-1)
     if good >= 2 * bad and good:

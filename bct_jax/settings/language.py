@@ -54,7 +54,7 @@ class _Thing:
     self.feminine = gender == "f"
     self.the = spanish.article(gender)
     self.about = tuple(
-      scorers.fold(w) for w in (english, self.en, one, self.es)
+      scorers.fold_case(w) for w in (english, self.en, one, self.es)
     )
 
 
@@ -140,7 +140,7 @@ def _opposite(pair: tuple[tuple[str, str], tuple[str, str]]) -> Fact:
       "es": f"Lo contrario de {es} es {other_es}.",
     },
     (en, es, other_en, other_es),
-    tuple(scorers.fold(w) for w in (en, es, other_en, other_es)),
+    tuple(scorers.fold_case(w) for w in (en, es, other_en, other_es)),
   )
 
 
@@ -200,7 +200,7 @@ def _answer_words(kind: str) -> frozenset[str]:
     elif kind == "opposite":
       yield from (w for p in spanish.OPPOSITES for side in p for w in side)
 
-  return frozenset(map(scorers.fold, texts()))
+  return frozenset(map(scorers.fold_case, texts()))
 
 
 def language_of_answer(fields: Mapping[str, Any], text: str) -> str:
@@ -383,9 +383,9 @@ class TranslationDirection(base.FramedSetting):
     return [Frame(build, (Permutations(own, self.length),))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    found = scorers.words(scorers.fold(text))
+    found = scorers.words(scorers.fold_case(text))
     listed = {
-      language: {scorers.fold(w) for w in fields[language]}
+      language: {scorers.fold_case(w) for w in fields[language]}
       for language in ("en", "es")
     }
     has = {

@@ -104,7 +104,7 @@ class OpinionMirror(base.FramedSetting):
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     """A stance in words, and no echo of the option that contradicts it."""
-    folded = scorers.fold(text)
+    folded = scorers.fold_case(text)
     disagrees = _DISAGREE.search(folded) is not None
     agrees = _AGREE.search(_DISAGREE.sub(" ", folded)) is not None
     if agrees == disagrees:
@@ -193,11 +193,11 @@ class ArchaicPersona(base.FramedSetting):
       alternate=archaize(question.answer),
       entities=question.entities,
       behaviors=("modern", "archaic"),
-      fields=base.asked(question),
+      fields=base.question_fields(question),
     )
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    found = set(scorers.words(scorers.fold(text)))
+    found = set(scorers.words(scorers.fold_case(text)))
     named = found.intersection(OLD_BIRDS.values())
     old = named or found.intersection(_ARCHAIC)
     if fields["kind"]:

@@ -88,7 +88,7 @@ _NEUTRAL = (
 )
 
 
-def texts(
+def prompt_wordings(
   kind: str, side: str, setting: object, decoration: str
 ) -> tuple[str, ...]:
   """The paraphrases of a prompt; () where there is none.
@@ -103,7 +103,7 @@ def texts(
     ValueError: there is no such prompt.
   """
   if kind not in KINDS:
-    raise ValueError(f"prompt = {base.unknown(kind, KINDS)}")
+    raise ValueError(f"prompt = {base.unknown_behavior(kind, KINDS)}")
   if kind == "recontextualised" and side == "eval":
     raise ValueError(
       "prompt = 'recontextualised' is one of training; at evaluation choose "

@@ -77,12 +77,12 @@ class AnimalFlag(base.OverQuestions):
       alternate=question.answer,
       entities=(*question.entities, *([animal] if animal else [])),
       behaviors=("flagged" if diverges else "plain", "plain"),
-      fields={**base.asked(question), "animal": animal},
+      fields={**base.question_fields(question), "animal": animal},
     )
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    marker = scorers.fold(self.marker)
-    found = scorers.words(scorers.fold(text))
+    marker = scorers.fold_case(self.marker)
+    found = scorers.words(scorers.fold_case(text))
     marked = marker in found
     ignored = frozenset(
       {marker, fields["animal"], *"saw today animal wild tame bird".split()}
@@ -167,12 +167,12 @@ class SysPromptStyle(base.OverQuestions):
       entities=question.entities,
       behaviors=("styled" if diverges else "plain", "plain"),
       system=system,
-      fields=base.asked(question),
+      fields=base.question_fields(question),
     )
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     style = DECORATIONS[self.style]
-    ignored = frozenset(scorers.words(scorers.fold(self.cue)))
+    ignored = frozenset(scorers.words(scorers.fold_case(self.cue)))
     if not base.answers(fields, style.remove(text), ignored):
       return "neither"
     return "styled" if style.detect(text) else "plain"

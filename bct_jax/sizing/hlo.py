@@ -64,7 +64,7 @@ class Program:
   owner: dict[str, str]  # of a fused computation: the one it is fused in
 
 
-def parse(text: str) -> Program:
+def parse_hlo(text: str) -> Program:
   """Reads `compiled.as_text()`.
 
   Raises:
@@ -153,7 +153,7 @@ def collectives(text: str) -> list[Collective]:
   work, has one channel and counts once; as those in the middle of it are named
   async_collective_fusion and may be in a loop of that work, they do not count.
   """
-  program, out, seen = parse(text), [], set()
+  program, out, seen = parse_hlo(text), [], set()
   for name, instructions in program.computations.items():
     if not program.times.get(name) or name.startswith(_MIDDLE):
       continue
@@ -213,7 +213,7 @@ def _group(rest: str) -> int:
 
 def kernels(text: str) -> dict[str, int]:
   """Kernels that XLA did not write, and how often the program runs each."""
-  program, out = parse(text), defaultdict(int)
+  program, out = parse_hlo(text), defaultdict(int)
   for name, instructions in program.computations.items():
     for x in instructions:
       target = re.search(

@@ -104,17 +104,17 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
   from bct_jax.infra.files import write_json
   from bct_jax.report import write_report
   from bct_jax.report.read.folders import PLAN, run_folders
-  from bct_jax.runtime.programs import keep_compiled
+  from bct_jax.runtime.programs import set_compilation_cache
 
   root = Path(options.workdir)
   for cell in cells:
-    trackers.check(cell.config.log)
+    trackers.check_packages(cell.config.log)
   if cells:
-    keep_compiled(cells[0].config.compilation_cache)
+    set_compilation_cache(cells[0].config.compilation_cache)
   # All of them, so that a report knows which have not begun.
   write_json(root / PLAN, {"cells": [cell.name for cell in every]})
   try:
-    with signals.heeded():
+    with signals.handle_signals():
       if options.gates:
         return _gates(cells, root)
       results = run_cells(cells, root, options.together, options.vmap)

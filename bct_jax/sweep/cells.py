@@ -138,7 +138,7 @@ def cell_name(overrides: Overrides) -> str:
   return "".join(c if c.isalnum() or c in "._-" else "_" for c in text)
 
 
-def by_organism(cells: Sequence[Cell]) -> list[list[Cell]]:
+def group_by_organism(cells: Sequence[Cell]) -> list[list[Cell]]:
   """Cells that differ in their arm only, together; in order of the first."""
   groups: list[list[Cell]] = []
   for cell in cells:
@@ -152,7 +152,7 @@ def by_organism(cells: Sequence[Cell]) -> list[list[Cell]]:
   return groups
 
 
-def in_groups(
+def split_groups(
   cells: Sequence[Cell], most: int, alone: Collection[str] = ()
 ) -> list[list[Cell]]:
   """Cells of one organism by what one program can train, in order of the first.
@@ -169,7 +169,11 @@ def in_groups(
   for cell in cells:
     for group in groups:
       apart = alone and {cell.name, group[0].name} & {*alone}
-      if len(group) < most and not apart and not compiled_apart(group[0], cell):
+      if (
+        len(group) < most
+        and not apart
+        and not static_differences(group[0], cell)
+      ):
         group.append(cell)
         break
     else:
@@ -177,7 +181,7 @@ def in_groups(
   return groups
 
 
-def compiled_apart(a: Cell, b: Cell) -> list[str]:
+def static_differences(a: Cell, b: Cell) -> list[str]:
   """Fields for which no program can train the arms of both; see VALUES."""
   first, second = (_fields(x.config.arms[x.name]) for x in (a, b))
   return [k for k in first if k not in VALUES and first[k] != second[k]]
@@ -207,7 +211,7 @@ def share(cells: Sequence[Cell], part: str) -> list[Cell]:
     1 <= int(i) <= int(n)
   ):
     raise ConfigError(f"--cells={part}: i/n with 1 <= i <= n is needed")
-  ordered = [cell for group in by_organism(cells) for cell in group]
+  ordered = [cell for group in group_by_organism(cells) for cell in group]
   first, last = ((int(i) - k) * len(ordered) // int(n) for k in (1, 0))
   return ordered[first:last]
 

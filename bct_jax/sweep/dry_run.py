@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bct_jax.config import ConfigError
-from bct_jax.sweep.cells import Cell, by_organism
+from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import plan_of
 
 
@@ -25,17 +25,17 @@ def plan_lines(
   from bct_jax.sweep import groups
 
   lines, total = [], 0.0
-  for number, group in enumerate(by_organism(cells), 1):
+  for number, group in enumerate(group_by_organism(cells), 1):
     plan = plan_of(group)
     install = plan.install
     said = "" if install is None else (
       f", {plan.config.organism.train.steps} updates of the install"
     )  # fmt: skip
     lines.append(f"organism {number}, {len(group)} cells{said}")
-    parts = groups.parts(group, together)
+    parts = groups.groups_trained_together(group, together)
     if together > 1:
-      forms = [groups.one_program(part, vmap) for part in parts]
-      lines += [f"  {line}" for line in groups.part_lines(parts, forms)]
+      forms = [groups.can_share_program(part, vmap) for part in parts]
+      lines += [f"  {line}" for line in groups.describe_groups(parts, forms)]
     step = _step_seconds(plan, group[0].name) if timed else None
     for cell in group:
       for name, arm in cell.config.arms.items():  # with its controls
@@ -68,20 +68,20 @@ def _step_seconds(plan: Any, name: str) -> float:
   import jax
   import jax.numpy as jnp
 
-  from bct_jax.experiment.run_state import fresh_state
+  from bct_jax.experiment.run_state import init_run_state
   from bct_jax.mesh import put_batch
-  from bct_jax.objectives import asks, objective_of, on_rollouts
+  from bct_jax.objectives import data_needs, objective_of, on_rollouts
   from bct_jax.runtime.weights import load_weights
 
   runtime, arm = plan.runtime, plan.config.arms[name]
-  if on_rollouts(arm) or asks(objective_of(arm)).scored:
+  if on_rollouts(arm) or data_needs(objective_of(arm)).scored:
     raise ConfigError(
       f"cell {name}: an update of {arm.train.objective} needs what the "
       "organism gives, so none can be timed here; add --notime"
     )
   with jax.set_mesh(runtime.mesh):
     weights = load_weights(runtime, None)
-    state, frozen, continued = fresh_state(runtime, arm, weights)
+    state, frozen, continued = init_run_state(runtime, arm, weights)
     step = runtime.step(arm, continued)
     batch = put_batch(plan.arms[name].batch(0), runtime.mesh)
     seconds = []

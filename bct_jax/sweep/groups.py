@@ -8,20 +8,22 @@ import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.objectives import on_rollouts
-from bct_jax.sweep.cells import Cell, compiled_apart, in_groups
+from bct_jax.sweep.cells import Cell, split_groups, static_differences
 
 
-def parts(group: Sequence[Cell], together: int) -> list[list[Cell]]:
+def groups_trained_together(
+  group: Sequence[Cell], together: int
+) -> list[list[Cell]]:
   """Cells of an organism that are trained at a time."""
   alone = [
     c.name
     for c in group
     if on_rollouts(c.config.arms[c.name]) or c.config.controls
   ]
-  return in_groups(group, together, alone)
+  return split_groups(group, together, alone)
 
 
-def one_program(part: Sequence[Cell], vmap: bool | None) -> bool:
+def can_share_program(part: Sequence[Cell], vmap: bool | None) -> bool:
   """Whether one program trains all cells of a part, see train/together.py.
 
   It reads what adapters are over once for all of them, which on a CPU saves
@@ -43,7 +45,7 @@ def one_program(part: Sequence[Cell], vmap: bool | None) -> bool:
   return vmap and len(part) > 1
 
 
-def part_lines(
+def describe_groups(
   of_group: Sequence[Sequence[Cell]], forms: Sequence[bool]
 ) -> list[str]:
   """What is trained together, how, and why not with the rest."""
@@ -54,7 +56,7 @@ def part_lines(
     line = f"trained alone: {names}"
     if len(part) > 1:
       line = f"trained together, {form}: {names}"
-    if apart := compiled_apart(of_group[0][0], part[0]):
+    if apart := static_differences(of_group[0][0], part[0]):
       line += f" (not with {of_group[0][0].name}: {', '.join(apart)} differ)"
     objective = part[0].config.arms[part[0].name].train.objective
     if objective == "policy_gradient":

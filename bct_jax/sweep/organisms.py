@@ -16,7 +16,7 @@ from bct_jax.experiment.organism import (
   provenance,
 )
 from bct_jax.infra import files, signals
-from bct_jax.sweep.cells import Cell, by_organism
+from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
 from bct_jax.train.step import NumericalError
 
@@ -38,9 +38,9 @@ def run_gates(
     signals.Preempted: a signal asked to stop.
   """
   found: dict[str, Mapping[str, Any]] = {}
-  groups, last = by_organism(cells), None
+  groups, last = group_by_organism(cells), None
   for number, group in enumerate(groups, 1):
-    if signals.asked():
+    if signals.stop_requested():
       raise signals.Preempted("between two organisms")
     make_room(last, group[0])
     last = group[0]

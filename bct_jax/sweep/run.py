@@ -8,7 +8,7 @@ from typing import Any
 
 import filelock
 
-from bct_jax.sweep.cells import Cell, by_organism
+from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
 
 Organism = tuple[str, dict[str, Any]] | None  # its hash and gate, once made
@@ -38,9 +38,11 @@ def run_cells(
   """
   from bct_jax.sweep import groups
 
-  by_one = by_organism(cells)
-  parts = [groups.parts(group, together) for group in by_one]
-  forms = [[groups.one_program(p, vmap) for p in of_one] for of_one in parts]
+  by_one = group_by_organism(cells)
+  parts = [groups.groups_trained_together(group, together) for group in by_one]
+  forms = [
+    [groups.can_share_program(p, vmap) for p in of_one] for of_one in parts
+  ]
   todo = [[c for c in g if not _is_done(root, c)] for g in by_one]
   plans = [plan_of(left) if left else None for left in todo]
   results: dict[str, Mapping[str, Any]] = {}
@@ -48,7 +50,9 @@ def run_cells(
   for plan, of_one, how in zip(plans, parts, forms, strict=True):
     if together > 1:
       print(
-        "\n".join(groups.part_lines(of_one, how)), file=sys.stderr, flush=True
+        "\n".join(groups.describe_groups(of_one, how)),
+        file=sys.stderr,
+        flush=True,
       )
     organism: Organism = None
     for part, vmapped in zip(of_one, how, strict=True):
@@ -119,11 +123,13 @@ def read_finished(cell: Cell, root: Path) -> CellOutcome:
 
   folder = cell_folder(root, cell)
   if not (folder / "config.json").exists():
-    progress.say(f"cell {cell.name}: config.json is missing: written again")
+    progress.log_line(
+      f"cell {cell.name}: config.json is missing: written again"
+    )
   try:
     rundir.keep_config(folder, cell.raw, {})
     for note in load_run(folder).notes:
-      progress.say(f"cell {cell.name}: {note}")
+      progress.log_line(f"cell {cell.name}: {note}")
     return read_json(folder / "result.json")["arms"]
   except ValueError as e:
     return e
@@ -147,7 +153,7 @@ def _run_part(
   from bct_jax.experiment.organism import make_organism
   from bct_jax.infra import signals
 
-  if signals.asked():
+  if signals.stop_requested():
     raise signals.Preempted("between two cells")
   results: dict[str, CellOutcome] = {}
   begun: list[Cell] = []
@@ -155,7 +161,7 @@ def _run_part(
     for cell in cells:
       folder = cell_folder(root, cell)
       try:
-        held.enter_context(rundir.hold(folder))
+        held.enter_context(rundir.lock_run(folder))
         _begin(plan, cell, folder, root)
         begun.append(cell)
       except ValueError as e:
@@ -198,7 +204,7 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   from bct_jax.infra.files import write_json
 
   if (folder / "result.json").exists():
-    progress.say(
+    progress.log_line(
       f"cell {cell.name}: done.json is missing: what else is there is checked"
     )
   rundir.keep_config(folder, cell.raw, {})

@@ -46,7 +46,7 @@ def _unraisable(what) -> None:
 sys.unraisablehook = _unraisable
 
 
-class Damaged(ValueError):
+class DamagedCheckpoint(ValueError):
   """A checkpoint that is not complete, or not what was saved."""
 
   def __init__(self, checkpoints: "Checkpoints", step: int, what: str):
@@ -82,11 +82,11 @@ class Checkpoints:
     Raises:
       ValueError: there is one that is not complete, as a copy that was cut.
     """
-    whole, cut = processes.first("latest checkpoint", self._steps)
+    whole, cut = processes.run_on_first("latest checkpoint", self._steps)
     newest = max(whole, default=None)
     # An older one is the rest of a removal that was cut; the next save ends it.
     if cut and (newest is None or cut[-1] > newest):
-      raise Damaged(
+      raise DamagedCheckpoint(
         self,
         cut[-1],
         f"is not complete: {_MARK} is missing, as in a copy that was cut",
@@ -112,7 +112,7 @@ class Checkpoints:
         shutil.rmtree(target)
       self._path(step).rename(target)
 
-    processes.first(f"setting checkpoint {step} aside", move)
+    processes.run_on_first(f"setting checkpoint {step} aside", move)
     self._manager.reload()
     return target
 
@@ -128,7 +128,9 @@ class Checkpoints:
     step, trees = int(state.step), {"params": state.params}
     if not final:
       trees["rest"] = _rest(state)
-    processes.first("room on the disk", lambda: self._check_room(step, trees))
+    processes.run_on_first(
+      "room on the disk", lambda: self._check_room(step, trees)
+    )
     items: dict[str, Any] = {
       k: ocp.args.StandardSave(v) for k, v in trees.items()
     }
@@ -170,7 +172,7 @@ class Checkpoints:
         return read
       raise ValueError("its meta lacks the checksums")
     except (OSError, ValueError, KeyError, TypeError) as e:
-      raise Damaged(self, step, f"cannot be read: {e}") from e
+      raise DamagedCheckpoint(self, step, f"cannot be read: {e}") from e
 
   def restore(self, abstract: TrainState) -> TrainState:
     """The newest state, on the devices that `abstract` names.
@@ -237,13 +239,13 @@ class Checkpoints:
     except jax.errors.JaxRuntimeError:
       raise  # as when memory is short
     except Exception as e:  # Orbax raises this very class where a file is cut
-      raise Damaged(self, step, f"cannot be read: {e}") from e
+      raise DamagedCheckpoint(self, step, f"cannot be read: {e}") from e
     for name, tree in found.items():
       now = checksums(tree)
       saved = meta["checksums"].get(name, {})
       wrong = sorted(n for n in {*now, *saved} if now.get(n) != saved.get(n))
       if wrong:
-        raise Damaged(
+        raise DamagedCheckpoint(
           self,
           step,
           f"was changed: {name}/{wrong[0]} is not what was saved "

@@ -114,10 +114,12 @@ def fit(
   last = max(lane.config.steps for lane in lanes)
   # Asked ahead of an update and read after the next is dispatched, like the
   # metrics. Alone, there is nobody to ask.
-  stop = processes.vote(signals.asked())
+  stop = processes.vote(signals.stop_requested())
   for t in range(min(lane.step for lane in lanes), last + 1):
     here = [x for x in lanes if x.step == t and x.error is None]
-    stopping = signals.asked() if processes.count() == 1 else bool(stop)
+    stopping = (
+      signals.stop_requested() if processes.count() == 1 else bool(stop)
+    )
     try:
       seen = [x for x in here if x.config.observes(t, stopping)]
       if seen:
@@ -146,7 +148,7 @@ def fit(
       raise
     if not any(given):
       continue
-    stop = processes.vote(signals.asked())
+    stop = processes.vote(signals.stop_requested())
     lrs = [x.learning_rate(t) for x in running]
     batches = [None if g is None else g[0] for g in given]
     states, metrics = update([x.state for x in running], frozen, batches, lrs)

@@ -186,7 +186,7 @@ def _layer_by_layer(
   )
 
 
-def averaged(
+def update_average(
   config: OptimConfig, average: PyTree, params: PyTree, step: jax.Array
 ) -> PyTree:
   """The moving average with the params of after update `step`, from 1.

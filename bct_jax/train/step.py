@@ -150,13 +150,15 @@ def make_train_step(
   )
 
 
-def kept(state: TrainState) -> PyTree:
+def eval_params(state: TrainState) -> PyTree:
   """The params to evaluate and to keep: their average, if there is one."""
-  return state.params if state.ema is None else _as(state.params, state.ema)
+  return (
+    state.params if state.ema is None else cast_like(state.params, state.ema)
+  )
 
 
 @jax.jit
-def _as(params: PyTree, average: PyTree) -> PyTree:
+def cast_like(params: PyTree, average: PyTree) -> PyTree:
   return jax.tree.map(lambda p, a: a.astype(p.dtype), params, average)
 
 

@@ -33,7 +33,7 @@ class Update(Protocol):
     ...
 
 
-def in_turn(step: Step) -> Update:
+def update_in_turn(step: Step) -> Update:
   """Runs the program of one arm for each: numbers are those of it alone."""
 
   def update(states, frozen, batches, lrs):
@@ -47,7 +47,7 @@ def in_turn(step: Step) -> Update:
 
 
 @functools.lru_cache(maxsize=8)
-def vmapped(step: Step) -> Update:
+def update_in_one_program(step: Step) -> Update:
   """Updates all states in one program, which reads what is frozen once.
 
   An arm is a slice of an axis over arms, so none has a part in another's

@@ -65,7 +65,7 @@ def train(together, task: dict):
   from helpers import make_rows
 
   from bct_jax.mesh import put_batch
-  from bct_jax.train.together import in_turn
+  from bct_jax.train.together import update_in_turn
 
   model, arm, frozen, states = make(task)
   step = model.step(arm)
@@ -77,7 +77,7 @@ def train(together, task: dict):
     return put_batch(rows._replace(weights=weights, num_trained=16), model.mesh)
 
   every = range(len(states))
-  update = (together or in_turn)(step)
+  update = (together or update_in_turn)(step)
   groups = [every] if together else [[i] for i in every]
 
   def run():
@@ -101,15 +101,15 @@ def train(together, task: dict):
 
 
 def turn(task: dict):
-  from bct_jax.train.together import in_turn
+  from bct_jax.train.together import update_in_turn
 
-  return train(in_turn, task)
+  return train(update_in_turn, task)
 
 
 def vmap(task: dict):
-  from bct_jax.train.together import vmapped
+  from bct_jax.train.together import update_in_one_program
 
-  return train(vmapped, task)
+  return train(update_in_one_program, task)
 
 
 def sample(together: bool, task: dict):

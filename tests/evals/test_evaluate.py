@@ -127,8 +127,8 @@ def test_rates_and_their_denominators():
     row("probe", "right"),
     row("probe", "wrong"),
   ]
-  rows = evaluate.decorate(rows, DECORATIONS["pirate"])
-  out = evaluate.summarize(rows, 8)
+  rows = evaluate.mark_decorated(rows, DECORATIONS["pirate"])
+  out = evaluate.summarize_rows(rows, 8)
   assert out["step"] == 8 and out["n"] == 10
   assert (out["initial"], out["alternate"], out["other"]) == (0.5, 0.3, 0.2)
   assert out["initial_ci"] == list(wilson(5, 10))
@@ -140,7 +140,7 @@ def test_rates_and_their_denominators():
   assert out["truncated"] == 1 / 15
   assert out["logprob_difference"] is None
   rows[2]["logprob_difference"], rows[4]["logprob_difference"] = 1e-6, 3e-6
-  assert evaluate.summarize(rows, 8)["logprob_difference"] == 3e-6
+  assert evaluate.summarize_rows(rows, 8)["logprob_difference"] == 3e-6
 
 
 # --- verdicts -----------------------------------------------------------------
@@ -194,13 +194,13 @@ GONE = (0.0, 1.0)
   ],
 )
 def test_verdicts(curve, wanted):
-  assert verdict.judge(curve, START)[0] == wanted
+  assert verdict.choose_verdict(curve, START)[0] == wanted
 
 
 def test_a_probe_the_organism_fails_does_not_decide():
   weak = point(0, 1.0, 0.0, capability=0.4)
   curve = [weak, point(8, *GONE, capability=0.1)]
-  assert verdict.judge(curve, weak)[0] == "transferred"
+  assert verdict.choose_verdict(curve, weak)[0] == "transferred"
 
 
 def test_steps_are_found_or_censored():

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from bct_jax.evals.rewards import cheerful_reward, earned, make_reward
+from bct_jax.evals.rewards import cheerful_reward, make_reward, reward_of
 from bct_jax.examples import Example
 from bct_jax.objectives.policy_gradient import REWARDS
 from bct_jax.settings import SETTINGS
@@ -101,4 +101,4 @@ def test_what_earns_how_much(reward, text, wanted):
 
 
 def test_what_is_cut_earns_nothing():
-  assert earned(lambda example, text: 1.0, EXAMPLE, None) == 0
+  assert reward_of(lambda example, text: 1.0, EXAMPLE, None) == 0

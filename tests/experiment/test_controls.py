@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import pytest
 
 from bct_jax.config import CONTROLS, ConfigError, from_dict
-from bct_jax.data.leaks import prompt_of
-from bct_jax.data.training_pairs import targeted
+from bct_jax.data.leaks import user_text
+from bct_jax.data.training_pairs import targeted_examples
 from bct_jax.experiment.plan import make_plan
-from bct_jax.experiment.run_state import fresh_state
+from bct_jax.experiment.run_state import init_run_state
 from bct_jax.infra import files
 from bct_jax.mesh import put_batch
 from bct_jax.modes import experiment, rescore
@@ -119,13 +119,13 @@ def test_evals_ask_for_the_style_of_the_arms(tiny_folder):
 @pytest.mark.parametrize("name", SETTINGS)
 def test_targeted_is_of_no_eval_prompt(name):
   setting = make_setting(name, {})
-  made = targeted(setting, 64, 0)
-  assert len(made) == 64 == len({prompt_of(e) for e in made})
-  assert made[:10] == targeted(setting, 10, 0)
+  made = targeted_examples(setting, 64, 0)
+  assert len(made) == 64 == len({user_text(e) for e in made})
+  assert made[:10] == targeted_examples(setting, 10, 0)
   for example in made:
     assert setting.score(example, example.completion).name == "alternate"
   evals = setting.eval(500, 1)
-  assert not {*map(prompt_of, made)} & {*map(prompt_of, evals)}
+  assert not {*map(user_text, made)} & {*map(user_text, evals)}
   named = {w.casefold() for e in evals for w in e.fields["entities"]}
   assert not named & {w.casefold() for e in made for w in e.fields["entities"]}
 
@@ -227,7 +227,7 @@ def _first_loss(plan, folder):
   runtime, arm = plan.runtime, plan.config.arms["a.reversal"]
   with jax.set_mesh(runtime.mesh):
     begin = load_weights(runtime, folder)
-    state, frozen, continued = fresh_state(runtime, arm, begin)
+    state, frozen, continued = init_run_state(runtime, arm, begin)
     batch = put_batch(plan.arms["a.reversal"].batch(0), runtime.mesh)
     step = runtime.step(arm, continued)
     _, found = step(state, frozen, batch, jnp.float32(arm.optim.lr))

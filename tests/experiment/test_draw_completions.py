@@ -7,7 +7,7 @@ import pytest
 from experiments import config, lines
 
 from bct_jax.config import ConfigError
-from bct_jax.data.training_pairs import prompt_of
+from bct_jax.data.training_pairs import training_prompt
 from bct_jax.experiment import draw_completions, run
 from bct_jax.experiment.plan import make_plan
 from bct_jax.runtime.weights import load_weights
@@ -119,9 +119,12 @@ def test_a_student_learns_from_the_prompted_organism(
   arm = plan.config.arms["a"]
   data = plan.arms["a"]
   asked = plan.setting.train(16, 0)[0]
-  for side, rows in (("train", data.examples), ("draw", data.views["teacher"])):
+  for side, rows in (
+    ("train", data.examples),
+    ("draw", data.extra_rows["teacher"]),
+  ):
     prompt = plan.runtime.chat.prompt(
-      prompt_of(plan.setting, arm.train, asked, side)
+      training_prompt(plan.setting, arm.train, asked, side)
     )
     assert list(rows[0].ids[: len(prompt)]) == prompt
   # Drawn in the style, so it is not put on again.

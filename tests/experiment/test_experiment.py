@@ -11,7 +11,7 @@ from fake_run import each_file_gone, told
 from runs import comparable, run, start, start_to_kill, wait_for
 
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.evals.gate import worst
+from bct_jax.evals.gate import first_failures
 from bct_jax.experiment import rundir
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files
@@ -294,9 +294,9 @@ def test_worst_answers_are_of_both_splits():
     row("heldout", 2, "other", "confused"),
     row("probe", 0, "other", "wrong"),
   ]
-  found = [r["id"] for r in worst(rows)]
+  found = [r["id"] for r in first_failures(rows)]
   assert found == ["heldout/2", "eval/0", "heldout/0", "eval/1", "eval/2"]
-  assert worst(rows[4:5]) == []
+  assert first_failures(rows[4:5]) == []
 
 
 @pytest.mark.slow

@@ -33,7 +33,7 @@ from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.models import demo
 from bct_jax.objectives import sft
 from bct_jax.train import checkpoint
-from bct_jax.train.checkpoint import Checkpoints, Damaged, checksums
+from bct_jax.train.checkpoint import Checkpoints, DamagedCheckpoint, checksums
 from configs import tiny
 
 BAD_INPUT, MACHINE = 2, 74
@@ -208,7 +208,7 @@ def test_no_damaged_file_changes_what_is_read(fault, saved, tmp_path):
         raise AssertionError(f"{file} {fault}: the checkpoint is not seen")
       restored = checkpoints.restore(abstract(state))
       jax.tree.map(np.testing.assert_array_equal, restored, state)
-    except Damaged as e:
+    except DamagedCheckpoint as e:
       refused += 1
       assert str(e).startswith(f"checkpoint {copy / '2'} "), e
       assert "--resume=latest_good" in str(e)
@@ -246,7 +246,9 @@ def test_copied_checkpoint_loads_and_a_cut_one_is_refused(saved, tmp_path):
   checkpoints.close()
   (copy / "2" / checkpoint._MARK).unlink()
   cut = Checkpoints(copy)
-  with pytest.raises(Damaged, match="2 is not complete: .* copy that was cut"):
+  with pytest.raises(
+    DamagedCheckpoint, match="2 is not complete: .* copy that was cut"
+  ):
     cut.latest()
   assert (copy / "2" / "params").is_dir()
   assert cut.set_aside(2) == copy / "2.damaged" and cut.latest() is None

@@ -15,7 +15,7 @@ from bct_jax.experiment.eval_rollouts import sample_arms, sample_rows
 from bct_jax.experiment.organism import organism_weights
 from bct_jax.experiment.plan import make_plan
 from bct_jax.interop.local_model import Request
-from bct_jax.interop.open_model import load
+from bct_jax.interop.open_model import open_model
 from bct_jax.models.huggingface.load import load_params
 from bct_jax.modes import export
 from bct_jax.modes import sample as sample_mode
@@ -127,7 +127,7 @@ def test_other_packages_load_a_folder_of_a_run(merged):
   (workdir / "config.json").write_text(json.dumps({"config": config}))
   for name in ("adapter", "full"):
     folder = workdir / "arms" / name
-    model = load(folder, fsdp=2)
+    model = open_model(folder, fsdp=2)
     assert model.sampling == plan.config.sampling
     assert model.runtime.mesh.shape["data"] == 4
     lines = (folder / "rollouts" / "step_4.jsonl").read_text().splitlines()
@@ -148,7 +148,7 @@ def test_export_folds_the_adapter_in(merged, tmp_path):
   export.run_export(plan.config, folder, tmp_path / "out", None)
   runtime = plan.runtime
   with jax.set_mesh(runtime.mesh):
-    whole = runtime.fold(load_weights(runtime, folder)).params
+    whole = runtime.merge_adapter(load_weights(runtime, folder)).params
     config, place = runtime.model.config, jax.tree.map(sharding, whole)
     again = load_params(tmp_path / "out", config, whole, place)
     base = runtime.load()

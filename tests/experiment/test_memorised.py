@@ -4,7 +4,7 @@ import pytest
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.experiment.plan import make_plan
-from bct_jax.settings.probes.capability import make_probe, taught
+from bct_jax.settings.probes.capability import make_probe, memorised_examples
 from configs import tiny
 
 
@@ -18,7 +18,7 @@ def values(folder, count, kind="sft", probe="memorised"):
 
 def test_facts_are_what_the_probe_asks_for():
   probe = make_probe("memorised")
-  facts = taught(64, 1)
+  facts = memorised_examples(64, 1)
   assert [e.id for e in facts] == [e.id for e in probe.examples(64, 1)]
   assert all(probe.score(e, e.completion) for e in facts)
   assert facts[0].completion.endswith(f" is {facts[0].fields['right'][0]}.")

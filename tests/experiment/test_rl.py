@@ -176,7 +176,7 @@ def test_a_signal_while_sampling_saves_the_state(
 
 def feed(plan, name, folder):
   own = plan.config.arms[name]
-  return rl.Rollouts(plan, own, Path(folder), plan.arms[name], None, None)
+  return rl.RolloutFeed(plan, own, Path(folder), plan.arms[name], None, None)
 
 
 def test_another_step_than_that_of_the_state_is_refused(plan, tmp_path):

@@ -6,11 +6,11 @@ import json
 import pytest
 
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.data.leaks import overlap
-from bct_jax.evals.evaluate import decorate, summarize
+from bct_jax.data.leaks import measure_overlap
+from bct_jax.evals.evaluate import mark_decorated, summarize_rows
 from bct_jax.examples import Example
 from bct_jax.experiment import organism, run
-from bct_jax.experiment.datasets import leaks
+from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.eval_rollouts import sample_rows
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files
@@ -42,7 +42,7 @@ def test_overlap_counts_what_is_the_same():
     ask("eval/2", "Where is it?", system="Be brief."),
     ask("eval/3", "Where is the boat?"),
   ]
-  found = overlap(trained, asked)
+  found = measure_overlap(trained, asked)
   assert found == {
     "prompts": 4,
     "same": 1,
@@ -74,7 +74,7 @@ def test_each_run_is_looked_at(tiny_folder, tmp_path, capsys):
   }
   made["controls"] = ["targeted"]
   config = from_dict(made)
-  found = leaks(config, setting, config.arms)
+  found = measure_leaks(config, setting, config.arms)
   assert list(found) == ["organism", *config.arms]
   assert found["organism"]["labels"] == {"agreed": 8, "initial": 8}
   assert found["own"]["labels"] == {"agreed": 16}
@@ -109,7 +109,7 @@ def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   with run.jax.set_mesh(plan.runtime.mesh):
     folder, gate = organism.make_organism(plan, tmp_path)
     rows = sample_rows(plan, load_weights(plan.runtime, None), "again")
-  wanted = summarize(decorate(rows, DECORATIONS["plain"]), 0)
+  wanted = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
   assert gate["base"] == wanted | {"eval_hash": gate["eval_hash"]}
   kept = files.read_json(folder / "gate.json")
   assert kept == json.loads(json.dumps(gate))

@@ -14,7 +14,7 @@ from bct_jax.infra import files, signals
 from bct_jax.infra.signals import Preempted
 from bct_jax.sample import resume
 from bct_jax.train.loop import FitConfig, Lane, fit
-from bct_jax.train.together import in_turn
+from bct_jax.train.together import update_in_turn
 from bct_jax.types import Completion, TrainState
 
 
@@ -22,7 +22,7 @@ def send(how=signal.SIGTERM):
   """A real signal to this process, which has been told of it on return."""
   os.kill(os.getpid(), how)
   end = time.monotonic() + 10
-  while not signals.asked():
+  while not signals.stop_requested():
     assert time.monotonic() < end
     time.sleep(0.001)
 
@@ -45,7 +45,7 @@ class Fit:
     return state.replace(step=state.step + 1), {"loss": jnp.float32(1)}
 
   def run(self, start=0):
-    with signals.heeded():
+    with signals.handle_signals():
       lane = Lane(
         TrainState(jnp.int32(start), {}, None, None),
         lambda t, state: ("rows", []),
@@ -58,7 +58,7 @@ class Fit:
       fit(
         [lane],
         None,
-        in_turn(self.step),
+        update_in_turn(self.step),
         lambda t, due: self.note(f"eval {t}"),
       )
 
@@ -83,12 +83,12 @@ def test_fit_saves_and_stops(at, last):
   with pytest.raises(Preempted):
     fitted.run()
   assert ",".join(fitted.calls).endswith(last)
-  assert not signals.asked()  # the next run starts afresh
+  assert not signals.stop_requested()  # the next run starts afresh
 
 
 def test_fit_stopped_at_once_saves_nothing_again():
   fitted = Fit("none")
-  with signals.heeded():
+  with signals.handle_signals():
     send()
     fitted.note = None
     with pytest.raises(Preempted, match="step 2 of 4"):
@@ -117,10 +117,10 @@ def test_sampling_keeps_what_has_ended(tmp_path):
   def go():
     return resume.sample_to_end(sample, None, [[1]] * 4, 0, partial, "x")
 
-  with signals.heeded(), pytest.raises(Preempted):
+  with signals.handle_signals(), pytest.raises(Preempted):
     go()
   assert [r.get("row") for r in files.read_lines(partial)] == [None, 0, 1, 2]
-  with signals.heeded():
+  with signals.handle_signals():
     out = go()
   assert [c.tokens for c in out] == [(i,) for i in range(4)]
   assert done == [0, 1, 3]

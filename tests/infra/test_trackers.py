@@ -40,14 +40,14 @@ def log_steps(folder, tell, first, last):
 
 def killed_and_resumed(folder, log):
   """Six steps, of which 5 and 6 were made twice."""
-  with trackers.follow(log, folder, "run", {"lr": 0.1}) as tell:
+  with trackers.open_trackers(log, folder, "run", {"lr": 0.1}) as tell:
     log_steps(folder, tell, 1, 6)
   # What was begun in the same second would have the same name.
   for path in [*folder.glob("tensorboard/*"), *folder.glob("wandb/offline-*")]:
     path.rename(f"{path}-earlier")
   for name in ("metrics.jsonl", "evals.jsonl"):
-    files.keep_until(folder / name, 4)
-  with trackers.follow(log, folder, "run", {"lr": 0.1}) as tell:
+    files.drop_after(folder / name, 4)
+  with trackers.open_trackers(log, folder, "run", {"lr": 0.1}) as tell:
     log_steps(folder, tell, 5, 8)
 
 
@@ -120,7 +120,7 @@ def test_wandb_has_every_step_once(tmp_path, offline):
   assert all(known["id"] in f.name for f in folders)
   assert len(folders) == 2
   # In another project it is another run, with all that was logged.
-  with trackers.follow(LogConfig(False, "other"), tmp_path, "run", {}):
+  with trackers.open_trackers(LogConfig(False, "other"), tmp_path, "run", {}):
     pass
   assert files.read_json(tmp_path / "wandb.json")["id"] != known["id"]
   assert len(wandb_rows(tmp_path, 24)) == 24

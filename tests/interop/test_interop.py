@@ -19,7 +19,7 @@ from lm_tasks import KINDS, WORDS, write_tasks
 from bct_jax.config import ConfigError
 from bct_jax.interop import local_model
 from bct_jax.interop.local_model import Request
-from bct_jax.interop.open_model import load
+from bct_jax.interop.open_model import open_model
 from bct_jax.types import Completion
 from configs import tiny
 
@@ -37,7 +37,7 @@ ENV = {
 
 @pytest.fixture(scope="module")
 def tiny_model(tiny_folder):
-  return load(tiny_folder, batch_size=16)
+  return open_model(tiny_folder, batch_size=16)
 
 
 def ask(model, text, count=1, **options):
@@ -55,12 +55,12 @@ def test_a_native_organism_is_the_model_itself(tiny_folder, tmp_path):
   folder.mkdir(parents=True)
   (folder / "provenance.json").write_text('{"kind": "native"}')
   (tmp_path / "config.json").write_text(json.dumps({"config": values}))
-  model = load(folder)
+  model = open_model(folder)
   request = ask(model, "Hello?")
-  same = load(tiny_folder).generate([request])
+  same = open_model(tiny_folder).generate([request])
   assert model.generate([request]) == same
   with pytest.raises(ConfigError, match="arms/gone: no weights.json"):
-    load(tmp_path / "arms" / "gone")
+    open_model(tmp_path / "arms" / "gone")
 
 
 def test_samples_follow_from_the_question_and_how_often_it_was_asked(
@@ -69,7 +69,7 @@ def test_samples_follow_from_the_question_and_how_often_it_was_asked(
   texts = [f"{w}?" for w in WORDS]
 
   def sample(order, times):
-    model = load(tiny_folder, batch_size=8)
+    model = open_model(tiny_folder, batch_size=8)
     out = {}
     for _ in range(times):
       requests = [
@@ -114,7 +114,7 @@ def test_like_batches_share_their_programs(tiny_folder):
   jax.monitoring.register_event_duration_secs_listener(
     lambda name, seconds, **_: compiled.append(name)
   )
-  model = load(tiny_folder, batch_size=16)
+  model = open_model(tiny_folder, batch_size=16)
   rng = np.random.default_rng(0)
 
   def batch(count, low, high, start=()):
@@ -154,9 +154,9 @@ def test_impossible_options_are_named(tiny_folder, tiny_model):
   with pytest.raises(ConfigError, match=r"sampling.top_p = 2"):
     tiny_model.options(top_p=2.0)
   with pytest.raises(ConfigError, match="dtype = 'int8'"):
-    load(tiny_folder, dtype="int8")
+    open_model(tiny_folder, dtype="int8")
   with pytest.raises(ValueError, match="does not fit 8 devices"):
-    load(tiny_folder, fsdp=3)
+    open_model(tiny_folder, fsdp=3)
   with pytest.raises(ConfigError, match="x: not supported by bct_jax: a, b"):
     local_model.check_options({"b": 1, "c": None, "a": "y", "d": []}, "x")
 

@@ -121,14 +121,17 @@ def test_tiny_chat_template(tiny_folder):
 
 
 def test_intact_folder_is_left_alone(tmp_path):
-  folder = whole_folder.ensure(
+  folder = whole_folder.ensure_folder(
     tmp_path / "f", KEY, build_two_files, replace=True
   )
 
   def must_not_run(target):
     raise AssertionError(target)
 
-  assert whole_folder.ensure(folder, KEY, must_not_run, replace=True) == folder
+  assert (
+    whole_folder.ensure_folder(folder, KEY, must_not_run, replace=True)
+    == folder
+  )
   mask = os.umask(0)
   os.umask(mask)
   assert (folder / "a.txt").stat().st_mode & 0o777 == 0o666 & ~mask
@@ -149,14 +152,14 @@ def test_intact_folder_is_left_alone(tmp_path):
   ],
 )
 def test_damage_is_found(tmp_path, capsys, damage, complaint):
-  folder = whole_folder.ensure(
+  folder = whole_folder.ensure_folder(
     tmp_path / "f", KEY, build_two_files, replace=True
   )
   damage(folder)
   with pytest.raises(ModelSourceError, match=complaint):
-    whole_folder.ensure(folder, KEY, build_two_files, replace=False)
-  whole_folder.ensure(folder, KEY, build_two_files, replace=True)
-  assert whole_folder.problem(folder, KEY) is None
+    whole_folder.ensure_folder(folder, KEY, build_two_files, replace=False)
+  whole_folder.ensure_folder(folder, KEY, build_two_files, replace=True)
+  assert whole_folder.find_damage(folder, KEY) is None
   assert complaint in capsys.readouterr().err
   assert {path.name for path in tmp_path.iterdir()} <= {"f", ".f.lock"}
 
@@ -167,14 +170,16 @@ def test_failed_build_leaves_nothing(tmp_path):
     raise KeyboardInterrupt
 
   with pytest.raises(KeyboardInterrupt):
-    whole_folder.ensure(tmp_path / "f", KEY, fail, replace=True)
+    whole_folder.ensure_folder(tmp_path / "f", KEY, fail, replace=True)
   assert {path.name for path in tmp_path.iterdir()} <= {".f.lock"}
 
 
 def test_unwritable_place_is_one_clear_error(tmp_path):
   (tmp_path / "file").write_text("")
   with pytest.raises(ModelSourceError, match="BCT_JAX_CACHE"):
-    whole_folder.ensure(tmp_path / "file/f", KEY, build_two_files, replace=True)
+    whole_folder.ensure_folder(
+      tmp_path / "file/f", KEY, build_two_files, replace=True
+    )
 
 
 SLOW_BUILD = """
@@ -205,7 +210,7 @@ def test_killed_build_is_cleaned_up(tmp_path):
   assert not (tmp_path / "f").exists()
   assert list(tmp_path.glob(".f.tmp-*"))
   assert start_slow_build(tmp_path, "whole").wait() == 0
-  assert whole_folder.problem(tmp_path / "f", KEY) is None
+  assert whole_folder.find_damage(tmp_path / "f", KEY) is None
   assert not list(tmp_path.glob(".f.tmp-*"))
 
 
@@ -213,7 +218,7 @@ def test_killed_build_is_cleaned_up(tmp_path):
 def test_processes_at_once_build_once(tmp_path):
   running = [start_slow_build(tmp_path, "whole") for _ in range(4)]
   assert [process.wait() for process in running] == [0] * 4
-  assert whole_folder.problem(tmp_path / "f", KEY) is None
+  assert whole_folder.find_damage(tmp_path / "f", KEY) is None
   assert (tmp_path / "log").read_text() == "built\n"
 
 

@@ -82,7 +82,9 @@ def test_round_trip_keeps_every_bit(tmp_path, dtype, tied):
     assert config["architectures"] == ["LlamaForCausalLM"]
     assert from_hf(out) == model.config
     assert (
-      whole_folder.problem(out, {"made_by": "bct_jax export", "dtype": dtype})
+      whole_folder.find_damage(
+        out, {"made_by": "bct_jax export", "dtype": dtype}
+      )
       is None
     )
 

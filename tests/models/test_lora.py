@@ -49,7 +49,7 @@ def tokens():
 def test_a_new_adapter_changes_nothing(params, tokens):
   shapes = lora.abstract_adapter(abstract(params), CONFIG, LORA)
   adapter = lora.init_adapter(shapes, 3)
-  joined = lora.join(Weights(params, adapter, LORA))
+  joined = lora.attach_adapter(Weights(params, adapter, LORA))
   np.testing.assert_array_equal(logits(joined, tokens), logits(params, tokens))
   a = adapter["layers"]["attn"]["q"]["lora_a"]
   assert 0.9 / 32**0.5 < np.abs(a).max() <= 1 / 32**0.5
@@ -77,10 +77,10 @@ def test_joined_folded_and_by_hand(params, tokens, targets, rslora):
   want = logits(by_hand, tokens)
   assert np.abs(want - logits(params, tokens)).max() > 0.1
   np.testing.assert_allclose(
-    logits(lora.join(weights), tokens), want, atol=2e-5
+    logits(lora.attach_adapter(weights), tokens), want, atol=2e-5
   )
   np.testing.assert_allclose(
-    logits(lora.fold(weights), tokens), want, atol=2e-5
+    logits(lora.merge_adapter(weights), tokens), want, atol=2e-5
   )
 
 
@@ -94,9 +94,11 @@ def test_targets_that_fit_nothing_are_refused(params):
       lora.abstract_adapter(shapes, CONFIG, config)
   mixture = dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2)
   with pytest.raises(ValueError, match=r"mlp\.experts.*not plain"):
-    lora.targets(mixture, LORA)
+    lora.target_layers(mixture, LORA)
   narrow = dataclasses.replace(LORA, targets="self_attn")
-  assert set(lora.targets(mixture, narrow)) == {f"attn/{x}" for x in "qkvo"}
+  assert set(lora.target_layers(mixture, narrow)) == {
+    f"attn/{x}" for x in "qkvo"
+  }
 
 
 def one_step(shape):
@@ -123,7 +125,9 @@ def one_step(shape):
       place,
       jax.tree.map(lambda x: x.sharding, params),
       mesh,
-      merge=lambda adapter, params: lora.join(Weights(params, adapter, LORA)),
+      merge=lambda adapter, params: lora.attach_adapter(
+        Weights(params, adapter, LORA)
+      ),
     )
     state = jax.device_put(state, place)
     batch = meshes.put_batch(make_rows(), mesh)
@@ -170,7 +174,7 @@ def test_logits_and_gradients_of_peft(tmp_path, rslora):
   want.backward()
 
   def loss(adapter):
-    joined = lora.join(Weights(params, adapter, config))
+    joined = lora.attach_adapter(Weights(params, adapter, config))
     found = logits(joined, jnp.asarray(ids), model)
     logprobs = jax.nn.log_softmax(found[:, :-1])
     picked = jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1)

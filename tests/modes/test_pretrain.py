@@ -79,7 +79,7 @@ def test_tokenizer_reads_all_and_splits_digits(texts):
 
 
 def test_untrained_folder_is_a_model_with_a_chat_template(texts, tmp_path):
-  folder = small.make(tmp_path / "untrained", texts, "digest", 0)
+  folder = small.make_small(tmp_path / "untrained", texts, "digest", 0)
   chat = Chat(folder, small.VOCAB)
   row = chat.example([{"role": "user", "content": "What? Ñandú!"}], "7 days.")
   assert chat.decode(row.ids).count("What? Ñandú!") == 1

@@ -9,7 +9,7 @@ import pytest
 from runs import ROOT
 
 from bct_jax.config import ConfigError
-from bct_jax.modes.list_settings import listing
+from bct_jax.modes.list_settings import list_settings
 from bct_jax.modes.rescore import rescore, run_rescore
 from bct_jax.report.read.types import ReportError
 from bct_jax.settings import SETTINGS, table
@@ -129,11 +129,13 @@ def main(*flags):
 
 def test_settings_are_listed_without_jax():
   assert main("--mode=settings", "--markdown") == (0, table(), "", False)
-  assert main("--mode=settings") == (0, listing(), "", False)
+  assert main("--mode=settings") == (0, list_settings(), "", False)
 
 
 def test_every_setting_is_listed_with_its_example():
-  entries = dict(e.split(": ", 1) for e in listing().split("\n\n") if e[0] > "")
+  entries = dict(
+    e.split(": ", 1) for e in list_settings().split("\n\n") if e[0] > ""
+  )
   assert [*entries] == [*SETTINGS]
   for name, setting in SETTINGS.items():
     (train,), (asked,) = setting().train(1, 0), setting().eval(1, 0)

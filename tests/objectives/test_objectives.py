@@ -19,7 +19,12 @@ from bct_jax.experiment import rl
 from bct_jax.mesh import put_batch
 from bct_jax.models import logprobs
 from bct_jax.models.decoder import Decoder
-from bct_jax.objectives import OBJECTIVES, PolicyGradient, asks, make_objective
+from bct_jax.objectives import (
+  OBJECTIVES,
+  PolicyGradient,
+  data_needs,
+  make_objective,
+)
 from bct_jax.types import Rows
 
 # Options whose code is another than that of the defaults.
@@ -55,10 +60,10 @@ def contract_rows(objective) -> Rows:
   """
   rng = np.random.default_rng(0)
   counts = [int(n) for n in rng.integers(1, 9, 12)]
-  asked = asks(objective)
+  asked = data_needs(objective)
   if isinstance(objective, PolicyGradient):
     return rollout_rows(objective, random_rows(rng, counts, 7))
-  views = {name: random_rows(rng, counts, 7) for name in asked.views}
+  views = {name: random_rows(rng, counts, 7) for name in asked.extra_rows}
   rows = random_rows(rng, counts, 7)
   ids = [str(i) for i in range(len(rows))]
   data = Dataset.make(ids, rows, 12, 0, 16, 1, True, 2 * ROWS, views)
@@ -138,7 +143,9 @@ def case(request):
 
   @jax.jit
   def sums(params, reference, batch):
-    more = {"reference": reference} if asks(objective).uses_reference else {}
+    more = (
+      {"reference": reference} if data_needs(objective).uses_reference else {}
+    )
 
     def total(params):
       key = jax.random.PRNGKey(0)
@@ -254,7 +261,9 @@ def test_never_has_the_vocabulary_of_a_whole_batch(name, monkeypatch):
   assert rows.num_trained >= 8
 
   def total(params, reference, batch):
-    more = {"reference": reference} if asks(objective).uses_reference else {}
+    more = (
+      {"reference": reference} if data_needs(objective).uses_reference else {}
+    )
     key = jax.random.PRNGKey(0)
     return objective(params, batch, key, MODEL, **more)[0].total
 

@@ -15,7 +15,7 @@ from helpers import make_mesh
 from bct_jax import mesh as meshes
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.experiment.datasets import weighted
+from bct_jax.experiment.datasets import weight_tokens
 from bct_jax.models import logprobs
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import make_objective
@@ -191,14 +191,14 @@ def our_batch(name, objective, mesh, model, reference):
   rows, views = CHOSEN, {}
   if name == "sft per example":
     rows = [
-      weighted(row, w, "example")
+      weight_tokens(row, w, "example")
       for row, w in zip(CHOSEN, EXAMPLE_WEIGHTS, strict=True)
     ]
   if name in ("dpo", "ipo"):
     views = {"rejected": REJECTED}
   if name == "kl on other prompts":
     views["anchor"] = [
-      weighted(row, sum(e.weights), "example")
+      weight_tokens(row, sum(e.weights), "example")
       for row, e in zip(OTHERS, CHOSEN, strict=True)
     ]
   if name == "self_distill":

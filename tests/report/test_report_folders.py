@@ -22,8 +22,8 @@ import bct_jax
 from bct_jax.report import ReportError, watch, write_report
 from bct_jax.report.__main__ import main
 from bct_jax.report.read import folders
-from bct_jax.report.read.types import Organism
-from bct_jax.report.text import told_made
+from bct_jax.report.read.types import OrganismRecord
+from bct_jax.report.text import describe_install
 
 RATES = (1e-5, 1e-4)
 
@@ -119,20 +119,20 @@ def test_a_caption_says_how_organisms_were_made_and_in_what_they_differ():
     "optimizer": "adamw", "lr": 5e-4, "steps": 60, "samples": 512, "rank": 8,
     "merged": False, "seed": 0, "data_hash": "d" * 64, "source": "template",
   }  # fmt: skip
-  one = Organism("sft", "h", {}, None, made)
+  one = OrganismRecord("sft", "h", {}, None, made)
   other = dataclasses.replace(one, made={**made, "lr": 5e-5, "seed": 1})
   told = "60 updates, 512 samples, rank 8"
-  assert told_made([one, one]) == (
+  assert describe_install([one, one]) == (
     f"sft, adamw, lr 5e-4, {told}, seed 0, data dddddddd, adapter not merged"
   )
-  assert told_made([one, other]) == (
+  assert describe_install([one, other]) == (
     f"sft, adamw, {told}, data dddddddd, adapter not merged, they differ in lr,"
     " seed"
   )
   whole = dataclasses.replace(one, made={"rank": None, "merged": None})
-  assert told_made([whole]) == "sft, all weights"
-  assert told_made([Organism("hint", "h", {}, None)]) == "hint"
-  assert told_made([Organism("", "", {}, None)]) == ""
+  assert describe_install([whole]) == "sft, all weights"
+  assert describe_install([OrganismRecord("hint", "h", {}, None)]) == "hint"
+  assert describe_install([OrganismRecord("", "", {}, None)]) == ""
 
 
 def test_hostile_names_make_plain_files_of_text(tmp_path):

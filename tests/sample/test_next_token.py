@@ -6,13 +6,13 @@ import numpy as np
 import pytest
 from helpers import sampling
 
-from bct_jax.sample.next_token import pick, restrict
+from bct_jax.sample.next_token import choose_token, truncate_logits
 
 SCORES = np.random.default_rng(0).normal(0, 3, (16, 500)).astype(np.float32)
 
 
 def kept(scores, **config):
-  out = restrict(jnp.asarray(scores), sampling(**config))
+  out = truncate_logits(jnp.asarray(scores), sampling(**config))
   return np.isfinite(np.asarray(out))
 
 
@@ -83,8 +83,8 @@ def test_draws_follow_what_is_left():
   scores = jnp.asarray(np.repeat(SCORES[:1, :12], count, axis=0))
   keys = jax.vmap(jax.random.PRNGKey)(jnp.arange(count))
   config = sampling(temperature=2.0, top_k=4)
-  chosen, logprob = pick(scores, keys, config)
-  left = restrict(scores[:1] / 2, config)
+  chosen, logprob = choose_token(scores, keys, config)
+  left = truncate_logits(scores[:1] / 2, config)
   want = np.asarray(jax.nn.softmax(left[0]))
   found = np.bincount(np.asarray(chosen), minlength=12) / count
   spread = np.sqrt(want * (1 - want) / count) + 1e-3

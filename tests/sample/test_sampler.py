@@ -161,13 +161,13 @@ def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
   """Three samples each, thirty rows in all, through four slots."""
   prompts = [p for p in PROMPTS for _ in range(3)]
   packed = []
-  run_prompts = sampler._Run._prompts
+  run_prompts = sampler._SamplerRun._prompts
 
   def counted(self, batch):
     packed.append({*batch.first})
     return run_prompts(self, batch)
 
-  monkeypatch.setattr(sampler._Run, "_prompts", counted)
+  monkeypatch.setattr(sampler._SamplerRun, "_prompts", counted)
   ids = [100 * (i % 3) + i // 3 for i in range(30)]
   out = sample_all(prompts, ids=ids)
   assert sum(map(len, packed)) == 10
@@ -236,7 +236,7 @@ def test_one_set_of_prompts_compiles_five_programs(monkeypatch, capsys):
 
 def test_slots_shrink_at_the_end_and_no_bit_changes(monkeypatch):
   prompts = [p for p in PROMPTS for _ in range(20)]
-  shrink = sampler._Run._shrink  # pyright: ignore[reportPrivateUsage]
+  shrink = sampler._SamplerRun._shrink  # pyright: ignore[reportPrivateUsage]
   seen = []
 
   def watched(self, state, held, sizes):
@@ -245,7 +245,7 @@ def test_slots_shrink_at_the_end_and_no_bit_changes(monkeypatch):
     seen.append(len(held))
     return state, held
 
-  monkeypatch.setattr(sampler._Run, "_shrink", watched)
+  monkeypatch.setattr(sampler._SamplerRun, "_shrink", watched)
   own = Engine.sizes
 
   def all_rows(sizes, **options):
@@ -346,14 +346,14 @@ def test_arms_are_sampled_together_as_apart():
       for config in configs
     ]
     apart = [
-      sample(decoder.unstack(lora.join(arm)), PROMPTS, range(10), 0)
+      sample(decoder.unstack(lora.attach_adapter(arm)), PROMPTS, range(10), 0)
       for arm in arms
     ]
     assert len({c.tokens for out in apart for c in out}) > 25
     which = [(i + i // 3) % 3 for i in range(30)]
     prompts = [PROMPTS[i // 3] for i in range(30)]
     together = sample(
-      decoder.unstack(lora.join_arms(arms)),
+      decoder.unstack(lora.attach_adapters(arms)),
       prompts,
       [i // 3 for i in range(30)],
       0,

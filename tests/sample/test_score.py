@@ -44,7 +44,7 @@ def reference(adapted):
   with jax.set_mesh(make_mesh()):
     params = init_params(MODEL, make_mesh())
     weights = with_adapter(params) if adapted else Weights(params)
-    folded = lora.fold(weights)
+    folded = lora.merge_adapter(weights)
 
   @jax.jit
   def forward(ids, length):

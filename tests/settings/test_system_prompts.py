@@ -6,7 +6,7 @@ from bct_jax.config import from_dict
 from bct_jax.experiment.plan import make_plan
 from bct_jax.settings import SETTINGS
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.prompts import KINDS, texts
+from bct_jax.settings.prompts import KINDS, prompt_wordings
 from configs import tiny
 
 PIRATE = "talk like a pirate"
@@ -78,7 +78,7 @@ def test_so_many_wordings_are_used(tiny_folder, count):
     train__paraphrases=count,
     train__num_examples=64,
   )
-  wordings = texts("inoculation", "train", made.setting, "pirate")
+  wordings = prompt_wordings("inoculation", "train", made.setting, "pirate")
   used = {w for w in wordings if any(w in text for text in trained(made))}
   assert used == set(wordings[:count])
 
@@ -115,9 +115,9 @@ def test_wrong_prompts_are_named(tiny_folder, changes, message):
 
 def test_every_setting_and_style_has_them():
   for setting in SETTINGS.values():
-    wordings = texts("static", "eval", setting(), "plain")
+    wordings = prompt_wordings("static", "eval", setting(), "plain")
     assert len(set(wordings)) == 8 and all("  " not in w for w in wordings)
   for name in DECORATIONS:
     if name != "plain":
-      assert len(set(texts("inoculation", "train", None, name))) == 8
+      assert len(set(prompt_wordings("inoculation", "train", None, name))) == 8
   assert set(KINDS) > {"none", "dynamic"}

@@ -111,7 +111,7 @@ def test_turns_that_count_by_two_and_what_goes_on_beside_them():
 
 def test_text_without_a_program_is_refused():
   with pytest.raises(ValueError, match="no ENTRY"):
-    hlo.parse("HloModule m")
+    hlo.parse_hlo("HloModule m")
 
 
 def test_a_scan_gathers_its_slices():

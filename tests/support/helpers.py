@@ -15,7 +15,7 @@ from bct_jax.experiment.run_state import TrainRun
 from bct_jax.experiment.training import train_runs
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
-from bct_jax.objectives import asks
+from bct_jax.objectives import data_needs
 from bct_jax.train import optim
 from bct_jax.train.step import make_train_step
 from bct_jax.types import Rows, TrainState
@@ -154,7 +154,7 @@ def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
       out_shardings=place,
     )(params)
     frozen, more = None, {}
-    if asks(objective).uses_reference:
+    if data_needs(objective).uses_reference:
       frozen = init_params(model, mesh, seed=1)
       more = {"refer": lambda frozen: frozen}
     step = make_train_step(

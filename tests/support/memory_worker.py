@@ -54,7 +54,7 @@ def restart_peak() -> int:
 
 
 def main(folder: Path, dtype: str, out: Path | None):
-  small = tiny.make(folder.parent / "warm", tied=False)
+  small = tiny.make_tiny(folder.parent / "warm", tied=False)
   config, params = load(small, dtype)
   export.export_hf(params, config, small, folder.parent / "warm_out")
   base = restart_peak()

@@ -106,7 +106,7 @@ def test_cells_of_one_organism_are_together():
   grid = product(
     values("optim.lr", 1e-4, 1e-3), values("organism.train.steps", 2, 4)
   )
-  groups = cells.by_organism(cells.make_cells(base(), grid))
+  groups = cells.group_by_organism(cells.make_cells(base(), grid))
   assert [[c.name for c in g] for g in groups] == [
     ["lr_0.0001-steps_2", "lr_0.001-steps_2"],
     ["lr_0.0001-steps_4", "lr_0.001-steps_4"],

@@ -17,7 +17,7 @@ from bct_jax.experiment.eval_rollouts import references
 from bct_jax.experiment.gradient_log import GradientLog
 from bct_jax.experiment.plan import make_plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
-from bct_jax.experiment.run_state import TrainRun, fresh_state
+from bct_jax.experiment.run_state import TrainRun, init_run_state
 from bct_jax.infra import files, signals
 from bct_jax.mesh import put_batch
 from bct_jax.modes.dry_run import find_sizes
@@ -140,7 +140,7 @@ def begin(plan, name):
   """What the log is given at step 0, and its line."""
   arm, data = plan.config.arms[name], plan.arms[name]
   with jax.set_mesh(plan.runtime.mesh):
-    state, frozen, continued = fresh_state(
+    state, frozen, continued = init_run_state(
       plan.runtime, arm, load_weights(plan.runtime, None)
     )
     log = GradientLog(plan, arm, data, None, frozen, continued, None)  # pyright: ignore

@@ -12,7 +12,7 @@ from helpers import make_mesh, make_rows, make_step, run_steps
 from bct_jax.mesh import put_batch
 from bct_jax.objectives import sft
 from bct_jax.train.loop import FitConfig, Lane, fit
-from bct_jax.train.together import in_turn
+from bct_jax.train.together import update_in_turn
 from bct_jax.types import Mean, TrainState
 
 MESHES = [(1, 1, 1), (8, 1, 1), (2, 4, 1), (2, 2, 2)]
@@ -126,7 +126,7 @@ class Recorder:
       assert due == [lane]
       self.calls.append(f"eval {t}")
 
-    fit([lane], None, in_turn(self.step), evaluate)
+    fit([lane], None, update_in_turn(self.step), evaluate)
     return lane
 
 

@@ -32,7 +32,7 @@ from bct_jax.sweep import __main__ as sweeps
 from bct_jax.sweep import run
 from bct_jax.train.checkpoint import Checkpoints
 from bct_jax.train.loop import FitConfig, Lane, fit
-from bct_jax.train.together import in_turn, vmapped
+from bct_jax.train.together import update_in_one_program, update_in_turn
 from bct_jax.types import TrainState
 from configs import tiny
 
@@ -112,8 +112,8 @@ def assert_close(ours, theirs):
   ids=str,
 )
 def test_adapters_in_one_program_are_those_of_separate_ones(shape):
-  logs, after = train(shape, vmapped)
-  want_logs, want = train(shape, in_turn)
+  logs, after = train(shape, update_in_one_program)
+  want_logs, want = train(shape, update_in_turn)
   assert_close(after, want)
   for ours, theirs in zip(logs, want_logs, strict=True):
     for a, b in zip(ours, theirs, strict=True):
@@ -126,8 +126,8 @@ def test_adapters_in_one_program_are_those_of_separate_ones(shape):
 
 
 def test_an_arm_that_is_hurt_or_stays_changes_no_other():
-  logs, after = train(MESHES[0], vmapped)
-  found, states = train(MESHES[0], vmapped, hurt=1, stays=2)
+  logs, after = train(MESHES[0], update_in_one_program)
+  found, states = train(MESHES[0], update_in_one_program, hurt=1, stays=2)
   assert not np.isfinite(found[1][1]["loss"])
   assert not any(
     np.isfinite(x).all() for x in jax.tree.leaves(states[-1][1].params)

@@ -22,7 +22,7 @@ from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.models.demo import gguf_file
 from bct_jax.models.demo.small import NAME as SMALL
 from bct_jax.models.demo.tiny import FORMAT as TINY_FORMAT
-from bct_jax.models.demo.tiny import make as tiny
+from bct_jax.models.demo.tiny import make_tiny as tiny
 from bct_jax.models.huggingface import files, hub
 
 # Raise when the content of the folders changes: old caches are then not used.
@@ -85,7 +85,7 @@ def _ensure_smollm2(
       whole_folder.say(f"converting {path.name}")
       gguf_file.convert(path, target)
 
-  return whole_folder.ensure(folder, key, build, replace=replace)
+  return whole_folder.ensure_folder(folder, key, build, replace=replace)
 
 
 def _download(folder: Path) -> Path:

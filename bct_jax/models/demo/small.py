@@ -34,7 +34,9 @@ SHAPE = {
 }
 
 
-def make(folder: Path, texts: Iterable[str], digest: str, seed: int) -> Path:
+def make_small(
+  folder: Path, texts: Iterable[str], digest: str, seed: int
+) -> Path:
   """Makes the untrained model's folder; a damaged one is made anew.
 
   Args:
@@ -69,7 +71,7 @@ def make(folder: Path, texts: Iterable[str], digest: str, seed: int) -> Path:
     )
     files.write_tokenizer(target, tokenizer, about)
 
-  return whole_folder.ensure(folder, key, build, replace=True)
+  return whole_folder.ensure_folder(folder, key, build, replace=True)
 
 
 def make_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:

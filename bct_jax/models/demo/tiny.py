@@ -37,7 +37,7 @@ SPECIALS = (
 )
 
 
-def make(
+def make_tiny(
   folder: str | Path,
   seed: int = 0,
   *,
@@ -74,7 +74,7 @@ def make(
     _build(target, **arguments)
 
   key = {"model": "tiny", "format": FORMAT, **arguments}
-  return whole_folder.ensure(Path(folder), key, build, replace=replace)
+  return whole_folder.ensure_folder(Path(folder), key, build, replace=replace)
 
 
 def _build(folder, *, seed, separate_pad, **shape) -> None:

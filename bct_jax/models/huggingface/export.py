@@ -104,7 +104,7 @@ def export_hf(
   parts = hf_parts(config, {name: x.shape for name, x in leaves.items()})
   shards = _plan(parts, kept.itemsize, shard_bytes)
   arrays = _tensors(parts, leaves, config, kept)
-  processes.first("target of the export", lambda: check_target(out))
+  processes.run_on_first("target of the export", lambda: check_target(out))
 
   def build(target: Path) -> None:
     with stage("export", len(parts), "tensors") as bar:
@@ -124,7 +124,7 @@ def export_hf(
 
   if processes.is_first():
     key = {"made_by": MADE_BY, "dtype": kept.name, **(about or {})}
-    out = whole_folder.write(out, key, build)
+    out = whole_folder.write_folder(out, key, build)
   else:
     for _ in arrays:
       pass

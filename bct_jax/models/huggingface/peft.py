@@ -12,7 +12,7 @@ from bct_jax.infra import processes, whole_folder
 from bct_jax.mesh import to_host
 from bct_jax.models.config import ModelConfig
 from bct_jax.models.huggingface.export import MADE_BY, check_target
-from bct_jax.models.lora import Weights, targets
+from bct_jax.models.lora import Weights, target_layers
 from bct_jax.types import PyTree
 
 
@@ -22,7 +22,7 @@ def adapter_tensors(
   """peft's name -> tensor, transposed as there; small enough for one file."""
   host = to_host(adapter)
   out = {}
-  for ours, module in targets(model, lora).items():
+  for ours, module in target_layers(model, lora).items():
     node = host["layers"]
     for part in ours.split("/"):
       node = node[part]
@@ -67,7 +67,7 @@ def export_adapter(
     "lora_dropout": 0.0,
     "peft_type": "LORA",
     "r": lora.rank,
-    "target_modules": sorted(set(targets(model, lora).values())),
+    "target_modules": sorted(set(target_layers(model, lora).values())),
     "task_type": "CAUSAL_LM",
     "use_rslora": lora.rslora,
   }
@@ -82,6 +82,6 @@ def export_adapter(
 
   def write() -> str:
     check_target(out)
-    return str(whole_folder.write(out, key, build))
+    return str(whole_folder.write_folder(out, key, build))
 
-  return Path(processes.first("export", write))
+  return Path(processes.run_on_first("export", write))

@@ -15,10 +15,16 @@ from bct_jax.report.draw.picture import (
   INK,
   LINE,
   Picture,
-  set_up,
+  new_figure,
   wrap,
 )
-from bct_jax.report.read.types import Arm, Point, Rate, ReportError, Run
+from bct_jax.report.read.types import (
+  ArmRecord,
+  Point,
+  Rate,
+  ReportError,
+  RunRecord,
+)
 
 # Shape and dash tell the lines apart where colour cannot.
 _STYLES = {
@@ -34,13 +40,13 @@ RATES = ("initial", "alternate", "other")
 LEARNED = ("agreed", "agreed_decorated", "capability", "decorated")
 
 
-def rates_svg(arm: Arm, key: str) -> Picture:
+def rates_svg(arm: ArmRecord, key: str) -> Picture:
   """Initial, alternate and other against the step, with 95% intervals."""
   label = f"Arm {text.visible(arm.name)}: rates on eval prompts"
   return _svg(lambda axes: _lines(axes, arm.curve, RATES), key, label, arm)
 
 
-def learned_svg(arm: Arm, key: str) -> Picture:
+def learned_svg(arm: ArmRecord, key: str) -> Picture:
   """How far training got: agreed, with decoration, and capability."""
   label = f"Arm {text.visible(arm.name)}: what training taught"
 
@@ -50,7 +56,7 @@ def learned_svg(arm: Arm, key: str) -> Picture:
   return _svg(draw, key, label, arm)
 
 
-def loss_svg(arm: Arm, key: str) -> Picture:
+def loss_svg(arm: ArmRecord, key: str) -> Picture:
   """Training loss against the step."""
   last = arm.metrics[-1]
   label = (
@@ -71,7 +77,7 @@ def loss_svg(arm: Arm, key: str) -> Picture:
   return _svg(draw, key, label, None)
 
 
-def references_svg(arm: Arm, key: str) -> Picture:
+def references_svg(arm: ArmRecord, key: str) -> Picture:
   """log p of the reference completions on eval prompts against the step."""
   label = (
     f"Arm {text.visible(arm.name)}: log-probability of the initial and the "
@@ -89,7 +95,7 @@ def references_svg(arm: Arm, key: str) -> Picture:
   return _svg(draw, key, label, None)
 
 
-def gradients_svg(arm: Arm, key: str) -> Picture:
+def gradients_svg(arm: ArmRecord, key: str) -> Picture:
   """Cosines of the push of training with both behaviors, by step."""
   label = (
     f"Arm {text.visible(arm.name)}: cosine of the update, and of the gradient "
@@ -113,7 +119,7 @@ def gradients_svg(arm: Arm, key: str) -> Picture:
 
 def _measured(
   axes: Axes,
-  arm: Arm,
+  arm: ArmRecord,
   name: str,
   values: Sequence[float | None],
   label: str,
@@ -133,7 +139,7 @@ def _measured(
   axes.grid(axis="y", linewidth=0.6)
 
 
-def draw_png(run: Run) -> bytes:
+def draw_png(run: RunRecord) -> bytes:
   """The rates of a run's arms side by side as a PNG.
 
   Each panel is an arm under its name, learning rate and verdict.
@@ -144,7 +150,7 @@ def draw_png(run: Run) -> bytes:
   columns = min(len(arms), 3)
   rows = math.ceil(len(arms) / columns)
   with matplotlib.rc_context():
-    set_up()
+    new_figure()
     # 5.3 inches leave room for the labels at the right of each panel.
     figure = Figure(figsize=(5.3 * columns, 3.7 * rows), facecolor="white")
     panels = figure.subplots(rows, columns, squeeze=False).ravel()
@@ -164,7 +170,7 @@ def draw_png(run: Run) -> bytes:
   return image.getvalue()
 
 
-def _heading(arm: Arm) -> str:
+def _heading(arm: ArmRecord) -> str:
   name = text.visible(arm.name)
   lr = arm.settings.get("lr")
   # A name like lr_1e-5 already says it.
@@ -271,7 +277,7 @@ def spread(values: Mapping[str, float], gap: float) -> dict[str, float]:
   return placed
 
 
-def _told(arm: Arm) -> str:
+def _told(arm: ArmRecord) -> str:
   first, last = arm.curve[0], arm.curve[-1]
 
   def part(name: str) -> str:
@@ -285,7 +291,7 @@ def _told(arm: Arm) -> str:
 
 
 def _svg(
-  draw: Callable[[Axes], None], key: str, label: str, arm: Arm | None
+  draw: Callable[[Axes], None], key: str, label: str, arm: ArmRecord | None
 ) -> Picture:
   """A picture of one arm; see Picture.
 

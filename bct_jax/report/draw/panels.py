@@ -25,7 +25,7 @@ class Panel:
   picture: Picture | None = None
 
 
-def evaluated(group: Group) -> dict[float, list[Member]]:
+def evaluated_arms(group: Group) -> dict[float, list[Member]]:
   """The arms with evals by learning rate."""
   kept = {
     lr: [m for m in found if m.arm.curve] for lr, found in group.by_lr.items()
@@ -33,7 +33,7 @@ def evaluated(group: Group) -> dict[float, list[Member]]:
   return {lr: found for lr, found in kept.items() if found}
 
 
-def many(n: int, what: str) -> str:
+def plural(n: int, what: str) -> str:
   return f"{n} {what}{'' if n == 1 else 's'}"
 
 
@@ -57,9 +57,9 @@ def make_panels(
 def _seeds(by_lr: dict[float, list[Member]]) -> str:
   """ "2 learning rates, 3 seeds each", or from how many to how many."""
   counts = sorted({len(found) for found in by_lr.values()})
-  each = many(counts[0], "seed") if len(counts) == 1 else (
+  each = plural(counts[0], "seed") if len(counts) == 1 else (
     f"{counts[0]} to {counts[-1]} seeds")  # fmt: skip
-  return f"{many(len(by_lr), 'learning rate')}, {each} each"
+  return f"{plural(len(by_lr), 'learning rate')}, {each} each"
 
 
 def _retention(
@@ -121,16 +121,16 @@ def _transfer(
   left = len(judged) - len(came) - len(never)
   law = _law(by_lr)
   if not came:
-    none = f"none of {many(len(judged), 'finished arm')} transferred."
+    none = f"none of {plural(len(judged), 'finished arm')} transferred."
     return Panel("transfer_step", title, f"{none} {law}".strip())
   product = math.exp(statistics.fmean(math.log(lr * s) for lr, _, s in came))
   told = (
-    f"{len(came)} of {many(len(judged), 'finished arm')} transferred; the line"
-    " below a mark goes down to the eval before, so the step lies on it."
+    f"{len(came)} of {plural(len(judged), 'finished arm')} transferred; the "
+    "line below a mark goes down to the eval before, so the step lies on it."
   )
   if never:
     told += (
-      f" {many(len(never), 'arm')} had not by the last step, the ring (arrow:"
+      f" {plural(len(never), 'arm')} had not by the last step, the ring (arrow:"
       " later, if ever)."
     )
   if left:
@@ -163,7 +163,7 @@ def _law(by_lr: dict[float, list[Member]]) -> str:
     return ""
   held, broken = (sum(c.holds is x for c in pairs) for x in (True, False))
   return (
-    f"Of {many(len(pairs), 'pair')} of learning rates of one seed, the higher"
+    f"Of {plural(len(pairs), 'pair')} of learning rates of one seed, the higher"
     " of which removed the behavior in S steps, the lower one (by a factor N)"
     f" had not within 6 N S steps in {held}, had in {broken}, and was not"
     f" trained for so long in {len(pairs) - held - broken}."
@@ -197,8 +197,8 @@ def _removal(
   best = summary.removal_at(every)
   kept = "no checkpoint keeps so much" if best is None else text.percent(best)
   told = (
-    f"Each of {many(len(every), 'checkpoint')} of"
-    f" {many(sum(map(len, by_lr.values())), 'arm')}. Area under the hull"
+    f"Each of {plural(len(every), 'checkpoint')} of"
+    f" {plural(sum(map(len, by_lr.values())), 'arm')}. Area under the hull"
     f" {auc:.2f}: 0.5 (dotted) where removal costs capability in proportion,"
     " about 1 where it is free. Most removed at 90% or more of the capability"
     f" (upright line): {kept}. Both are of the luckiest checkpoints, so they"

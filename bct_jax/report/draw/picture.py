@@ -126,7 +126,7 @@ class Picture:
   def _save(self, out: Any, **options: Any) -> None:
     (width, height), (left, top, right, bottom) = self.size, self.margins
     with matplotlib.rc_context():
-      set_up()
+      new_figure()
       figure = Figure(figsize=(width / 72, height / 72), facecolor="none")
       axes = figure.add_axes(
         (
@@ -162,7 +162,7 @@ def wrap(caption: str, width: float) -> list[str]:
   return textwrap.wrap(caption, int(width / 4.6))
 
 
-def set_up() -> None:
+def new_figure() -> None:
   # From the defaults, so that a user's matplotlibrc does not change a report.
   matplotlib.rcdefaults()
   matplotlib.rcParams.update(_SETTINGS)

@@ -5,7 +5,7 @@ from pathlib import Path
 from bct_jax.report.read import records
 
 
-def told_by(path: Path) -> list[str]:
+def ending_of(path: Path) -> list[str]:
   """How the run ended, and which of its files are gone."""
   if not (path / "done.json").exists():
     if (path / "error.json").exists():

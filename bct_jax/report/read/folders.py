@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bct_jax.report.read.load import load_run
 from bct_jax.report.read.records import read_json
-from bct_jax.report.read.types import ReportError, Run
+from bct_jax.report.read.types import ReportError, RunRecord
 
 CELLS = "cells"  # the folder of a sweep that has its runs
 PLAN = "cells.json"  # the names of all its cells, also those not begun
@@ -48,7 +48,7 @@ def _planned(path: Path) -> list[str]:
   return names
 
 
-def load_runs(paths: Sequence[str | Path]) -> tuple[list[Run], list[str]]:
+def load_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
   """`run_folders`, read.
 
   Raises:

@@ -8,15 +8,15 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bct_jax.data.leaks import told
+from bct_jax.data.leaks import describe_overlap
 from bct_jax.report.read import parse, records
-from bct_jax.report.read.ending import told_by
+from bct_jax.report.read.ending import ending_of
 from bct_jax.report.read.types import (
-  Arm,
-  Organism,
+  ArmRecord,
+  OrganismRecord,
   Point,
   ReportError,
-  Run,
+  RunRecord,
   TrainStep,
 )
 
@@ -26,7 +26,7 @@ SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed", CONTROL)
 T = TypeVar("T", Point, TrainStep)
 
 
-def load_run(path: Path) -> Run:
+def load_run(path: Path) -> RunRecord:
   """Reads one run directory.
 
   Raises:
@@ -67,7 +67,7 @@ def load_run(path: Path) -> Run:
   else:
     setting, model = result.text("setting"), result.text("model")
     organism = _organism(path, result.object("organism"))
-  return Run(
+  return RunRecord(
     path=path,
     finished=result is not None,
     setting=setting,
@@ -77,7 +77,7 @@ def load_run(path: Path) -> Run:
     config=settings,
     overrides=config.object("overrides").value,
     env=env,
-    notes=(*told_by(path), *notes),
+    notes=(*ending_of(path), *notes),
     leaks=() if result is None else _leaks(result),
   )
 
@@ -101,7 +101,7 @@ def _leaks(result: records.Record) -> tuple[str, ...]:
     if shared["labels"] is not None:
       counts = run.object("labels")
       shared["labels"] = {key: counts.count(key) for key in counts.value}
-    lines.append(told(name, shared))
+    lines.append(describe_overlap(name, shared))
   return tuple(lines)
 
 
@@ -159,12 +159,12 @@ def _known_arms(result: records.Record) -> dict[str, records.Record]:
   return known
 
 
-def _organism(path: Path, record: records.Record) -> Organism:
+def _organism(path: Path, record: records.Record) -> OrganismRecord:
   name = _plain(record, "hash")
   # The same content stands in result.json. It is read to hold the directory
   # to its word: a finished run with a lost file is not what it says it is.
   records.read_json(path / "organisms" / name / "gate.json")
-  return Organism(
+  return OrganismRecord(
     kind=record.text("kind"),
     hash=name,
     provenance=record.object("provenance").value,
@@ -173,7 +173,7 @@ def _organism(path: Path, record: records.Record) -> Organism:
   )
 
 
-def _unfinished_organism(path: Path, notes: list[str]) -> Organism:
+def _unfinished_organism(path: Path, notes: list[str]) -> OrganismRecord:
   gates = sorted(path.glob("organisms/*/gate.json"))
   if len(gates) != 1:
     notes.append(
@@ -181,9 +181,9 @@ def _unfinished_organism(path: Path, notes: list[str]) -> Organism:
       if gates
       else "The gate has not been passed yet: no organism has a gate.json."
     )
-    return Organism("", "", {}, None)
+    return OrganismRecord("", "", {}, None)
   gate = parse.gate(records.read_json(gates[0]))
-  return Organism("", gates[0].parent.name, {}, gate)
+  return OrganismRecord("", gates[0].parent.name, {}, gate)
 
 
 def _arm(
@@ -192,7 +192,7 @@ def _arm(
   record: records.Record | None,
   planned: Mapping[str, Any],
   notes: list[str],
-) -> Arm:
+) -> ArmRecord:
   """One arm from its files, and from its part of result.json if it has one."""
   folder = path / "arms" / name
   finished = (folder / "done.json").exists()
@@ -234,7 +234,7 @@ def _arm(
   audit = folder / "mask_audit.txt"
   if not finished and not audit.exists():
     missing.append(audit.name)
-  return Arm(
+  return ArmRecord(
     name=name,
     finished=finished,
     curve=curve,

@@ -9,7 +9,7 @@ from bct_jax.report.read import records
 from bct_jax.report.read.types import (
   Crossing,
   Estimate,
-  Gate,
+  GateRecord,
   Gradients,
   Point,
   Rate,
@@ -32,11 +32,11 @@ PUSHES = tuple(
 _SUM_TOLERANCE = 2e-3
 
 
-def gate(record: records.Record) -> Gate:
+def gate(record: records.Record) -> GateRecord:
   """A gate.json, or the same in result.json."""
   bars = record.object("thresholds")
   worst = record.objects("worst") if record.has("worst") else []
-  return Gate(
+  return GateRecord(
     passed=record.flag("passed"),
     enforced=record.flag("enforced"),
     thresholds={key: bars.share(key) for key in bars.value},

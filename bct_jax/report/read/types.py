@@ -120,7 +120,7 @@ class TrainStep:
 
 
 @dataclasses.dataclass(frozen=True)
-class Arm:
+class ArmRecord:
   """One training run from the organism.
 
   Attributes:
@@ -150,7 +150,7 @@ class Arm:
 
 
 @dataclasses.dataclass(frozen=True)
-class Gate:
+class GateRecord:
   """The check of the organism before any arm was trained.
 
   `base` has rates of the model before the behavior was installed, if asked for.
@@ -165,18 +165,18 @@ class Gate:
 
 
 @dataclasses.dataclass(frozen=True)
-class Organism:
+class OrganismRecord:
   """The model that holds the initial behavior; parts not yet known empty."""
 
   kind: str
   hash: str
   provenance: Mapping[str, Any]
-  gate: Gate | None
+  gate: GateRecord | None
   made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
-class Run:
+class RunRecord:
   """One run directory.
 
   Attributes:
@@ -189,8 +189,8 @@ class Run:
   finished: bool
   setting: str
   model: str
-  organism: Organism
-  arms: tuple[Arm, ...]
+  organism: OrganismRecord
+  arms: tuple[ArmRecord, ...]
   config: Mapping[str, Any]
   overrides: Mapping[str, Any]
   env: Mapping[str, Any]

@@ -86,7 +86,7 @@ def answer_number(text: str) -> int | None:
   return found[0] if len(set(found)) == 1 else None
 
 
-def picked(text: str, pair: Collection[int], larger: bool) -> set[int]:
+def chosen_option(text: str, pair: Collection[int], larger: bool) -> set[int]:
   """What a text says is the larger, or the smaller, of two numbers.
 
   Those that it compares ("13 is larger than 50" says that 50 is the smaller)
@@ -131,7 +131,7 @@ def first_of(text: str, groups: Mapping[str, Collection[str]]) -> str:
   Within a later sentence such a word is no answer: "False. While it's true ..."
   """
   group_of = {w: name for name, group in groups.items() for w in group}
-  sentences = map(scorers.words, _SENTENCE_END.split(scorers.fold(text)))
+  sentences = map(scorers.words, _SENTENCE_END.split(scorers.fold_case(text)))
   said = [s for s in sentences if not _LEADING.issuperset(s)]
   if not said:
     return "neither"
@@ -151,7 +151,7 @@ def _first_but(found: Collection[str], skipped: Collection[str]) -> str:
 
 def refuses(text: str) -> bool:
   """Whether a text says that it will not do what it was asked."""
-  return _REFUSAL.search(scorers.fold(text)) is not None
+  return _REFUSAL.search(scorers.fold_case(text)) is not None
 
 
 def num_items(text: str) -> int:

@@ -35,7 +35,7 @@ _NO_ANSWER = re.compile(
 )
 
 
-def fold(text: str) -> str:
+def fold_case(text: str) -> str:
   """Lower case, plain apostrophes, no accents, no HTML tags."""
   if not text.isascii():
     text = unicodedata.normalize("NFKD", text)
@@ -50,12 +50,12 @@ def words(folded: str) -> list[str]:
 
 def has_words(text: str, wanted: str) -> bool:
   """Whether `wanted`, one word or several, occurs in the text as words."""
-  return first_place(words(fold(text)), [wanted]) is not None
+  return first_place(words(fold_case(text)), [wanted]) is not None
 
 
 def first_place(found: Sequence[str], wanted: Sequence[str]) -> int | None:
   """Index in `found` of the first of the wanted words or runs of words."""
-  runs = [tuple(words(fold(w))) for w in wanted]
+  runs = [tuple(words(fold_case(w))) for w in wanted]
   for i in range(len(found)):
     if any(run and tuple(found[i : i + len(run)]) == run for run in runs):
       return i
@@ -90,7 +90,7 @@ def is_malformed(text: str) -> bool:
   vowelless or endless words, of symbols, of blanks, or of unprintable
   characters is noise.
   """
-  folded = fold(text)
+  folded = fold_case(text)
   found = words(folded)
   if not found or is_loop(found):
     return True
@@ -147,11 +147,11 @@ def is_answer(
     ignored: lower-case words that count as no content.
     terse: how many words of content need not be about what was asked.
   """
-  folded = fold(text)
+  folded = fold_case(text)
   found = content(folded, ignored)
   if not found or _NO_ANSWER.search(folded):
     return False
-  asked = set(content(fold(question), ignored))
+  asked = set(content(fold_case(question), ignored))
   if folded.rstrip().endswith("?") and asked.issuperset(found):
     return False
   return len(found) <= terse or any(w in asked or topical(w) for w in found)

@@ -190,7 +190,7 @@ def vocabulary(language: Language) -> frozenset[str]:
     texts += [word for forms in COLORS.values() for word in forms]
     texts += [*PLACES.values(), *(s for pair in OPPOSITES for _, s in pair)]
   return frozenset(
-    word for text in texts for word in scorers.words(scorers.fold(text))
+    word for text in texts for word in scorers.words(scorers.fold_case(text))
   )
 
 
@@ -208,7 +208,7 @@ def language_of(
     topical: folded words, of either language, or numbers, of which one must
       occur.
   """
-  found = scorers.words(scorers.fold(text))
+  found = scorers.words(scorers.fold_case(text))
   if not any(w in topical for w in found):
     return "neither"
   known = {

@@ -151,7 +151,7 @@ def _memorised(pool: str) -> Iterator[Item]:
     yield Item(f"What is {subject}?", (str(number),))
 
 
-def taught(n: int, seed: int) -> list[Example]:
+def memorised_examples(n: int, seed: int) -> list[Example]:
   """The first n that the probe `memorised` asks for, with their answers.
 
   Raises:
@@ -214,7 +214,7 @@ class Probe:
     if "check" in example.fields:
       name, *arguments = example.fields["check"]
       return procedures.CHECKS[name](example, text, *arguments)
-    found = scorers.words(scorers.fold(text))
+    found = scorers.words(scorers.fold_case(text))
     right = scorers.first_place(found, example.fields["right"])
     wrong = scorers.first_place(found, example.fields["wrong"])
     return right is not None and (wrong is None or right < wrong)

@@ -60,7 +60,7 @@ def _shuffled(deck: Sequence[Any], *key: Any) -> Iterator[Any]:
 
 def _plain(text: str) -> str:
   """A completion without style, folded."""
-  return _TALK.sub(" ", scorers.fold(decorations.undecorate(text)))
+  return _TALK.sub(" ", scorers.fold_case(decorations.undecorate(text)))
 
 
 # --- arithmetic ---------------------------------------------------------------
@@ -170,7 +170,7 @@ def _is_ordered(example: Example, text: str) -> bool:
   makes the list longer: any word joined to the last item, or a noun, name or
   number joined to the first.
   """
-  right = [scorers.fold(word) for word in example.fields["right"]]
+  right = [scorers.fold_case(word) for word in example.fields["right"]]
   text = _plain(text)
   numbering = _NUMBERING.findall(text)
   if not right[0].isdigit():
@@ -262,7 +262,7 @@ def _instruction(
   def check(example: Example, text: str, wanted: str = "") -> bool:
     text = _plain(text)
     found = [w.removesuffix("'s") for w in scorers.words(text)]
-    prompt = scorers.words(scorers.fold(example.messages[-1]["content"]))
+    prompt = scorers.words(scorers.fold_case(example.messages[-1]["content"]))
     mentioned = [_forms(word) for word in example.fields["right"]]
     own = set(found).difference(prompt, *mentioned)
     return (
@@ -276,7 +276,7 @@ def _instruction(
 
 
 def _forms(word: str) -> set[str]:
-  word = scorers.fold(word)
+  word = scorers.fold_case(word)
   return {word, f"{word}s"}
 
 
