@@ -123,9 +123,9 @@ def sentences(text: str) -> list[int]:
 
   Prose is paragraphs and list items. Fenced blocks, tables, headings and images
   are left out. A link counts as its text, and code in backticks as one word. A
-  sentence ends at a full stop, question mark or exclamation mark before a space,
-  and where its paragraph or list item ends. A word is what
-  stands between spaces and has a letter or digit.
+  sentence ends at a full stop, question mark or exclamation mark before a space
+  (not at a semicolon), and where its paragraph or list item ends. A word is
+  what stands between spaces and has a letter or digit.
   """
   text = re.sub(r"!\[[^\]]*\]\([^)]*\)", "", without_blocks(text))
   text = _LINK.sub(r"\1", _CODE.sub("code", text))
