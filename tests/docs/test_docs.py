@@ -308,6 +308,17 @@ def test_table_of_objectives_has_each():
   assert set(guides.keys(source, "OBJECTIVES")) <= set(named)
 
 
+def test_table_of_what_objectives_ask_for_is_current():
+  text = read(PACKAGE / "objectives" / "README.md")
+  rows = rows_of(text, "| class attribute or property |")
+  bad = [
+    row[0]
+    for row in rows
+    if not guides.resolves(f"objectives.base.WithOptions.{row[0].strip('`')}")
+  ]
+  assert not bad
+
+
 def test_table_of_families_has_each():
   rows = rows_of(read(PACKAGE / "models" / "README.md"), "| family | logits |")
   (source,) = (p for p in FILES if p.name == "test_families.py")
