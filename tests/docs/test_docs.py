@@ -1,5 +1,6 @@
 """Holds the guides to the code: links, paths, names, commands, tables."""
 
+import ast
 import functools
 import re
 import statistics
@@ -151,6 +152,26 @@ def test_fields_of_configs_exist(guide):
   named += re.findall(r"(?m)^ *c\.([a-z_.]+)", "\n".join(code))
   fields = [f.rstrip(".") for f in named if f not in ("py", "json")]
   bad = [f for f in fields if not is_field(f)]
+  assert not bad
+
+
+@every_guide
+def test_python_blocks_parse_and_import_what_exists(guide):
+  bad = []
+  for block in guides.blocks(read(guide)):
+    if block.language != "python":
+      continue
+    for node in ast.walk(ast.parse(block.text)):
+      names = []
+      if isinstance(node, ast.ImportFrom):
+        names = [f"{node.module}.{alias.name}" for alias in node.names]
+      elif isinstance(node, ast.Attribute):
+        names = [ast.unparse(node)]
+      bad += [
+        name
+        for name in names
+        if name.startswith("bct_jax.") and not guides.resolves(name)
+      ]
   assert not bad
 
 
