@@ -179,7 +179,7 @@ class Dataset:
       bins = [[i] for i in self.indices(step)]
 
     def rows(view: str, examples: tuple[Tokens, ...]) -> Rows:
-      filled = fill_rows([[examples[i] for i in b] for b in bins], layout)
+      filled = fill_rows(examples, bins, layout)
       if self.logprobs is None:
         return filled
       known = np.zeros((layout.rows, layout.segments), np.float32)
@@ -218,7 +218,8 @@ class Dataset:
     return [max(map(_num_trained, extra_rows)) for extra_rows in every]
 
   def _bins(self, step: int, length: int) -> list[list[int]]:
-    """Examples of a step by row: first fit, the longest first."""
+    """Packs the examples of a step into rows: first fit, the longest first."""
+    # Not best_fit, see there: these bins are part of what a run resumes with.
     bins: list[list[int]] = []
     room: list[int] = []
     for i in sorted(self.indices(step), key=lambda i: -self._lengths[i]):
@@ -272,10 +273,22 @@ def _num_trained(example: Tokens) -> int:
   return sum(w > 0 for w in example.weights)
 
 
+# Who packs, and why not all in one way:
+#   Dataset._bins    first fit. Its bins are the batches that runs resume with,
+#                    so the rule must not change, though best fit needs no more
+#                    rows.
+#   sample/score     best_fit by positions; any number of examples in a row.
+#   sample/sampler   best_fit by positions and samples, of the prompts of one
+#                    adapter at a time; then rows into batches (`_even`).
+#   experiment/rl    best_fit by positions and trained positions, as the shape
+#                    is fixed before the completions are known.
 def best_fit(
   sizes: Sequence[tuple[int, int]], length: int, most: int
 ) -> list[list[int]]:
-  """Puts each item, in turn, into the row where it leaves the least room.
+  """Puts each item into the row where it leaves the least room.
+
+  The longest item goes first, and items of one length go in the order of
+  `sizes`.
 
   Args:
     sizes: (positions, parts) of each item.
@@ -283,11 +296,12 @@ def best_fit(
     most: parts of a row.
 
   Returns:
-    Indices of the items in each row.
+    The indices of the items in each row, in the order in which they were put.
   """
   bins: list[list[int]] = []
   rooms: list[tuple[int, int, int]] = []  # (positions, row, parts), sorted
-  for i, (size, parts) in enumerate(sizes):
+  for i in sorted(range(len(sizes)), key=lambda i: -sizes[i][0]):
+    size, parts = sizes[i]
     at = bisect.bisect_left(rooms, (size,))
     while at < len(rooms) and rooms[at][2] < parts:
       at += 1
@@ -305,11 +319,18 @@ def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
   return np.random.default_rng([seed, epoch]).permutation(count)
 
 
-def fill_rows(bins: Sequence[Sequence[Tokens]], layout: Layout) -> Rows:
+def fill_rows(
+  examples: Sequence[Tokens], bins: Sequence[Sequence[int]], layout: Layout
+) -> Rows:
   """Lays examples end to end in rows, each its own segment, and pads.
 
   Position t of an example holds its token t and predicts token t + 1, with that
   token's weight.
+
+  Args:
+    examples: tokens and weights.
+    bins: the indices of the examples of each row, in their order.
+    layout: the shape of the rows, with room for the bins.
   """
   shape = (layout.rows, layout.length)
   out = Rows(
@@ -320,9 +341,10 @@ def fill_rows(bins: Sequence[Sequence[Tokens]], layout: Layout) -> Rows:
     segments=np.zeros(shape, np.int32),
     num_trained=layout.num_trained,
   )
-  for row, examples in enumerate(bins):
+  for row, members in enumerate(bins):
     start = 0
-    for segment, example in enumerate(examples, 1):
+    for segment, i in enumerate(members, 1):
+      example = examples[i]
       n = len(example.ids) - 1
       at = np.s_[row, start : start + n]
       out.tokens[at] = example.ids[:-1]

@@ -307,7 +307,7 @@ def make_rows(
       Tokens(e.ids, (0.0,) * len(prompt) + tuple(of))
       for e, prompt, of in zip(examples, prompts, values, strict=True)
     ]
-    return fill_rows([[valued[i] for i in b] for b in bins], layout)
+    return fill_rows(valued, bins, layout)
 
   extras = {
     "advantages": spread(per_row.tolist()),
@@ -331,11 +331,9 @@ def _bins(dataset: Dataset, examples: Sequence[Tokens], multiple: int):
   if not layout.packed:
     return [[i] for i in range(len(examples))], layout
   sizes = [(len(e.ids) - 1, int(sum(e.weights))) for e in examples]
-  order = sorted(range(len(sizes)), key=lambda i: -sizes[i][0])
-  found = best_fit([sizes[i] for i in order], layout.length, layout.num_trained)
+  bins = best_fit(sizes, layout.length, layout.num_trained)
   part = -(-layout.rows // (_SIZES * multiple)) * multiple
-  rows = -(-len(found) // part) * part
-  if len(found) <= layout.rows:
+  rows = -(-len(bins) // part) * part
+  if len(bins) <= layout.rows:
     rows = min(rows, layout.rows)
-  bins = [[order[i] for i in b] for b in found]
   return bins, dataclasses.replace(layout, rows=rows)

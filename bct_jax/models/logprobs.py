@@ -20,6 +20,18 @@ _LEAST = 1024
 Head = Callable[[Model, PyTree, jax.Array, jax.Array], Any]
 
 
+# Log-probabilities from whole logits are made here and nowhere else. Two places
+# below do not call it: `_by_blocks` never has all logits of a position at once,
+# and `reference_kl` needs those of all ids, of which it picks.
+def logprobs_of(
+  logits: jax.Array,  # [..., V] float32
+  targets: jax.Array,  # [...] int32
+) -> jax.Array:  # [...] float32
+  """Returns log softmax(logits) at each target, in nats."""
+  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
+  return picked - jax.nn.logsumexp(logits, axis=-1)
+
+
 def target_logprobs(
   model: Model,
   params: PyTree,
@@ -27,9 +39,7 @@ def target_logprobs(
   targets: jax.Array,  # [...] int32
 ) -> jax.Array:  # [...] float32
   """log p(target) in nats at every position of `hidden`."""
-  logits = model.logits(params, hidden)  # [..., V] float32
-  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  return picked - jax.nn.logsumexp(logits, axis=-1)
+  return logprobs_of(model.logits(params, hidden), targets)
 
 
 def trained_positions(batch: Batch) -> jax.Array:  # [B, R] int32

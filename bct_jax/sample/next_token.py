@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from bct_jax.config import SamplingConfig
+from bct_jax.models.logprobs import logprobs_of
 
 _HIDDEN = -jnp.inf
 
@@ -29,8 +30,7 @@ def choose_token(
   else:
     scores = truncate_logits(logits / config.temperature, config)
     chosen = _draw(scores, keys)
-  picked = jnp.take_along_axis(logits, chosen[:, None], axis=-1)[:, 0]
-  return chosen, picked - jax.nn.logsumexp(logits, axis=-1)
+  return chosen, logprobs_of(logits, chosen)
 
 
 def _argmax(scores: jax.Array) -> jax.Array:  # [B, V] -> [B]

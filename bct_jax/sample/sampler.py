@@ -293,7 +293,7 @@ def _pack(
       items.setdefault(arm, []).append((len(rest), rows[i : i + most]))
   bins: list[tuple[int, list[tuple[int, list[int]]]]] = []
   for arm, of_arm in items.items():
-    of_arm.sort(key=lambda item: (-item[0], item[1]))
+    of_arm.sort(key=lambda item: item[1])  # prompts of one length by their row
     sizes = [(size, len(rows)) for size, rows in of_arm]
     bins += [
       (arm, [of_arm[i] for i in members])

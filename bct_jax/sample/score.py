@@ -21,7 +21,7 @@ from bct_jax.data.batches import Layout, best_fit, fill_rows
 from bct_jax.data.chat import Tokens
 from bct_jax.models import lora
 from bct_jax.models.decoder import Decoder
-from bct_jax.models.logprobs import at_trained
+from bct_jax.models.logprobs import at_trained, logprobs_of
 from bct_jax.models.lora import Weights
 from bct_jax.types import Model, PyTree, Rows
 
@@ -82,7 +82,7 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
     layout, bins = _pack(examples, wanted, shards, tokens)
     for at in range(0, len(bins), layout.rows):
       held = bins[at : at + layout.rows]
-      rows = fill_rows([[examples[i] for i in b] for b in held], layout)
+      rows = fill_rows(examples, held, layout)
       found = forward(
         weights.params,
         weights.adapter,
@@ -107,9 +107,8 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
 def _judge(model: Model, params: PyTree, hidden: jax.Array, targets: jax.Array):
   """log p(target) and whether it is the likeliest; of shape [...] both."""
   logits = model.logits(params, hidden)  # [..., V] float32
-  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  logprobs = picked - jax.nn.logsumexp(logits, axis=-1)
-  return logprobs, jnp.argmax(logits, axis=-1) == targets
+  greedy = jnp.argmax(logits, axis=-1) == targets
+  return logprobs_of(logits, targets), greedy
 
 
 def _examples(prompts, completions, max_length: int) -> list[Tokens]:
@@ -163,9 +162,7 @@ def fill_alike(
   out = []
   for examples, _, bins in packed:
     filled = [
-      fill_rows(
-        [[examples[i] for i in b] for b in bins[at : at + layout.rows]], layout
-      )
+      fill_rows(examples, bins[at : at + layout.rows], layout)
       for at in range(0, len(bins), layout.rows)
     ]
     out.append([x._replace(weights=x.weights / len(examples)) for x in filled])
@@ -194,9 +191,8 @@ def _pack(
   """
   longest = max((len(examples[i].ids) - 1 for i in wanted), default=1)
   length = max(8, bucket(longest))
-  order = sorted(wanted, key=lambda i: -len(examples[i].ids))
-  sizes = [(len(examples[i].ids) - 1, 1) for i in order]
-  bins = [[order[i] for i in b] for b in best_fit(sizes, length, len(order))]
+  sizes = [(len(examples[i].ids) - 1, 1) for i in wanted]
+  bins = [[wanted[i] for i in b] for b in best_fit(sizes, length, len(wanted))]
   trained = [sum(sum(examples[i].weights) for i in b) for b in bins]
   rows = min(max(1, tokens // length), bucket(-(-len(bins) // shards)))
   most = max(8, bucket(int(max(trained, default=1))))

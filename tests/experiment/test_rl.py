@@ -158,7 +158,7 @@ def test_a_signal_while_sampling_saves_the_state(
   name, folder, weights = whole
   looks = iter(range(100))
   asked = types.SimpleNamespace(
-    asked=lambda: next(looks) == 10, Preempted=signals.Preempted
+    stop_requested=lambda: next(looks) == 10, Preempted=signals.Preempted
   )
   monkeypatch.setattr(resume, "signals", asked)
   with pytest.raises(signals.Preempted):
