@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import setuptools
+from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).parent
 
@@ -20,6 +21,25 @@ def _version() -> str:
 def _readme() -> str:
   path = ROOT / "README.md"
   return path.read_text(encoding="utf-8") if path.is_file() else ""
+
+
+class BuildWithConfigs(build_py):
+  """Adds `configs/` to a wheel; bct_jax/config/config_files.py finds it there.
+
+  Not as a package beside bct_jax: other projects have a `configs` too.
+  """
+
+  def run(self):
+    """Copies the configs below the package, unless the install is editable."""
+    super().run()
+    if self.editable_mode:  # which uses those of the checkout
+      return
+    for path in sorted((ROOT / "configs").rglob("*")):
+      if path.suffix in (".py", ".json"):
+        shipped = Path(self.build_lib, "bct_jax", "shipped")
+        target = shipped / path.relative_to(ROOT)
+        self.mkpath(str(target.parent))
+        self.copy_file(str(path), str(target), preserve_mode=False)
 
 
 # Floors only, so that the package installs beside others. jax has a ceiling:
@@ -48,6 +68,7 @@ INSTALL = [
 # What the tests need on any Python; `test` adds the reference implementation
 # (torch; accelerate, by which transformers reads GGUF; peft) and the gates.
 TEST_CORE = [
+  "build>=1.2",
   "gguf>=0.17",
   "hypothesis>=6.100",
   "pytest>=8.2",
@@ -88,11 +109,16 @@ setuptools.setup(
   license_files=["LICENSE"],
   python_requires=">=3.11",
   packages=setuptools.find_packages(include=["bct_jax", "bct_jax.*"]),
-  package_data={"bct_jax.report": ["*.html", "*.j2", "*.css", "*.js"]},
+  package_data={
+    "bct_jax": ["py.typed"],
+    "bct_jax.report": ["*.html", "*.j2", "*.css", "*.js"],
+  },
+  cmdclass={"build_py": BuildWithConfigs},
   install_requires=INSTALL,
   extras_require=EXTRAS,
-  # How inspect_ai and lm-eval (releases after 0.4.13) find models by name.
   entry_points={
+    "console_scripts": ["bct-jax = bct_jax.__main__:main"],
+    # How inspect_ai and lm-eval (releases after 0.4.13) find models by name.
     "inspect_ai": ["bct_jax = bct_jax.interop.inspect_entry"],
     "lm_eval.models": ["bct_jax = bct_jax.interop.harness:BctJaxLM"],
   },

@@ -9,7 +9,9 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
+from bct_jax import __version__
 from bct_jax.config import ConfigError, ExperimentConfig, choose, from_dict
+from bct_jax.config.config_files import find_in_flags
 from bct_jax.infra import memory
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
@@ -38,6 +40,7 @@ _CONFIG = config_flags.DEFINE_config_file(
   lock_config=False,
   accept_new_attributes=True,
 )
+_VERSION = flags.DEFINE_bool("version", False, "Print the version.")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run directory, made or resumed."
 )
@@ -116,10 +119,11 @@ _TIMEOUT = flags.DEFINE_integer(
 
 def main(argv: list[str]) -> int:
   """Runs one command and returns its exit code; see the README."""
-  # Config files import each other as configs.NAME, wherever this is run from.
-  sys.path.append(str(Path(__file__).resolve().parent.parent))
   try:
-    left = flags.FLAGS(argv)[1:]
+    left = flags.FLAGS(find_in_flags(argv, "config"))[1:]
+    if _VERSION.value:
+      print(f"bct_jax {__version__}")
+      return DONE
     if left:
       raise ConfigError(f"arguments that are not flags: {left}")
     choose(_MODE.value, MODES + ALONE, "--mode")

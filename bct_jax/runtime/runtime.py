@@ -11,6 +11,7 @@ from jax.sharding import Mesh
 
 from bct_jax.config import ExperimentConfig
 from bct_jax.config.chips import CHIPS
+from bct_jax.config.config_files import shipped_folder
 from bct_jax.data.chat import Chat
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import make_mesh
@@ -118,8 +119,8 @@ def make_decoder(
 
 
 def read_architecture(name: str) -> ModelConfig:
-  """The architecture in a file of `configs/`, or at an absolute path."""
-  return from_hf(Path(__file__).parents[2] / "configs" / name)
+  """Reads an architecture from a file of `configs/` or an absolute path."""
+  return from_hf(shipped_folder() / "configs" / name)
 
 
 def check_equal(given: ModelConfig, own: ModelConfig, folder: Path) -> None:

@@ -17,6 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bct_jax.config import ConfigError
+from bct_jax.config.config_files import find_config
 from bct_jax.infra import memory
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
@@ -36,7 +37,6 @@ def main(argv: Sequence[str]) -> int:
   """Runs a sweep or goes on with it, and returns its exit code."""
   # It would tell that torch is absent, which is how it is meant.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  sys.path.append(str(Path(__file__).resolve().parents[2]))
   try:
     options, cells = _read(argv)
     return _run(options, cells)
@@ -76,17 +76,18 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
     "vmap", None, "In one program, or in turn.", flag_values=given
   )
   files = [a.split("=", 1)[1] for a in argv if a.startswith("--sweep=")]
-  if len(files) != 1 or not Path(files[0]).is_file():
+  if len(files) != 1:
     raise ConfigError(f"--sweep={','.join(files)}: one sweep file is needed")
+  file = find_config(files[0], "sweep")
   # A sweep file is a config file with get_cells, so --config.x changes it.
-  left = given([argv[0], f"--config={files[0]}", *argv[1:]])[1:]
+  left = given([argv[0], f"--config={file}", *argv[1:]])[1:]
   if left:
     raise ConfigError(f"arguments that are not flags: {left}")
   if given.workdir is None and not given.dry_run:
     raise ConfigError("--workdir is needed: the directory of the sweep")
   if not isinstance(given.config, ConfigDict):
     raise ConfigError(f"--sweep={files[0]}: get_config must give a ConfigDict")
-  module = runpy.run_path(files[0])
+  module = runpy.run_path(file)
   if "get_cells" not in module:
     raise ConfigError(f"--sweep={files[0]}: get_cells() is missing")
   cells = make_cells(given.config.to_dict(), module["get_cells"]())

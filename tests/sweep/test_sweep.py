@@ -318,7 +318,7 @@ def test_dry_run_times_what_it_can_and_says_what_it_cannot(capsys, monkeypatch):
   ("flags", "message"),
   [
     ([], "one sweep file"),
-    (["--sweep=none.py"], "one sweep file"),
+    (["--sweep=none.py"], "--sweep=none.py: there is no such file in "),
     ([f"--sweep={FILE}"], "--workdir is needed"),
     ([f"--sweep={FILE}", "--dry_run", "--cells=3/2"], "--cells=3/2"),
     ([f"--sweep={ROOT}/configs/tiny.py", "--dry_run"], "get_cells"),
