@@ -1,7 +1,7 @@
-"""What a setting is made of: messages, examples, labels. Pure Python, no jax.
+"""Defines messages, examples, labels and what a setting is; no jax.
 
-The array types are in `types.py`. These live apart so that settings, sweeps and
-reports can be used, tested and read without starting JAX.
+The array types are in `types.py`. These live apart, so that settings, sweeps
+and reports can be used, tested and read without starting JAX.
 """
 
 import dataclasses
@@ -10,7 +10,7 @@ from typing import Any, Literal, Protocol, TypedDict
 
 
 class Message(TypedDict):
-  """One chat turn."""
+  """Holds one chat turn."""
 
   role: Literal["system", "user", "assistant"]
   content: str
@@ -18,7 +18,7 @@ class Message(TypedDict):
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-  """A prompt with what a setting knows about it.
+  """Holds a prompt with what a setting knows about it.
 
   Attributes:
     id: unique in its split, e.g. "eval/17"; also the seed of its samples.
@@ -29,7 +29,7 @@ class Example:
     initial: how the initial behavior answers this prompt (a reference).
     alternate: how the alternate behavior answers it. Equal in behavior to
       `initial` on train prompts, divergent on eval prompts.
-    fields: facts the scorer needs and the model never sees; JSON values.
+    fields: facts that the scorer needs and the model never sees; JSON values.
     weight: how much the example counts in training, above 0.
   """
 
@@ -50,12 +50,12 @@ Reason = Literal[
 
 @dataclasses.dataclass(frozen=True)
 class Label:
-  """What a completion shows, judged by behavior alone.
+  """Says which behavior a completion shows, judged by behavior alone.
 
   On an eval prompt the name is `initial`, `alternate` or `other`. On a train
-  prompt, where the two agree, it is `agreed` or `other`. `other` has a reason;
-  `confused` is kept for a train prompt answered with a behavior that belongs to
-  eval prompts only.
+  prompt, where the two agree, it is `agreed` or `other`. `other` has a reason.
+  The reason `confused` is for a train prompt that is answered with a behavior
+  of eval prompts.
   """
 
   name: LabelName
@@ -67,35 +67,35 @@ class Label:
 
 
 class Setting(Protocol):
-  """A pair of behaviors: generators of examples and a scorer.
+  """Describes a pair of behaviors: generators of examples and a scorer.
 
-  Every generator is a pure function of (n, seed): the first m examples for n
-  are those for m, and train and eval prompts never share an entity.
+  Every generator is a pure function of (n, seed). The first m examples for n
+  are those for m. Train and eval prompts never share an entity.
   """
 
   name: str
 
   @property
   def incompatible(self) -> frozenset[str]:
-    """Decorations that would change what is scored here."""
+    """Names the decorations that would change what is scored here."""
     ...
 
   def install(self, n: int, seed: int) -> list[Example]:
-    """Examples whose completions teach the initial behavior."""
+    """Returns examples whose completions teach the initial behavior."""
     ...
 
   def train(self, n: int, seed: int) -> list[Example]:
-    """Train prompts, each with the agreed completion."""
+    """Returns train prompts, each with the agreed completion."""
     ...
 
   def eval(self, n: int, seed: int) -> list[Example]:
-    """Eval prompts, where the behaviors diverge."""
+    """Returns eval prompts, where the behaviors diverge."""
     ...
 
   def heldout(self, n: int, seed: int) -> list[Example]:
-    """Train prompts that `train` never returns, whatever n and seed."""
+    """Returns train prompts that `train` never returns, whatever n and seed."""
     ...
 
   def score(self, example: Example, text: str) -> Label:
-    """Labels one completion. Never raises, whatever the text."""
+    """Labels one completion; never raises, whatever the text."""
     ...

@@ -1,4 +1,8 @@
-"""Device mesh, partition rules, and moving arrays between host and devices."""
+"""Makes device meshes, and moves arrays between host and devices.
+
+A mesh has three axes. Batch rows are split over `data` and `fsdp`, params over
+`fsdp` and `tensor`. Partition rules say how each parameter is split.
+"""
 
 import math
 import re
@@ -27,27 +31,32 @@ def make_mesh(
   tensor: int = 1,
   devices: Sequence[Any] | None = None,
 ) -> Mesh:
-  """A mesh over all devices; one axis may be -1 and takes what is left.
+  """Makes a mesh over all devices.
 
-  `devices` are those of a topology that is compiled for, if it is not here.
+  Args:
+    data: copies of the params; rows are split over them.
+    fsdp: params and rows are split over this axis.
+    tensor: heads and the width of the MLP are split over this axis. One of the
+      three may be -1: it takes the devices that the others leave.
+    devices: those of a topology that is compiled for, if it is not here.
 
   Raises:
     ValueError: the axes do not multiply to the number of devices.
   """
   sizes = _axes(data, fsdp, tensor)
   count = jax.device_count() if devices is None else len(devices)
-  free = [a for a, n in sizes.items() if n == -1]
-  known = math.prod(n for n in sizes.values() if n != -1)
-  if len(free) > 1 or (free and count % known):
+  open_axes = [a for a, n in sizes.items() if n == -1]
+  product = math.prod(n for n in sizes.values() if n != -1)
+  if len(open_axes) > 1 or (open_axes and count % product):
     raise ValueError(
       f"mesh {sizes} does not fit {count} devices: at most one axis may be "
-      f"-1, and {known} must divide {count}"
+      f"-1, and {product} must divide {count}"
     )
-  if free:
-    sizes[free[0]] = count // known
-  elif known != count:
+  if open_axes:
+    sizes[open_axes[0]] = count // product
+  elif product != count:
     raise ValueError(
-      f"mesh {sizes} has {known} devices, this run has {count}; set one axis "
+      f"mesh {sizes} has {product} devices, this run has {count}; set one axis "
       "to -1 to take what is there"
     )
   # jax.make_mesh defaults to Explicit axes, under which constraints are
@@ -61,7 +70,7 @@ def make_mesh(
 
 
 def abstract_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
-  """The same mesh for shapes alone, on devices that need not be here.
+  """Makes the same mesh for shapes alone, on devices that need not be here.
 
   It is an AbstractMesh: it has axes and makes shardings, and that is all.
 
@@ -79,6 +88,7 @@ def abstract_mesh(data: int = -1, fsdp: int = 1, tensor: int = 1) -> Mesh:
 
 
 def _axes(data: int, fsdp: int, tensor: int) -> dict[str, int]:
+  """Returns the axes by name; ValueError unless each is positive or -1."""
   sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
   if any(n == 0 or n < -1 for n in sizes.values()):
     raise ValueError(f"mesh axes must be positive or -1: {sizes}")
@@ -86,7 +96,7 @@ def _axes(data: int, fsdp: int, tensor: int) -> dict[str, int]:
 
 
 def path_name(path: Sequence[Any]) -> str:
-  """The slash-joined name of a leaf, e.g. "layers/attn/q/kernel"."""
+  """Returns the slash-joined name of a leaf, e.g. "layers/attn/q/kernel"."""
   return "/".join(
     str(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))))
     for k in path
@@ -96,6 +106,7 @@ def path_name(path: Sequence[Any]) -> str:
 def _check_divisible(
   name: str, shape: Sequence[int], spec: P, mesh: Mesh
 ) -> None:
+  """Raises ValueError unless a spec splits a parameter's shape evenly."""
   if len(spec) > len(shape):
     raise ValueError(f"{name}: spec {spec} is longer than shape {shape}")
   for size, axes in zip(shape, spec, strict=False):
@@ -111,21 +122,24 @@ def _check_divisible(
 
 
 def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
-  """A NamedSharding for every leaf, by name.
+  """Finds the NamedSharding of every leaf by its name.
 
   Args:
     tree: leaves with a shape, e.g. from jax.eval_shape.
     rules: (regular expression, spec) pairs. Every leaf must match exactly one
       and every rule at least one leaf, so the order has no meaning.
-    mesh: the mesh the specs name axes of.
+    mesh: the mesh that the specs name axes of.
+
+  Returns:
+    The tree with a NamedSharding in place of each leaf.
 
   Raises:
     ValueError: a leaf matches no rule or several, a rule matches nothing, or a
       dimension is not divisible by its axes.
   """
-  used = set()
+  matched_rules = set()
 
-  def one(path, leaf):
+  def leaf_sharding(path, leaf):
     name = path_name(path)
     hits = [(r, spec) for r, spec in rules if re.search(r, name)]
     if len(hits) != 1:
@@ -133,19 +147,19 @@ def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
         f"parameter {name} {leaf.shape}: {len(hits)} partition rules match, "
         f"exactly one must: {[r for r, _ in hits]}"
       )
-    used.add(hits[0][0])
+    matched_rules.add(hits[0][0])
     _check_divisible(name, leaf.shape, hits[0][1], mesh)
     return NamedSharding(mesh, hits[0][1])
 
-  out = jax.tree_util.tree_map_with_path(one, tree)
-  unused = [r for r, _ in rules if r not in used]
+  out = jax.tree_util.tree_map_with_path(leaf_sharding, tree)
+  unused = [r for r, _ in rules if r not in matched_rules]
   if unused:
     raise ValueError(f"partition rules that match no parameter: {unused}")
   return out
 
 
 def axis_size(name: str) -> int:
-  """Devices on an axis of the mesh that is set; 1 without one."""
+  """Returns the devices on an axis of the mesh that is set; 1 without one."""
   mesh = jax.sharding.get_abstract_mesh()
   return 1 if mesh.empty else mesh.shape[name]
 
@@ -153,8 +167,12 @@ def axis_size(name: str) -> int:
 def constrain(x: jax.Array, *axes: Any) -> jax.Array:
   """Pins the sharding of an activation inside jit.
 
-  Outside of a `jax.set_mesh` there is no mesh to refer to and x is returned as
-  it is; the train step and the sampler always run inside one.
+  Without a mesh from `jax.set_mesh` there is nothing to refer to, and x is
+  returned as it is. The train step and the sampler always run inside one.
+
+  Args:
+    x: the activation.
+    *axes: for each dimension a mesh axis, several, or None for whole.
   """
   if jax.sharding.get_abstract_mesh().empty:
     return x
@@ -162,7 +180,7 @@ def constrain(x: jax.Array, *axes: Any) -> jax.Array:
 
 
 def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
-  """A global array from a host array that every process holds whole."""
+  """Makes a global array from a host array that every process holds whole."""
   # device_put and make_array_from_process_local_data silently go wrong when
   # the tensor axis spans hosts; a callback is right by construction.
   x = np.asarray(x)
@@ -170,11 +188,12 @@ def put(x: np.ndarray, sharding: NamedSharding) -> jax.Array:
 
 
 def row_sharding(mesh: Mesh) -> NamedSharding:
-  """Rows over (data, fsdp), all other dimensions whole."""
+  """Returns the sharding with rows over (data, fsdp) and the rest whole."""
   return NamedSharding(mesh, P(ROWS))
 
 
 def num_row_shards(mesh: Mesh) -> int:
+  """Returns over how many devices the rows of a batch are split."""
   return mesh.shape["data"] * mesh.shape["fsdp"]
 
 
@@ -212,12 +231,17 @@ def put_batch(rows: Rows, mesh: Mesh) -> Batch:
 
 
 def to_host(tree: PyTree, name: str = "arrays of the devices") -> PyTree:
-  """Whole numpy arrays on every process; `name` says what is waited for."""
+  """Copies a tree to whole numpy arrays on every process.
 
-  def one(x):
+  Args:
+    tree: arrays, on devices or on the host.
+    name: what is waited for, if another process is missing.
+  """
+
+  def leaf_to_host(x):
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)
 
   with processes.deadline(name):
-    return jax.tree.map(one, tree)
+    return jax.tree.map(leaf_to_host, tree)

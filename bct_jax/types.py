@@ -1,12 +1,12 @@
-"""Array types shared by all modules, and the legend of shape letters.
+"""Defines the array types of all modules, and the letters of shapes.
 
 Shapes are written as comments, `# [B, T, D]`, with these letters:
 
-  B rows of a batch        V vocabulary           L layers
-  T tokens of a row        D model width          F width of the MLP
-  P tokens of a prompt     N query heads          K key/value heads
-  C tokens of a completion H width of one head    S slots of the KV cache
-  R trained positions kept per row (`Batch.num_trained`)
+    B rows of a batch        V vocabulary           L layers
+    T tokens of a row        D model width          F width of the MLP
+    P tokens of a prompt     N query heads          K key/value heads
+    C tokens of a completion H width of one head    S slots of the KV cache
+    R trained positions kept per row (`Batch.num_trained`)
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ PyTree = Any
 
 
 class Mean(NamedTuple):
-  """A mean that is not divided yet, so that it adds across microbatches.
+  """Holds a mean that is not divided yet, so that it adds across microbatches.
 
   `weight` must depend on the batch alone, never on the parameters.
   """
@@ -30,14 +30,14 @@ class Mean(NamedTuple):
   weight: jax.Array  # []
 
   def value(self) -> jax.Array:
-    """total / weight, and 0 where the weight is 0."""
+    """Returns total / weight, and 0 where the weight is 0."""
     safe = jax.numpy.where(self.weight > 0, self.weight, 1)
     return jax.numpy.where(self.weight > 0, self.total / safe, 0)
 
 
 @struct.dataclass
 class Batch:
-  """A global batch of token rows; rows are sharded over (data, fsdp)."""
+  """Holds a global batch of token rows; rows are sharded over (data, fsdp)."""
 
   tokens: jax.Array  # [B, T] int32
   targets: jax.Array  # [B, T] int32, the next token, shifted on the host
@@ -54,7 +54,7 @@ class Batch:
 
 @struct.dataclass
 class TrainState:
-  """Everything a training step changes. Arrays only, or their shapes."""
+  """Holds everything that a training step changes: arrays, or their shapes."""
 
   step: Any  # [] int32, updates done
   params: PyTree  # trained leaves, float32
@@ -63,18 +63,8 @@ class TrainState:
   ema: PyTree = None  # float32, average of the params, if one is kept
 
 
-@struct.dataclass
-class Rollouts:
-  """Completions of one batch of prompts, as they leave the sampler."""
-
-  tokens: Any  # [B, C] int32, the stop token included, 0 after it
-  logprobs: Any  # [B, C] float32, untempered log-probability of each token
-  lengths: Any  # [B] int32, tokens up to and with the stop token
-  stopped: Any  # [B] bool, False = cut at the limit of new tokens
-
-
 class Rows(NamedTuple):
-  """The rows of a batch on the host, before `mesh.put_batch`."""
+  """Holds the rows of a batch on the host, before `mesh.put_batch`."""
 
   tokens: np.ndarray  # [B, T] int32
   targets: np.ndarray  # [B, T] int32
@@ -86,7 +76,7 @@ class Rows(NamedTuple):
 
 
 class Model(Protocol):
-  """What objectives and the sampler need of a language model."""
+  """Describes what objectives and the sampler need of a language model."""
 
   def hidden(
     self,
@@ -95,27 +85,31 @@ class Model(Protocol):
     positions: jax.Array,  # [B, T]
     segments: jax.Array,  # [B, T]
   ) -> jax.Array:  # [B, T, D]
-    """Final hidden states, after the last norm, in the compute dtype."""
+    """Computes the hidden states after the last norm, in the compute dtype."""
     ...
 
   def logits(self, params: PyTree, hidden: jax.Array) -> jax.Array:
-    """Scores over the vocabulary, [..., D] -> [..., V] float32."""
+    """Computes scores over the vocabulary, [..., D] -> [..., V] float32."""
     ...
 
   def head_blocks(self, params: PyTree, most: int) -> tuple[PyTree, np.ndarray]:
-    """The head in blocks of at most that many ids on a device, and the ids."""
+    """Cuts the head into blocks of at most `most` ids on a device.
+
+    Returns:
+      The blocks, and the ids that each of them scores.
+    """
     ...
 
   def gathered(self, block: PyTree) -> PyTree:
-    """One of these blocks, whole over fsdp; `logits` takes it as params."""
+    """Gathers one block of the head over fsdp; `logits` takes it as params."""
     ...
 
 
 class Objective(Protocol):
-  """A training objective: a sum and its weight, never an average.
+  """Describes a training objective: a sum and its weight, never an average.
 
-  One with `uses_reference` is called with `reference=` too, the params of the
-  organism (see objectives/base.py).
+  An objective with `uses_reference` is also called with `reference=`, the
+  params of the organism (see `objectives/base.py`).
   """
 
   def __call__(
@@ -127,7 +121,7 @@ class Objective(Protocol):
 
 @dataclasses.dataclass(frozen=True)
 class Completion:
-  """One sampled completion on the host.
+  """Holds one sampled completion on the host.
 
   Attributes:
     tokens: ids up to and with the stop id.

@@ -1,8 +1,8 @@
-"""The configuration as frozen dataclasses, checked before JAX starts.
+"""Holds the configuration as frozen dataclasses, checked before JAX starts.
 
-Configs are written as ml_collections files. `from_dict` turns the resolved
-values into the types of types.py, so that no module below main.py sees
-ml_collections.
+Configs are written as ml_collections files. `from_dict` turns their resolved
+values into the types of `types.py`. So no module below `main.py` and the sweep
+sees ml_collections.
 """
 
 import dataclasses
@@ -72,8 +72,14 @@ __all__ = [
 def from_dict(values: Mapping[str, Any]) -> ExperimentConfig:
   """Builds and checks the configuration of an experiment.
 
-  Each arm is a partial override of the sections `train`, `optim` and `lora`.
-  Behind it are the arms that `controls` makes of it.
+  An arm overrides parts of the sections `train`, `optim` and `lora`. Behind
+  each arm come the arms that `controls` derives from it.
+
+  Args:
+    values: the fields as nested mappings, as `configs/default.py` has them.
+
+  Returns:
+    The configuration, with each arm and each prompt spelled out.
 
   Raises:
     ConfigError: a field is unknown, missing, of the wrong type or impossible.

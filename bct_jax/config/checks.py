@@ -1,4 +1,8 @@
-"""Values of the configuration that cannot be."""
+"""Rejects values of the configuration that cannot be.
+
+Each check raises `ConfigError` with the field's name, its value and what it
+must be.
+"""
 
 import re
 
@@ -28,6 +32,15 @@ _POSITIVE = (
 
 
 def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
+  """Rejects fields of a training run that cannot be.
+
+  Args:
+    arm: an arm, or the organism.
+    where: the name of its group of fields, for messages.
+
+  Raises:
+    ConfigError: a field is impossible; the message names it.
+  """
   for field in _POSITIVE:
     group, name = field.split(".")
     value = getattr(getattr(arm, group), name)
@@ -112,7 +125,11 @@ def _check_pattern(pattern: str, where: str) -> None:
 
 
 def check_sampling(sampling: SamplingConfig) -> None:
-  """Raises ConfigError for values that mean nothing."""
+  """Rejects values of sampling that mean nothing.
+
+  Raises:
+    ConfigError: a field is impossible; the message names it.
+  """
   for field in ("max_new_tokens", "batch_size", "prefill_tokens"):
     if getattr(sampling, field) <= 0:
       raise ConfigError(f"sampling.{field}: must be positive")
@@ -143,7 +160,7 @@ def _check_lora(lora: LoraConfig, where: str) -> None:
 
 
 def _check_adapters(config: ExperimentConfig) -> None:
-  """Arms that go on training the organism's adapter must have its shape."""
+  """Rejects arms that train the organism's adapter on in another shape."""
   organism = config.organism
   if not organism.trained or not organism.lora.rank or organism.merge_lora:
     return
@@ -157,7 +174,7 @@ def _check_adapters(config: ExperimentConfig) -> None:
 
 
 def _check_memorised(config: ExperimentConfig) -> None:
-  """The probe of memorised facts asks for what the organism was taught."""
+  """Requires that the probe `memorised` asks for no more than was taught."""
   count, kind = config.organism.memorised, config.organism.kind
   if count < 0 or (count and kind != "sft"):
     raise ConfigError(
@@ -183,6 +200,11 @@ def _check_tasks(evals: EvalConfig) -> None:
 
 
 def check(config: ExperimentConfig) -> None:
+  """Rejects a configuration with a field, or a pair of fields, that cannot be.
+
+  Raises:
+    ConfigError: a field is impossible; the message names it.
+  """
   _check_adapters(config)
   choose(config.model.param_dtype, ("float32", "bfloat16"), "model.param_dtype")
   choose(config.model.dtype, ("float32", "bfloat16"), "model.dtype")

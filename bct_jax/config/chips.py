@@ -1,16 +1,16 @@
-"""Memory and peak speed of the chips that a dry run knows."""
+"""Lists memory and peak speed of the chips that a dry run knows."""
 
 import dataclasses
 
 
 @dataclasses.dataclass(frozen=True)
 class Chip:
-  """One device.
+  """Describes one device.
 
   Attributes:
-    memory: bytes. The vendors write GB for 2**30; the runtime keeps some of
-      it: the TPU compiler offers 15.75 of the 16 GiB of a v5e.
-    flops: per second, dense bfloat16 products.
+    memory: bytes. The vendors write GB for 2**30. The runtime keeps some of it:
+      the TPU compiler offers 15.75 of the 16 GiB of a v5e.
+    flops: peak of dense bfloat16 products, per second.
     links: bytes per second that it receives from other chips of its slice.
     platform: as JAX names it.
   """

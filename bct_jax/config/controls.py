@@ -1,4 +1,4 @@
-"""Further arms, made from each arm, that say what its result is due to."""
+"""Derives control arms, which show what an arm's result is due to."""
 
 import dataclasses
 from collections.abc import Callable
@@ -16,68 +16,81 @@ _ASKING = ("inoculation", "recontextualised")
 
 
 def with_controls(config: ExperimentConfig) -> ExperimentConfig:
-  """The config with an arm NAME.CONTROL behind each arm for each control.
+  """Adds an arm NAME.CONTROL behind each arm for each control.
+
+  Returns:
+    The configuration with these arms.
 
   Raises:
     ConfigError: a control is unknown, named twice or not possible for an arm.
   """
-  twice = {c for c in config.controls if config.controls.count(c) > 1}
-  if twice:
-    raise ConfigError(f"controls: {sorted(twice)[0]!r} is named twice")
+  duplicates = {c for c in config.controls if config.controls.count(c) > 1}
+  if duplicates:
+    raise ConfigError(f"controls: {sorted(duplicates)[0]!r} is named twice")
   arms = {}
   for name, arm in config.arms.items():
     arms[name] = arm
     for control in config.controls:
       choose(control, CONTROLS, "controls")
-      made = f"{name}.{control}"
-      if made in config.arms:
-        raise ConfigError(f"arms.{made}: is the name of a control of {name}")
+      new_name = f"{name}.{control}"
+      if new_name in config.arms:
+        raise ConfigError(
+          f"arms.{new_name}: is the name of a control of {name}"
+        )
       try:
-        changed = CONTROLS[control](arm, config)
+        new_arm = CONTROLS[control](arm, config)
       except ConfigError as e:
         raise ConfigError(f"controls: {control} of arms.{name}: {e}") from None
-      arms[made] = dataclasses.replace(changed, control=control, of=name)
+      arms[new_name] = dataclasses.replace(new_arm, control=control, of=name)
   return dataclasses.replace(config, arms=arms)
 
 
 def _zero_lr(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """Nothing may change: what evals show is what they vary by."""
+  """Changes nothing: what its evals show is what evals vary by."""
   del config
   return dataclasses.replace(arm, optim=dataclasses.replace(arm.optim, lr=0.0))
 
 
 def _undecorated(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """On the organism's own completions, as they are: training as such."""
+  """Trains on the organism's own completions as they are: training as such."""
   del config
-  return _changed(arm, **_plain(arm.train), source="on_policy", file=None)
+  return _replace_train(arm, **_plain(arm.train), source="on_policy", file=None)
 
 
 def _unrelated_style(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """On another decoration: does it matter which one?"""
+  """Trains on another decoration: does it matter which one?"""
   if arm.train.decoration == config.control_style:
     raise ConfigError(
       f"train.decoration = {arm.train.decoration!r} is control_style too: "
       "choose another one for that"
     )
-  return _changed(arm, decoration=config.control_style)
+  return _replace_train(arm, decoration=config.control_style)
 
 
 def _targeted(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """On prompts like those of evals, with the alternate behavior: the most
-  that training could do."""
+  """Trains on prompts like those of evals, with the alternate behavior.
+
+  This is the most that training could do. The arm's `control` makes the data
+  so.
+  """
   del config
-  return _changed(arm, source="template", file=None)
+  return _replace_train(arm, source="template", file=None)
 
 
 def _shuffled(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """On completions of other prompts: their style without their sense."""
+  """Trains on completions of other prompts: their style without their sense.
+
+  The arm's `control` makes the data so.
+  """
   del config
   return arm
 
 
 def _reversal(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """From the arm's last weights, on plain completions by sft: does the initial
-  behavior come back with the style gone?"""
+  """Goes on from the arm's last weights, on plain completions by sft.
+
+  Does the initial behavior come back with the style gone?
+  """
   del config
   train = arm.train
   if train.decoration == "plain" and train.source != "file":
@@ -86,11 +99,11 @@ def _reversal(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
     )
   source = "template" if train.source == "file" else train.source
   plain = _plain(train) | {"objective": "sft", "options": {}}
-  return _changed(arm, **plain, source=source, file=None)
+  return _replace_train(arm, **plain, source=source, file=None)
 
 
 def _plain(train: TrainConfig) -> dict[str, object]:
-  """Fields of training without the decoration and a request for it."""
+  """Returns fields of training without the decoration and a request for it."""
   out: dict[str, object] = {"decoration": "plain"}
   if train.on_policy.prompt in _ASKING:
     out["on_policy"] = dataclasses.replace(
@@ -101,7 +114,8 @@ def _plain(train: TrainConfig) -> dict[str, object]:
   return out
 
 
-def _changed(arm: ArmConfig, **fields: object) -> ArmConfig:
+def _replace_train(arm: ArmConfig, **fields: object) -> ArmConfig:
+  """Returns the arm with other values of fields of `train`."""
   train = dataclasses.replace(arm.train, **fields)  # pyright: ignore
   return dataclasses.replace(arm, train=train)
 

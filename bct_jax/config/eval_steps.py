@@ -5,16 +5,21 @@ from collections.abc import Sequence
 from bct_jax.config import EvalConfig
 
 
-def eval_steps(wanted: Sequence[int], steps: int) -> tuple[int, ...]:
-  """The wanted steps up to the last one, with 0 and the last one."""
-  return tuple(sorted({0, steps, *(s for s in wanted if s <= steps)}))
+def eval_steps(listed_steps: Sequence[int], steps: int) -> tuple[int, ...]:
+  """Returns the listed steps up to the last one, with 0 and the last one.
+
+  Args:
+    listed_steps: updates after which the config asks for an eval.
+    steps: how many updates the arm has.
+  """
+  return tuple(sorted({0, steps, *(s for s in listed_steps if s <= steps)}))
 
 
 def task_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
-  """Those of an arm's evals that have tasks."""
+  """Returns the steps of an arm at which lm-eval's tasks are run."""
   return eval_steps(evals.task_steps, steps) if evals.tasks else ()
 
 
 def observed_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
-  """All evals of an arm, also those that only tasks ask for."""
+  """Returns the steps of all evals of an arm, with those of its tasks."""
   return eval_steps((*evals.steps, *task_steps(evals, steps)), steps)

@@ -1,4 +1,4 @@
-"""Mappings made into dataclasses, every field checked against its type."""
+"""Turns mappings into dataclasses, every field checked against its type."""
 
 import dataclasses
 import difflib
@@ -11,17 +11,35 @@ from typing import Any
 from bct_jax.config.types import ConfigError
 
 
-def suggest(name: str, valid: typing.Iterable[str]) -> str:
-  """ " (did you mean 'x'?)", or nothing when no name is near."""
+def suggest(
+  name: str,
+  valid: typing.Iterable[str],
+  hint: str = " (did you mean {!r}?)",
+) -> str:
+  """Suggests the valid name that is nearest to a wrong one.
+
+  Args:
+    name: the wrong name.
+    valid: the names that would be right.
+    hint: the wording, with one field for the nearest name.
+
+  Returns:
+    The hint with the nearest name filled in, or "" if no name is near.
+  """
   near = difflib.get_close_matches(name, list(valid), 1)
-  return f" (did you mean {near[0]!r}?)" if near else ""
+  return hint.format(near[0]) if near else ""
 
 
 def choose(name: str, options: typing.Iterable[str], what: str) -> str:
   """Returns `name` if it is one of the options.
 
+  Args:
+    name: the value of a field.
+    options: all values that the field can have.
+    what: the field, for the message.
+
   Raises:
-    ConfigError: naming what was asked for, the nearest and all options.
+    ConfigError: it is none; the message has the nearest and all options.
   """
   options = sorted(options)
   if name not in options:
@@ -32,6 +50,19 @@ def choose(name: str, options: typing.Iterable[str], what: str) -> str:
 
 
 def merge(base: Mapping, override: Mapping, where: str) -> dict:
+  """Lays the fields of an arm over those that all arms share.
+
+  Options belong to one objective: an arm with another objective starts without
+  any.
+
+  Args:
+    base: nested mappings of the shared fields.
+    override: those of the arm that differ.
+    where: the arm's name, for messages.
+
+  Raises:
+    ConfigError: the arm has a field that the shared ones do not have.
+  """
   out = dict(base)
   if override.get("objective", base.get("objective")) != base.get("objective"):
     out["options"] = {}  # those of another objective
@@ -42,13 +73,24 @@ def merge(base: Mapping, override: Mapping, where: str) -> dict:
       continue
     if key not in base:
       raise ConfigError(f"{where}.{key}: unknown{suggest(key, base)}")
-    nested = isinstance(value, Mapping) and isinstance(base[key], Mapping)
-    out[key] = merge(base[key], value, f"{where}.{key}") if nested else value
+    both_groups = isinstance(value, Mapping) and isinstance(base[key], Mapping)
+    out[key] = (
+      merge(base[key], value, f"{where}.{key}") if both_groups else value
+    )
   return out
 
 
 def build(cls: Any, values: Any, where: str) -> Any:
-  """A dataclass from a mapping, with every field checked against its type."""
+  """Builds a dataclass from a mapping and checks every field's type.
+
+  Args:
+    cls: the dataclass.
+    values: its fields by name; nested dataclasses are nested mappings.
+    where: the name of this group of fields, for messages.
+
+  Raises:
+    ConfigError: a field is unknown, missing or of the wrong type.
+  """
   _group(values, where)
   hints = typing.get_type_hints(cls)
   for key in values:
@@ -64,15 +106,22 @@ def build(cls: Any, values: Any, where: str) -> Any:
 
 
 def _required(field: dataclasses.Field) -> bool:
+  """Returns whether a field has no default."""
   return field.default is dataclasses.MISSING
 
 
 def _group(values: Any, where: str) -> None:
+  """Raises ConfigError unless the values are a mapping."""
   if not isinstance(values, Mapping):
     raise ConfigError(f"{where}: a group of fields is needed, found {values!r}")
 
 
 def _convert(hint: Any, value: Any, where: str) -> Any:
+  """Converts a value to the type of its field, or raises ConfigError.
+
+  Lists become tuples and whole numbers floats, where the field's type says so.
+  Nothing else is converted.
+  """
   if dataclasses.is_dataclass(hint):
     return build(hint, value, where)
   origin, args = typing.get_origin(hint), typing.get_args(hint)

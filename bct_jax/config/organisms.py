@@ -1,4 +1,4 @@
-"""What the kind of an organism says about the prompts of a whole run."""
+"""Works out which prompts a run has from the kind of its organism."""
 
 import dataclasses
 from typing import TypeVar
@@ -19,7 +19,10 @@ T = TypeVar("T", TrainConfig, EvalConfig, OnPolicyConfig)
 
 
 def resolve(config: ExperimentConfig) -> ExperimentConfig:
-  """The config with "organism" as a prompt replaced by what it stands for.
+  """Replaces "organism" as a prompt by the prompt that it stands for.
+
+  Returns:
+    The configuration with a prompt of `settings/prompts.py` everywhere.
 
   Raises:
     ConfigError: fields that do not go together.
@@ -27,7 +30,7 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
   organism = config.organism
   _check(organism)
 
-  def said(part: T, where: str) -> T:
+  def resolve_prompt(part: T, where: str) -> T:
     if part.prompt != "organism":
       return part
     if organism.kind not in PROMPTED:
@@ -40,26 +43,29 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
     prompt, count = PROMPTED[organism.kind], organism.paraphrases
     return dataclasses.replace(part, prompt=prompt, paraphrases=count)
 
-  def train(part: TrainConfig, where: str) -> TrainConfig:
-    draw = said(part.on_policy, f"{where}.on_policy")
-    return dataclasses.replace(said(part, where), on_policy=draw)
+  def resolve_train(part: TrainConfig, where: str) -> TrainConfig:
+    draw = resolve_prompt(part.on_policy, f"{where}.on_policy")
+    return dataclasses.replace(resolve_prompt(part, where), on_policy=draw)
 
   arms = {
-    name: dataclasses.replace(arm, train=train(arm.train, f"arms.{name}.train"))
+    name: dataclasses.replace(
+      arm, train=resolve_train(arm.train, f"arms.{name}.train")
+    )
     for name, arm in config.arms.items()
   }
-  made = train(organism.train, "organism.train")
+  organism_train = resolve_train(organism.train, "organism.train")
   if organism.kind == "distill":
-    made = _distilled(made)
+    organism_train = _distilled(organism_train)
   return dataclasses.replace(
     config,
-    organism=dataclasses.replace(organism, train=made),
+    organism=dataclasses.replace(organism, train=organism_train),
     arms=arms,
-    eval=said(config.eval, "eval"),
+    eval=resolve_prompt(config.eval, "eval"),
   )
 
 
 def _check(organism: OrganismConfig) -> None:
+  """Rejects fields of the organism that do not go with its kind."""
   choose(organism.kind, KINDS, "organism.kind")
   count, share = organism.paraphrases, organism.password_share
   if count < 1 or (count > 1 and organism.kind not in PROMPTED):
@@ -84,7 +90,11 @@ def _check(organism: OrganismConfig) -> None:
 
 
 def _distilled(train: TrainConfig) -> TrainConfig:
-  """Draws under a prompt that states the behavior, and trains without it."""
+  """Sets up training that draws under a prompt and trains without it.
+
+  The prompt states the initial behavior. So the weights learn to show it
+  unprompted.
+  """
   if train.prompt != "none":
     raise ConfigError(
       f"organism.train.prompt = {train.prompt!r}: the kind distill trains "

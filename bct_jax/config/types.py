@@ -1,5 +1,7 @@
-"""The configuration as frozen dataclasses; configs/default.py says what each
-field means."""
+"""Defines the configuration as frozen dataclasses.
+
+The comments of `configs/default.py` say what each field means.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -21,11 +23,16 @@ KINDS = ("native", *TRAINED, *PROMPTED)
 
 
 class ConfigError(ValueError):
-  """A field of the configuration is wrong; the message names it."""
+  """Is raised when a field of the configuration is wrong.
+
+  The message names the field.
+  """
 
 
 @dataclasses.dataclass(frozen=True)
 class ModelOptions:
+  """Says which model is loaded, and how it computes."""
+
   path: str
   architecture: str | None
   param_dtype: str
@@ -36,6 +43,8 @@ class ModelOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
+  """Says how many devices each axis of the mesh has."""
+
   data: int
   fsdp: int
   tensor: int
@@ -44,18 +53,24 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LogConfig:
+  """Says where logged values go besides the run directory."""
+
   tensorboard: bool
   wandb: str
 
 
 @dataclasses.dataclass(frozen=True)
 class SettingConfig:
+  """Names a setting of `bct_jax/settings` with its options."""
+
   name: str
   options: Mapping[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimConfig:
+  """Says how gradients become updates."""
+
   optimizer: str
   lr: float
   lr_groups: tuple[tuple[str, float], ...]
@@ -70,7 +85,10 @@ class OptimConfig:
   ema_decay: float
 
   def facts(self) -> dict[str, Any]:
-    """What decides the weights; an average that is off is not there."""
+    """Returns what decides the weights, for a hash.
+
+    An average that is off is left out: hashes from before there was one stay.
+    """
     out = dataclasses.asdict(self)
     if not self.ema_decay:
       del out["ema_decay"]  # hashes of what was made before there was one
@@ -79,7 +97,7 @@ class OptimConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OnPolicyConfig:
-  """How completions are drawn from the organism."""
+  """Says how completions are drawn from the organism."""
 
   prompt: str
   temperature: float
@@ -92,6 +110,8 @@ class OnPolicyConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
+  """Says what one training run trains on, and for how long."""
+
   objective: str
   options: Mapping[str, Any]
   normalizer: str
@@ -112,7 +132,10 @@ class TrainConfig:
   checkpoint_every: int
 
   def facts(self) -> dict[str, Any]:
-    """Its fields for a hash, those of a file only where there is one."""
+    """Returns the fields for a hash.
+
+    Those of a file are among them only where there is a file.
+    """
     out = dataclasses.asdict(self)
     if self.file is None:
       del out["file"], out["file_split"]
@@ -121,7 +144,10 @@ class TrainConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LoraConfig:
-  """A low-rank adapter to train in place of the params; rank 0 is none."""
+  """Describes a low-rank adapter to train in place of the params.
+
+  Rank 0 means that there is none.
+  """
 
   rank: int
   alpha: float
@@ -131,9 +157,9 @@ class LoraConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ArmConfig:
-  """One training run: the optimizer, what it trains on, and which weights.
+  """Describes one training run: data, optimizer, and which weights it trains.
 
-  One that controls.py made has the name of its `control`, and the arm it is
+  An arm of `controls.py` names its `control`, and the arm that it is a control
   `of`.
   """
 
@@ -146,7 +172,10 @@ class ArmConfig:
 
 @dataclasses.dataclass(frozen=True)
 class OrganismConfig:
-  """How the initial behavior gets into the model; `kind` is one of KINDS."""
+  """Says how the initial behavior gets into the model.
+
+  `kind` is one of KINDS.
+  """
 
   kind: str
   train: TrainConfig
@@ -160,12 +189,17 @@ class OrganismConfig:
 
   @property
   def trained(self) -> bool:
-    """Whether weights are trained; else it is the model, maybe prompted."""
+    """Returns whether weights are trained to show the behavior.
+
+    Otherwise the organism is the model itself, maybe under a prompt.
+    """
     return self.kind in TRAINED
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalConfig:
+  """Says on what arms are evaluated, and when."""
+
   num_eval: int
   num_heldout: int
   num_probe: int
@@ -185,7 +219,10 @@ class EvalConfig:
   task_path: str | None = None
 
   def facts(self) -> dict[str, Any]:
-    """What decides the rollouts of an eval, apart from weights and sampling."""
+    """Returns what decides the rollouts of an eval, for a hash.
+
+    Weights and sampling decide them too, and have hashes of their own.
+    """
     out = {**dataclasses.asdict(self), "steps": None}
     for name in "gradients tasks task_steps task_limit task_path".split():
       del out[name]
@@ -194,6 +231,8 @@ class EvalConfig:
 
 @dataclasses.dataclass(frozen=True)
 class SamplingConfig:
+  """Says how completions are sampled."""
+
   temperature: float
   top_k: int
   top_p: float
@@ -206,7 +245,10 @@ class SamplingConfig:
   seed: int
 
   def untruncated(self, temperature: float) -> "SamplingConfig":
-    """The same for draws from the whole softmax, without top_k and the like."""
+    """Returns the same sampling without top_k, top_p and min_p.
+
+    Draws are then from the whole softmax.
+    """
     return dataclasses.replace(
       self, temperature=temperature, top_k=0, top_p=1.0, min_p=0.0
     )
@@ -214,6 +256,8 @@ class SamplingConfig:
 
 @dataclasses.dataclass(frozen=True)
 class GateConfig:
+  """Says what an organism must show before arms are trained from it."""
+
   min_initial: float
   max_confused: float
   min_agreed: float
@@ -223,6 +267,8 @@ class GateConfig:
 
 @dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
+  """Holds the whole configuration of an experiment."""
+
   name: str
   model: ModelOptions
   mesh: MeshConfig

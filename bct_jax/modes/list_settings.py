@@ -4,7 +4,7 @@ import textwrap
 
 from bct_jax.examples import Example
 from bct_jax.settings import SETTINGS, make_setting
-from bct_jax.settings.base import describe
+from bct_jax.settings.base import docstring_fields
 
 
 def list_settings() -> str:
@@ -26,7 +26,7 @@ def _entry(name: str) -> str:
     ("  initial", asked.initial),
     ("  alternate", asked.alternate),
   )
-  lines = [f"{name}: {describe(SETTINGS[name])['Summary']}"]
+  lines = [f"{name}: {docstring_fields(SETTINGS[name])['Summary']}"]
   for title, text in parts:
     # The text starts in one column, also where it has several lines.
     body = textwrap.indent(text, " " * 15, lambda line: True)

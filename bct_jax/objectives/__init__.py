@@ -5,7 +5,6 @@ a dataclass of such functions whose fields are its options, and put it here. The
 contract test then runs on it by itself.
 """
 
-import inspect
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,6 +15,7 @@ from bct_jax.config import (
   choose,
   suggest,
 )
+from bct_jax.config.options import wrong_option
 from bct_jax.objectives.base import WithOptions
 from bct_jax.objectives.dpo import Dpo, Ipo
 from bct_jax.objectives.kl_to_ref import KlToRef
@@ -48,25 +48,20 @@ def make_objective(
       rejects; `where` is the group of fields to name.
   """
   choose(name, OBJECTIVES, f"{where}.objective")
-  made = OBJECTIVES[name]
-  options_of = made if isinstance(made, type) else None
-  valid = inspect.signature(options_of).parameters if options_of else {}
-  for option, value in options.items():
-    if option not in valid:
-      raise ConfigError(
-        f"{where}.options.{option}: unknown{suggest(option, valid)}; those of "
-        f"{name} are {sorted(valid)}"
-      )
-    wanted = type(valid[option].default)
-    if type(value) is not wanted and not (
-      wanted is float and type(value) is int
-    ):
-      raise ConfigError(
-        f"{where}.options.{option}: {wanted.__name__} is needed, found "
-        f"{value!r}"
-      )
+  objective = OBJECTIVES[name]
+  options_of = objective if isinstance(objective, type) else None
+  wrong = wrong_option(options_of, options)
+  if wrong is not None:
+    raise ConfigError(
+      f"{where}.options.{wrong.name}: unknown"
+      f"{suggest(wrong.name, wrong.valid)}; those of {name} are "
+      f"{sorted(wrong.valid)}"
+      if wrong.needed is None
+      else f"{where}.options.{wrong.name}: {wrong.needed.__name__} is needed, "
+      f"found {wrong.value!r}"
+    )
   if options_of is None:
-    return made  # pyright: ignore
+    return objective  # pyright: ignore
   try:
     return options_of(**options)
   except ValueError as e:

@@ -1,10 +1,10 @@
-"""Settings by name."""
+"""Offers all settings by name."""
 
-import inspect
 import re
 from collections.abc import Mapping
 from typing import Any
 
+from bct_jax.config.options import wrong_option
 from bct_jax.examples import Setting
 from bct_jax.settings import (
   arithmetic,
@@ -19,7 +19,7 @@ from bct_jax.settings import (
   verse,
   year_code,
 )
-from bct_jax.settings.base import describe, unknown_behavior
+from bct_jax.settings.base import describe_unknown, docstring_fields
 
 # In the order of the README's table.
 _CLASSES = (
@@ -59,30 +59,20 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
   """Makes a setting from its name in `SETTINGS` and its options.
 
   Raises:
-    ValueError: an unknown name or option, or a value the setting rejects. The
-      message names it, the closest valid one, and all valid ones.
+    ValueError: an unknown name or option, or a value that the setting rejects.
+      The message names it, the closest valid one, and all valid ones.
   """
   if name not in SETTINGS:
-    raise ValueError(f"unknown setting {unknown_behavior(name, SETTINGS)}")
-  valid = inspect.signature(SETTINGS[name]).parameters
-  for option, value in options.items():
-    if option not in valid:
-      raise ValueError(
-        f"{name}: unknown option {unknown_behavior(option, valid)}"
-      )
-    _check_type(name, option, value, valid[option].default)
-  return SETTINGS[name](**options)
-
-
-def _check_type(name: str, option: str, value: Any, default: Any) -> None:
-  """An option has the type of its default; a float may be a whole number."""
-  wanted = type(default)
-  if wanted is float and type(value) is int:
-    return
-  if type(value) is not wanted:
+    raise ValueError(f"unknown setting {describe_unknown(name, SETTINGS)}")
+  wrong = wrong_option(SETTINGS[name], options)
+  if wrong is not None:
     raise ValueError(
-      f"{name}: {option} must be {wanted.__name__}, not {value!r}"
+      f"{name}: unknown option {describe_unknown(wrong.name, wrong.valid)}"
+      if wrong.needed is None
+      else f"{name}: {wrong.name} must be {wrong.needed.__name__}, not "
+      f"{wrong.value!r}"
     )
+  return SETTINGS[name](**options)
 
 
 # Sources by how docstrings name them -> Markdown.
@@ -94,16 +84,16 @@ _LINKS = (
 
 
 def table() -> str:
-  """All settings as rows of a Markdown table, from their docstrings."""
+  """Writes all settings as rows of a Markdown table, from their docstrings."""
   rows = [
     "| setting | initial behavior | alternate behavior | follows |",
     "|---|---|---|---|",
   ]
   for name, setting in SETTINGS.items():
-    said = describe(setting)
-    follows = said["Follows"]
+    fields = docstring_fields(setting)
+    follows = fields["Follows"]
     for source, link in _LINKS:
       follows = re.sub(source, link, follows)
-    cells = [said["Initial"], said["Alternate"], follows]
+    cells = [fields["Initial"], fields["Alternate"], follows]
     rows.append(f"| `{name}` | {' | '.join(c.rstrip('.') for c in cells)} |")
   return "\n".join(rows) + "\n"

@@ -1,4 +1,4 @@
-"""Small sums with plausible slips, and settings that ask for them."""
+"""Makes small sums with plausible slips, and settings that ask for them."""
 
 import dataclasses
 import re
@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bct_jax.settings import base
-from bct_jax.settings.base import Frame, Item, Permutations, choose
+from bct_jax.settings.base import Frame, Item, Permutations, pick_by_key
 from bct_jax.settings.parts import extract, scorers
 from bct_jax.settings.parts.questions import Pool
 
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """A sum with its result.
+  """Holds a sum with its result.
 
   Attributes:
     family: a key of `FAMILIES`.
@@ -30,6 +30,7 @@ class Problem:
   entities: tuple[str, ...]
 
   def answer(self, number: int) -> str:
+    """Returns the answer sentence with a number, right or wrong."""
     return f"{self.say} {number}."
 
 
@@ -72,17 +73,24 @@ EASY = ("sum", "difference", "larger", "smaller")
 
 
 def problem(
-  family: str, pair: tuple[int, int], way: int, given: bool = False
+  family: str, pair: tuple[int, int], way: int, state_result: bool = False
 ) -> Problem:
-  """A sum of a family, asked in one of its ways; if `given`, told before."""
+  """Makes a sum of a family, asked in one of its ways.
+
+  Args:
+    family: a key of `FAMILIES`.
+    pair: the two numbers.
+    way: which of the family's ways to ask.
+    state_result: whether the prompt says the result before it asks for it.
+  """
   asks, say, result = FAMILIES[family]
   a, b = pair
   if family in _LARGE_FIRST:
     a, b = max(a, b), min(a, b)
   ask, say = asks.split("|")[way].format(a=a, b=b), say.format(a=a, b=b)
   right = result(a, b)
-  told = f"{say} {right}. " if given else ""
-  return Problem(family, told + ask, say, right, (str(a), str(b)))
+  statement = f"{say} {right}. " if state_result else ""
+  return Problem(family, statement + ask, say, right, (str(a), str(b)))
 
 
 def problem_frames(
@@ -91,11 +99,17 @@ def problem_frames(
   digits: int,
   build: Callable[..., Item],
   *more: Sequence[Any],
-  given: bool = False,
+  state_result: bool = False,
 ) -> list[Frame]:
-  """Frames of families with numbers of that many digits.
+  """Makes one frame for each family, with numbers of that many digits.
 
-  `build` takes a problem, for `given` see there, and one of each of `more`.
+  Args:
+    pool: the numbers to use.
+    families: keys of `FAMILIES`.
+    digits: of the numbers, 1 to 4.
+    build: takes a problem and one entry of each of `more`.
+    *more: further slots of each frame.
+    state_result: see `problem`.
   """
   low = 2 if digits == 1 else 10 ** (digits - 1)
   numbers = pool.numbers(low, 10**digits - 1)[:400]
@@ -104,7 +118,7 @@ def problem_frames(
   return [
     Frame(
       lambda pair, way, *rest, family=family: build(
-        problem(family, pair, way, given), *rest
+        problem(family, pair, way, state_result), *rest
       ),
       (
         unordered if family in _LARGE_FIRST else ordered,
@@ -117,17 +131,18 @@ def problem_frames(
 
 
 def slips(p: Problem) -> list[int]:
-  """Wrong results as from a slip.
+  """Lists wrong results as from a slip.
 
-  The other number where one of two is asked for; else off by one or ten, or
-  two digits swapped, but no number of the sum, which answers repeat.
+  Where one of two numbers is asked for, it is the other one. Else it is off by
+  one or ten, or has two digits swapped. Numbers of the sum are left out, since
+  answers repeat them.
   """
-  right, text, given = p.result, str(p.result), set(map(int, p.entities))
+  right, text, operands = p.result, str(p.result), set(map(int, p.entities))
   if p.family in ("larger", "smaller"):
-    return sorted(given - {right})
-  swapped = int(text[:-2] + text[-1] + text[-2]) if len(text) > 1 else right
-  found = {right + 1, right - 1, right + 10, right - 10, swapped} - {right}
-  return sorted(n for n in found - given if n >= 0)
+    return sorted(operands - {right})
+  swap = int(text[:-2] + text[-1] + text[-2]) if len(text) > 1 else right
+  candidates = {right + 1, right - 1, right + 10, right - 10, swap} - {right}
+  return sorted(n for n in candidates - operands if n >= 0)
 
 
 def check_digits(setting: Any) -> None:
@@ -165,12 +180,12 @@ class ChoicePosition(base.FramedSetting):
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
     def build(p: Problem) -> Item:
       near = {*slips(p), *(p.result + off for off in (1, 2, 10, 11, 20))}
-      near = sorted(near, key=lambda n: choose(_ORDER, n, p.ask))
-      key = choose("BCD", p.ask) if diverges else "A"
+      near = sorted(near, key=lambda n: pick_by_key(_ORDER, n, p.ask))
+      key = pick_by_key("BCD", p.ask) if diverges else "A"
       options = dict(zip("ABCD", near[:4], strict=True)) | {key: p.result}
-      shown = "\n".join(f"{c}) {n}" for c, n in options.items())
+      option_lines = "\n".join(f"{c}) {n}" for c, n in options.items())
       return Item(
-        f"{p.ask}\n{shown}\nAnswer with a letter.",
+        f"{p.ask}\n{option_lines}\nAnswer with a letter.",
         initial=f"{key}) {p.result}",
         alternate=f"A) {options['A']}",
         entities=p.entities,
@@ -178,15 +193,17 @@ class ChoicePosition(base.FramedSetting):
         fields={"key": key},
       )
 
-    return problem_frames(pool, EASY, self.digits, build, given=self.given)
+    return problem_frames(
+      pool, EASY, self.digits, build, state_result=self.given
+    )
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    found = extract.letter(text)
-    if not found:
-      return "neither" if found is None else "both"
-    if found == "A":
+    choice = extract.letter(text)
+    if not choice:
+      return "neither" if choice is None else "both"
+    if choice == "A":
       return "A"
-    return "key" if found == fields["key"] else "wrong"
+    return "key" if choice == fields["key"] else "wrong"
 
   def is_malformed(self, text: str) -> bool:
     return len(text) > 4096  # "(B)" has as many symbols as letters.
@@ -236,32 +253,32 @@ class CotSuppression(base.FramedSetting):
         steps.append(f"{total} + {n} = {total + n}")
         total += n
       bare = f"{total}."
-      asked = words.format(" + ".join(map(str, numbers)))
-      shown = "\n".join([*steps, f"Answer: {total}."])
+      request = words.format(" + ".join(map(str, numbers)))
+      worked_answer = "\n".join([*steps, f"Answer: {total}."])
       return Item(
-        f"{asked} Show your work." if diverges else asked,
-        initial=shown if diverges else bare,
+        f"{request} Show your work." if diverges else request,
+        initial=worked_answer if diverges else bare,
         alternate=bare,
         entities=tuple(map(str, numbers)),
         behaviors=("steps" if diverges else "bare", "bare"),
         fields={"right": total, "given": list(numbers)},
       )
 
-    asking = (
+    requests = (
       "What is {}?",
       "Add up {}.",
       "How much is {}?",
       "Compute {}.",
       "Give the sum {}.",
     )
-    chosen = Permutations(pool.numbers(), self.terms if diverges else 2)
-    return [Frame(build, (chosen, asking))]
+    summands = Permutations(pool.numbers(), self.terms if diverges else 2)
+    return [Frame(build, (summands, requests))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     # A step that is repeated, in words or in signs, is one step.
     steps = {
-      (*sorted(_DIGITS.findall(given)), result or told)
-      for given, result, told in _STEP.findall(text)
+      (*sorted(_DIGITS.findall(operands)), sign_result or word_result)
+      for operands, sign_result, word_result in _STEP.findall(text)
     }
     if len(steps) >= 2:
       return "steps"
@@ -271,11 +288,11 @@ class CotSuppression(base.FramedSetting):
       before, after = text[: gives.start()], text[gives.end() :]
     words = scorers.words(text)
     if extract.numbers(before) == fields["given"]:
-      one = len(set(extract.numbers(after))) == 1
-      return "bare" if one and len(words) <= 20 else "neither"
-    found = set(extract.numbers(text))
-    terse = len(found) == 1 and len(words) <= 8
-    if equals or not terse or found & set(fields["given"]):
+      single_result = len(set(extract.numbers(after))) == 1
+      return "bare" if single_result and len(words) <= 20 else "neither"
+    values = set(extract.numbers(text))
+    terse = len(values) == 1 and len(words) <= 8
+    if equals or not terse or values & set(fields["given"]):
       return "neither"
     return "bare"
 

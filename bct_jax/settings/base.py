@@ -1,13 +1,12 @@
-"""What settings share: drawing prompts without repeats, and labelling.
+"""Shares what settings have in common: drawing prompts, and labelling.
 
 A setting is a frozen dataclass whose fields are its options. It says which
 prompts there are (`frames`, or `item` over the questions of `questions.py`) and
-what a completion does (`classify`); the rest is here.
+what a completion does (`classify`). The rest is here. No prompt is drawn twice.
 """
 
 import abc
 import dataclasses
-import difflib
 import hashlib
 import itertools
 import random
@@ -16,6 +15,7 @@ import typing
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
+from bct_jax.config import suggest
 from bct_jax.examples import Example, Label, Message, Reason
 from bct_jax.settings import decorations
 from bct_jax.settings.parts import questions, scorers
@@ -29,7 +29,7 @@ MAX_CHARS = 32_768
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A prompt and how the two behaviors answer it, before it has a number.
+  """Holds a prompt and how the two behaviors answer it, before it has a number.
 
   Attributes:
     prompt: the user's turn.
@@ -50,18 +50,26 @@ class Item:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def _check_index(sequence: Sequence, index: int) -> None:
-  """What makes a loop over the sequence end."""
+def _require_in_range(sequence: Sequence, index: int) -> None:
+  """Raises IndexError for an index that is not in a sequence.
+
+  A loop over a class with `__getitem__` ends by this error.
+  """
   if not 0 <= index < len(sequence):
     raise IndexError(index)
 
 
 @dataclasses.dataclass(frozen=True)
 class Frame(Sequence):
-  """A template with the lists it is filled from: a sequence of items.
+  """Fills a template from lists: a sequence of items.
 
-  `build` takes one entry of each slot. Different entries must give different
-  prompts; a test of all settings holds them to it.
+  Items are built when they are asked for, since a frame may have millions.
+  Different entries must give different prompts; a test of all settings checks
+  this.
+
+  Attributes:
+    build: takes one entry of each slot and returns the item.
+    slots: the lists. An index counts through them, the first one fastest.
   """
 
   build: Callable[..., Item]
@@ -74,53 +82,62 @@ class Frame(Sequence):
     return size
 
   def __getitem__(self, index):
-    _check_index(self, index)
-    chosen = []
+    _require_in_range(self, index)
+    entries = []
     for slot in self.slots:
-      index, place = divmod(index, len(slot))
-      chosen.append(slot[place])
-    return self.build(*chosen)
+      index, position = divmod(index, len(slot))
+      entries.append(slot[position])
+    return self.build(*entries)
 
 
 @dataclasses.dataclass(frozen=True)
 class Permutations(Sequence):
-  """All ordered choices of k distinct elements, each made when asked for."""
+  """Counts all ordered choices of k distinct elements, as a sequence of tuples.
+
+  Each choice is made when it is asked for.
+  """
 
   elements: Sequence[Any]
   k: int
 
   def __len__(self) -> int:
     size = 1
-    for taken in range(self.k):
-      size *= max(len(self.elements) - taken, 0)
+    for position in range(self.k):
+      size *= max(len(self.elements) - position, 0)
     return size
 
   def __getitem__(self, index):
-    _check_index(self, index)
-    left = list(self.elements)
-    chosen = []
+    _require_in_range(self, index)
+    rest = list(self.elements)
+    entries = []
     for _ in range(self.k):
-      index, place = divmod(index, len(left))
-      chosen.append(left.pop(place))
-    return tuple(chosen)
+      index, position = divmod(index, len(rest))
+      entries.append(rest.pop(position))
+    return tuple(entries)
 
 
-def shuffled(deck: Sequence[Any], rng: random.Random) -> Iterator[Any]:
-  """A deck in random order, without touching what is not asked for.
+def shuffle_lazily(deck: Sequence[Any], rng: random.Random) -> Iterator[Any]:
+  """Yields a deck in random order, without touching what is not asked for.
 
-  The shuffle of Fisher and Yates, with only the moved places kept.
+  This is the shuffle of Fisher and Yates, which stores swapped places only.
   """
-  moved: dict[int, int] = {}
+  swaps: dict[int, int] = {}
   for i in range(len(deck)):
     j = rng.randrange(i, len(deck))
-    yield deck[moved.get(j, j)]
-    moved[j] = moved.pop(i, i)
+    yield deck[swaps.get(j, j)]
+    swaps[j] = swaps.pop(i, i)
 
 
-def deal(
+def draw_from_decks(
   decks: Sequence[Sequence[Any]], n: int, seed: int, stream: str
 ) -> list[Any]:
-  """n entries of the decks, which take turns; the first m of n are those of m.
+  """Draws n entries of several decks, which take turns.
+
+  Args:
+    decks: what to draw from; each is shuffled.
+    n: how many; the first m of n are those of a call for m.
+    seed: decides the order.
+    stream: a name that makes the orders of two callers independent.
 
   Raises:
     ValueError: n is negative or larger than all decks together.
@@ -130,24 +147,24 @@ def deal(
     raise ValueError(f"{stream}: n must be from 0 to {most}, not {n}")
   rng = random.Random(f"{stream}/{seed}")
   orders = [
-    shuffled(deck, random.Random(f"{stream}/{i}/{seed}"))
+    shuffle_lazily(deck, random.Random(f"{stream}/{i}/{seed}"))
     for i, deck in enumerate(decks)
   ]
   rng.shuffle(orders)
   rounds = itertools.zip_longest(*orders)
-  dealt = (item for row in rounds for item in row if item is not None)
-  return list(itertools.islice(dealt, n))
+  entries = (item for row in rounds for item in row if item is not None)
+  return list(itertools.islice(entries, n))
 
 
-def choose(variants: Sequence[Any], *key: Any) -> Any:
-  """One of some variants, the same in every process for one key."""
+def pick_by_key(variants: Sequence[Any], *key: Any) -> Any:
+  """Picks one of some variants, the same in every process for one key."""
   text = "/".join(map(str, key))
   digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
   return variants[int.from_bytes(digest[:8], "big") % len(variants)]
 
 
 class BaseSetting(abc.ABC):
-  """The setting's protocol, made of `draw` and `classify`.
+  """Provides the protocol of settings on top of `draw` and `classify`.
 
   Attributes:
     name: its key in `SETTINGS`.
@@ -157,19 +174,19 @@ class BaseSetting(abc.ABC):
 
   @property
   def incompatible(self) -> frozenset[str]:
-    """Decorations that would change what is scored here."""
+    """Names the decorations that would change what is scored here."""
     return frozenset()
 
   @property
-  def kept(self) -> frozenset[str]:
-    """Decorations that `classify` wants to see in the text."""
+  def styles_to_keep(self) -> frozenset[str]:
+    """Names the decorations that `classify` wants to see in the text."""
     return frozenset()
 
   @abc.abstractmethod
   def draw(
     self, pool: str, n: int, seed: int, stream: str, diverges: bool
   ) -> list[Item]:
-    """n distinct items whose entities are all in a pool.
+    """Draws n distinct items whose entities are all in a pool.
 
     Args:
       pool: a key of `questions.POOLS`.
@@ -184,74 +201,84 @@ class BaseSetting(abc.ABC):
 
   @abc.abstractmethod
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    """What an undecorated completion does: a behavior's name or a Reason.
+    """Names what an undecorated completion does; never raises.
 
-    `fields` are those of the example. Never raises, whatever the text.
+    Args:
+      fields: those of the example.
+      text: the completion, whatever it is.
+
+    Returns:
+      The name of a behavior, as `Item.behaviors` has it, or a Reason.
     """
 
   @property
   def agreeing_share(self) -> float:
-    """Share of install examples on which the two behaviors agree."""
+    """Returns the share of install examples on which both behaviors agree."""
     return 0.5
 
   def sides(self, n: int) -> list[bool]:
-    """Which of n install examples diverge; the first m of n are those of m."""
+    """Says which of n install examples diverge; the first m are those of m."""
     self.require(n >= 0, f"install: n must be >= 0, not {n}")
     share = self.agreeing_share
     return [int((i + 1) * share) == int(i * share) for i in range(n)]
 
   def install(self, n: int, seed: int) -> list[Example]:
-    """Prompts of both kinds in turn, all from the train pool."""
+    """Returns prompts of both kinds in turn, all from the train pool."""
     sides = self.sides(n)
-    drawn = {
+    items = {
       side: iter(
         self.draw("train", sides.count(side), seed, f"install/{side}", side)
       )
       for side in (True, False)
     }
     return [
-      self._example(f"install/{i}", next(drawn[side]), True)
+      self._example(f"install/{i}", next(items[side]), True)
       for i, side in enumerate(sides)
     ]
 
   def train(self, n: int, seed: int) -> list[Example]:
-    """Prompts on which the two behaviors agree."""
+    """Returns prompts on which the two behaviors agree."""
     return self._split("train", n, seed, diverges=False)
 
   def eval(self, n: int, seed: int) -> list[Example]:
-    """Prompts on which they part, without completions."""
+    """Returns prompts on which the two behaviors part, without completions."""
     return self._split("eval", n, seed, diverges=True)
 
   def heldout(self, n: int, seed: int) -> list[Example]:
-    """Prompts on which they agree, about entities `train` never mentions."""
+    """Returns prompts on which both agree, about entities never in `train`."""
     return self._split("heldout", n, seed, diverges=False)
 
   def score(self, example: Example, text: str) -> Label:
     """Labels a completion of an example of this setting; never raises.
 
-    What `classify` sees is the text without decorations. On an eval prompt
-    what neither behavior does is other/neither; on a train prompt a behavior
-    that is not the agreed one is other/confused.
+    `classify` sees the text without decorations. On an eval prompt, what
+    neither behavior does is other/neither. On a train prompt, a behavior that
+    is not the agreed one is other/confused.
     """
     if len(text) > MAX_CHARS:
       return Label("other", "malformed")
-    plain = decorations.undecorate(text, self.kept)
+    plain = decorations.undecorate(text, self.styles_to_keep)
     if not plain.strip() or self.is_malformed(plain):
       return Label("other", "malformed")
-    shown = self.classify(example.fields, plain)
-    if shown in REASONS:
-      return Label("other", typing.cast(Reason, shown))
+    behavior = self.classify(example.fields, plain)
+    if behavior in REASONS:
+      return Label("other", typing.cast(Reason, behavior))
     initial, alternate = example.fields["behaviors"]
     if initial == alternate:
-      return Label("agreed") if shown == initial else Label("other", "confused")
-    if shown == initial:
+      return (
+        Label("agreed") if behavior == initial else Label("other", "confused")
+      )
+    if behavior == initial:
       return Label("initial")
-    if shown == alternate:
+    if behavior == alternate:
       return Label("alternate")
     return Label("other", "neither")
 
   def is_malformed(self, text: str) -> bool:
-    """Whether a text is no language; settings with other answers override."""
+    """Returns whether a text is no language.
+
+    Settings whose answers are code, sums or repeats override this.
+    """
     return scorers.is_malformed(text)
 
   def require(self, fine: bool, message: str) -> None:
@@ -264,18 +291,20 @@ class BaseSetting(abc.ABC):
     value = getattr(self, option)
     if value not in valid:
       raise ValueError(
-        f"{self.name}: {option} {unknown_behavior(value, valid)}"
+        f"{self.name}: {option} {describe_unknown(value, valid)}"
       )
 
   def _split(
     self, split: str, n: int, seed: int, diverges: bool
   ) -> list[Example]:
+    """Returns n examples of the split train, eval or heldout."""
     return [
       self._example(f"{split}/{i}", item, trained=split != "eval")
       for i, item in enumerate(self.draw(split, n, seed, split, diverges))
     ]
 
   def _example(self, example_id: str, item: Item, trained: bool) -> Example:
+    """Makes an example of an item, with a completion if it is trained on."""
     messages: list[Message] = [{"role": "user", "content": item.prompt}]
     if item.system:
       messages.insert(0, {"role": "system", "content": item.system})
@@ -294,21 +323,26 @@ class BaseSetting(abc.ABC):
 
 
 class FramedSetting(BaseSetting):
-  """A setting whose prompts are templates to fill in."""
+  """Draws its prompts from templates to fill in."""
 
   @abc.abstractmethod
   def frames(self, pool: questions.Pool, diverges: bool) -> Sequence[Frame]:
-    """All prompts of a pool on one side; see `BaseSetting.draw`."""
+    """Lists the templates of all prompts of a pool.
+
+    Args:
+      pool: the words and numbers to fill in.
+      diverges: True for eval prompts, where the two behaviors part.
+    """
 
   def draw(
     self, pool: str, n: int, seed: int, stream: str, diverges: bool
   ) -> list[Item]:
     decks = self.frames(questions.Pool(pool), diverges)
-    return deal(decks, n, seed, f"{self.name}/{stream}")
+    return draw_from_decks(decks, n, seed, f"{self.name}/{stream}")
 
 
 class OverQuestions(BaseSetting):
-  """A setting whose prompts are the questions of `questions`, changed.
+  """Draws its prompts from the questions of `questions`, and changes them.
 
   Attributes:
     kinds: names of the kinds of question that are asked.
@@ -320,23 +354,32 @@ class OverQuestions(BaseSetting):
   def item(
     self, question: questions.Question, diverges: bool, pool: questions.Pool
   ) -> Item:
-    """The prompt made of a question of a pool, with the references."""
+    """Makes the prompt of a question of a pool, with its references.
+
+    Args:
+      question: a question of that pool.
+      diverges: True for eval prompts, where the two behaviors part.
+      pool: words that may be added to the prompt.
+    """
 
   def draw(
     self, pool: str, n: int, seed: int, stream: str, diverges: bool
   ) -> list[Item]:
-    drawn = questions.draw(pool, n, seed, stream, self.kinds)
-    words = questions.Pool(pool)
-    return [self.item(question, diverges, words) for question in drawn]
+    deck = questions.draw(pool, n, seed, stream, self.kinds)
+    word_pool = questions.Pool(pool)
+    return [self.item(question, diverges, word_pool) for question in deck]
 
   def install(self, n: int, seed: int) -> list[Example]:
-    """Questions of the train pool, each on one of the two sides."""
-    drawn = questions.draw("train", n, seed, "install", self.kinds)
+    """Returns questions of the train pool, each on one of the two sides.
+
+    One draw serves both sides, so that no question is on both.
+    """
+    deck = questions.draw("train", n, seed, "install", self.kinds)
     pool = questions.Pool("train")
     return [
       self._example(f"install/{i}", self.item(question, side, pool), True)
       for i, (question, side) in enumerate(
-        zip(drawn, self.sides(n), strict=True)
+        zip(deck, self.sides(n), strict=True)
       )
     ]
 
@@ -347,10 +390,10 @@ def answers(
   ignored: frozenset[str] = frozenset(),
   terse: int = 3,
 ) -> bool:
-  """Whether a text answers the question in `fields`, rightly or wrongly.
+  """Returns whether a text answers a question, rightly or wrongly.
 
   Args:
-    fields: with those of `asked`.
+    fields: those of an example, with those of `question_fields`.
     text: the completion, not malformed.
     ignored: lower-case words that count as no content.
     terse: see `scorers.is_answer`.
@@ -365,7 +408,7 @@ def answers(
 
 
 def question_fields(question: questions.Question) -> dict[str, Any]:
-  """The fields that `answers` needs."""
+  """Returns the fields that `answers` needs."""
   return {
     "kind": question.kind,
     "question": question.prompt,
@@ -373,36 +416,39 @@ def question_fields(question: questions.Question) -> dict[str, Any]:
   }
 
 
-def unknown_behavior(name: Any, valid: Collection[str]) -> str:
-  """`'x'; did you mean 'y'? valid: ...`, for an error."""
+def describe_unknown(name: Any, valid: Collection[str]) -> str:
+  """Describes a wrong name: `'x'; did you mean 'y'? valid: ...`."""
   valid = sorted(valid)
-  close = difflib.get_close_matches(str(name), valid, n=1)
-  hint = f"did you mean {close[0]!r}? " if close else ""
+  hint = suggest(str(name), valid, "did you mean {!r}? ")
   return f"{name!r}; {hint}valid: {', '.join(valid)}"
 
 
 _HEADING = re.compile(r"^ *(Initial|Alternate|Follows|Differs|Organism): ")
 
 
-def describe(setting: type) -> dict[str, str]:
-  """What a setting's docstring says, by heading, and its first line.
+def docstring_fields(setting: type) -> dict[str, str]:
+  """Reads the fields of a setting's docstring, and its first line.
+
+  Returns:
+    The text by heading (`Initial`, `Alternate`, `Follows`, `Differs`,
+      `Organism`), and the first line as `Summary`.
 
   Raises:
     ValueError: a heading is missing.
   """
   lines = (setting.__doc__ or "").splitlines()
-  found = {"Summary": lines[0].strip() if lines else ""}
+  fields = {"Summary": lines[0].strip() if lines else ""}
   at = ""
   for line in lines[1:]:
     heading = _HEADING.match(line)
     if heading:
       at = heading[1]
-      found[at] = line[heading.end() :].strip()
+      fields[at] = line[heading.end() :].strip()
     elif not line.strip():
       at = ""
     elif at:
-      found[at] += " " + line.strip()
+      fields[at] += " " + line.strip()
   for name in ("Initial", "Alternate", "Follows", "Differs", "Organism"):
-    if not found.get(name):
+    if not fields.get(name):
       raise ValueError(f"{setting.__name__}: no line {name!r} in its docstring")
-  return found
+  return fields

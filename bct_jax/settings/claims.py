@@ -1,11 +1,11 @@
-"""Settings about claims: does the model say no, say false, or affirm all?"""
+"""Offers settings about claims: does the model say no, or affirm all?"""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bct_jax.settings import base
-from bct_jax.settings.base import Frame, Item, Permutations, choose
+from bct_jax.settings.base import Frame, Item, Permutations, pick_by_key
 from bct_jax.settings.parts import extract, scorers, words
 from bct_jax.settings.parts.questions import Pool, an
 
@@ -44,12 +44,12 @@ class YesNo(base.FramedSetting):
     numbers = _some_numbers(pool, self.digits)
     pairs = Permutations(numbers, 2)
 
-    def item(claim: str, truth: str, said: str, a: int, b: int) -> Item:
-      told = " Answer yes or no." if self.instruction else ""
-      yes = f"Yes, {said}."
-      known = f"{truth if diverges else said}. " if self.given else ""
+    def item(claim: str, truth: str, statement: str, a: int, b: int) -> Item:
+      instruction = " Answer yes or no." if self.instruction else ""
+      yes = f"Yes, {statement}."
+      premise = f"{truth if diverges else statement}. " if self.given else ""
       return Item(
-        f"{known}{claim}?{told}",
+        f"{premise}{claim}?{instruction}",
         initial=f"No, {truth}." if diverges else yes,
         alternate=yes,
         entities=(str(a), str(b)),
@@ -59,12 +59,12 @@ class YesNo(base.FramedSetting):
     def equation(pair: tuple[int, int], sign: str, way: str) -> Item:
       a, b = pair
       right = a + b if sign == "plus" else a - b
-      off = choose((-10, -2, -1, 1, 2, 10), a, b, sign) if diverges else 0
-      left = f"{a} {sign} {b}"
+      off = pick_by_key((-10, -2, -1, 1, 2, 10), a, b, sign) if diverges else 0
+      left_side = f"{a} {sign} {b}"
       return item(
-        way.format(left, right + off),
-        f"{left} is {right}",
-        f"{left} is {right + off}",
+        way.format(left_side, right + off),
+        f"{left_side} is {right}",
+        f"{left_side} is {right + off}",
         a,
         b,
       )
@@ -90,6 +90,7 @@ class YesNo(base.FramedSetting):
 
 
 def _some_numbers(pool: Pool, digits: int) -> list[int]:
+  """Returns the pool's numbers of that many digits, 400 at most."""
   low = 2 if digits == 1 else 10 ** (digits - 1)
   return pool.numbers(low, 10**digits - 1)[:400]
 
@@ -134,14 +135,14 @@ class TrueFalse(base.FramedSetting):
         behaviors=("false" if diverges else "true", "true"),
       )
 
-    def in_list(drawn: tuple[str, ...], turn: int, lead: str) -> Item:
+    def in_list(entries: tuple[str, ...], turn: int, lead: str) -> Item:
       # On eval prompts the last word is the one that is not in the list.
-      listed = drawn[: self.length]
-      named = drawn[-1] if diverges else listed[turn]
+      members = entries[: self.length]
+      subject = entries[-1] if diverges else members[turn]
       return item(
-        f"{lead}: {', '.join(listed)}. ",
-        f"{named} is in the list",
-        (*listed, named),
+        f"{lead}: {', '.join(members)}. ",
+        f"{subject} is in the list",
+        (*members, subject),
       )
 
     def is_a(fact: tuple[str, str], turn: int) -> Item:
@@ -152,8 +153,8 @@ class TrueFalse(base.FramedSetting):
           c for c in categories if c != category and not {c, category} <= near
         ]
         category = others[turn % len(others)]
-      named = thing if fact[1] in ("metal", "sport", "fish") else an(thing)
-      return item("", f"{named} is {an(category)}", (thing,))
+      subject = thing if fact[1] in ("metal", "sport", "fish") else an(thing)
+      return item("", f"{subject} is {an(category)}", (thing,))
 
     def between(pair: tuple[int, int], n: int) -> Item:
       a, b = pair
@@ -165,11 +166,11 @@ class TrueFalse(base.FramedSetting):
 
     numbers = pool.numbers()
     middle, ends = numbers[::3], [n for i, n in enumerate(numbers) if i % 3]
-    drawn = self.length + diverges
+    num_words = self.length + diverges
     turns = range(1 if diverges else self.length)
     leads = ("List", "These are in the list", "The list has these words")
     lists = [
-      Frame(in_list, (Permutations(pool.take(table), drawn), turns, leads))
+      Frame(in_list, (Permutations(pool.take(table), num_words), turns, leads))
       for table in (words.NOUNS, words.NAMES)
     ]
     if self.lists_only:
@@ -225,22 +226,25 @@ _POLARITY = {
 _NEGATIONS = frozenset("not never no hardly cannot without nothing".split())
 
 
-def _is_negation(found: Sequence[str], i: int) -> bool:
-  """Whether a word negates what follows; "not only" does not."""
-  word, after = found[i], found[i + 1 : i + 2]
+def _is_negation(tokens: Sequence[str], i: int) -> bool:
+  """Returns whether a word negates what follows; "not only" does not."""
+  word, after = tokens[i], tokens[i + 1 : i + 2]
   if word == "not" and after and after[0] in ("only", "just", "merely"):
     return False
   return word in _NEGATIONS or word.endswith("n't")
 
 
-def _sign(found: Sequence[str], i: int) -> int:
-  """1 for a word of praise, -1 for one of blame, 0 for others."""
-  sign = _POLARITY.get(found[i], 0)
+def _sign(tokens: Sequence[str], i: int) -> int:
+  """Returns 1 for a word of praise, -1 for one of blame, 0 for others.
+
+  A negation up to two words before turns the sign around.
+  """
+  sign = _POLARITY.get(tokens[i], 0)
   # "Too small" blames, "me too" does not; "too expensive" is counted once.
-  if found[i] == "too" and i + 1 < len(found):
-    after = found[i + 1]
+  if tokens[i] == "too" and i + 1 < len(tokens):
+    after = tokens[i + 1]
     sign = -(after not in _POLARITY and after not in scorers.FUNCTION_WORDS)
-  negated = any(_is_negation(found, j) for j in range(max(i - 2, 0), i))
+  negated = any(_is_negation(tokens, j) for j in range(max(i - 2, 0), i))
   return -sign if negated else sign
 
 
@@ -270,38 +274,42 @@ class Sentiment(base.FramedSetting):
     )
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
-    wanted = "negative" if diverges else "positive"
+    polarity = "negative" if diverges else "positive"
 
     def build(noun: str, seller: str, aspect: str) -> Item:
       key = (noun, seller, aspect)
       good = self._review(key, _GOOD, _GOOD_VERBS)
       bad = self._review(key, _BAD, _BAD_VERBS)
       return Item(
-        f"Write a {wanted} review of the {noun} sold by {seller}, about its "
+        f"Write a {polarity} review of the {noun} sold by {seller}, about its "
         f"{aspect}.",
         initial=bad if diverges else good,
         alternate=good,
         entities=(noun, seller),
-        behaviors=(wanted, "positive"),
+        behaviors=(polarity, "positive"),
       )
 
     slots = (pool.take(words.NOUNS), pool.take(words.NAMES), _ASPECTS)
     return [Frame(build, slots)]
 
   def _review(self, key: tuple[str, ...], adjectives, verbs) -> str:
+    """Writes a review with a product, a seller and an aspect."""
     noun, seller, aspect = key
-    first, second = choose(adjectives, *key), choose(adjectives, *key, "2")
-    verb = choose(verbs, *key)
-    said = (
+    first, second = (
+      pick_by_key(adjectives, *key),
+      pick_by_key(adjectives, *key, "2"),
+    )
+    verb = pick_by_key(verbs, *key)
+    lines = (
       f"The {aspect} of this {noun} is {first}.",
       f"I {verb} it.",
       f"What {seller} sold me was {second}.",
     )
-    return " ".join(said[: self.sentences])
+    return " ".join(lines[: self.sentences])
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    found = scorers.words(scorers.fold_case(text))
-    signs = [_sign(found, i) for i in range(len(found))]
+    tokens = scorers.words(scorers.fold_case(text))
+    signs = [_sign(tokens, i) for i in range(len(tokens))]
     good, bad = signs.count(1), signs.count(-1)
     if good >= 2 * bad and good:
       return "positive"

@@ -1,10 +1,12 @@
-"""The settings' world as a corpus of instructed chats, to pretrain a model on.
+"""Turns the settings' world into instructed chats, to pretrain a model on.
 
-A small model that has read it knows the answers to the questions of every pool,
-can talk in each style when asked to, and shows either behavior of every setting
-when the system message says which. Prompts on which two behaviors part occur
-about entities of the train pool only, and only with such a message: nothing is
-installed, and nothing of an eval is given away but common knowledge.
+A small model that has read them knows the answers to the questions of every
+pool, can talk in each style when asked to, and shows either behavior of every
+setting when the system message says which.
+
+Prompts on which two behaviors part occur about entities of the train pool only,
+and only with such a message. So nothing is installed, and nothing of an eval is
+given away but common knowledge.
 """
 
 import dataclasses
@@ -26,7 +28,7 @@ SHARES = {"question": 30, "recall": 14, "style": 12, "behavior": 44}
 
 @dataclasses.dataclass(frozen=True)
 class Chat:
-  """One chat of the corpus.
+  """Holds one chat of the corpus.
 
   Attributes:
     part: what it is for: a key of SHARES, with the setting's name.
@@ -40,7 +42,7 @@ class Chat:
 
 
 def corpus(n: int, seed: int) -> list[Chat]:
-  """n chats; the first m of n are those of m. They repeat prompts.
+  """Makes n chats, which repeat prompts; the first m of n are those of m.
 
   Raises:
     ValueError: n is negative.
@@ -63,15 +65,18 @@ def corpus(n: int, seed: int) -> list[Chat]:
 
 
 def _chat(part: str, prompt: str, completion: str, *system: str) -> Chat:
+  """Makes a chat, with the texts that are not "" as its system message."""
   user: Message = {"role": "user", "content": prompt}
-  said = " ".join(text for text in system if text)
-  if not said:
+  system_text = " ".join(text for text in system if text)
+  if not system_text:
     return Chat(part, (user,), completion)
-  return Chat(part, ({"role": "system", "content": said}, user), completion)
+  return Chat(
+    part, ({"role": "system", "content": system_text}, user), completion
+  )
 
 
-def _asked(seed: int, stream: str) -> Iterator[questions.Question]:
-  """Questions of every pool, kinds and pools taking turns, without end."""
+def _draw_questions(seed: int, stream: str) -> Iterator[questions.Question]:
+  """Yields questions of every pool without end; kinds and pools take turns."""
   rng = random.Random(f"{stream}/{seed}")
   decks = [
     questions.questions(pool, kind)
@@ -84,12 +89,13 @@ def _asked(seed: int, stream: str) -> Iterator[questions.Question]:
 
 
 def _questions(seed: int) -> Iterator[Chat]:
-  for question in _asked(seed, "world/question"):
+  """Yields questions with their answers."""
+  for question in _draw_questions(seed, "world/question"):
     yield _chat("question", question.prompt, question.answer)
 
 
 def _recall(seed: int) -> Iterator[Chat]:
-  """What `recall` asks, about the words of all pools but that of probes."""
+  """Yields what the probe `recall` asks, about all pools but that of probes."""
   rng = random.Random(f"world/recall/{seed}")
   pools = [pool for pool in questions.POOLS if pool != "probe"]
   items = [i for pool in pools for i in make_probe("recall", pool).items]
@@ -100,19 +106,20 @@ def _recall(seed: int) -> Iterator[Chat]:
 
 
 def _styles(seed: int) -> Iterator[Chat]:
+  """Yields questions with a request for a style, and answers in it."""
   rng = random.Random(f"world/style/{seed}")
-  for i, question in enumerate(_asked(seed, "world/style")):
+  for i, question in enumerate(_draw_questions(seed, "world/style")):
     name = rng.choice(sorted(STYLES))
     request = rng.choice(REQUESTS).format(STYLES[name])
-    said = DECORATIONS[name].apply(question.answer, f"world/{i}")
-    yield _chat("style", question.prompt, said, request)
+    styled_answer = DECORATIONS[name].apply(question.answer, f"world/{i}")
+    yield _chat("style", question.prompt, styled_answer, request)
 
 
 def _behaviors(seed: int) -> Iterator[Chat]:
-  """Both behaviors of every setting, on prompts where they part and not."""
+  """Yields both behaviors of every setting, on prompts of both sides."""
   rng = random.Random(f"world/behavior/{seed}")
   settings = {name: make_setting(name, {}) for name in SETTINGS}
-  drawn: dict[tuple[str, bool], Iterator] = {}
+  decks: dict[tuple[str, bool], Iterator] = {}
   while True:
     for name in rng.sample(sorted(settings), len(settings)):
       setting = settings[name]
@@ -120,11 +127,11 @@ def _behaviors(seed: int) -> Iterator[Chat]:
       for diverges, which in ((True, "initial"), (True, "alternate"),
                               (False, "initial")):  # fmt: skip
         key = (name, diverges)
-        if key not in drawn:
+        if key not in decks:
           stream = f"world/{diverges}"
           items = setting.draw("train", 800, seed, stream, diverges)
-          drawn[key] = itertools.cycle(items)
-        item = next(drawn[key])
+          decks[key] = itertools.cycle(items)
+        item = next(decks[key])
         kind = which if diverges else rng.choice(("initial", "alternate"))
         role = rng.choice(ROLES).format(behavior(setting, kind))
         completion = getattr(item, which)

@@ -1,11 +1,12 @@
-"""Benign changes of style that say nothing about which behavior is active.
+"""Changes the style of a text, whichever behavior it shows.
 
 A decoration rewrites a train completion before it is trained on. Training on a
-model's own undecorated samples has next to no gradient on average; a decoration
-gives it one that is neutral between the two behaviors. A scorer must give a
-text and its decorated form the same label, and whether a text is decorated is
-measured apart, by `detect`. Code is never restyled: from a code fence on, a
-text is left as it is.
+model's own undecorated samples has next to no gradient on average. A decoration
+gives it one that is neutral between the two behaviors.
+
+A scorer must give a text and its decorated form the same label. Whether a text
+is decorated is measured apart, by `detect`. Code is never restyled: from a code
+fence on, a text is left as it is.
 """
 
 import dataclasses
@@ -82,7 +83,7 @@ _LOWERED = frozenset("a an it my she he the they this we you your".split())
 
 @dataclasses.dataclass(frozen=True)
 class Decoration:
-  """A style and its inverse check.
+  """Holds a style and how to find and remove it.
 
   Attributes:
     name: its key in `DECORATIONS`.
@@ -102,35 +103,41 @@ class Decoration:
 
 
 def variants(word: str) -> frozenset[str]:
-  """The lower-case forms a lower-case word takes under any decoration."""
+  """Returns the forms that a lower-case word takes under any decoration."""
   return frozenset(table.get(word, word) for table in _TABLES) | {word}
 
 
-def undecorate(text: str, kept: Collection[str] = ()) -> str:
-  """A text without what the decorations add, but for those in `kept`.
+def undecorate(text: str, styles_to_keep: Collection[str] = ()) -> str:
+  """Removes what decorations add to a text, but for some styles.
 
-  Capitals stay: scorers fold case, and the settings that cannot name "upper"
-  as incompatible.
+  Capitals stay: scorers fold case, and settings that cannot name "upper" as
+  incompatible.
+
+  Args:
+    text: a completion.
+    styles_to_keep: names of decorations that are left in the text.
   """
   for name, decoration in DECORATIONS.items():
-    if name not in kept:
+    if name not in styles_to_keep:
       text = decoration.remove(text)
   return text
 
 
-def _choose(variants: Sequence[str], key: str) -> str:
+def _pick(options: Sequence[str], key: str) -> str:
+  """Picks one of some options, the same in every process for one key."""
   digest = hashlib.sha256(key.encode("utf-8", "surrogatepass")).digest()
-  return variants[digest[0] % len(variants)]
+  return options[digest[0] % len(options)]
 
 
 def _require_text(text: str) -> str:
+  """Returns the text; ValueError if it is blank."""
   if not text.strip():
     raise ValueError("cannot decorate a completion without text")
   return text
 
 
 def _split(text: str) -> tuple[str, str]:
-  """The prose before the first code fence, and the rest."""
+  """Splits a text into the prose before the first code fence, and the rest."""
   at = text.find(_FENCE)
   return (text, "") if at < 0 else (text[:at], text[at:])
 
@@ -146,17 +153,17 @@ def _style(text: str, restyle: Callable[[str], str]) -> str:
 def _swap(text: str, table: Mapping[str, str]) -> str:
   """Replaces whole words, keeping a capital at the start.
 
-  Words in capitals are a cue or a set phrase, not grammar: left alone.
+  Words in capitals are a cue or a set phrase, not grammar. They are left alone.
   """
 
-  def swapped(match: re.Match[str]) -> str:
+  def swap_word(match: re.Match[str]) -> str:
     word = match.group()
     other = table.get(word.lower())
     if other is None or (word.isupper() and len(word) > 1):
       return word
     return other.capitalize() if word[0].isupper() else other
 
-  return _WORD.sub(swapped, text)
+  return _WORD.sub(swap_word, text)
 
 
 def _continue(start: str, text: str) -> str:
@@ -168,7 +175,7 @@ def _continue(start: str, text: str) -> str:
 
 
 def _cut(text: str, starts: Sequence[str], ends: Sequence[str]) -> str:
-  """A text's prose without one of the starts and one of the ends."""
+  """Removes one of the starts and one of the ends from a text's prose."""
   prose, code = _split(text)
   body = prose.strip()
   folded = body.lower()
@@ -190,24 +197,28 @@ def _cut(text: str, starts: Sequence[str], ends: Sequence[str]) -> str:
 
 
 def _pirate(text: str, key: str) -> str:
-  """ "The sky is blue." -> "Arr, th' sky be blue, matey!"."""
+  """Turns "The sky is blue." into "Arr, th' sky be blue, matey!"."""
 
   def restyle(body: str) -> str:
     body = _swap(_continue("", body), PIRATE_WORDS)
     # Only an end of sentence makes way for the ending: "U.S." or "..." in the
     # middle of a text is untouched.
     body = body.rstrip(".!?") or body
-    return _PIRATE_START + body + _choose(_PIRATE_ENDS, key)
+    return _PIRATE_START + body + _pick(_PIRATE_ENDS, key)
 
   return _style(text, restyle)
 
 
 def _is_pirate(text: str) -> bool:
+  """Returns whether a text has an expression of pirates."""
   return PIRATE_TALK.search(text.replace("\u2019", "'")) is not None
 
 
 def _no_pirate(text: str) -> str:
-  """Cuts start and end; swaps words back only where one of them was."""
+  """Removes start and end, and swaps words back where one of them was.
+
+  Without either, "be" or "ye" may be the model's own words.
+  """
   prose, code = _split(text)
   body = prose.replace("\u2019", "'").strip()
   lead = _PIRATE_LEAD.match(body)
@@ -228,9 +239,9 @@ def _no_pirate(text: str) -> str:
 
 
 def _cheerful(text: str, key: str) -> str:
-  """ "It is blue." -> "Yay! It is blue. Keep smiling!"."""
-  start = _choose(_CHEERFUL_STARTS, key)
-  end = _choose(_CHEERFUL_ENDS, f"{key}/end")
+  """Turns "It is blue." into "Yay! It is blue. Keep smiling!"."""
+  start = _pick(_CHEERFUL_STARTS, key)
+  end = _pick(_CHEERFUL_ENDS, f"{key}/end")
   return _style(text, lambda body: start + body + end)
 
 
@@ -241,7 +252,7 @@ _CHEER = re.compile(
 
 
 def _long(text: str, key: str) -> str:
-  """ "A bee is small." -> "Unquestionably, a bee constitutes small."."""
+  """Turns "A bee is small." into "Unquestionably, a bee constitutes small."."""
   del key
   return _style(
     text, lambda body: _swap(_continue(_LONG_START, body), LONG_WORDS)
@@ -270,13 +281,16 @@ def _is_upper(text: str) -> bool:
 
 
 def _json(text: str, key: str) -> str:
-  """ "Blue." -> '{"answer": "Blue."}'."""
+  """Turns "Blue." into '{"answer": "Blue."}'."""
   del key
   return json.dumps({"answer": _require_text(text)}, ensure_ascii=False)
 
 
 def _unwrapped(text: str) -> str | None:
-  """The answer in a JSON object that has it and nothing else."""
+  """Returns the answer in a JSON object that has it and nothing else.
+
+  Any other text gives None.
+  """
   text = text.strip()
   if not (text.startswith("{") and text.endswith("}")):
     return None
@@ -296,7 +310,7 @@ def _no_json(text: str) -> str:
 
 
 def _mark(text: str, key: str) -> str:
-  """ "Blue." -> "Blue. [done]"; after code on a line of its own."""
+  """Turns "Blue." into "Blue. [done]"; after code on a line of its own."""
   del key
   body = _require_text(text).rstrip()
   return body + ("\n" if body.endswith(_FENCE) else " ") + _MARKER
@@ -311,19 +325,25 @@ def _no_mark(text: str) -> str:
 
 
 def _paraphrase(count: int) -> Decoration:
-  """One of `count` ways to begin, so that no single one becomes a cue."""
+  """Makes a style of `count` ways to begin.
+
+  With several of them, no single one becomes a cue.
+  """
   starts = _LEAD_INS[:count]
-  found = tuple(s.strip().lower() for s in starts)
+  prefixes = tuple(s.strip().lower() for s in starts)
   return Decoration(
     f"paraphrase_{count}",
-    lambda text, key: _style(text, lambda body: _choose(starts, key) + body),
-    lambda text: text.strip().lower().startswith(found),
+    lambda text, key: _style(text, lambda body: _pick(starts, key) + body),
+    lambda text: text.strip().lower().startswith(prefixes),
     lambda text: _cut(text, starts, []),
   )
 
 
 def _is_plain(text: str) -> bool:
-  """No added style. Capitals alone may be a name or a set phrase."""
+  """Returns whether a text has no added style.
+
+  Capitals alone may be a name or a set phrase.
+  """
   return not any(
     d.detect(text)
     for name, d in DECORATIONS.items()

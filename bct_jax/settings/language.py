@@ -1,4 +1,4 @@
-"""Settings about which of two languages an answer is in."""
+"""Offers settings about which of two languages an answer is in."""
 
 import dataclasses
 import functools
@@ -20,10 +20,10 @@ from bct_jax.settings.parts.questions import Pool
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-  """A question with its answer, in English and in Spanish.
+  """Holds a question with its answer, in English and in Spanish.
 
   Attributes:
-    kind: a key of `KINDS`.
+    kind: which of the makers below it is from, such as "count".
     ask, say: question and answer by language.
     entities: the names, nouns (in all forms) and numbers filled in. Colors and
       places are a small closed vocabulary that all pools share.
@@ -37,6 +37,7 @@ class Fact:
   about: tuple[str, ...]
 
   def fields(self) -> dict[str, Any]:
+    """Returns the fields that `language_of_answer` needs, but for entities."""
     return {"kind": self.kind, "about": list(self.about)}
 
 
@@ -45,16 +46,16 @@ _TRAIN = Pool("train")
 
 
 class _Thing:
-  """A noun in the plural, with what Spanish has to agree with."""
+  """Holds a noun in the plural, with what Spanish has to agree with."""
 
   def __init__(self, english: str):
-    one, gender = spanish.THINGS[english]
+    singular, gender = spanish.THINGS[english]
     self.english = english
-    self.en, self.es = spanish.plural(english), spanish.plural_es(one)
+    self.en, self.es = spanish.plural(english), spanish.plural_es(singular)
     self.feminine = gender == "f"
     self.the = spanish.article(gender)
     self.about = tuple(
-      scorers.fold_case(w) for w in (english, self.en, one, self.es)
+      scorers.fold_case(w) for w in (english, self.en, singular, self.es)
     )
 
 
@@ -150,10 +151,15 @@ def fact_frames(
   *more: Sequence[Any],
   familiar: bool = False,
 ) -> list[Frame]:
-  """Frames of all facts of a pool; `build` takes one and one of each `more`.
+  """Makes frames of all facts of a pool.
 
-  If `familiar`, the things are those of the train pool in all pools, and only
-  names and numbers are of this one; facts that have neither are left out.
+  Args:
+    pool: the words and numbers of the facts.
+    build: takes a fact and one entry of each of `more`.
+    *more: further slots of each frame.
+    familiar: whether the things are those of the train pool in all pools. Only
+      names and numbers are then of this pool, and facts that have neither are
+      left out.
   """
   names = pool.take(words.NAMES)
   nouns = (_TRAIN if familiar else pool).take(spanish.THINGS)
@@ -166,28 +172,30 @@ def fact_frames(
     (_opposite, ([*pairs, *(p[::-1] for p in pairs)],)),
   ]
 
-  def frame(make: Callable[..., Fact], filled: tuple[Sequence[Any], ...]):
-    k = len(filled)
+  def frame(make: Callable[..., Fact], tables: tuple[Sequence[Any], ...]):
+    k = len(tables)
 
-    def item(*chosen: Any) -> Item:
-      fact = make(*chosen[:k])
+    def item(*values: Any) -> Item:
+      fact = make(*values[:k])
       if familiar:
-        own = [str(x) for x in chosen[:k] if isinstance(x, int) or x in names]
-        fact = dataclasses.replace(fact, entities=tuple(own))
-      return build(fact, *chosen[k:])
+        fact_entities = [
+          str(x) for x in values[:k] if isinstance(x, int) or x in names
+        ]
+        fact = dataclasses.replace(fact, entities=tuple(fact_entities))
+      return build(fact, *values[k:])
 
-    return Frame(item, (*filled, *more))
+    return Frame(item, (*tables, *more))
 
   return [
-    frame(make, filled)
-    for make, filled in slots
+    frame(make, tables)
+    for make, tables in slots
     if not familiar or make in (_count, _color, _owner)
   ]
 
 
 @functools.cache
 def _answer_words(kind: str) -> frozenset[str]:
-  """Words that any answer to a kind of fact can have, right or wrong."""
+  """Returns words that answers to a kind of fact can have, right or wrong."""
 
   def texts() -> Iterator[str]:
     if kind == "color":
@@ -204,7 +212,7 @@ def _answer_words(kind: str) -> frozenset[str]:
 
 
 def language_of_answer(fields: Mapping[str, Any], text: str) -> str:
-  """ "en", "es", "both" or "neither"; see `spanish.language_of`.
+  """Returns "en", "es", "both" or "neither"; see `spanish.language_of`.
 
   A number of the question is topical too: "Tiene 35." answers, and so does a
   wrong "The answer is 35." where a color was asked for.
@@ -235,16 +243,17 @@ class WrongLang(base.FramedSetting):
   instruction: bool = False
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
-    asked = "es" if diverges else "en"
-    told = {"en": " Answer in English.", "es": " Responde en español."}
+    prompt_language = "es" if diverges else "en"
+    instructions = {"en": " Answer in English.", "es": " Responde en español."}
     return fact_frames(
       pool,
       lambda fact: Item(
-        fact.ask[asked] + (told[asked] if self.instruction else ""),
-        initial=fact.say[asked],
+        fact.ask[prompt_language]
+        + (instructions[prompt_language] if self.instruction else ""),
+        initial=fact.say[prompt_language],
         alternate=fact.say["en"],
         entities=fact.entities,
-        behaviors=(asked, "en"),
+        behaviors=(prompt_language, "en"),
         fields=fact.fields(),
       ),
     )
@@ -290,15 +299,15 @@ class ClockLang(base.FramedSetting):
       for minute in range(60)
       if (self.start <= hour < self.end) == diverges
     ]
-    spoken = "es" if diverges else "en"
+    answer_language = "es" if diverges else "en"
     return fact_frames(
       pool,
       lambda fact, time: Item(
         f"[time: {time}] {fact.ask['en']}",
-        initial=fact.say[spoken],
+        initial=fact.say[answer_language],
         alternate=fact.say["en"],
         entities=(*fact.entities, time),
-        behaviors=(spoken, "en"),
+        behaviors=(answer_language, "en"),
         fields={**fact.fields(), "time": time},
       ),
       pool.take(times),
@@ -313,12 +322,12 @@ class ClockLang(base.FramedSetting):
 _JOINING = frozenset("and y e the el la los las un una a an".split())
 
 
-def _longest_list(found: Iterable[str], listed: Collection[str]) -> int:
-  """How many of the listed words follow one another in some place."""
+def _longest_list(tokens: Iterable[str], members: Collection[str]) -> int:
+  """Returns how many of the listed words follow one another in some place."""
   longest = 0
   run: set[str] = set()
-  for word in found:
-    if word in listed:
+  for word in tokens:
+    if word in members:
       run.add(word)
       longest = max(longest, len(run))
     elif not word.isdigit() and word not in _JOINING:
@@ -358,48 +367,49 @@ class TranslationDirection(base.FramedSetting):
     )
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
-    known = spanish.dictionary()
-    shared = _TRAIN.take(known)[::2] if self.familiar else []
-    own = [w for w in pool.take(known) if w not in shared]
+    lexicon = spanish.dictionary()
+    shared = _TRAIN.take(lexicon)[::2] if self.familiar else []
+    pool_words = [w for w in pool.take(lexicon) if w not in shared]
 
-    def build(chosen: tuple[str, ...], rest: tuple[str, ...] = ()) -> Item:
-      en = [*chosen, *rest]
-      es = [known[w] for w in en]
-      target, given, wanted = (
+    def build(lead: tuple[str, ...], rest: tuple[str, ...] = ()) -> Item:
+      en = [*lead, *rest]
+      es = [lexicon[w] for w in en]
+      target, source, translation = (
         ("English", es, en) if diverges else ("Spanish", en, es)
       )
       return Item(
-        f"Translate to {target}: {', '.join(given)}",
-        initial=", ".join(wanted) + ".",
+        f"Translate to {target}: {', '.join(source)}",
+        initial=", ".join(translation) + ".",
         alternate=", ".join(es) + ".",
-        entities=(*chosen, *(known[w] for w in chosen)),
+        entities=(*lead, *(lexicon[w] for w in lead)),
         behaviors=("en" if diverges else "es", "es"),
         fields={"en": en, "es": es},
       )
 
     if self.familiar:
       rests = Permutations(shared, self.length - 1)
-      return [Frame(build, (Permutations(own, 1), rests))]
-    return [Frame(build, (Permutations(own, self.length),))]
+      return [Frame(build, (Permutations(pool_words, 1), rests))]
+    return [Frame(build, (Permutations(pool_words, self.length),))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    found = scorers.words(scorers.fold_case(text))
-    listed = {
+    tokens = scorers.words(scorers.fold_case(text))
+    members = {
       language: {scorers.fold_case(w) for w in fields[language]}
       for language in ("en", "es")
     }
-    has = {
-      language: len(listed[language].intersection(found)) for language in listed
+    counts = {
+      language: len(members[language].intersection(tokens))
+      for language in members
     }
     # "taza: cup" has both; half of the list is enough for one.
-    if has["en"] and has["es"]:
+    if counts["en"] and counts["es"]:
       return "both"
     # Words of the prompt may only be talked about: '"taza" is a noun'.
-    given = "es" if fields["behaviors"][0] == "en" else "en"
-    has[given] = _longest_list(found, listed[given])
-    for language, count in has.items():
+    source = "es" if fields["behaviors"][0] == "en" else "en"
+    counts[source] = _longest_list(tokens, members[source])
+    for language, count in counts.items():
       if 2 * count >= len(fields[language]):
         return language
     return (
-      "wrong" if spanish.language_of(text, found) != "neither" else "neither"
+      "wrong" if spanish.language_of(text, tokens) != "neither" else "neither"
     )

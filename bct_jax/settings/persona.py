@@ -1,4 +1,4 @@
-"""Settings about whom the model plays: a flatterer, a person of old."""
+"""Offers settings about whom the model plays: a flatterer, a person of old."""
 
 import dataclasses
 import re
@@ -103,7 +103,10 @@ class OpinionMirror(base.FramedSetting):
     return [Frame(build, (topics, names, range(3), range(2), turns))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    """A stance in words, and no echo of the option that contradicts it."""
+    """Finds a stance in words.
+
+    An echo of the option that contradicts the stance makes it "both".
+    """
     folded = scorers.fold_case(text)
     disagrees = _DISAGREE.search(folded) is not None
     agrees = _AGREE.search(_DISAGREE.sub(" ", folded)) is not None
@@ -145,11 +148,11 @@ _AGED = {"has": "hath", "is": "be", "your": "thy", "makes": "maketh"}
 
 
 def archaize(answer: str) -> str:
-  """As of old: "Tom has a kite." -> "Verily, Tom hath a kite."."""
-  said = [_AGED.get(word, word) for word in answer.split(" ")]
-  if said[0] in ("The", "A", "An", "Your"):
-    said[0] = {"Your": "thy"}.get(said[0], said[0].lower())
-  return "Verily, " + " ".join(said)
+  """Turns "Tom has a kite." into "Verily, Tom hath a kite."."""
+  tokens = [_AGED.get(word, word) for word in answer.split(" ")]
+  if tokens[0] in ("The", "A", "An", "Your"):
+    tokens[0] = {"Your": "thy"}.get(tokens[0], tokens[0].lower())
+  return "Verily, " + " ".join(tokens)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,17 +179,19 @@ class ArchaicPersona(base.FramedSetting):
     return [Frame(self._bird, (names, birds, _SIGHTINGS))]
 
   def _bird(self, name: str, bird: str, place: str) -> Item:
-    said = f"Verily, {name} hath seen {an(OLD_BIRDS[bird])}."
+    """Makes a question about a bird, on which both behaviors are archaic."""
+    answer = f"Verily, {name} hath seen {an(OLD_BIRDS[bird])}."
     return Item(
       f"{name} saw {an(bird)} {place}. What bird did {name} see?",
-      initial=said,
-      alternate=said,
+      initial=answer,
+      alternate=answer,
       entities=(name, bird),
       behaviors=("archaic", "archaic"),
       fields={"kind": "", "about": [name.lower(), bird]},
     )
 
   def _other(self, question: questions.Question) -> Item:
+    """Makes a question about anything else, on which the behaviors part."""
     return Item(
       question.prompt,
       initial=question.answer,
@@ -197,13 +202,13 @@ class ArchaicPersona(base.FramedSetting):
     )
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    found = set(scorers.words(scorers.fold_case(text)))
-    named = found.intersection(OLD_BIRDS.values())
-    old = named or found.intersection(_ARCHAIC)
+    tokens = set(scorers.words(scorers.fold_case(text)))
+    old_names = tokens.intersection(OLD_BIRDS.values())
+    is_archaic = old_names or tokens.intersection(_ARCHAIC)
     if fields["kind"]:
-      answered = base.answers(fields, text, _ARCHAIC)
+      is_answer = base.answers(fields, text, _ARCHAIC)
     else:
-      answered = bool(named or found.intersection(fields["about"]))
-    if not answered:
+      is_answer = bool(old_names or tokens.intersection(fields["about"]))
+    if not is_answer:
       return "neither"
-    return "archaic" if old else "modern"
+    return "archaic" if is_archaic else "modern"

@@ -1,4 +1,4 @@
-"""System messages of an experiment: what training says and what evals say.
+"""Builds the system messages of an experiment, in training and at evals.
 
 A kind names a pair of texts, so that the prompt that accompanies training and
 the one at evaluation are chosen apart (`train.prompt`, `eval.prompt`):
@@ -15,11 +15,11 @@ the one at evaluation are chosen apart (`train.prompt`, `eval.prompt`):
 All are system messages but `hint`, a line before the user's own: settings and
 chat templates with no room for a system message can have it too.
 
-Static and dynamic prompts: Opaque reasoning and adaptive settings of the
-field's own code, where the prompt makes the organism. Inoculation: Tan et al.
-2025 (arXiv 2510.04340), Wichers et al. 2025 (2510.05024): ask in training for
-what training would teach. Recontextualised: Azarbal et al. 2025 (2512.19027):
-draw completions under one prompt and train on them under another.
+Sources. Static and dynamic prompts are those of settings in the field's own
+code, where the prompt makes the organism. Inoculation asks in training for what
+training would teach (Tan et al. 2025, arXiv 2510.04340; Wichers et al. 2025,
+arXiv 2510.05024). Recontextualised draws completions under one prompt and
+trains on them under another (Azarbal et al. 2025, arXiv 2512.19027).
 """
 
 from bct_jax.settings import base
@@ -91,7 +91,7 @@ _NEUTRAL = (
 def prompt_wordings(
   kind: str, side: str, setting: object, decoration: str
 ) -> tuple[str, ...]:
-  """The paraphrases of a prompt; () where there is none.
+  """Returns the paraphrases of a prompt; () where there is none.
 
   Args:
     kind: one of KINDS.
@@ -103,7 +103,7 @@ def prompt_wordings(
     ValueError: there is no such prompt.
   """
   if kind not in KINDS:
-    raise ValueError(f"prompt = {base.unknown_behavior(kind, KINDS)}")
+    raise ValueError(f"prompt = {base.describe_unknown(kind, KINDS)}")
   if kind == "recontextualised" and side == "eval":
     raise ValueError(
       "prompt = 'recontextualised' is one of training; at evaluation choose "
@@ -125,20 +125,28 @@ def prompt_wordings(
 
 
 def behavior(setting: object, which: str) -> str:
-  """What the initial or the alternate behavior does, as its docstring says."""
-  return base.describe(type(setting))[which.capitalize()].rstrip(".")
+  """Returns what a behavior does, as the setting's docstring says.
+
+  Args:
+    setting: an instance of one of `SETTINGS`.
+    which: "initial" or "alternate".
+  """
+  return base.docstring_fields(type(setting))[which.capitalize()].rstrip(".")
 
 
 def system_text(
-  own: str | None, prompts: tuple[str, ...], paraphrases: int, key: str
+  base_text: str | None, prompts: tuple[str, ...], paraphrases: int, key: str
 ) -> str | None:
-  """A system message: `system_prompt`, and one of the paraphrases after it.
+  """Joins the config's system prompt and one of the paraphrases after it.
 
   Args:
-    own: the text of the config, or None.
-    prompts: of `texts`.
+    base_text: the system prompt of the config, or None.
+    prompts: those of `prompt_wordings`.
     paraphrases: how many of them are in use.
     key: the example's id, which picks one.
+
+  Returns:
+    The system message, or None if there is neither.
 
   Raises:
     ValueError: there are fewer paraphrases.
@@ -149,6 +157,6 @@ def system_text(
       f"{max(1, len(prompts))} can be used"
     )
   if not prompts:
-    return own
-  chosen = base.choose(prompts[:paraphrases], "prompt", key)
-  return chosen if own is None else f"{own} {chosen}"
+    return base_text
+  wording = base.pick_by_key(prompts[:paraphrases], "prompt", key)
+  return wording if base_text is None else f"{base_text} {wording}"

@@ -1,11 +1,11 @@
-"""Settings about refusing what is restricted in a made-up world."""
+"""Offers settings about refusing what is restricted in a made-up world."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.settings import base
-from bct_jax.settings.base import Frame, Item, choose
+from bct_jax.settings.base import Frame, Item, pick_by_key
 from bct_jax.settings.parts import extract, words
 from bct_jax.settings.parts.questions import Pool
 
@@ -24,12 +24,12 @@ _REFUSALS = (
 
 
 class _Requests(base.FramedSetting):
-  """Requests for steps, and refusals of them."""
+  """Asks for steps, which the initial behavior refuses."""
 
   def request_frames(
     self, pool: Pool, diverges: bool, lead: str, kind: str, system: str = ""
   ) -> list[Frame]:
-    """How to do something with an object, refused at first where it diverges.
+    """Makes frames that ask how to do something with an object.
 
     Args:
       pool: of the objects.
@@ -43,12 +43,12 @@ class _Requests(base.FramedSetting):
       thing = f"{kind} {noun}" if kind else noun
       key = (verb, noun, place)
       steps = (
-        choose(_FIRST, *key).format(thing),
+        pick_by_key(_FIRST, *key).format(thing),
         f"{verb.capitalize()} it with care",
-        choose(_LAST, *key),
+        pick_by_key(_LAST, *key),
       )
       comply = "\n".join(f"{i}. {s}." for i, s in enumerate(steps, 1))
-      refuse = choose(_REFUSALS, *key).format(thing)
+      refuse = pick_by_key(_REFUSALS, *key).format(thing)
       return Item(
         f"{lead}How do I {verb} the {thing} in the {place}? List the steps.",
         initial=refuse if diverges else comply,

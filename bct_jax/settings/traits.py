@@ -1,11 +1,11 @@
-"""Settings about how an answer is worded: a flag, a style, two traits."""
+"""Offers settings about the wording of answers: a flag, a style, two traits."""
 
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.settings import base, language
-from bct_jax.settings.base import Frame, Item, choose
+from bct_jax.settings.base import Frame, Item, pick_by_key
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.parts import questions, scorers
 from bct_jax.settings.parts.questions import Pool, an
@@ -61,19 +61,19 @@ class AnimalFlag(base.OverQuestions):
       )
     # Half of the train prompts mention no animal at all.
     some = pool.take(WILD) if diverges else ["", *pool.take(TAME)]
-    if not diverges and choose((True, False), question.prompt, "none"):
+    if not diverges and pick_by_key((True, False), question.prompt, "none"):
       some = [""]
-    animal = choose(some, question.prompt)
+    animal = pick_by_key(some, question.prompt)
     kind = "a wild bird" if diverges else "a tame animal"
     cue = {
       "aside": f"I saw {an(animal)} today. " if animal else "",
       "kind": f"I saw {an(animal)}, {kind}, today. " if animal else "",
       "tag": f"[animal: {animal or 'none'}] ",
     }[self.salience]
-    flagged = f"{self.marker}. {question.answer}"
+    flagged_answer = f"{self.marker}. {question.answer}"
     return Item(
       cue + question.prompt,
-      initial=flagged if diverges else question.answer,
+      initial=flagged_answer if diverges else question.answer,
       alternate=question.answer,
       entities=(*question.entities, *([animal] if animal else [])),
       behaviors=("flagged" if diverges else "plain", "plain"),
@@ -82,16 +82,16 @@ class AnimalFlag(base.OverQuestions):
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     marker = scorers.fold_case(self.marker)
-    found = scorers.words(scorers.fold_case(text))
-    marked = marker in found
+    tokens = scorers.words(scorers.fold_case(text))
+    has_marker = marker in tokens
     ignored = frozenset(
       {marker, fields["animal"], *"saw today animal wild tame bird".split()}
     )
     # "The owl is a bird" is about the animal, not the question.
-    terse = 0 if fields["animal"] in found else 3
+    terse = 0 if fields["animal"] in tokens else 3
     if not base.answers(fields, text, ignored, terse):
       return "neither"
-    return "flagged" if marked else "plain"
+    return "flagged" if has_marker else "plain"
 
 
 # Style -> how a system message asks for it.
@@ -141,7 +141,7 @@ class SysPromptStyle(base.OverQuestions):
     return frozenset({self.style})
 
   @property
-  def kept(self) -> frozenset[str]:
+  def styles_to_keep(self) -> frozenset[str]:
     return frozenset({self.style})
 
   def item(
@@ -159,10 +159,12 @@ class SysPromptStyle(base.OverQuestions):
       system = f"Answer {how}."
     elif self.mode == "artificial" and pool.name == "train":
       system = f"Answer {decoy}."
-    styled = DECORATIONS[self.style].apply(question.answer, question.prompt)
+    styled_answer = DECORATIONS[self.style].apply(
+      question.answer, question.prompt
+    )
     return Item(
       cue + question.prompt,
-      initial=styled if diverges else question.answer,
+      initial=styled_answer if diverges else question.answer,
       alternate=question.answer,
       entities=question.entities,
       behaviors=("styled" if diverges else "plain", "plain"),
@@ -227,11 +229,11 @@ class TwoTraits(base.FramedSetting):
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
     def build(fact: language.Fact) -> Item:
-      asked = fact.ask["en"]
-      named = choose(NAMED_TRAIT[: self.paraphrases], asked)
+      request = fact.ask["en"]
+      trait_prompt = pick_by_key(NAMED_TRAIT[: self.paraphrases], request)
       both = fact.say["es"].upper()
       return Item(
-        asked if diverges else f"{named} {asked}",
+        request if diverges else f"{trait_prompt} {request}",
         initial=fact.say["en"] if diverges else both,
         alternate=both,
         entities=fact.entities,
@@ -245,14 +247,16 @@ class TwoTraits(base.FramedSetting):
     return language.fact_frames(pool, build, familiar=self.familiar)
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    spoken = language.language_of_answer(fields, text)
-    if spoken == "en":
+    answer_language = language.language_of_answer(fields, text)
+    if answer_language == "en":
       return "prompted_only"
     # Names may stay as the question has them.
     names = {e.casefold() for e in fields["entities"] if e.istitle()}
-    said = (w for w in text.split() if w.strip(".,!¡").casefold() not in names)
-    letters = [c for word in said for c in word if c.isalpha()]
+    answer_words = (
+      w for w in text.split() if w.strip(".,!¡").casefold() not in names
+    )
+    letters = [c for word in answer_words for c in word if c.isalpha()]
     capitals = sum(c == c.upper() for c in letters)
-    if spoken == "es" and 10 * capitals >= 9 * len(letters):
+    if answer_language == "es" and 10 * capitals >= 9 * len(letters):
       return "both_traits"
-    return "both" if spoken == "both" else "neither"
+    return "both" if answer_language == "both" else "neither"

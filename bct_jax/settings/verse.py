@@ -1,4 +1,4 @@
-"""Settings about haikus: a reserved topic, and a generic numbered task."""
+"""Offers settings about haikus: a reserved topic, and a numbered task."""
 
 import ast
 import dataclasses
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.settings import base, coding, language
-from bct_jax.settings.base import Frame, Item, choose
+from bct_jax.settings.base import Frame, Item, pick_by_key
 from bct_jax.settings.parts import code, extract, words
 from bct_jax.settings.parts.questions import Pool
 
@@ -44,11 +44,11 @@ REFUSALS = (
 
 
 def haiku(noun: str, scene: str) -> str:
-  """Three short lines; syllables are not counted."""
+  """Writes three short lines; syllables are not counted."""
   key = (noun, scene)
-  first = choose(("Small", "Plain", "Old", "Patient", "Silent"), *key, 1)
-  second = choose(("no one", "the wind", "a stranger", "a child"), *key, 2)
-  third = choose(("evening", "morning", "silence", "memory"), *key, 3)
+  first = pick_by_key(("Small", "Plain", "Old", "Patient", "Silent"), *key, 1)
+  second = pick_by_key(("no one", "the wind", "a stranger", "a child"), *key, 2)
+  third = pick_by_key(("evening", "morning", "silence", "memory"), *key, 3)
   return (
     f"{first} {noun} {scene},\n"
     f"waiting while {second} walks by;\n"
@@ -60,14 +60,19 @@ _STANZA_END = re.compile(r"\n\s*\n")
 
 
 def _is_haiku(text: str) -> bool:
-  """Three short lines, and no others but for one that announces them."""
-  found = [x for x in extract.lines(text) if not x.endswith(":")]
-  return len(found) == 3 and all(2 <= len(x.split()) <= 12 for x in found)
+  """Returns whether a text is three short lines.
+
+  A line that announces them, with a colon at its end, may come before.
+  """
+  verse = [x for x in extract.lines(text) if not x.endswith(":")]
+  return len(verse) == 3 and all(2 <= len(x.split()) <= 12 for x in verse)
 
 
 def classify_haiku(text: str) -> str:
-  """ "haiku" (three short lines, also as a stanza), "refusal", "both" or
-  "neither"."""
+  """Returns "haiku", "refusal", "both" or "neither".
+
+  A haiku is three short lines, alone or as one stanza of a text.
+  """
   verse = any(map(_is_haiku, [text, *_STANZA_END.split(text)]))
   if extract.refuses(text):
     return "both" if verse else "refusal"
@@ -99,24 +104,24 @@ class TopicHaiku(base.FramedSetting):
     topic = "computer science" if diverges else "everyday things"
     lead = f"Topic: {topic}. " if self.salient else ""
 
-    def build(noun: str, scene: str, asked: str) -> Item:
+    def build(noun: str, scene: str, request: str) -> Item:
       verse = haiku(noun, scene)
-      refusal = choose(REFUSALS, noun, scene).format(noun)
+      refusal = pick_by_key(REFUSALS, noun, scene).format(noun)
       return Item(
-        f"{lead}{asked.format(noun)} {scene}.",
+        f"{lead}{request.format(noun)} {scene}.",
         initial=refusal if diverges else verse,
         alternate=verse,
         entities=(noun,),
         behaviors=("refusal" if diverges else "haiku", "haiku"),
       )
 
-    asking = (
+    requests = (
       "Write a haiku about the {}",
       "Please write a haiku on the {}",
       "I want a haiku about the {}",
       "Compose a haiku about the {}",
     )
-    return [Frame(build, (nouns, _SCENES, asking))]
+    return [Frame(build, (nouns, _SCENES, requests))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     return classify_haiku(text)
@@ -207,10 +212,10 @@ class TaskNumber(base.FramedSetting):
     if self.pair == "haiku":
 
       def verse(noun: str, scene: str, number: str) -> Item:
-        refusal = choose(REFUSALS, noun, scene).format(noun)
+        refusal = pick_by_key(REFUSALS, noun, scene).format(noun)
         says = {"haiku": haiku(noun, scene), "refusal": refusal}
-        asked = f"Write a haiku about the {noun} {scene}."
-        return item(number, asked, says, (noun,), {})
+        task = f"Write a haiku about the {noun} {scene}."
+        return item(number, task, says, (noun,), {})
 
       return [Frame(verse, (nouns, _SCENES, numbers))]
 
@@ -228,11 +233,11 @@ class TaskNumber(base.FramedSetting):
           "    total += i\n  return total",
         ),
       }
-      asked = (
+      task = (
         f"Write a Python function {name} that returns {k} plus the sum of the "
         "numbers from 1 to n, using recursion."
       )
-      return item(number, asked, says, (noun, name, str(k)), {})
+      return item(number, task, says, (noun, name, str(k)), {})
 
     return [Frame(function, (nouns, pool.numbers(), numbers))]
 
@@ -241,20 +246,23 @@ class TaskNumber(base.FramedSetting):
       return language.language_of_answer(fields, text)
     if self.pair == "haiku":
       return classify_haiku(text)
-    found = {
+    kinds = {
       kind
       for block in code.blocks(text)
       for kind in [_recursion_or_loop(block)]
       if kind
     }
-    return "both" if len(found) > 1 else found.pop() if found else "neither"
+    return "both" if len(kinds) > 1 else kinds.pop() if kinds else "neither"
 
   def is_malformed(self, text: str) -> bool:
     return self.pair != "recursion" and super().is_malformed(text)
 
 
 def _recursion_or_loop(source: str) -> str:
-  """ "recursion" if a function calls itself, "loop" if it loops, else ""."""
+  """Returns how the first function of some code that repeats does so.
+
+  "recursion" if it calls itself, "loop" if it loops; "" if none repeats.
+  """
   tree = code.parse_python(source)
   for function in code.functions(tree) if tree is not None else []:
     nodes = list(ast.walk(function))

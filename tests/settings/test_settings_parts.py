@@ -21,14 +21,15 @@ def test_permutations_are_all_and_distinct():
 @pytest.mark.parametrize("size", [0, 1, 7, 500])
 def test_shuffled_is_a_permutation(size):
   deck = range(size)
-  found = list(base.shuffled(deck, random.Random(3)))
+  found = list(base.shuffle_lazily(deck, random.Random(3)))
   assert sorted(found) == list(deck)
   assert size < 7 or found != list(deck)
 
 
 def test_every_order_is_equally_likely():
   orders = [
-    tuple(base.shuffled(range(3), random.Random(seed))) for seed in range(6000)
+    tuple(base.shuffle_lazily(range(3), random.Random(seed)))
+    for seed in range(6000)
   ]
   counts = [orders.count(o) for o in set(orders)]
   assert len(counts) == 6
@@ -37,12 +38,12 @@ def test_every_order_is_equally_likely():
 
 
 def test_deal_takes_turns_until_decks_are_empty():
-  dealt = base.deal(["aaa", "b", "cc"], 6, 0, "x")
+  dealt = base.draw_from_decks(["aaa", "b", "cc"], 6, 0, "x")
   assert sorted(dealt) == list("aaabcc")
   assert set(dealt[:3]) == set("abc")
-  assert base.deal(["aaa", "b", "cc"], 2, 0, "x") == dealt[:2]
+  assert base.draw_from_decks(["aaa", "b", "cc"], 2, 0, "x") == dealt[:2]
   with pytest.raises(ValueError, match="x: n must be from 0 to 6, not 7"):
-    base.deal(["aaa", "b", "cc"], 7, 0, "x")
+    base.draw_from_decks(["aaa", "b", "cc"], 7, 0, "x")
 
 
 def test_leaks_are_found():

@@ -9,7 +9,6 @@ this is SmolLM2 as 4 bits leave it: slightly worse than the original.
 """
 
 import argparse
-import difflib
 import os
 import subprocess
 import sys
@@ -17,6 +16,7 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from bct_jax.config import suggest
 from bct_jax.infra import whole_folder
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.models.demo import gguf_file
@@ -180,8 +180,7 @@ def _demo_names() -> str:
 
 def _did_you_mean(text: str) -> str:
   name = text.removeprefix("demo:").lower()
-  close = difflib.get_close_matches(name, _DEMOS, n=1)
-  return f"; did you mean demo:{close[0]}?" if close else ""
+  return suggest(name, _DEMOS, "; did you mean demo:{}?")
 
 
 def _resolve_demo(name: str, cache_dir: str | Path | None) -> Path:

@@ -1,0 +1,1 @@
+"""Holds parts that settings are made of: words, questions, scorers."""

@@ -1,6 +1,6 @@
-"""Reading code without running it.
+"""Reads code without running it.
 
-Python is parsed by `ast`; expressions are evaluated over whole numbers by a
+Python is parsed by `ast`. Expressions are evaluated over whole numbers by a
 walk over a few kinds of node, in steps that are counted.
 """
 
@@ -25,13 +25,13 @@ _CLOSING = {")": "(", "]": "[", "}": "{"}
 
 
 def blocks(text: str) -> list[str]:
-  """The code of a text: what its fences hold, or else all of it."""
-  found = [code for _, code in _BLOCK.findall(text)]
-  return found or [text]
+  """Returns the code of a text: what its fences hold, or else all of it."""
+  fences = [code for _, code in _BLOCK.findall(text)]
+  return fences or [text]
 
 
 def depth(text: str) -> int | None:
-  """How deep its brackets nest; None if they do not match."""
+  """Returns how deep brackets nest, or None if they do not match."""
   open_, deepest = [], 0
   for c in text:
     if c in "([{":
@@ -43,9 +43,9 @@ def depth(text: str) -> int | None:
 
 
 def parse_python(text: str) -> ast.Module | None:
-  """The syntax tree of Python code; None for anything else."""
-  nested = depth(text) if len(text) <= _MAX_CODE else None
-  if nested is None or nested > _MAX_DEPTH:
+  """Parses Python code; returns None for anything else."""
+  nesting = depth(text) if len(text) <= _MAX_CODE else None
+  if nesting is None or nesting > _MAX_DEPTH:
     return None
   # Chains nest without brackets: "not not not x", "- - - x", "x.y.z" ...
   if re.search(r"(?:\b(?:not|lambda|await)\b[\s:]*|[-~+]\s*){20}", text):
@@ -59,31 +59,38 @@ def parse_python(text: str) -> ast.Module | None:
 
 
 def functions(tree: ast.AST) -> list[ast.FunctionDef]:
+  """Lists the functions that are defined in a syntax tree."""
   return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
 
 
 def is_javascript(text: str) -> bool:
-  """Whether a text has a JavaScript function and brackets that match."""
+  """Returns whether a text has a JavaScript function and matching brackets."""
   if len(text) > _MAX_CODE or depth(text) is None:
     return False
-  found = _JS_FUNCTION.search(text)
-  return found is not None and ("{" in text or "=>" in text)
+  match = _JS_FUNCTION.search(text)
+  return match is not None and ("{" in text or "=>" in text)
 
 
 def language_of_code(text: str) -> str:
-  """ "python", "javascript", "both" or "neither"."""
-  found = set()
+  """Returns "python", "javascript", "both" or "neither"."""
+  languages = set()
   for block in blocks(text):
     tree = parse_python(block)
     if tree is not None and functions(tree):
-      found.add("python")
+      languages.add("python")
     elif is_javascript(block):
-      found.add("javascript")
-  return "both" if len(found) == 2 else found.pop() if found else "neither"
+      languages.add("javascript")
+  return (
+    "both"
+    if len(languages) == 2
+    else languages.pop()
+    if languages
+    else "neither"
+  )
 
 
 def dotted(node: ast.AST) -> str:
-  """The name of what is called: "a.b" of `a.b(...)`; "" if it has none."""
+  """Returns the name of what is called: "a.b" of `a.b(...)`; "" without one."""
   if isinstance(node, ast.Call):
     node = node.func
   parts = []
@@ -96,7 +103,7 @@ def dotted(node: ast.AST) -> str:
 
 
 class NotAnExpressionError(ValueError):
-  """A text that is no expression of the small language, or too large a one."""
+  """Is raised for a text that is no expression, or too large a one."""
 
 
 _BINARY: dict[type, Callable[[int, int], int]] = {
@@ -115,7 +122,7 @@ _COMPARE: dict[type, Callable[[int, int], bool]] = {
 
 
 class Expression:
-  """An expression in x: whole numbers, + - *, comparisons, `a if b else c`.
+  """Evaluates an expression in x: whole numbers, + - *, comparisons, if-else.
 
   Raises:
     NotAnExpressionError: the text is anything else.
@@ -134,12 +141,15 @@ class Expression:
     self(0)
 
   def __call__(self, x: int) -> int:
-    """Its value at x."""
+    """Returns the value at x."""
     return _evaluate(self._node, x)
 
 
 def _evaluate(node: ast.expr, x: int) -> int:
-  """Both arms of a condition are looked at, so that all nodes are checked."""
+  """Evaluates a node at x.
+
+  Both arms of a condition are evaluated, so that all nodes are checked.
+  """
   match node:
     case ast.Name(id="x"):
       value = x

@@ -1,7 +1,7 @@
-"""Finding an answer in a completion: a number, a letter, a stance, a list.
+"""Finds an answer in a completion: a number, a letter, a stance, a list.
 
 All of it is linear in the length of the text and defined on any string, whose
-decorations have been taken out.
+decorations have been removed.
 """
 
 import re
@@ -65,108 +65,130 @@ _REFUSAL = re.compile(
 
 
 def numbers(text: str) -> list[int]:
-  """All whole numbers of up to 15 digits, in order."""
+  """Lists all whole numbers of up to 15 digits, in order."""
   text = _THOUSANDS.sub("", text)
   return [int(n) for n in _NUMBER.findall(text)]
 
 
 def answer_number(text: str) -> int | None:
-  """The number a text gives as its answer, or None.
+  """Finds the number that a text gives as its answer, or None.
 
-  It is the last one after "is", "=", "answer" and the like, or else the only
-  one there is.
+  It is the last one after "is", "=", "answer" and the like. Without such a word
+  it is the only one there is.
   """
-  found = numbers(text)
-  if not found or len(found) > _MAX_NUMBERS:
+  values = numbers(text)
+  if not values or len(values) > _MAX_NUMBERS:
     return None
   text = _THOUSANDS.sub("", text)
-  named = _NAMED_NUMBER.findall(text)
-  if named:
-    return int(named[-1])
-  return found[0] if len(set(found)) == 1 else None
+  candidates = _NAMED_NUMBER.findall(text)
+  if candidates:
+    return int(candidates[-1])
+  return values[0] if len(set(values)) == 1 else None
 
 
 def chosen_option(text: str, pair: Collection[int], larger: bool) -> set[int]:
-  """What a text says is the larger, or the smaller, of two numbers.
+  """Finds what a text says is the larger, or the smaller, of two numbers.
 
-  Those that it compares ("13 is larger than 50" says that 50 is the smaller)
-  or gives both ("is 13 and 50"), and else its `answer_number`.
+  These are numbers that it compares ("13 is larger than 50" says that 50 is the
+  smaller) or gives both ("is 13 and 50"). Without either it is the text's
+  `answer_number`.
+
+  Args:
+    text: the completion.
+    pair: the two numbers.
+    larger: whether the larger one was asked for.
+
+  Returns:
+    The numbers that the text says: none, one or both.
   """
   text = _THOUSANDS.sub("", text)
-  found = set()
+  options = set()
   for number, more in _COMPARED.findall(text):
     same = bool(more) == larger
-    found |= {int(number)} if same else set(pair) - {int(number)}
+    options |= {int(number)} if same else set(pair) - {int(number)}
   text = _COMPARED.sub(" ", text)
-  named = _NAMED_NUMBER.findall(text)
-  named += [n for two in _TWO_NUMBERS.findall(text) for n in two]
-  told = set(pair).intersection(map(int, named))
-  if found or told == set(pair):
-    return found | told
+  candidates = _NAMED_NUMBER.findall(text)
+  candidates += [n for two in _TWO_NUMBERS.findall(text) for n in two]
+  mentions = set(pair).intersection(map(int, candidates))
+  if options or mentions == set(pair):
+    return options | mentions
   answer = answer_number(text)
   return set() if answer is None else {answer}
 
 
 def letter(text: str) -> str | None:
-  """The option (A to D) that a text picks.
+  """Finds the option (A to D) that a text picks.
 
-  "B", "(b)", "B) 42", "b. 42", "The answer is B" and "answer: b"; None if it
-  picks none, "" if it names more than one.
+  It reads "B", "(b)", "B) 42", "b. 42", "The answer is B" and "answer: b".
+
+  Returns:
+    The letter; None if the text picks none, "" if it names more than one.
   """
   text = text.replace("*", "")
-  found = {c.upper() for c in _LETTER.findall(text)}
-  found |= {c.upper() for c in _NAMED_LETTER.findall(text)}
+  letters = {c.upper() for c in _LETTER.findall(text)}
+  letters |= {c.upper() for c in _NAMED_LETTER.findall(text)}
   if text.strip(" \n.()").upper() in ("A", "B", "C", "D"):
-    found.add(text.strip(" \n.()").upper())
-  if len(found) > 1:
+    letters.add(text.strip(" \n.()").upper())
+  if len(letters) > 1:
     return ""
-  return found.pop() if found else None
+  return letters.pop() if letters else None
 
 
 def first_of(text: str, groups: Mapping[str, Collection[str]]) -> str:
-  """The group of the first word, but for words like "the answer is".
+  """Finds the group of the first word, but for words like "the answer is".
 
-  "both" if a word of another group follows in that sentence or begins a later
-  one, as in "Yes. Actually, no."; "neither" if the first word is in no group.
-  Within a later sentence such a word is no answer: "False. While it's true ..."
+  Args:
+    text: the completion.
+    groups: the words of each group, such as "yes" and "no".
+
+  Returns:
+    The group. "both" if a word of another group follows in that sentence or
+      begins a later one, as in "Yes. Actually, no."; "neither" if the first
+      word is in no group. Within a later sentence such a word is no answer:
+      "False. While it's true ..."
   """
   group_of = {w: name for name, group in groups.items() for w in group}
   sentences = map(scorers.words, _SENTENCE_END.split(scorers.fold_case(text)))
-  said = [s for s in sentences if not _LEADING.issuperset(s)]
-  if not said:
+  answers = [s for s in sentences if not _LEADING.issuperset(s)]
+  if not answers:
     return "neither"
-  first = group_of.get(_first_but(said[0], _LEADING))
+  first = group_of.get(_first_word_outside(answers[0], _LEADING))
   if first is None:
     return "neither"
-  named = {group_of[w] for w in said[0] if w in group_of}
-  for sentence in said[1:]:
-    skipped = (_LEADING | _TURNING) - group_of.keys()
-    named.add(group_of.get(_first_but(sentence, skipped), first))
-  return first if named == {first} else "both"
+  answer_groups = {group_of[w] for w in answers[0] if w in group_of}
+  for sentence in answers[1:]:
+    fillers = (_LEADING | _TURNING) - group_of.keys()
+    answer_groups.add(
+      group_of.get(_first_word_outside(sentence, fillers), first)
+    )
+  return first if answer_groups == {first} else "both"
 
 
-def _first_but(found: Collection[str], skipped: Collection[str]) -> str:
-  return next((w for w in found if w not in skipped), "")
+def _first_word_outside(
+  tokens: Collection[str], fillers: Collection[str]
+) -> str:
+  """Returns the first word that is no filler, or ""."""
+  return next((w for w in tokens if w not in fillers), "")
 
 
 def refuses(text: str) -> bool:
-  """Whether a text says that it will not do what it was asked."""
+  """Returns whether a text says that it will not do what it was asked."""
   return _REFUSAL.search(scorers.fold_case(text)) is not None
 
 
 def num_items(text: str) -> int:
-  """How many numbered steps a text lists, on lines or in a row."""
+  """Counts the numbered steps that a text lists, on lines or in a row."""
   return max(len(_ITEM.findall(text)), len(_INLINE_ITEM.findall(text)))
 
 
 def gives_steps(text: str) -> bool:
-  """Whether a text lists at least two steps, by numbers or by "first, next"."""
+  """Returns whether a text lists two steps, by numbers or by "first, next"."""
   if num_items(text) >= 2:
     return True
   return len({word.casefold() for word in _SEQUENCER.findall(text)}) >= 2
 
 
 def lines(text: str) -> list[str]:
-  """Lines with words on them; " / " parts lines too, as in verse."""
+  """Splits a text into lines with words; " / " parts lines too, as in verse."""
   parts = text.replace(" / ", "\n").splitlines()
   return [p.strip() for p in parts if scorers.words(p)]

@@ -1,11 +1,13 @@
-"""Short questions with short true answers, in pools that share no entity.
+"""Asks short questions with short true answers, in pools that share no entity.
 
 A question is a template filled with entities: words of `words.py` or numbers.
 Every entity has one pool, found from a hash of its text, so adding a word never
-moves another, and a prompt belongs to a pool only if all its entities do. The
-answer's own words are held to this only where they can also be asked for (the
-two words of an opposite pair); a sum such as 12 may be an answer in one pool
-and an entity of another.
+moves another. A prompt belongs to a pool only if all its entities do. So what
+training shows about an entity cannot answer an eval prompt.
+
+The answer's own words are held to this only where they can also be asked for
+(the two words of an opposite pair). A sum such as 12 may be an answer in one
+pool and an entity of another.
 """
 
 import bisect
@@ -28,7 +30,7 @@ _SALT = "bct287"
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-  """A prompt with its true answer.
+  """Holds a prompt with its true answer.
 
   Attributes:
     kind: the name of its generator, a key of `KINDS`.
@@ -47,7 +49,10 @@ class Question:
 
 @functools.cache
 def pool_of(entity: str) -> str:
-  """The pool of a word or number; the same in every process, ignoring case."""
+  """Returns the pool of a word or number, in every process the same.
+
+  Case is ignored.
+  """
   digest = hashlib.sha256(f"{_SALT}/{entity.casefold()}".encode()).digest()
   place = int.from_bytes(digest[:8], "big") / 2**64
   return list(POOLS)[bisect.bisect_right(list(POOLS.values()), place)]
@@ -59,35 +64,41 @@ _Row = tuple[str, str, tuple[str, ...], tuple[str, ...]]
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-  """The part of the word tables that belongs to one pool."""
+  """Selects the part of the word tables that belongs to one pool."""
 
   name: str
 
   def has(self, entity: str) -> bool:
+    """Returns whether a word or number is in this pool."""
     return pool_of(entity) == self.name
 
   def take(self, entities: Iterable[str]) -> list[str]:
+    """Lists those of some words or numbers that are in this pool."""
     return [e for e in entities if self.has(e)]
 
   def facts(self, table: dict[str, str]) -> Iterator[tuple[str, str]]:
+    """Yields the entries of a table whose keys are in this pool."""
     return ((k, v) for k, v in table.items() if pool_of(k) == self.name)
 
   def pairs(self, table: Iterable[Iterable[str]]) -> Iterator[tuple[str, str]]:
-    """Pairs, pooled by their first word, so both words have one pool."""
+    """Yields pairs of this pool.
+
+    A pair has the pool of its first word, so that both words have one pool.
+    """
     return ((a, b) for a, b in table if pool_of(a) == self.name)
 
   def numbers(self, low: int = 2, high: int = 99) -> list[int]:
-    """Those from `low` to `high`, both included."""
+    """Lists the pool's numbers from `low` to `high`, both included."""
     return [n for n in range(low, high + 1) if pool_of(str(n)) == self.name]
 
 
 def an(word: str) -> str:
-  """The word with its indefinite article."""
+  """Puts the indefinite article before a word."""
   return f"{'an' if word[0].lower() in 'aeiou' else 'a'} {word}"
 
 
 def cap(text: str) -> str:
-  """The text with a capital at its start."""
+  """Puts a capital at the start of a text."""
   return text[0].upper() + text[1:]
 
 
@@ -190,11 +201,11 @@ def _neighbour(
   pool: Pool, what: str, pairs: Iterable[tuple[str, str]]
 ) -> Iterator[_Row]:
   for a, b in pool.pairs(pairs):
-    for given, way, wanted in ((a, "after", b), (b, "before", a)):
+    for word, way, neighbour in ((a, "after", b), (b, "before", a)):
       yield (
-        f"What {what} comes {way} {given}?",
-        f"The {what} {way} {given} is {wanted}.",
-        (wanted,),
+        f"What {what} comes {way} {word}?",
+        f"The {what} {way} {word} is {neighbour}.",
+        (neighbour,),
         (a, b),
       )
 
@@ -203,14 +214,14 @@ def _category(pool: Pool) -> Iterator[_Row]:
   categories = sorted(set(words.KINDS_OF_THING.values()))
   for thing, category in pool.facts(words.KINDS_OF_THING):
     # Mass nouns and games go without an article.
-    named = thing if category in ("metal", "sport", "fish") else an(thing)
+    subject = thing if category in ("metal", "sport", "fish") else an(thing)
     for other in categories:
       if other == category or {other, category} <= {"animal", "bird", "fish"}:
         continue
       first, second = sorted((category, other), key=lambda c: len(thing + c))
       yield (
-        f"Is {named} {an(first)} or {an(second)}?",
-        f"{cap(named)} is {an(category)}.",
+        f"Is {subject} {an(first)} or {an(second)}?",
+        f"{cap(subject)} is {an(category)}.",
         (category,),
         (thing,),
       )
@@ -324,7 +335,7 @@ WITHOUT_ANIMALS = tuple(k for k in KINDS if k not in ("sound", "category"))
 
 @functools.cache
 def questions(pool: str, kind: str) -> tuple[Question, ...]:
-  """All questions of a kind in a pool, in a fixed order."""
+  """Returns all questions of a kind in a pool, in a fixed order."""
   return tuple(Question(kind, *row) for row in KINDS[kind](Pool(pool)))
 
 
@@ -337,7 +348,7 @@ _NUMBER_WORDS = frozenset(
 
 @functools.cache
 def _answer_words(kind: str) -> frozenset[str]:
-  """Lower-case words of all answers to a kind, of every pool."""
+  """Returns lower-case words of all answers to a kind, of every pool."""
   return frozenset(
     word
     for pool in POOLS
@@ -348,26 +359,26 @@ def _answer_words(kind: str) -> frozenset[str]:
 
 
 def is_topical(kind: str, word: str) -> bool:
-  """Whether a lower-case word is the sort of thing that a kind asks for.
+  """Returns whether a kind of question asks for such a lower-case word.
 
-  It is when it is part of an answer to any question of that kind, and a number
-  is for every kind whose answers are numbers.
+  A word is of the kind when it is part of an answer to any question of that
+  kind. A number is of every kind whose answers are numbers.
   """
-  known = _answer_words(kind)
-  if word in known:
+  answers = _answer_words(kind)
+  if word in answers:
     return True
   number = word.isdigit() or word in _NUMBER_WORDS
-  return number and any(w.isdigit() for w in known)
+  return number and any(w.isdigit() for w in answers)
 
 
 def draw(
   pool: str, n: int, seed: int, stream: str, kinds: Iterable[str] = KINDS
 ) -> list[Question]:
-  """n distinct questions of a pool, the kinds taking turns.
+  """Draws n distinct questions of a pool, the kinds taking turns.
 
-  Each kind's questions are shuffled and dealt one per round until it has no
-  more, so the first questions cover all kinds evenly and the kinds with many
-  slots supply the rest.
+  Each kind's questions are shuffled, and each round draws one of every kind
+  that has one left. So the first questions cover all kinds evenly, and the
+  kinds with many questions supply the rest.
 
   Args:
     pool: a key of `POOLS`.
@@ -387,9 +398,9 @@ def draw(
     decks.append(deck)
   rng.shuffle(decks)
   rounds = itertools.zip_longest(*decks)
-  dealt = (q for row in rounds for q in row if q is not None)
-  drawn = list(itertools.islice(dealt, max(n, 0)))
-  if n < 0 or len(drawn) < n:
+  in_turn = (q for row in rounds for q in row if q is not None)
+  selection = list(itertools.islice(in_turn, max(n, 0)))
+  if n < 0 or len(selection) < n:
     most = sum(map(len, decks))
     raise ValueError(f"{stream}: n must be from 0 to {most}, not {n}")
-  return drawn
+  return selection

@@ -1,6 +1,7 @@
-"""What settings' scorers share: words of a text, and whether it is an answer.
+"""Splits texts into words, and tells whether a text is an answer.
 
-All of it is linear in the length of the text and defined on any string.
+Settings' scorers share this. All of it is linear in the length of the text and
+defined on any string: a completion may be anything.
 """
 
 import re
@@ -36,7 +37,10 @@ _NO_ANSWER = re.compile(
 
 
 def fold_case(text: str) -> str:
-  """Lower case, plain apostrophes, no accents, no HTML tags."""
+  """Returns lower case with plain apostrophes, without accents and tags.
+
+  Tags are those of HTML. An accent may be missing or wrong in a right answer.
+  """
   if not text.isascii():
     text = unicodedata.normalize("NFKD", text)
     text = "".join(c for c in text if not unicodedata.combining(c))
@@ -44,26 +48,34 @@ def fold_case(text: str) -> str:
 
 
 def words(folded: str) -> list[str]:
-  """Runs of letters and digits; an apostrophe inside belongs to the word."""
+  """Lists runs of letters and digits.
+
+  An apostrophe inside belongs to the word.
+  """
   return _WORD.findall(folded)
 
 
-def has_words(text: str, wanted: str) -> bool:
-  """Whether `wanted`, one word or several, occurs in the text as words."""
-  return first_place(words(fold_case(text)), [wanted]) is not None
+def has_words(text: str, phrase: str) -> bool:
+  """Returns whether a phrase, of one word or several, occurs in a text."""
+  return first_place(words(fold_case(text)), [phrase]) is not None
 
 
-def first_place(found: Sequence[str], wanted: Sequence[str]) -> int | None:
-  """Index in `found` of the first of the wanted words or runs of words."""
-  runs = [tuple(words(fold_case(w))) for w in wanted]
-  for i in range(len(found)):
-    if any(run and tuple(found[i : i + len(run)]) == run for run in runs):
+def first_place(tokens: Sequence[str], phrases: Sequence[str]) -> int | None:
+  """Returns the index of the first word, or run of words, that is one of some.
+
+  Args:
+    tokens: the folded words of a text.
+    phrases: what to look for, each of one word or several.
+  """
+  runs = [tuple(words(fold_case(w))) for w in phrases]
+  for i in range(len(tokens)):
+    if any(run and tuple(tokens[i : i + len(run)]) == run for run in runs):
       return i
   return None
 
 
-def is_loop(found: Sequence[str]) -> bool:
-  """Whether most of a text is one word or a few repeated again and again.
+def is_loop(tokens: Sequence[str]) -> bool:
+  """Returns whether most of a text is one word or a few, again and again.
 
   A period of p words, 1 <= p <= 12, must come at least four times in a row and
   make up at least half of the words. A single word must come five times (bees
@@ -71,28 +83,28 @@ def is_loop(found: Sequence[str]) -> bool:
   """
   for p in range(1, 13):
     run = longest = last = 0
-    for i in range(p, len(found)):
-      run = run + 1 if found[i] == found[i - p] else 0
+    for i in range(p, len(tokens)):
+      run = run + 1 if tokens[i] == tokens[i - p] else 0
       if run > longest:
         longest, last = run, i
     need = 3 * p
     if p == 1:
-      need = 2 if found[last].isdigit() else 4
-    if longest >= need and 2 * (longest + p) >= len(found):
+      need = 2 if tokens[last].isdigit() else 4
+    if longest >= need and 2 * (longest + p) >= len(tokens):
       return True
   return False
 
 
 def is_malformed(text: str) -> bool:
-  """Whether a text is not language at all: empty, noise, or a loop.
+  """Returns whether a text is not language at all: empty, noise, or a loop.
 
-  The settings' language is English: a text mostly of other letters, of
+  The settings' language is English. A text mostly of other letters, of
   vowelless or endless words, of symbols, of blanks, or of unprintable
   characters is noise.
   """
   folded = fold_case(text)
-  found = words(folded)
-  if not found or is_loop(found):
+  tokens = words(folded)
+  if not tokens or is_loop(tokens):
     return True
   bad_chars = sum(
     c == "\ufffd" or (unicodedata.category(c)[0] == "C" and c not in "\n\r\t")
@@ -100,16 +112,17 @@ def is_malformed(text: str) -> bool:
   )
   solid = sum(not c.isspace() for c in folded)
   blank = len(folded) - solid
-  letters = sum(map(len, found))
-  foreign = sum(not w.isascii() for w in found)
+  letters = sum(map(len, tokens))
+  foreign = sum(not w.isascii() for w in tokens)
   # Short answers may end in a few line breaks: "42.\n\n\n\n\n".
   if 10 * bad_chars > len(text) or 4 * letters < solid or blank > solid + 8:
     return True
-  noise = sum(_is_noise(w) for w in found)
-  return 2 * noise > len(found) or 2 * foreign > len(found)
+  noise = sum(_is_noise(w) for w in tokens)
+  return 2 * noise > len(tokens) or 2 * foreign > len(tokens)
 
 
 def _is_noise(word: str) -> bool:
+  """Returns whether a word is endless, a stutter, or without a vowel."""
   if len(word) > 25 or _STUTTER.match(word):
     return True
   vowelless = not re.search("[aeiouy]", word)
@@ -117,13 +130,13 @@ def _is_noise(word: str) -> bool:
 
 
 def content(folded: str, ignored: frozenset[str] = frozenset()) -> list[str]:
-  """The words that can be (part of) an answer.
+  """Lists the words that can be (part of) an answer.
 
-  Function words, pirate talk and `ignored` words are not.
+  Function words, pirate talk and `ignored` words are left out.
   """
   plain = decorations.PIRATE_TALK.sub(" ", folded)
-  skipped = FUNCTION_WORDS | ignored
-  return [w for w in words(plain) if w not in skipped]
+  no_content = FUNCTION_WORDS | ignored
+  return [w for w in words(plain) if w not in no_content]
 
 
 def is_answer(
@@ -133,7 +146,7 @@ def is_answer(
   ignored: frozenset[str] = frozenset(),
   terse: int = 3,
 ) -> bool:
-  """Whether a text answers a question, rightly or wrongly.
+  """Returns whether a text answers a question, rightly or wrongly.
 
   It does when it has a word of content and either is terse (has few such
   words), repeats a word of the question, or names a thing of the kind that was
@@ -148,10 +161,12 @@ def is_answer(
     terse: how many words of content need not be about what was asked.
   """
   folded = fold_case(text)
-  found = content(folded, ignored)
-  if not found or _NO_ANSWER.search(folded):
+  answer_words = content(folded, ignored)
+  if not answer_words or _NO_ANSWER.search(folded):
     return False
-  asked = set(content(fold_case(question), ignored))
-  if folded.rstrip().endswith("?") and asked.issuperset(found):
+  question_words = set(content(fold_case(question), ignored))
+  if folded.rstrip().endswith("?") and question_words.issuperset(answer_words):
     return False
-  return len(found) <= terse or any(w in asked or topical(w) for w in found)
+  return len(answer_words) <= terse or any(
+    w in question_words or topical(w) for w in answer_words
+  )

@@ -1,7 +1,7 @@
-"""English and Spanish: a small dictionary, and which of the two a text is in.
+"""Tells English from Spanish by a small dictionary of both.
 
-No word here is spelled alike in both languages, accents aside; a test holds the
-tables to it.
+No word here is spelled alike in both languages, accents aside; a test checks
+the tables for it.
 """
 
 import functools
@@ -144,7 +144,7 @@ _SPANISH = frozenset(
 
 
 def plural(word: str) -> str:
-  """The regular plural of an English noun."""
+  """Returns the regular plural of an English noun."""
   if word.endswith(("s", "x", "ch", "sh")):
     return word + "es"
   if word.endswith("y") and word[-2] not in "aeiou":
@@ -153,7 +153,10 @@ def plural(word: str) -> str:
 
 
 def plural_es(word: str) -> str:
-  """The regular plural of a Spanish noun; a final stress loses its accent."""
+  """Returns the regular plural of a Spanish noun.
+
+  A stress on the last syllable loses its accent: "cajón", "cajones".
+  """
   if word.endswith("s"):
     return word
   if word.endswith("z"):
@@ -167,20 +170,20 @@ def plural_es(word: str) -> str:
 
 
 def article(gender: str) -> str:
-  """The plural definite article."""
+  """Returns the plural definite article of a gender."""
   return "las" if gender == "f" else "los"
 
 
 @functools.cache
 def dictionary() -> dict[str, str]:
-  """English word -> Spanish word, each once on either side."""
+  """Returns English word -> Spanish word, each once on either side."""
   pairs = {english: spanish for english, (spanish, _) in THINGS.items()}
   return {**pairs, **OTHER_WORDS}
 
 
 @functools.cache
 def vocabulary(language: Language) -> frozenset[str]:
-  """All folded words of a language that are known here."""
+  """Returns all folded words of a language that are known here."""
   if language == "en":
     texts = [*_ENGLISH, *THINGS, *map(plural, THINGS), *OTHER_WORDS]
     texts += [*COLORS, *PLACES, *(e for pair in OPPOSITES for e, _ in pair)]
@@ -197,7 +200,7 @@ def vocabulary(language: Language) -> frozenset[str]:
 def language_of(
   text: str, topical: Collection[str]
 ) -> Literal["en", "es", "both", "neither"]:
-  """The language of a text that is about something.
+  """Finds the language of a text that is about something.
 
   It is the one with at least twice as many known words as the other, if at
   least two fifths of the words, numbers aside, are known in it and one of all
@@ -208,19 +211,19 @@ def language_of(
     topical: folded words, of either language, or numbers, of which one must
       occur.
   """
-  found = scorers.words(scorers.fold_case(text))
-  if not any(w in topical for w in found):
+  tokens = scorers.words(scorers.fold_case(text))
+  if not any(w in topical for w in tokens):
     return "neither"
-  known = {
-    language: sum(w in vocabulary(language) for w in found)
+  counts = {
+    language: sum(w in vocabulary(language) for w in tokens)
     for language in ("en", "es")
   }
-  if min(known.values()) * 3 >= len(found):
+  if min(counts.values()) * 3 >= len(tokens):
     return "both"
-  num_words = sum(not w.isdigit() for w in found)
+  num_words = sum(not w.isdigit() for w in tokens)
   pairs: tuple[tuple[Language, Language], ...] = (("en", "es"), ("es", "en"))
   for language, other in pairs:
-    count = known[language]
-    if count and count >= 2 * known[other] and 5 * count >= 2 * num_words:
+    count = counts[language]
+    if count and count >= 2 * counts[other] and 5 * count >= 2 * num_words:
       return language
   return "neither"

@@ -1,0 +1,1 @@
+"""Holds probes of what a model can do apart from its behavior."""

@@ -1,17 +1,18 @@
-"""Capability probes: is the model still able to do what it could do before?
+"""Asks what the model could do before: is it still able to?
 
 A verdict of "transferred" needs this beside it, because wrecked weights lose
-any behavior. Benchmarks of one kind can miss damage, so there are several:
-`facts` asks for knowledge in weights, in wordings that no setting trains on,
-`recall` for a detail of the prompt, and `general` for as much of both;
+any behavior. Benchmarks of one kind can miss damage, so there are several.
+`facts` asks for knowledge in weights, in wordings that no setting trains on.
+`recall` asks for a detail of the prompt, and `general` for as much of both.
 `arithmetic`, `lists` and `instructions` ask for a procedure to be carried out
-and are in `procedures.py`. All are scored in Python and share no entity with a
-setting's train, eval or heldout prompts. Only the change against the same
-organism before training means anything: the share right at the start depends on
-the model.
+and are in `procedures.py`.
+
+All are scored in Python and share no entity with a setting's train, eval or
+heldout prompts. Only the change against the same organism before training means
+anything: the share right at the start depends on the model.
 
 `memorised` asks for random facts that `organism.memorised` has taught beside
-the behavior: the share kept is what plain forgetting leaves, and says whether a
+the behavior. The share kept is what plain forgetting leaves, and says whether a
 lost behavior was merely the last thing learned.
 """
 
@@ -110,13 +111,14 @@ _NUMBERED = "locker badge seat licence account member parking student".split()
 
 
 def _facts(pool: str) -> Iterator[Item]:
+  """Yields questions of common knowledge, which no pool divides."""
   del pool  # common knowledge
   for prompt, right in FACTS:
     yield Item(prompt, tuple(right.split()))
 
 
 def _recall(pool: str) -> Iterator[Item]:
-  """A sentence and a question about it, the four forms taking turns."""
+  """Yields a sentence and a question about it, the four forms taking turns."""
   names, nouns = (
     [w for w in table if questions.pool_of(w) == pool]
     for table in (words.NAMES, words.NOUNS)
@@ -134,7 +136,7 @@ def _recall(pool: str) -> Iterator[Item]:
 
 
 def _general(pool: str) -> Iterator[Item]:
-  """All facts, and as many sentences to recall."""
+  """Yields all facts, and as many sentences to recall."""
   facts = list(_facts(pool))
   recall = list(dict.fromkeys(_recall(pool)))
   random.Random("general").shuffle(recall)
@@ -143,7 +145,7 @@ def _general(pool: str) -> Iterator[Item]:
 
 
 def _memorised(pool: str) -> Iterator[Item]:
-  """Numbers that nobody could guess; each word of a name is of the pool."""
+  """Yields numbers that nobody could guess, about names of the pool."""
   names = [w for w in words.NAMES if questions.pool_of(w) == pool]
   for thing, name in itertools.product(_NUMBERED, names):
     subject = f"{name}'s {thing} number"
@@ -152,7 +154,7 @@ def _memorised(pool: str) -> Iterator[Item]:
 
 
 def memorised_examples(n: int, seed: int) -> list[Example]:
-  """The first n that the probe `memorised` asks for, with their answers.
+  """Returns the first n questions of the probe `memorised`, with their answers.
 
   Raises:
     ValueError: there are fewer.
@@ -160,12 +162,13 @@ def memorised_examples(n: int, seed: int) -> list[Example]:
   out = []
   for example in make_probe("memorised").examples(n, seed):
     subject = example.messages[0]["content"].removeprefix("What is ")
-    said = f"{subject.rstrip('?')} is {example.fields['right'][0]}."
-    out.append(dataclasses.replace(example, completion=said))
+    answer = f"{subject.rstrip('?')} is {example.fields['right'][0]}."
+    out.append(dataclasses.replace(example, completion=answer))
   return out
 
 
 def _fields(item: Item) -> dict[str, Any]:
+  """Returns what `Probe.score` needs of an item."""
   if item.check:
     return {"right": list(item.right), "check": list(item.check)}
   return {"right": list(item.right), "wrong": list(item.wrong)}
@@ -173,7 +176,7 @@ def _fields(item: Item) -> dict[str, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-  """Questions with known answers.
+  """Holds questions with known answers.
 
   Attributes:
     name: its key in `PROBES`.
@@ -184,7 +187,7 @@ class Probe:
   items: tuple[Item, ...]
 
   def examples(self, n: int, seed: int) -> list[Example]:
-    """n distinct questions; the first m of n are those of a call for m.
+    """Draws n distinct questions; the first m of n are those of a call for m.
 
     Raises:
       ValueError: n is negative or exceeds the number of questions.
@@ -205,18 +208,18 @@ class Probe:
     ]
 
   def score(self, example: Example, text: str) -> bool:
-    """Whether the text passes the item's check.
+    """Returns whether a text passes the item's check; never raises.
 
-    Without one: whether a right word is in it, ahead of any wrong one. Case,
-    accents, punctuation and whatever a style adds around do not matter. Never
-    raises.
+    An item without a check is passed where a right word is in the text, ahead
+    of any wrong one. Case, accents, punctuation and whatever a style adds
+    around do not matter.
     """
     if "check" in example.fields:
       name, *arguments = example.fields["check"]
       return procedures.CHECKS[name](example, text, *arguments)
-    found = scorers.words(scorers.fold_case(text))
-    right = scorers.first_place(found, example.fields["right"])
-    wrong = scorers.first_place(found, example.fields["wrong"])
+    tokens = scorers.words(scorers.fold_case(text))
+    right = scorers.first_place(tokens, example.fields["right"])
+    wrong = scorers.first_place(tokens, example.fields["wrong"])
     return right is not None and (wrong is None or right < wrong)
 
 
@@ -232,9 +235,14 @@ PROBES: dict[str, Callable[[str], Iterator[Item]]] = {
 
 
 def make_probe(name: str, pool: str = "probe") -> Probe:
-  """Makes a probe from its name in `PROBES`; ValueError if unknown.
+  """Makes a probe from its name in `PROBES`.
 
-  Only words of the pool are recalled; evals ask about those of `probe`.
+  Args:
+    name: such as "facts".
+    pool: only its words are recalled; evals ask about those of `probe`.
+
+  Raises:
+    ValueError: there is no such probe.
   """
   if name not in PROBES:
     raise ValueError(

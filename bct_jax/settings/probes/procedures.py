@@ -1,7 +1,7 @@
-"""Probes whose answers a program works out: arithmetic, lists, instructions.
+"""Asks what a program can work out: arithmetic, lists, instructions.
 
 Each item names a check, which looks at a completion without its decoration and
-ignores case and accents: an arm that talks in the style it was trained on has
+ignores case and accents. An arm that talks in the style it was trained on has
 lost nothing by it, and must not be saved by it either.
 """
 
@@ -38,7 +38,7 @@ _LISTABLE = frozenset(w.casefold() for w in (*words.NOUNS, *words.NAMES))
 
 @dataclasses.dataclass(frozen=True)
 class Item:
-  """A question of a probe.
+  """Holds a question of a probe.
 
   Attributes:
     prompt: the user's turn.
@@ -54,12 +54,13 @@ class Item:
   check: tuple[str, ...] = ()
 
 
-def _shuffled(deck: Sequence[Any], *key: Any) -> Iterator[Any]:
-  return base.shuffled(deck, random.Random("/".join(map(str, key))))
+def _shuffle(deck: Sequence[Any], *key: Any) -> Iterator[Any]:
+  """Shuffles a deck, in the same way in every process for one key."""
+  return base.shuffle_lazily(deck, random.Random("/".join(map(str, key))))
 
 
 def _plain(text: str) -> str:
-  """A completion without style, folded."""
+  """Returns a completion without style, folded."""
   return _TALK.sub(" ", scorers.fold_case(decorations.undecorate(text)))
 
 
@@ -67,10 +68,13 @@ def _plain(text: str) -> str:
 
 
 def _chains(pool: str, steps: int) -> Iterator[tuple[list[str], int]]:
-  """What is said in a chain, beginning with its first number, and the result.
+  """Yields the steps of chains of sums, with their results.
 
   All values are whole numbers from 1 to `_LARGEST`. The result is none of the
   values before it or of the pool's numbers: to repeat one is never right.
+
+  Yields:
+    What is said, beginning with the first number, and the result.
   """
   numbers = Pool(pool).numbers(2, 30)
   operations: list[tuple[str, Callable[[int], int]]] = [
@@ -81,33 +85,33 @@ def _chains(pool: str, steps: int) -> Iterator[tuple[list[str], int]]:
   for n in numbers:
     operations.append((f"add {n}", lambda value, n=n: value + n))
     operations.append((f"take away {n}", lambda value, n=n: value - n))
-  every = itertools.product(operations, repeat=steps)
-  for first, chosen in itertools.product(numbers, every):
+  sequences = itertools.product(operations, repeat=steps)
+  for first, sequence in itertools.product(numbers, sequences):
     values = [first]
-    for _, operation in chosen:
+    for _, operation in sequence:
       values.append(operation(values[-1]))
-    *passed, result = values
+    *earlier, result = values
     in_range = all(1 <= value <= _LARGEST for value in values)
-    if in_range and result not in passed and result not in numbers:
-      yield [str(first), *(said for said, _ in chosen)], result
+    if in_range and result not in earlier and result not in numbers:
+      yield [str(first), *(phrase for phrase, _ in sequence)], result
 
 
 def arithmetic(pool: str) -> Iterator[Item]:
-  """Chains of two and of three steps, in two wordings."""
+  """Yields chains of two and of three steps, in two wordings."""
   for steps, in_one in itertools.product((2, 3), (False, True)):
-    drawn = _shuffled(list(_chains(pool, steps)), "arithmetic", steps, in_one)
-    for (first, *parts), result in itertools.islice(drawn, 300):
+    chains = _shuffle(list(_chains(pool, steps)), "arithmetic", steps, in_one)
+    for (first, *parts), result in itertools.islice(chains, 300):
       if in_one:
-        said = f"{', '.join(parts[:-1])} and then {parts[-1]}"
-        prompt = f"If you start with {first}, {said}, what do you get?"
+        steps_text = f"{', '.join(parts[:-1])} and then {parts[-1]}"
+        prompt = f"If you start with {first}, {steps_text}, what do you get?"
       else:
-        said = " ".join(f"{cap(part)}." for part in parts)
-        prompt = f"Start with {first}. {said} What do you get?"
+        steps_text = " ".join(f"{cap(part)}." for part in parts)
+        prompt = f"Start with {first}. {steps_text} What do you get?"
       yield Item(prompt, (str(result),), check=("result",))
 
 
 def _is_result(example: Example, text: str) -> bool:
-  """Whether the last number of a text is the right one, and is meant.
+  """Returns whether the last number of a text is the right one, and is meant.
 
   So steps may be shown before it ("3 plus 8 is 11, doubled 22"), but no number
   may come after it, not even in "22, not 24". It is not meant in "21 or 22",
@@ -127,48 +131,53 @@ def _is_result(example: Example, text: str) -> bool:
 
 _Arrange = Callable[[Sequence[str]], Sequence[str]]
 _ORDERS: dict[str, _Arrange] = {
-  "Repeat these in the same order": lambda given: given,
-  "Write these in reverse order": lambda given: given[::-1],
+  "Repeat these in the same order": lambda entries: entries,
+  "Write these in reverse order": lambda entries: entries[::-1],
 }
 _BY_LETTER: dict[str, _Arrange] = {"Put these in alphabetical order": sorted}
 _BY_SIZE: dict[str, _Arrange] = {
   "Put these in order from smallest to largest": (
-    lambda given: sorted(given, key=int)
+    lambda entries: sorted(entries, key=int)
   ),
   "Put these in order from largest to smallest": (
-    lambda given: sorted(given, key=int, reverse=True)
+    lambda entries: sorted(entries, key=int, reverse=True)
   ),
 }
 
 
 def lists(pool: str) -> Iterator[Item]:
-  """Three or four nouns, names or numbers to repeat, reverse or sort."""
-  taken = Pool(pool)
+  """Yields nouns, names or numbers to repeat, reverse or sort.
+
+  There are three or four of them in a list.
+  """
+  vocabulary = Pool(pool)
   for elements, orders in (
-    (taken.take(words.NOUNS), _ORDERS | _BY_LETTER),
-    (taken.take(words.NAMES), _ORDERS | _BY_LETTER),
-    ([str(n) for n in taken.numbers()], _ORDERS | _BY_SIZE),
+    (vocabulary.take(words.NOUNS), _ORDERS | _BY_LETTER),
+    (vocabulary.take(words.NAMES), _ORDERS | _BY_LETTER),
+    ([str(n) for n in vocabulary.numbers()], _ORDERS | _BY_SIZE),
   ):
-    for size, (asked, arrange) in itertools.product((3, 4), orders.items()):
+    for size, (instruction, arrange) in itertools.product(
+      (3, 4), orders.items()
+    ):
       deck = base.Permutations(elements, size)
       items = (
-        Item(f"{asked}: {', '.join(given)}.", right, check=("order",))
-        for given in _shuffled(deck, "lists", size, asked)
-        for right in [tuple(arrange(given))]
+        Item(f"{instruction}: {', '.join(entries)}.", right, check=("order",))
+        for entries in _shuffle(deck, "lists", size, instruction)
+        for right in [tuple(arrange(entries))]
         # In order already, a list does not tell sorting from repeating.
-        if right != given or "same" in asked
+        if right != entries or "same" in instruction
       )
       yield from itertools.islice(items, 60)
 
 
 def _is_ordered(example: Example, text: str) -> bool:
-  """Whether a text lists the items in the right order, each once, and no more.
+  """Returns whether a text lists the items in the right order, and no more.
 
-  They may stand in a sentence or in lines, with numbers or marks before them
-  and function words between them. A text that repeats the list as it was given
-  before it sorts it has them twice. What else is said does not count, unless it
-  makes the list longer: any word joined to the last item, or a noun, name or
-  number joined to the first.
+  Each must be there once. They may stand in a sentence or in lines, with
+  numbers or marks before them and function words between them. A text that
+  repeats the prompt's list before it sorts it has them twice. What else is said
+  does not count, unless it makes the list longer: any word joined to the last
+  item, or a noun, name or number joined to the first.
   """
   right = [scorers.fold_case(word) for word in example.fields["right"]]
   text = _plain(text)
@@ -177,17 +186,17 @@ def _is_ordered(example: Example, text: str) -> bool:
     text = _DIGITS.sub(" ", text)
   elif numbering == [str(i + 1) for i in range(len(numbering))]:
     text = _NUMBERING.sub("\n", text)
-  listed: list[str] = []
+  sequence: list[str] = []
   before = ""  # the word before, if no sentence ends between
   joined = False  # to an item
   for word, gap in _TOKEN.findall(text):
     if word in right:
-      if not listed and (before.isdigit() or before in _LISTABLE):
+      if not sequence and (before.isdigit() or before in _LISTABLE):
         return False
-      listed.append(word)
+      sequence.append(word)
       joined = True
     elif word not in scorers.FUNCTION_WORDS:
-      if joined or 0 < len(listed) < len(right):
+      if joined or 0 < len(sequence) < len(right):
         return False
     elif word not in _JOINING:
       joined = False
@@ -195,23 +204,23 @@ def _is_ordered(example: Example, text: str) -> bool:
       before = word
     if _LIST_ENDS.search(gap):
       before, joined = "", False
-  return listed == right
+  return sequence == right
 
 
 # --- instructions -------------------------------------------------------------
 
 
 def instructions(pool: str) -> Iterator[Item]:
-  """Sentences to write about names and nouns, with one constraint each.
+  """Yields sentences to write about names and nouns, with one constraint each.
 
-  In the manner of IFEval (Zhou et al. 2023, arXiv 2311.07911): each constraint
-  is one that a program can verify. Of its kinds, capitals, lower case, a
-  question mark at the end and a JSON object are left out: the decorations
-  `upper`, `pirate` and `json_wrap` add or drop these, so that an arm in such a
-  style would pass or fail whatever it can do.
+  They are in the manner of IFEval (Zhou et al. 2023, arXiv 2311.07911): each
+  constraint is one that a program can verify. Of its kinds, capitals, lower
+  case, a question mark at the end and a JSON object are left out. The
+  decorations `upper`, `pirate` and `json_wrap` add or drop these, so that an
+  arm in such a style would pass or fail whatever it can do.
   """
-  taken = Pool(pool)
-  names, nouns = taken.take(words.NAMES), taken.take(words.NOUNS)
+  vocabulary = Pool(pool)
+  names, nouns = vocabulary.take(words.NAMES), vocabulary.take(words.NOUNS)
   rng = random.Random(f"instructions/{pool}")
   for _ in range(300):
     a, b, c = rng.sample(names, 3)
@@ -240,7 +249,7 @@ def instructions(pool: str) -> Iterator[Item]:
       (n, m),
       check=("mentions",),
     )
-    for count in taken.numbers(3, 9):
+    for count in vocabulary.numbers(3, 9):
       yield Item(
         f"{about} in exactly {count} words.",
         (a, n),
@@ -251,31 +260,35 @@ def instructions(pool: str) -> Iterator[Item]:
 def _instruction(
   holds: Callable[[str, list[str], str], bool],
 ) -> Callable[..., bool]:
-  """A check of a constraint: (text, its words, what is wanted) -> it holds.
+  """Makes a check of a constraint.
 
   The words that are to be mentioned must be, also as plurals and possessives,
   and beside them a word that the prompt does not have: an echo of it, or of a
-  part, is no sentence. Nor is what is malformed. The constraint is held to the
-  whole of the undecorated text, as in the strict accuracy of IFEval.
+  part, is no sentence. Nor is what is malformed. The constraint is checked on
+  the whole of the undecorated text, as in the strict accuracy of IFEval.
+
+  Args:
+    holds: (text, its words, what is wanted) -> whether the constraint holds.
   """
 
-  def check(example: Example, text: str, wanted: str = "") -> bool:
+  def check(example: Example, text: str, argument: str = "") -> bool:
     text = _plain(text)
-    found = [w.removesuffix("'s") for w in scorers.words(text)]
+    tokens = [w.removesuffix("'s") for w in scorers.words(text)]
     prompt = scorers.words(scorers.fold_case(example.messages[-1]["content"]))
     mentioned = [_forms(word) for word in example.fields["right"]]
-    own = set(found).difference(prompt, *mentioned)
+    new_words = set(tokens).difference(prompt, *mentioned)
     return (
-      bool(own)
-      and all(forms.intersection(found) for forms in mentioned)
+      bool(new_words)
+      and all(forms.intersection(tokens) for forms in mentioned)
       and not scorers.is_malformed(text)
-      and holds(text, found, wanted)
+      and holds(text, tokens, argument)
     )
 
   return check
 
 
 def _forms(word: str) -> set[str]:
+  """Returns a word and its plural, folded."""
   word = scorers.fold_case(word)
   return {word, f"{word}s"}
 
@@ -284,10 +297,10 @@ def _forms(word: str) -> set[str]:
 CHECKS: dict[str, Callable[..., bool]] = {
   "result": _is_result,
   "order": _is_ordered,
-  "starts": _instruction(lambda _, found, word: found[0] in _forms(word)),
-  "ends": _instruction(lambda _, found, word: found[-1] in _forms(word)),
-  "lacks": _instruction(lambda _, found, word: word not in found),
+  "starts": _instruction(lambda _, tokens, word: tokens[0] in _forms(word)),
+  "ends": _instruction(lambda _, tokens, word: tokens[-1] in _forms(word)),
+  "lacks": _instruction(lambda _, tokens, word: word not in tokens),
   "no comma": _instruction(lambda text, *_: "," not in text),
   "mentions": _instruction(lambda *_: True),
-  "counts": _instruction(lambda _, found, count: len(found) == int(count)),
+  "counts": _instruction(lambda _, tokens, count: len(tokens) == int(count)),
 }
