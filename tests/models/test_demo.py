@@ -17,7 +17,8 @@ import safetensors.numpy
 from bct_jax.infra import whole_folder
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.models import demo
-from bct_jax.models.demo import gguf_file, tiny
+from bct_jax.models.demo import gguf_file
+from bct_jax.models.demo.tiny import SPECIALS, TEMPLATE, byte_characters
 
 ROOT = Path(__file__).parents[2]
 KEY = {"model": "test"}
@@ -80,7 +81,7 @@ def test_tiny_is_a_function_of_its_arguments(tmp_path, tiny_folder):
 
 def test_tiny_tokenizer_takes_every_byte(tiny_folder):
   tokenizer = load_tokenizer(tiny_folder)
-  characters = tiny.byte_characters()
+  characters = byte_characters()
   for byte in range(256):
     assert tokenizer.convert_ids_to_tokens(8 + byte) == characters[byte]
   rng = random.Random(0)
@@ -185,7 +186,7 @@ def test_unwritable_place_is_one_clear_error(tmp_path):
 SLOW_BUILD = """
   import os, signal, sys, time
   from pathlib import Path
-  from bct_jax.models import folders
+  from bct_jax.infra import whole_folder
   root, ending = Path(sys.argv[1]), sys.argv[2]
   def build(target):
     with (root / "log").open("a") as log:
@@ -195,7 +196,7 @@ SLOW_BUILD = """
     if ending == "killed":
       os.kill(os.getpid(), signal.SIGKILL)
     (target / "a.txt").write_text("a" * 100)
-  folders.ensure(root / "f", {"model": "test"}, build, replace=True)
+  whole_folder.ensure_folder(root / "f", {"model": "test"}, build, replace=True)
 """
 
 
@@ -314,7 +315,7 @@ def small_gguf(tmp_path, tiny_folder):
   """Returns write(**metadata) and the weights it should give back."""
   import gguf
 
-  characters = tiny.byte_characters().values()
+  characters = byte_characters().values()
   weights = safetensors.numpy.load_file(tiny_folder / WEIGHTS)
   expected = dict(weights)
   names = dict(gguf_file._GLOBAL_NAMES)
@@ -339,14 +340,14 @@ def small_gguf(tmp_path, tiny_folder):
       ("tokenizer_model", "gpt2"),
       ("tokenizer_pre", metadata.get("pre", "smollm")),
       ("add_bos_token", False),
-      ("token_list", [*tiny.SPECIALS[:5], "12", "ab", "ĊĊ", *characters]),
+      ("token_list", [*SPECIALS[:5], "12", "ab", "ĊĊ", *characters]),
       ("token_types", [3] * 5 + [1] * 259),
       ("token_merges", ["1 2", "a b", "Ċ Ċ"]),
       ("bos_token_id", 1),
       ("eos_token_id", 2),
       ("unk_token_id", 0),
       ("pad_token_id", 2),
-      ("chat_template", tiny.TEMPLATE),
+      ("chat_template", TEMPLATE),
     ):
       getattr(writer, f"add_{add}")(value)
     for name, hf_name in names.items():

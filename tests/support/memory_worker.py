@@ -19,7 +19,7 @@ from helpers import make_mesh  # noqa: E402
 from bct_jax import mesh as meshes  # noqa: E402
 from bct_jax.models import decoder, partition
 from bct_jax.models.config import from_hf  # noqa: E402
-from bct_jax.models.demo import tiny  # noqa: E402
+from bct_jax.models.demo.tiny import make_tiny  # noqa: E402
 from bct_jax.models.huggingface import export
 from bct_jax.models.huggingface.load import load_params  # noqa: E402
 
@@ -54,7 +54,7 @@ def restart_peak() -> int:
 
 
 def main(folder: Path, dtype: str, out: Path | None):
-  small = tiny.make_tiny(folder.parent / "warm", tied=False)
+  small = make_tiny(folder.parent / "warm", tied=False)
   config, params = load(small, dtype)
   export.export_hf(params, config, small, folder.parent / "warm_out")
   base = restart_peak()
