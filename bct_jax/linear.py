@@ -41,8 +41,8 @@ from bct_jax.config.eval_steps import eval_steps
 from bct_jax.evals import verdict
 from bct_jax.evals.evaluate import summarize_rows
 from bct_jax.evals.gate import check_gate, first_failures
+from bct_jax.evals.schema import terminal_line
 from bct_jax.experiment import rundir
-from bct_jax.experiment.arms import describe
 from bct_jax.infra import files
 from bct_jax.infra.progress import log_line
 from bct_jax.report import write_report
@@ -275,7 +275,7 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
   files.write_text(
     folder / "mask_audit.txt", f"trained {n} outputs of {n} inputs\n"
   )
-  log_line(f"{name} {describe(curve[-1])} share {curve[-1]['share']:.3f}")
+  log_line(f"{name} {terminal_line(curve[-1])} share {record['share']:.3f}")
   record = {
     "name": name,
     "objective": f"least squares, {arm.optimizer}",

@@ -1,6 +1,5 @@
 """Eval prompts -> rollouts -> labels -> rates with intervals."""
 
-import collections
 import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -8,8 +7,9 @@ from typing import Any
 from bct_jax.config import EvalConfig
 from bct_jax.data.chat import Chat
 from bct_jax.data.messages import with_prefix, with_prompt
+from bct_jax.evals import schema
 from bct_jax.evals.rewards import Reward, reward_of
-from bct_jax.evals.stats import wilson
+from bct_jax.evals.schema import EvalRecord
 from bct_jax.examples import Example, Label, Setting
 from bct_jax.settings.decorations import Decoration
 from bct_jax.settings.probes.capability import Probe
@@ -153,54 +153,16 @@ def add_rewards(
   return out
 
 
-def summarize_rows(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
-  """Rates of one evaluation, each with its Wilson 95% interval.
+def measure_rows(rows: Sequence[dict[str, Any]], step: int) -> EvalRecord:
+  """Measures labelled completions of one eval, each rate with its interval.
 
-  `initial`, `alternate` and `other` are shares of all eval prompts and add up
-  to 1; `decorated` is a share of eval prompts too, `agreed` and
-  `agreed_decorated` of held-out train prompts, `capability` of probe prompts.
-  `logprob_initial` and `logprob_alternate` are mean log-probabilities of the
-  reference completions, in runs with `eval.references`. `reward`, of runs that
-  have one, is its mean over held-out train prompts.
+  `schema.EvalRecord` says what is measured, of which prompts. An eval without
+  eval prompts or without probes divides by zero.
   """
-  split = collections.defaultdict(list)
-  for row in rows:
-    split[row["split"]].append(row)
-  evals, held, probes = split["eval"], split["heldout"], split["probe"]
-  out: dict[str, Any] = {"step": step, "n": len(evals)}
+  values = {m.name: m.measure(rows) for m in schema.measurements()}
+  return schema.EvalRecord(step=step, **values)
 
-  def rate(name: str, part: list, hits: int, interval: bool = True) -> None:
-    out[name] = hits / len(part)
-    if interval:
-      out[f"{name}_ci"] = list(wilson(hits, len(part)))
 
-  for name in ("initial", "alternate", "other"):
-    rate(name, evals, sum(r["label"] == name for r in evals))
-  rate("decorated", evals, sum(r["decorated"] for r in evals), False)
-  agreed = [r for r in held if r["label"] == "agreed"]
-  out["agreed_n"] = len(held)
-  rate("agreed", held, len(agreed))
-  rate("agreed_decorated", held, sum(r["decorated"] for r in agreed))
-  if "reward" in held[0]:
-    out["reward"] = sum(r["reward"] for r in held) / len(held)
-  confused = sum(r["reason"] == "confused" for r in held)
-  rate("confused", held, confused)
-  out["capability_n"] = len(probes)
-  rate("capability", probes, sum(r["label"] == "right" for r in probes))
-  for name in ("logprob_initial", "logprob_alternate"):
-    if evals and name in evals[0]:  # nats per completion, the mean of prompts
-      out[name] = sum(r[name] for r in evals) / len(evals)
-  # See plan.sample_rows; null in rollouts from before it was measured.
-  out["logprob_difference"] = max(
-    (r["logprob_difference"] for r in rows if "logprob_difference" in r),
-    default=None,
-  )
-  out["reasons"] = dict(
-    sorted(
-      collections.Counter(r["reason"] for r in evals if r["reason"]).items()
-    )
-  )
-  for name in ("truncated", "malformed"):
-    scored = evals + held
-    rate(name, scored, sum(r["reason"] == name for r in scored), False)
-  return out
+def summarize_rows(rows: Sequence[dict[str, Any]], step: int) -> dict[str, Any]:
+  """Measures labelled completions as `measure_rows` does; returns JSON."""
+  return measure_rows(rows, step).to_json()

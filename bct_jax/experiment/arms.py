@@ -1,5 +1,6 @@
 """Arms: trained from the organism, evaluated on the way, judged at the end."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,8 +9,9 @@ from typing import Any
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.evals import verdict
-from bct_jax.evals.evaluate import add_rewards, mark_decorated, summarize_rows
+from bct_jax.evals.evaluate import add_rewards, mark_decorated, measure_rows
 from bct_jax.evals.rewards import make_reward
+from bct_jax.evals.schema import Gradients, terminal_line
 from bct_jax.experiment import gradient_log
 from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_rollouts import sample_arms
@@ -196,13 +198,16 @@ class _Arm:
       give = make_reward(plan.setting, policy.reward, policy.length_target)
       rows = add_rewards(rows, plan.prompts, give)
     files.write_lines(self.folder / "rollouts" / f"step_{step}.jsonl", rows)
-    record = summarize_rows(rows, step)
+    record = measure_rows(rows, step)
     if plan.config.eval.gradients:
-      record["gradients"] = gradient_log.read_gradients(self.folder, step)
+      line = gradient_log.read_gradients(self.folder, step)
+      record = dataclasses.replace(record, gradients=Gradients.from_json(line))
     if plan.tasks is not None and step in self.task_steps:
-      record["tasks"] = plan.tasks.read(scored / lm_eval_tasks.FILE, at)
-    files.append_line(self.folder / "evals.jsonl", record)
-    log_line(f"{self.name} {describe(record)}")
+      tasks = plan.tasks.read(scored / lm_eval_tasks.FILE, at)
+      record = dataclasses.replace(record, tasks=tasks)
+    line = record.to_json()
+    files.append_line(self.folder / "evals.jsonl", line)
+    log_line(f"{self.name} {terminal_line(line)}")
 
   def finish(self) -> dict[str, Any]:
     """Writes done.json and returns its content."""
@@ -268,19 +273,3 @@ def _arm_result(
     "trained_tokens": sum(x["trained_tokens"] for x in lines),
     "seconds": sum(x["seconds"] for x in lines),
   }
-
-
-def describe(record: dict[str, Any]) -> str:
-  """One line per eval, for the terminal."""
-  rates = " ".join(
-    f"{k} {record[k]:.2f}"
-    for k in (
-      "initial",
-      "alternate",
-      "other",
-      "agreed",
-      "agreed_decorated",
-      "capability",
-    )
-  )
-  return f"step {record['step']}: {rates}"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import ConfigError, GateConfig, choose, from_dict
-from bct_jax.evals import verdict
+from bct_jax.evals import schema, verdict
 from bct_jax.evals.evaluate import label_completion, summarize_rows
 from bct_jax.evals.gate import check_gate
 from bct_jax.examples import Example, Setting
@@ -22,16 +22,6 @@ from bct_jax.settings import make_setting
 from bct_jax.settings.decorations import DECORATIONS, Decoration
 from bct_jax.settings.probes.capability import Probe, make_probe
 
-RATES = (
-  "initial",
-  "alternate",
-  "other",
-  "decorated",
-  "agreed",
-  "agreed_decorated",
-  "confused",
-  "capability",
-)
 SHOWN = 5  # changed rows of an eval on the terminal; a file gets all
 
 
@@ -209,12 +199,15 @@ def _eval(
       "the run was made by another version of the setting, or was changed"
     )
   after = summarize_rows(rows, step)
+  # A run from before something was measured lacks it.
+  names = schema.shown_shares(schema.Reach.FILE)
+  shares = [name for name in names if before.has(name)]
   told = {
     "of": of,
     "step": step,
     "rows": len(rows),
-    "before": {k: before.share(k) for k in RATES},
-    "after": {k: after[k] for k in RATES},
+    "before": {k: before.share(k) for k in shares},
+    "after": {k: after[k] for k in shares},
     "changed": changed,
     "labels": [r["label"] for r in rows if r["split"] == "eval"],
   }

@@ -7,6 +7,7 @@ from pathlib import Path
 import jinja2
 from markupsafe import Markup
 
+from bct_jax.evals.schema import Reach, shown_shares
 from bct_jax.report import browser, figure_files, run_page, text
 from bct_jax.report.draw import arm_curves
 from bct_jax.report.overview_page import make_overview
@@ -45,6 +46,10 @@ def write_report(
   page = _environment().get_template("template.html.j2")
   html = page.render(
     runs=views,
+    shares={
+      "line": shown_shares(Reach.LINE),
+      "results": shown_shares(Reach.RESULTS),
+    },
     overview=overview,
     unfinished=sum(not run.finished for run in runs),
     waiting=waiting,

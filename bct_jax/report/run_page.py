@@ -5,6 +5,7 @@ import itertools
 import math
 from collections.abc import Sequence
 
+from bct_jax.evals.schema import EvalRecord, Gradients, Rate
 from bct_jax.report import text
 from bct_jax.report.draw import arm_curves
 from bct_jax.report.draw.picture import Picture
@@ -12,9 +13,6 @@ from bct_jax.report.read.load import SETTINGS
 from bct_jax.report.read.types import (
   ArmRecord,
   GateRecord,
-  Gradients,
-  Point,
-  Rate,
   Row,
   RunRecord,
 )
@@ -40,7 +38,7 @@ class ArmView:
   key: str
   number: int
   arm: ArmRecord
-  last: Point | None
+  last: EvalRecord | None
   told: str
   verdict: str
   settings: dict[str, str]
@@ -53,7 +51,7 @@ class ArmView:
   references_svg: Picture | None
   gradients_svg: Picture | None
   gradients: list[tuple[int, dict[str, str]]]
-  tasks: list[tuple[Point, dict[str, str]]]
+  tasks: list[tuple[EvalRecord, dict[str, str]]]
   loss_svg: Picture | None
   loss: str
   steps: list[int]
@@ -241,7 +239,9 @@ def _pushes(found: Gradients) -> dict[str, str]:
   }
 
 
-def _tasks(curve: Sequence[Point]) -> list[tuple[Point, dict[str, str]]]:
+def _tasks(
+  curve: Sequence[EvalRecord],
+) -> list[tuple[EvalRecord, dict[str, str]]]:
   """Evals with tasks, and heading -> cell; the headings of all of them."""
   points = [point for point in curve if point.tasks]
   headings = {
@@ -257,7 +257,7 @@ def _tasks(curve: Sequence[Point]) -> list[tuple[Point, dict[str, str]]]:
   ]
 
 
-def _score(point: Point, task: str, metric: str) -> str:
+def _score(point: EvalRecord, task: str, metric: str) -> str:
   """A value with its standard error, which is under a key of its own."""
   found = point.tasks.get(task, {})
   name, comma, rest = metric.partition(",")
@@ -268,7 +268,7 @@ def _score(point: Point, task: str, metric: str) -> str:
   return told if error is None else f"{told} ± {text.number(error)}"
 
 
-def _reasons(point: Point) -> str:
+def _reasons(point: EvalRecord) -> str:
   told = [f"{name} {n}" for name, n in point.reasons.items() if n]
   return ", ".join(told)
 

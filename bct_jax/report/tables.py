@@ -8,20 +8,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from bct_jax.evals import schema
+from bct_jax.evals.schema import EvalRecord, Gradients, Reach
 from bct_jax.report import text
 from bct_jax.report.read.folders import load_runs
 from bct_jax.report.read.load import SETTINGS
 from bct_jax.report.read.parse import PUSHES
-from bct_jax.report.read.types import (
-  ArmRecord,
-  Gradients,
-  Point,
-  ReportError,
-  RunRecord,
-)
-
-RATES = ("initial", "alternate", "other", "decorated", "agreed",
-         "agreed_decorated", "capability")  # fmt: skip
+from bct_jax.report.read.types import ArmRecord, ReportError, RunRecord
 
 
 def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
@@ -60,7 +53,7 @@ def _lines(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
   ]
 
 
-def _scores(point: Point) -> dict[str, float | None]:
+def _scores(point: EvalRecord) -> dict[str, float | None]:
   return {
     f"tasks.{task}.{metric}": value
     for task, found in point.tasks.items()
@@ -69,7 +62,10 @@ def _scores(point: Point) -> dict[str, float | None]:
 
 
 def _line(
-  run: RunRecord, arm: ArmRecord, point: Point, scores: dict[str, float | None]
+  run: RunRecord,
+  arm: ArmRecord,
+  point: EvalRecord,
+  scores: dict[str, float | None],
 ) -> dict[str, Any]:
   step = arm.transfer_step
   out = {
@@ -82,7 +78,7 @@ def _line(
     "step": point.step,
     "n": point.n,
   }
-  for name in RATES:
+  for name in schema.shown_shares(Reach.RESULTS):
     rate = getattr(point, name)
     ci = rate and rate.ci or (None, None)
     out |= {
@@ -91,8 +87,7 @@ def _line(
       f"{name}_high": ci[1],
     }
   return out | {
-    "logprob_initial": point.logprob_initial,
-    "logprob_alternate": point.logprob_alternate,
+    **{k: getattr(point, k) for k in schema.shown_means(Reach.RESULTS)},
     **_pushes(point),
     **scores,
     "verdict": arm.verdict or None,
@@ -105,7 +100,7 @@ def _line(
   }
 
 
-def _pushes(point: Point) -> dict[str, float | None]:
+def _pushes(point: EvalRecord) -> dict[str, float | None]:
   found = point.gradients or Gradients({}, {}, {})
   return {
     **{key: found.values.get(key) for key in PUSHES},
@@ -133,10 +128,7 @@ def _evals(runs: Sequence[RunRecord]) -> str:
 
 # --- the table of verdicts ----------------------------------------------------
 
-_HEADER = (
-  "setting", "arm", "objective", "lr", "rank", "seed", "step", "initial",
-  "alternate", "other", "agreed", "capability", "verdict", "transfer step",
-)  # fmt: skip
+_SETTINGS = ("objective", "lr", "rank", "seed")  # of an arm, in these tables
 
 
 def verdict_table(
@@ -159,8 +151,9 @@ def verdict_table(
     KeyError: an unknown form.
   """
   write = FORMS[form]
-  if at is not None and at[0] not in RATES:
-    raise ReportError(f"{at[0]}: no such rate; there are {', '.join(RATES)}")
+  rates = schema.shown_shares(Reach.RESULTS)
+  if at is not None and at[0] not in rates:
+    raise ReportError(f"{at[0]}: no such rate; there are {', '.join(rates)}")
   return _verdicts(load_runs(run_dirs)[0], write, at)
 
 
@@ -172,10 +165,14 @@ def _verdicts(
   rows = [_cells(run, arm, at) for run in runs for arm in run.arms if arm.curve]
   if not rows:
     raise ReportError("no arm of these runs has an eval yet")
-  return write([list(_HEADER), *rows])
+  rates = schema.shown_shares(Reach.TABLE)
+  header = ["setting", "arm", *_SETTINGS, "step", *rates]
+  return write([[*header, "verdict", "transfer step"], *rows])
 
 
-def _shown(arm: ArmRecord, at: tuple[str, float] | None) -> tuple[Point, str]:
+def _shown(
+  arm: ArmRecord, at: tuple[str, float] | None
+) -> tuple[EvalRecord, str]:
   """The eval of an arm to show, and its step in words."""
   last = arm.curve[-1]
   if at is None:
@@ -193,17 +190,11 @@ def _cells(
 ) -> list[str]:
   point, step = _shown(arm, at)
   s = arm.settings
-  rates = [
-    getattr(point, name)
-    for name in ("initial", "alternate", "other", "agreed", "capability")
-  ]
+  rates = [getattr(point, name) for name in schema.shown_shares(Reach.TABLE)]
   return [
     run.setting,
     arm.name,
-    *(
-      text.setting_value(key, s[key]) if key in s else ""
-      for key in ("objective", "lr", "rank", "seed")
-    ),
+    *(text.setting_value(key, s[key]) if key in s else "" for key in _SETTINGS),
     step,
     *(
       "" if r is None else f"{text.percent(r.value)} {text.interval(r.ci)}"

@@ -14,12 +14,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bct_jax.evals.schema import EvalRecord, Rate
 from bct_jax.report.read.types import (
   ArmRecord,
   Crossing,
   OrganismRecord,
-  Point,
-  Rate,
   RunRecord,
 )
 
@@ -165,7 +164,7 @@ def describe_arm(arm: ArmRecord) -> str:
   """One sentence on how an arm ended, without its name."""
   if not arm.curve:
     return "no eval yet."
-  last: Point = arm.curve[-1]
+  last: EvalRecord = arm.curve[-1]
   rates: dict[str, Rate | None] = {
     "initial": last.initial,
     "alternate": last.alternate,

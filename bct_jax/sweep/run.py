@@ -243,19 +243,22 @@ def result_table(
   results: Mapping[str, Mapping[str, Any]], waiting: Sequence[str] = ()
 ) -> str:
   """What became of each cell, and which wait, for the terminal."""
+  from bct_jax.evals.schema import Reach, shown_shares
+
+  names = shown_shares(Reach.TABLE)
   width = max([4, *map(len, [*results, *waiting])])
-  lines = [
-    f"{'cell':{width}}  {'lr':>8}  {'verdict':12} initial alternate other "
-    "agreed capability"
-  ]
+  lines = [f"{'cell':{width}}  {'lr':>8}  {'verdict':12} {' '.join(names)}"]
   for name, arm in results.items():
     if "error" in arm:
       lines.append(f"{name:{width}}  failed: {arm['error']}")
       continue
     last = arm["curve"][-1]
+    # An arm from before something was measured lacks it.
+    rates = " ".join(
+      f"{last[k]:{len(k)}.0%}" if k in last else f"{'–':>{len(k)}}"
+      for k in names
+    )
     lines.append(
-      f"{name:{width}}  {arm['lr']:8.2g}  {arm['verdict']:12} "
-      f"{last['initial']:7.0%} {last['alternate']:9.0%} {last['other']:5.0%} "
-      f"{last['agreed']:6.0%} {last['capability']:10.0%}"
+      f"{name:{width}}  {arm['lr']:8.2g}  {arm['verdict']:12} {rates}"
     )
   return "\n".join(lines + [f"{name:{width}}  waits" for name in waiting])

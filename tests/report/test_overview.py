@@ -10,12 +10,12 @@ import pytest
 from fake_run import N, edit, fake_run, fake_sweep
 
 from bct_jax.evals import stats, summary
+from bct_jax.evals.schema import Rate
 from bct_jax.report import write_report
 from bct_jax.report.comparable_arms import make_groups
 from bct_jax.report.draw import comparisons
 from bct_jax.report.overview_page import make_overview
 from bct_jax.report.read.folders import load_runs
-from bct_jax.report.read.types import Rate
 
 scipy_stats = pytest.importorskip("scipy.stats")
 RATES = (1e-5, 1e-4, 1e-3)

@@ -8,36 +8,21 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bct_jax.evals.schema import EvalRecord, Rate
 from bct_jax.report import text
 from bct_jax.report.draw.picture import (
   CAPTION,
   COLORS,
   INK,
+  LEARNED,
   LINE,
+  LINE_STYLES,
+  RATES,
   Picture,
   new_figure,
   wrap,
 )
-from bct_jax.report.read.types import (
-  ArmRecord,
-  Point,
-  Rate,
-  ReportError,
-  RunRecord,
-)
-
-# Shape and dash tell the lines apart where colour cannot.
-_STYLES = {
-  "initial": ("o", "-"),
-  "alternate": ("s", "-"),
-  "other": ("^", "-"),
-  "agreed": ("o", "-"),
-  "agreed_decorated": ("D", "--"),
-  "capability": ("v", "-."),
-  "decorated": ("x", ":"),
-}
-RATES = ("initial", "alternate", "other")
-LEARNED = ("agreed", "agreed_decorated", "capability", "decorated")
+from bct_jax.report.read.types import ArmRecord, ReportError, RunRecord
 
 
 def rates_svg(arm: ArmRecord, key: str) -> Picture:
@@ -131,7 +116,7 @@ def _measured(
     [place(s) for s in steps],
     [v if v is not None else math.nan for v in values],
     color=COLORS[name],
-    marker=_STYLES[name][0],
+    marker=LINE_STYLES[name][0],
     linestyle=dash,
     label=label,
   )
@@ -201,7 +186,9 @@ def percents(axes: Axes) -> None:
   axes.set_axisbelow(True)
 
 
-def _lines(axes: Axes, curve: Sequence[Point], names: Sequence[str]) -> None:
+def _lines(
+  axes: Axes, curve: Sequence[EvalRecord], names: Sequence[str]
+) -> None:
   """Draws rates against the step, each labelled at its end."""
   ends: dict[str, float] = {}
   for name in names:
@@ -231,7 +218,7 @@ def _line(
   axes: Axes, name: str, drawn: Sequence[tuple[int, Rate]], band: bool
 ) -> None:
   x = [place(step) for step, _ in drawn]
-  marker, dash = _STYLES[name]
+  marker, dash = LINE_STYLES[name]
   axes.plot(
     x,
     [rate.value for _, rate in drawn],

@@ -26,6 +26,19 @@ COLORS = {
   "loss": "#3d3d99",
   "bad": "#a4161a",
 }
+# Marker and dash of a rate's line tell it apart where colour cannot.
+LINE_STYLES = {
+  "initial": ("o", "-"),
+  "alternate": ("s", "-"),
+  "other": ("^", "-"),
+  "agreed": ("o", "-"),
+  "agreed_decorated": ("D", "--"),
+  "capability": ("v", "-."),
+  "decorated": ("x", ":"),
+}
+# The rates of an arm's two figures, in the order in which they are drawn.
+RATES = ("initial", "alternate", "other")
+LEARNED = ("agreed", "agreed_decorated", "capability", "decorated")
 INK, GRID = "#222222", "#d4d4d4"
 _WIDTH, _HEIGHT = 440, 270  # of an SVG in its own units, of a 72nd inch
 CAPTION: Any = {"fontsize": 8, "linespacing": 1.25, "va": "bottom"}

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bct_jax.data.leaks import describe_overlap
+from bct_jax.evals.schema import EvalRecord
 from bct_jax.report.read import parse, records
 from bct_jax.report.read.ending import ending_of
 from bct_jax.report.read.types import (
   ArmRecord,
   OrganismRecord,
-  Point,
   ReportError,
   RunRecord,
   TrainStep,
@@ -23,7 +23,7 @@ from bct_jax.report.read.types import (
 VERDICTS = ("retained", "transferred", "degraded", "inconclusive")
 CONTROL = "control"  # which one an arm is of another, if it is one
 SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed", CONTROL)
-T = TypeVar("T", Point, TrainStep)
+T = TypeVar("T", EvalRecord, TrainStep)
 
 
 def load_run(path: Path) -> RunRecord:
@@ -212,10 +212,10 @@ def _arm(
       return []
     return list(records.read_lines(folder / file, torn))
 
-  points = [parse.point(r) for r in lines("evals.jsonl")]
+  points = [parse.eval_record(r) for r in lines("evals.jsonl")]
   curve = _by_step(points, folder / "evals.jsonl", notes)
   if record is not None and record.has("curve"):
-    told = tuple(parse.point(r) for r in record.objects("curve"))
+    told = tuple(parse.eval_record(r) for r in record.objects("curve"))
     if told != curve:
       notes.append(
         f"Arm {name}: evals.jsonl does not say what result.json does; the"

@@ -4,15 +4,15 @@ All raise `ReportError`, which names file, line and field.
 """
 
 from collections.abc import Iterable
+from typing import Any
 
+from bct_jax.evals import schema
+from bct_jax.evals.schema import Gradients, Rate
 from bct_jax.report.read import records
 from bct_jax.report.read.types import (
   Crossing,
   Estimate,
   GateRecord,
-  Gradients,
-  Point,
-  Rate,
   ReportError,
   Row,
   TrainStep,
@@ -47,14 +47,11 @@ def gate(record: records.Record) -> GateRecord:
 
 
 def _rates(record: records.Record) -> dict[str, Rate]:
-  rates = {}
-  for key in ("initial", "alternate", "other", "confused", "agreed"):
-    # Agreed and confused are shares of train prompts, the others of n.
-    train = key in ("agreed", "confused")
-    rates[key] = record.rate(key, "agreed_n" if train else "n")
+  keys = {m.name: m.count_key for m in schema.measurements()}
+  names = ["initial", "alternate", "other", "confused", "agreed"]
   if record.has("capability"):
-    rates["capability"] = record.rate("capability", "capability_n")
-  return rates
+    names.append("capability")
+  return {name: record.rate(name, keys[name]) for name in names}
 
 
 def estimate(record: records.Record, key: str) -> Estimate | None:
@@ -72,45 +69,39 @@ def crossing(record: records.Record, key: str, censored: str) -> Crossing:
   )
 
 
-def point(record: records.Record) -> Point:
-  """A line of evals.jsonl."""
-
-  def maybe(key: str, n: str) -> Rate | None:
-    return record.rate(key, n) if record.has(key) else None
-
-  found = Point(
-    step=record.count("step"),
-    n=record.count("n"),
-    initial=record.rate("initial", "n"),
-    alternate=record.rate("alternate", "n"),
-    other=record.rate("other", "n"),
-    decorated=maybe("decorated", "n"),
-    agreed=maybe("agreed", "agreed_n"),
-    agreed_decorated=maybe("agreed_decorated", "agreed_n"),
-    capability=maybe("capability", "capability_n"),
-    reasons=record.object("reasons").value if record.has("reasons") else {},
-    truncated=record.number("truncated") if record.has("truncated") else None,
-    malformed=record.number("malformed") if record.has("malformed") else None,
-    logprob_difference=record.number("logprob_difference")
-    if record.has("logprob_difference")
-    else None,
-    **{
-      name: record.number(name)
-      for name in ("logprob_initial", "logprob_alternate")
-      if record.has(name)
-    },
+def eval_record(record: records.Record) -> schema.EvalRecord:
+  """Reads a line of evals.jsonl by the fields of `schema.EvalRecord`."""
+  step = record.count("step")
+  values = {m.name: _value(record, m) for m in schema.measurements()}
+  out = schema.EvalRecord(
+    step=step,
+    **values,
     gradients=_gradients(record.object("gradients"))
     if record.has("gradients")
     else None,
     tasks=_tasks(record.object("tasks")) if record.has("tasks") else {},
   )
-  total = found.initial.value + found.alternate.value + found.other.value
+  total = out.initial.value + out.alternate.value + out.other.value
   if abs(total - 1) > _SUM_TOLERANCE:
     raise ReportError(
       f"{record.where}: initial, alternate and other should add up to 1, add"
       f" up to {total:g}"
     )
-  return found
+  return out
+
+
+def _value(record: records.Record, measurement: schema.Measurement) -> Any:
+  """Reads the value of a measurement; None where an optional one is absent."""
+  name = measurement.name
+  if measurement.kind == "counts":
+    return record.object(name).value if record.has(name) else {}
+  if measurement.optional and not record.has(name):
+    return None
+  if measurement.kind == "prompts":
+    return record.count(name)
+  if measurement.kind == "share":
+    return record.rate(name, measurement.count_key)
+  return record.number(name)
 
 
 def _gradients(record: records.Record) -> Gradients:

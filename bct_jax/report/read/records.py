@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from bct_jax.report.read.types import Rate, ReportError
+from bct_jax.evals.schema import Rate
+from bct_jax.report.read.types import ReportError
 
 
 def read_text(path: Path) -> str:

@@ -5,24 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bct_jax.evals.schema import EvalRecord, Rate
+
 
 class ReportError(ValueError):
   """A run that cannot be shown; the message is one line naming the file."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Rate:
-  """A share of n completions.
-
-  Attributes:
-    value: in [0, 1].
-    ci: its 95% interval, None where none was recorded.
-    n: how many completions it is a share of, None where not recorded.
-  """
-
-  value: float
-  ci: tuple[float, float] | None = None
-  n: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,47 +31,6 @@ class Crossing:
 
   step: int | None
   censored_at: int | None
-
-
-@dataclasses.dataclass(frozen=True)
-class Gradients:
-  """How the next update pushes on both behaviors (bct_jax/train/gradients.py).
-
-  Attributes:
-    values: cosines, and gains in nats; None where there is none.
-    gradient_norm, update_norm: of "all" and of each group of layers.
-  """
-
-  values: Mapping[str, float | None]
-  gradient_norm: Mapping[str, float | None]
-  update_norm: Mapping[str, float | None]
-
-
-@dataclasses.dataclass(frozen=True)
-class Point:
-  """One eval of an arm. A rate that was not measured is None."""
-
-  step: int
-  n: int
-  initial: Rate
-  alternate: Rate
-  other: Rate
-  decorated: Rate | None
-  agreed: Rate | None
-  agreed_decorated: Rate | None
-  capability: Rate | None
-  reasons: Mapping[str, Any]
-  truncated: float | None
-  malformed: float | None
-  logprob_difference: float | None = None  # nats, sampler against trainer
-  # Mean log p of the reference completions on eval prompts, nats.
-  logprob_initial: float | None = None
-  logprob_alternate: float | None = None
-  gradients: Gradients | None = None
-  # Of lm-eval: task -> metric -> value, None where there is none.
-  tasks: Mapping[str, Mapping[str, float | None]] = dataclasses.field(
-    default_factory=dict
-  )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -133,7 +79,7 @@ class ArmRecord:
   name: str
   finished: bool
   settings: Mapping[str, Any]
-  curve: tuple[Point, ...]
+  curve: tuple[EvalRecord, ...]
   verdict: str
   why: str
   retention: Estimate | None
