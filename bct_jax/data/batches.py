@@ -1,8 +1,25 @@
-"""Global batches as a pure function of (rows, seed, step).
+"""Makes global batches as a pure function of (examples, seed, step).
 
-There is no iterator and so no iterator state: a resumed run, or one on another
-number of hosts, computes the same batch for the same step.
+There is no iterator, so there is no iterator state to save. A resumed run
+computes the same batch for the same step. So does a run on another number of
+hosts.
 """
+
+# How examples become the rows of a step, with 5 examples, batch_size 4, packed:
+#
+#   make     once: looks at every step, chooses rows x length that hold them all
+#   indices  epochs are seeded permutations, laid end to end and cut into steps:
+#              epoch 0: 3 0 2 4 1     epoch 1: 1 4 0 3 2 ...
+#              step 0: 3 0 2 4 | step 1: 1 1 4 0 | step 2: 3 2 ...
+#   bins     the longest first, each into the first row with room:
+#              step 0: [[2, 3], [4, 0]]
+#   fill     tokens     2 2 2 2 2 3 3 .    (. is padding, of weight 0)
+#            segments   1 1 1 1 1 2 2 0    attention stays within a segment
+#            positions  0 1 2 3 4 0 1 0    and restarts in each
+#
+# The training loop asks for the batch of step s + 1 while the devices run step
+# s: it reads the metrics of s only later (see train/loop.py). So no device
+# waits for what is done here, unless it takes longer than a step.
 
 import bisect
 import dataclasses
@@ -15,11 +32,11 @@ import numpy as np
 from bct_jax.data.chat import Tokens
 from bct_jax.types import Rows
 
-# Lengths and trained counts are rounded up to a multiple of this.
+# Lengths and counts of trained positions are rounded up to a multiple of this.
 _ROUND = 8
-# A packed row may hold this many times the longest example.
+# A packed row may be this many times as long as the longest example.
 _MAX_ROW = 8
-# Steps looked at to choose the row length; it holds for all of them.
+# The row length is chosen by the cost of this many steps: of all, it is slow.
 _SAMPLE = 512
 # A row of this many positions costs twice what they would cost in short rows,
 # for attention. Measured with SmolLM2 in float32 on CPU: 9 rows of 112 take
@@ -28,19 +45,20 @@ _TWICE = 1024
 
 
 def _round_up(n: int, multiple: int = _ROUND) -> int:
+  """Returns the least multiple that is not below n."""
   return -(-n // multiple) * multiple
 
 
 @dataclasses.dataclass(frozen=True)
 class Layout:
-  """The shape that every batch of a run has.
+  """Describes the shape that every batch of a run has.
 
   Attributes:
     rows: B, rows of a batch.
     length: T, positions of a row.
     num_trained: R, see types.Batch.
     packed: whether a row may hold several examples.
-    segments: S, examples in the fullest row; 0 where nothing asks.
+    segments: S, examples in the fullest row; 0 where nothing reads it.
   """
 
   rows: int
@@ -51,7 +69,7 @@ class Layout:
 
 
 def widest_layout(layouts: Sequence[Layout]) -> Layout:
-  """The least layout that has room for what each has room for."""
+  """Returns the smallest layout into which every batch of `layouts` fits."""
   return Layout(
     rows=max(x.rows for x in layouts),
     length=max(x.length for x in layouts),
@@ -63,20 +81,21 @@ def widest_layout(layouts: Sequence[Layout]) -> Layout:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-  """Training examples of one run, and the batches they make.
+  """Holds the training examples of one run and makes its batches.
 
   Attributes:
     ids: a name per example, for messages.
     examples: tokens and weights.
     batch_size: examples per step.
-    seed: of the order.
-    layout: shape of every batch, and of every view's.
-    extra_rows: further rows of each example, by name; a batch has them in
+    seed: of the order of examples.
+    layout: the shape of every batch, also of extra rows.
+    extra_rows: further rows of each example, by name. A batch has them in
       `extras`, packed as the examples are.
-    logprobs: what the organism gives each completion, in nats, of the examples
-      ("") and of each view, for objectives that ask; see reference_logprobs.py.
-    repeat: how often each example occurs in its step, behind each other.
-    source_hash: of all that was read of a file, also of what is not used here.
+    logprobs: log p(completion | prompt) under the organism, in nats, of the
+      examples ("") and of each kind of extra rows. None where the objective
+      does not compare with it; see experiment/reference_logprobs.py.
+    repeat: how often each example occurs in its step, as neighbours.
+    source_hash: of all that was read of a file, also of unused examples.
   """
 
   ids: tuple[str, ...]
@@ -105,17 +124,18 @@ class Dataset:
     extra_rows: Mapping[str, Sequence[Tokens]] = {},
     repeat: int = 1,
   ) -> "Dataset":
-    """Checks the examples and finds a layout that fits every step.
+    """Checks the examples and chooses a layout that fits every step.
 
     Args:
       ids: a name per example.
       examples: tokens and weights.
       batch_size: examples per step.
-      seed: of the order.
-      max_length: tokens an example may have.
-      steps: of the run; the layout holds for these.
-      pack: put several examples in a row, each a segment of its own.
-      multiple: of the number of rows (row shards times microbatches).
+      seed: of the order of examples.
+      max_length: tokens that an example may have.
+      steps: number of steps of the run; the layout holds for these.
+      pack: whether to put several examples in a row, each in its own segment.
+      multiple: what the number of rows is rounded up to (row shards times
+        microbatches).
       extra_rows: further rows of each example.
       repeat: how often each example occurs in its step; divides batch_size.
 
@@ -123,8 +143,8 @@ class Dataset:
       ValueError: an example is longer than `max_length` (nothing is cut),
         trains nothing, or there are fewer examples than a batch.
     """
-    for view, rows in {"": examples, **extra_rows}.items():
-      what = f"{view} of example" if view else "example"
+    for kind, rows in {"": examples, **extra_rows}.items():
+      what = f"{kind} of example" if kind else "example"
       for name, example in zip(ids, rows, strict=True):
         if len(example.ids) > max_length:
           raise ValueError(
@@ -146,21 +166,24 @@ class Dataset:
       {name: tuple(rows) for name, rows in extra_rows.items()},
       repeat=repeat,
     )
-    find = data._packed_layout if pack else data._padded_layout
-    return dataclasses.replace(data, layout=find(steps, multiple))
+    choose_layout = data._packed_layout if pack else data._padded_layout
+    return dataclasses.replace(data, layout=choose_layout(steps, multiple))
 
   @functools.cached_property
   def hash(self) -> str:
-    """Content hash of ids, tokens and weights in order, and of their file."""
+    """Hashes ids, tokens and weights in their order, and `source_hash`."""
     digest = hashlib.sha256(self.source_hash.encode())
-    for view, rows in {"": self.examples, **self.extra_rows}.items():
-      digest.update(view.encode())
+    for kind, rows in {"": self.examples, **self.extra_rows}.items():
+      digest.update(kind.encode())
       for name, example in zip(self.ids, rows, strict=True):
         digest.update(repr((name, example.ids, example.weights)).encode())
     return digest.hexdigest()
 
   def indices(self, step: int) -> np.ndarray:  # [batch_size]
-    """Examples of a step: epochs of seeded permutations, laid end to end."""
+    """Returns the examples of a step, as indices.
+
+    Epochs are seeded permutations. They are laid end to end and cut into steps.
+    """
     count, size = len(self.examples), self.batch_size // self.repeat
     epochs = range(step * size // count, ((step + 1) * size - 1) // count + 1)
     order = np.concatenate([_permutation(count, self.seed, e) for e in epochs])
@@ -168,9 +191,12 @@ class Dataset:
     return np.repeat(order[start : start + size], self.repeat)
 
   def batch(self, step: int, layout: Layout | None = None) -> Rows:
-    """The global batch of a step, as host arrays.
+    """Returns the global batch of a step, as host arrays.
 
-    A wider `layout` than its own adds positions and rows that count nothing.
+    Args:
+      step: number of the update, from 0.
+      layout: a wider layout than the dataset's own, for arms that run in one
+        program. The positions and rows that it adds have weight 0.
     """
     layout = layout or self.layout
     if self.layout.packed:
@@ -178,26 +204,28 @@ class Dataset:
     else:
       bins = [[i] for i in self.indices(step)]
 
-    def rows(view: str, examples: tuple[Tokens, ...]) -> Rows:
-      filled = fill_rows(examples, bins, layout)
+    def make_rows(kind: str, examples: tuple[Tokens, ...]) -> Rows:
+      rows = fill_rows(examples, bins, layout)
       if self.logprobs is None:
-        return filled
-      known = np.zeros((layout.rows, layout.segments), np.float32)
+        return rows
+      logprobs = np.zeros((layout.rows, layout.segments), np.float32)
       for row, members in enumerate(bins):
-        known[row, : len(members)] = [self.logprobs[view][i] for i in members]
-      return filled._replace(extras={"reference_logprob": known})
+        of_row = [self.logprobs[kind][i] for i in members]
+        logprobs[row, : len(of_row)] = of_row
+      return rows._replace(extras={"reference_logprob": logprobs})
 
-    main = rows("", self.examples)
-    extra_rows = {name: rows(name, v) for name, v in self.extra_rows.items()}
+    main = make_rows("", self.examples)
+    extra_rows = {k: make_rows(k, v) for k, v in self.extra_rows.items()}
     return main._replace(extras={**main.extras, **extra_rows})
 
   def batch_ids(self, step: int) -> list[str]:
+    """Returns the ids of the examples of a step."""
     return [self.ids[i] for i in self.indices(step)]
 
   def counts(self, step: int) -> dict[str, int]:
-    """Real and trained positions of a step, without building its batch.
+    """Counts real and trained positions of a step without making its batch.
 
-    Those of the examples themselves, not of their extra_rows.
+    Extra rows are not counted.
     """
     examples = [self.examples[i] for i in self.indices(step)]
     return {
@@ -207,33 +235,34 @@ class Dataset:
 
   @functools.cached_property
   def _lengths(self) -> list[int]:
-    """Positions that an example takes, as in the longest of its extra_rows."""
+    """Counts the positions of each example, or of its longest extra row."""
     # The last id is only ever a target, so it takes no position.
-    every = zip(self.examples, *self.extra_rows.values(), strict=True)
-    return [max(len(e.ids) - 1 for e in extra_rows) for extra_rows in every]
+    groups = zip(self.examples, *self.extra_rows.values(), strict=True)
+    return [max(len(e.ids) - 1 for e in group) for group in groups]
 
   @functools.cached_property
-  def _trained(self) -> list[int]:
-    every = zip(self.examples, *self.extra_rows.values(), strict=True)
-    return [max(map(_num_trained, extra_rows)) for extra_rows in every]
+  def _trained_lengths(self) -> list[int]:
+    """Counts the trained positions of each example, as `_lengths` does."""
+    groups = zip(self.examples, *self.extra_rows.values(), strict=True)
+    return [max(map(_num_trained, group)) for group in groups]
 
   def _bins(self, step: int, length: int) -> list[list[int]]:
     """Packs the examples of a step into rows: first fit, the longest first."""
     # Not best_fit, see there: these bins are part of what a run resumes with.
     bins: list[list[int]] = []
-    room: list[int] = []
+    rooms: list[int] = []  # positions that are free, by row
     for i in sorted(self.indices(step), key=lambda i: -self._lengths[i]):
-      need = self._lengths[i]
-      at = next((b for b, r in enumerate(room) if r >= need), len(bins))
-      if at == len(bins):
+      size = self._lengths[i]
+      row = next((r for r, n in enumerate(rooms) if n >= size), len(bins))
+      if row == len(bins):
         bins.append([])
-        room.append(length)
-      bins[at].append(i)
-      room[at] -= need
+        rooms.append(length)
+      bins[row].append(i)
+      rooms[row] -= size
     return bins
 
   def _padded_layout(self, steps: int, multiple: int) -> Layout:
-    """One example per row, all as long as the longest."""
+    """Gives each example its own row; all are as long as the longest."""
     del steps
     if self.batch_size % multiple:
       raise ValueError(
@@ -243,18 +272,18 @@ class Dataset:
     return Layout(
       self.batch_size,
       _round_up(max(self._lengths)),
-      _round_up(max(self._trained)),
+      _round_up(max(self._trained_lengths)),
       packed=False,
       segments=1,
     )
 
   def _packed_layout(self, steps: int, multiple: int) -> Layout:
-    """The row length that costs least, and its rows."""
+    """Chooses the row length that costs least, then rows for every step."""
     shortest = _round_up(max(self._lengths))
-    few = range(0, steps, -(-steps // _SAMPLE))
+    sample = range(0, steps, -(-steps // _SAMPLE))
 
     def cost(length: int) -> float:
-      rows = max(len(self._bins(s, length)) for s in few)
+      rows = max(len(self._bins(s, length)) for s in sample)
       return _round_up(rows, multiple) * length * (1 + length / _TWICE)
 
     candidates = range(shortest, _MAX_ROW * shortest + 1, _ROUND)
@@ -264,12 +293,14 @@ class Dataset:
       bins = self._bins(step, length)
       rows = max(rows, len(bins))
       segments = max(segments, *map(len, bins))
-      trained = max(trained, *(sum(self._trained[i] for i in b) for b in bins))
+      counts = (sum(self._trained_lengths[i] for i in b) for b in bins)
+      trained = max(trained, *counts)
     rows, trained = _round_up(rows, multiple), _round_up(trained)
     return Layout(rows, length, trained, packed=True, segments=segments)
 
 
 def _num_trained(example: Tokens) -> int:
+  """Counts the tokens of an example that have weight."""
   return sum(w > 0 for w in example.weights)
 
 
@@ -299,23 +330,26 @@ def best_fit(
     The indices of the items in each row, in the order in which they were put.
   """
   bins: list[list[int]] = []
-  rooms: list[tuple[int, int, int]] = []  # (positions, row, parts), sorted
+  # What is free in each row: (positions, row, parts), sorted.
+  rooms: list[tuple[int, int, int]] = []
   for i in sorted(range(len(sizes)), key=lambda i: -sizes[i][0]):
     size, parts = sizes[i]
+    # The first with enough positions has the fewest: `rooms` is sorted by them.
     at = bisect.bisect_left(rooms, (size,))
     while at < len(rooms) and rooms[at][2] < parts:
       at += 1
     if at == len(rooms):
       bins.append([])
-      room, row, free = length, len(bins) - 1, most
+      positions, row, parts_free = length, len(bins) - 1, most
     else:
-      room, row, free = rooms.pop(at)
+      positions, row, parts_free = rooms.pop(at)
     bins[row].append(i)
-    bisect.insort(rooms, (room - size, row, free - parts))
+    bisect.insort(rooms, (positions - size, row, parts_free - parts))
   return bins
 
 
 def _permutation(count: int, seed: int, epoch: int) -> np.ndarray:
+  """Draws the order of the examples in an epoch, [count]."""
   return np.random.default_rng([seed, epoch]).permutation(count)
 
 

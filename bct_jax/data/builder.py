@@ -1,7 +1,7 @@
-"""Examples written as a TFDS data set, without TensorFlow.
+"""Writes examples as a TFDS data set, without TensorFlow.
 
-Whoever reads it trains on the very same examples, whatever became of the code
-that made them.
+A run that reads the data set trains on the very same examples, whatever became
+of the code that made them.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from bct_jax.data.source import content_hash
 from bct_jax.examples import Example
 from bct_jax.infra import files
 
-# Of the columns. What they hold is in the name of the folder above, a hash.
+# The version of the columns. The folder above has the content's hash as name.
 _VERSION = "1.0.0"
 
 
@@ -30,19 +30,20 @@ def write(
 ) -> Path:
   """Writes examples as array_records, in order.
 
-  Columns are `id`, `messages` (the prompt and, unless there is none, the
-  completion as the assistant's last), `weight`, the references `initial` and
-  `alternate`, and `fields` as JSON. `about` and the hash of each split's
-  content, which `source.read_examples` checks, are in metadata.json.
+  The columns are `id`, `messages`, `weight`, the references `initial` and
+  `alternate`, and `fields` as JSON. `messages` is the prompt followed by the
+  completion, if there is one, as the assistant's message. metadata.json holds
+  `about` and the hash of each split's content, which `source.read_examples`
+  checks.
 
   Args:
     out: the folder of data sets, TFDS's `data_dir`.
     name: of the data set: lower case, digits and "_".
     splits: name -> examples.
-    about: what made them; JSON values.
+    about: what made the examples; JSON values.
 
   Returns:
-    OUT/NAME/HASH/VERSION, as it was if it was there already.
+    The folder OUT/NAME/HASH/VERSION. If it exists, it is left as it is.
 
   Raises:
     ValueError: an example has a weight that cannot be kept.
@@ -56,25 +57,26 @@ def write(
     for split, rows in splits.items()
   }
   config = files.digest(facts)[:16]
-  made = _builder(name, config, splits, {**about, "content_hash": hashes})
-  builder = made(data_dir=str(out), file_format="array_record")
+  metadata = {**about, "content_hash": hashes}
+  builder_class = _builder_class(name, config, splits, metadata)
+  builder = builder_class(data_dir=str(out), file_format="array_record")
   # TFDS tells its progress on standard output.
   with contextlib.redirect_stdout(sys.stderr):
     builder.download_and_prepare()
   return Path(builder.data_dir)
 
 
-def _builder(
+def _builder_class(
   dataset: str,
   config: str,
   splits: Mapping[str, Sequence[Example]],
   metadata: Mapping[str, Any],
 ) -> type[tfds.core.GeneratorBasedBuilder]:
-  """A builder of the examples: TFDS has one class for each data set."""
+  """Makes the class that builds a data set: TFDS wants one for each."""
   text = tfds.features.Text()
 
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """Examples of a setting of bct_jax."""
+    """Holds examples of a setting of bct_jax."""
 
     name = dataset
     VERSION = tfds.core.Version(_VERSION)
@@ -105,17 +107,18 @@ def _builder(
 
 
 def _row(example: Example) -> dict[str, Any]:
+  """Returns the columns of one example; see `write`."""
   if float(np.float32(example.weight)) != example.weight:
     raise ValueError(
       f"example {example.id}: its weight {example.weight!r} is no float32, as "
       "TFDS keeps numbers"
     )
-  said = example.completion
+  completion = example.completion
   return {
     "id": example.id,
     "messages": [
       *map(dict, example.messages),
-      *([{"role": "assistant", "content": said}] if said else []),
+      *([{"role": "assistant", "content": completion}] if completion else []),
     ],
     "weight": example.weight,
     "initial": example.initial,

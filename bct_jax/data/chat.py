@@ -1,9 +1,9 @@
-"""Messages to tokens and loss weights. The only place where this happens.
+"""Turns messages into tokens and loss weights. Nothing else does.
 
-A training row is prompt ids followed by completion ids; the joined text is
+A training row is prompt ids followed by completion ids. The joined text is
 never tokenised again, so the model is trained on exactly the ids that the
-sampler will condition on. Which positions are trained is decided here, by where
-the completion lies, and never by comparing ids later.
+sampler will condition on. The trained positions are chosen here, by where the
+completion lies, and never by comparing ids later.
 """
 
 import dataclasses
@@ -17,16 +17,17 @@ from transformers import AutoTokenizer
 
 from bct_jax.examples import Message
 
-# Any completion without markup does: it shows where the template puts it.
+# Any completion without markup does: it shows where the template puts one.
 _PROBE = "Yes."
 
 
 @dataclasses.dataclass(frozen=True)
 class Tokens:
-  """One training row before padding.
+  """Holds one training row before padding.
 
-  `ids` is the prompt, the completion and the end-of-turn token; `weights` has
-  the same length and says how much the loss counts predicting each id.
+  Attributes:
+    ids: the prompt, the completion and the end-of-turn token.
+    weights: how much the loss counts the prediction of each id.
   """
 
   ids: tuple[int, ...]
@@ -36,12 +37,25 @@ class Tokens:
 class Chat:
   """Renders messages with a tokenizer's chat template.
 
-  Raises:
-    ValueError: the tokenizer has no template, or one whose prompt is not a
-      prefix of its training text, or has more ids than the model.
+  Attributes:
+    folder: the model folder.
+    tokenizer: of transformers.
+    end_of_turn: the id behind an assistant's answer.
+    stop_ids: the ids that end a completion.
+    pad: the id that fills rows; it is never read.
   """
 
   def __init__(self, folder: Path, vocab_size: int):
+    """Reads a tokenizer and checks that its template suits training.
+
+    Args:
+      folder: a Hugging Face model folder.
+      vocab_size: V, ids that the model has embeddings for.
+
+    Raises:
+      ValueError: the tokenizer has no template, or one whose prompt is not a
+        prefix of its training text, or has more ids than the model.
+    """
     self.folder = Path(folder)
     try:
       self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
@@ -60,15 +74,16 @@ class Chat:
     self._lossless = self._text(self.encode(sample)) == sample
     self.end_of_turn = self._find_end_of_turn()
     self.stop_ids = self._find_stop_ids()
-    # Fills rows on the right of nothing that is read: any valid id will do.
+    # It stands behind all that is read, so any valid id will do.
     self.pad = 0
 
   def encode(self, text: str) -> list[int]:
-    """Ids of text as it stands: no BOS is added, the template has its own.
+    """Encodes text as it stands: no BOS is added, the template has its own.
 
     Raises:
-      ValueError: the tokenizer has no ids for a part of the text and would
-        drop it without a word, as small vocabularies do with control bytes.
+      ValueError: the tokenizer has no ids for a part of the text. It would
+        drop that part without a word, as small vocabularies do with control
+        bytes.
     """
     ids = list(self.tokenizer.encode(text, add_special_tokens=False))
     if self._lossless and self._text(ids) != text:
@@ -79,7 +94,7 @@ class Chat:
     return ids
 
   def _text(self, ids: Sequence[int]) -> str:
-    # Special tokens inside stay visible: they are part of what was generated.
+    """Decodes ids. Special tokens stay visible: the model generated them."""
     return self.tokenizer.decode(
       list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
     )
@@ -90,46 +105,56 @@ class Chat:
     stop: Sequence[str] = (),
     prefix: Sequence[int] = (),
   ) -> str:
-    """Text of a completion, without a stop id at its end, and up to the first
-    of the strings in `stop`. It begins with that of `prefix`, where no stop
-    string counts."""
+    """Decodes a completion up to where it stops.
+
+    Args:
+      ids: of the completion; a stop id at their end is left out.
+      stop: the text is cut before the first of these strings.
+      prefix: ids that the answer was made to begin with. Their text stands
+        first, and stop strings do not count in it.
+    """
     ids = list(ids)
     if ids and ids[-1] in self.stop_ids:
       ids = ids[:-1]
     start = len(self._text(prefix)) if prefix else 0
     text = self._text([*prefix, *ids])
-    found = [text.find(s, start) for s in stop if s in text[start:]]
-    return text[: min(found)] if found else text
+    ends = [text.find(s, start) for s in stop if s in text[start:]]
+    return text[: min(ends)] if ends else text
 
   def find_stop(
     self, stop: Sequence[str]
   ) -> Callable[[Sequence[int]], int | None] | None:
-    """For the sampler: after how many ids a text has one of the strings.
+    """Returns a function with which the sampler looks for stop strings.
 
-    A string may begin within one token and end within another.
+    The function takes the ids so far. It returns the least number of them whose
+    text has one of the strings, or None. A string may begin within one token
+    and end within another.
+
+    Args:
+      stop: the strings; without any there is no function.
     """
     if not stop:
       return None
 
-    def has(ids: Sequence[int]) -> bool:
+    def has_stop(ids: Sequence[int]) -> bool:
       text = self._text(ids)
       return any(s in text for s in stop)
 
     def find(ids: Sequence[int]) -> int | None:
-      if not has(ids):
+      if not has_stop(ids):
         return None
-      return next(n for n in range(1, len(ids) + 1) if has(ids[:n]))
+      return next(n for n in range(1, len(ids) + 1) if has_stop(ids[:n]))
 
     return find
 
   def render(self, messages: Sequence[Message], prompt: bool = True) -> str:
-    """The template's text; with `prompt`, up to where the answer starts."""
+    """Renders messages; with `prompt`, up to where the answer starts."""
     return self.tokenizer.apply_chat_template(
       [dict(m) for m in messages], tokenize=False, add_generation_prompt=prompt
     )
 
   def prompt(self, messages: Sequence[Message]) -> list[int]:
-    """Ids the sampler continues.
+    """Encodes a prompt, whose ids the sampler continues.
 
     Raises:
       ValueError: the last turn is not the user's, or BOS occurs twice.
@@ -144,19 +169,22 @@ class Chat:
       raise ValueError(f"two BOS tokens at the start of the prompt: {ids[:4]}")
     return ids
 
-  def continued(
+  def prompt_and_prefix(
     self, messages: Sequence[Message]
   ) -> tuple[list[int], list[int]]:
-    """Ids of a prompt, and of how its answer is made to begin.
+    """Encodes a prompt, and the prefix that its answer is made to begin with.
 
-    The beginning is an assistant message at the end; without one it is empty.
-    It is encoded by itself and its ids follow those of the prompt, as those of
-    a completion do in training. What the model adds starts with a new token,
-    so a beginning that ends within a word, or in the space before one, leaves
-    it at a place where it has rarely been.
+    The prefix is an assistant message at the end; without one it is empty. It
+    is encoded by itself. Its ids follow those of the prompt, as those of a
+    completion do in training. The model goes on with a new token. So a prefix
+    that ends within a word, or in the space before one, leaves the model at a
+    place where training rarely put it.
+
+    Returns:
+      The ids of the prompt, and those of the prefix.
 
     Raises:
-      ValueError: see `prompt`; or the beginning is empty, or ends the turn.
+      ValueError: see `prompt`; or the prefix is empty, or ends the turn.
     """
     if not messages or messages[-1]["role"] != "assistant":
       return self.prompt(messages), []
@@ -170,7 +198,7 @@ class Chat:
     return self.prompt(before), prefix
 
   def example(self, messages: Sequence[Message], completion: str) -> Tokens:
-    """A training row: weight 1 on the completion and the end of the turn.
+    """Makes a training row: the completion and the end of the turn weigh 1.
 
     Raises:
       ValueError: the completion is empty.
@@ -187,14 +215,19 @@ class Chat:
     )
 
   def _find_end_of_turn(self) -> int:
-    """The token the template puts after an assistant's answer."""
+    """Finds the token that the template puts after an assistant's answer.
+
+    Raises:
+      ValueError: the prompt is no prefix of the training text, or no special
+        token ends an answer.
+    """
     question: list[Message] = [{"role": "user", "content": "Is it?"}]
-    answered: list[Message] = [
+    dialogue: list[Message] = [
       *question,
       {"role": "assistant", "content": _PROBE},
     ]
     prompt = self.render(question)
-    whole = self.render(answered, prompt=False)
+    whole = self.render(dialogue, prompt=False)
     if not whole.startswith(prompt + _PROBE):
       at = len(os.path.commonprefix([prompt + _PROBE, whole]))
       raise ValueError(
@@ -214,7 +247,7 @@ class Chat:
     return after[0]
 
   def _find_stop_ids(self) -> frozenset[int]:
-    """End of turn, the tokenizer's EOS and those of generation_config.json."""
+    """Collects end of turn, EOS and the ids of generation_config.json."""
     ids = {self.end_of_turn}
     if self.tokenizer.eos_token_id is not None:
       ids.add(self.tokenizer.eos_token_id)
@@ -228,17 +261,24 @@ class Chat:
 
   @property
   def template_hash(self) -> str:
+    """Returns a hash of the chat template."""
     return hashlib.sha256(self.tokenizer.chat_template.encode()).hexdigest()
 
   @property
   def tokenizer_hash(self) -> str:
-    """Hash of the vocabulary: token, id and order."""
+    """Returns a hash of the vocabulary: token, id and order."""
     vocab = sorted(self.tokenizer.get_vocab().items())
     return hashlib.sha256(json.dumps(vocab).encode()).hexdigest()
 
 
 def mask_audit(chat: Chat, rows: Sequence[Tokens], show: int = 3) -> str:
-  """Shows which tokens are trained: ⟦trained⟧, everything else is context."""
+  """Renders rows as text, trained tokens as ⟦token⟧, others as they are.
+
+  Args:
+    chat: for its tokenizer.
+    rows: of a data set.
+    show: how many rows to render; the counts are of all.
+  """
   trained = sum(w > 0 for r in rows for w in r.weights)
   real = sum(len(r.ids) for r in rows)
   longest = max(len(r.ids) for r in rows)

@@ -23,25 +23,27 @@ def with_system(
 
 def with_prompt(
   messages: Sequence[Message],
-  own: str | None,
+  system_prompt: str | None,
   kind: str,
   wordings: tuple[str, ...],
   paraphrases: int,
   key: str,
 ) -> tuple[Message, ...]:
-  """Messages under a prompt of settings/prompts.py.
+  """Puts messages under a prompt of settings/prompts.py.
 
   Args:
-    messages: with a user's message.
-    own: the `system_prompt` of the config.
-    kind: of the prompt; a hint stands before the last message of the user.
+    messages: among them a user's message.
+    system_prompt: of the config.
+    kind: of the prompt. A hint stands before the user's last message; every
+      other kind is a system message.
     wordings, paraphrases, key: see `system_text`.
 
   Raises:
-    ValueError: there are fewer wordings, or the messages have a system message.
+    ValueError: there are fewer wordings than paraphrases, or the messages have
+      a system message.
   """
   if kind != "hint":
-    text = system_text(own, wordings, paraphrases, key)
+    text = system_text(system_prompt, wordings, paraphrases, key)
     return with_system(messages, text)
   hint = system_text(None, wordings, paraphrases, key)
   at = max(i for i, m in enumerate(messages) if m["role"] == "user")
@@ -49,13 +51,14 @@ def with_prompt(
     "role": "user",
     "content": f"{hint}\n{messages[at]['content']}",
   }
-  return with_system((*messages[:at], hinted, *messages[at + 1 :]), own)
+  with_hint = (*messages[:at], hinted, *messages[at + 1 :])
+  return with_system(with_hint, system_prompt)
 
 
 def with_prefix(
   messages: Sequence[Message], text: str | None
 ) -> tuple[Message, ...]:
-  """Puts the beginning of an answer last, unless there is one or no text."""
+  """Appends the beginning of an answer, unless there is one or no text."""
   if text is None or messages[-1]["role"] == "assistant":
     return tuple(messages)
   return (*messages, {"role": "assistant", "content": text})

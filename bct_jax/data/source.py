@@ -1,8 +1,8 @@
-"""Prompts and train examples from files and data sets, each row checked.
+"""Reads prompts and train examples from files and data sets.
 
-Nothing is skipped: a row that does not fit is an error that names file and row.
-TFDS is read without TensorFlow, and folders of Hugging Face's `datasets`
-without that package.
+Every row is checked and none is skipped: a row that does not fit is an error
+that names file and row. TFDS is read without TensorFlow, and folders of Hugging
+Face's `datasets` without that package.
 """
 
 import json
@@ -18,34 +18,34 @@ import pyarrow.parquet
 from bct_jax.examples import Example, Message
 from bct_jax.infra.files import digest, read_json
 
-Row = tuple[str, Any]  # where it stands, for errors, and its fields
-# Before the name of a data set in TFDS's own data folder.
+Row = tuple[str, Any]  # its place, for errors, and its fields
+# Stands before the name of a data set in TFDS's own data folder.
 TFDS = "tfds:"
 _SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
-  """Prompts from JSON lines.
+  """Reads prompts from JSON lines.
 
   Each line is {"messages": [{"role", "content"}, ...]} or {"prompt": "text"},
-  which stands for one user turn. An assistant message at the end is how the
-  answer is made to begin.
+  which stands for one user turn. An assistant message at the end is what the
+  answer is made to begin with.
 
   Raises:
-    ValueError: naming file, line and what is wrong.
+    ValueError: a line is wrong; names file, line and reason.
   """
-  prompts = _checked(_json_lines(Path(path)), _prompt)
+  prompts = _check_rows(_json_lines(Path(path)), _prompt)
   if not prompts:
     raise ValueError(f"{path}: no prompts")
   return [messages for _, messages in prompts]
 
 
 def read_examples(source: str, split: str) -> tuple[list[Example], str]:
-  """Train examples from a file or a data set.
+  """Reads train examples from a file or a data set.
 
   A row has `messages`, of which the last one, an assistant's, is the
-  completion. It may have an `id` (else its number is one) and a `weight`.
-  What the two behaviors would say is not known of it.
+  completion. It may have an `id` (else its number becomes one) and a `weight`.
+  What the two behaviors would say is not known of such examples.
 
   Args:
     source: JSON lines; Parquet or Arrow, a file or the folder that
@@ -54,15 +54,15 @@ def read_examples(source: str, split: str) -> tuple[list[Example], str]:
     split: of a data set; "train" is that of files which have no splits.
 
   Returns:
-    All examples in order, and the hash of what was read of them.
+    All examples in order, and their `content_hash`.
 
   Raises:
-    ValueError: naming the source, the row and what is wrong.
+    ValueError: a row or the source is wrong; names source, row and reason.
   """
-  rows, recorded = _open(source, split)
+  rows, recorded_hash = _open(source, split)
   examples = [
     _example(number, *parts)
-    for number, parts in enumerate(_checked(rows, _trained), 1)
+    for number, parts in enumerate(_check_rows(rows, _dialogue), 1)
   ]
   if not examples:
     raise ValueError(f"{source}: no examples")
@@ -72,26 +72,30 @@ def read_examples(source: str, split: str) -> tuple[list[Example], str]:
       raise ValueError(
         f"{source}: rows {first} and {number} have the same id {example.id!r}"
       )
-  found = content_hash(examples)
-  if recorded not in (None, found):
+  content = content_hash(examples)
+  if recorded_hash not in (None, content):
     raise ValueError(
       f"{source}: the split {split!r} is not what was exported: its content "
-      f"has the hash {found[:16]}, metadata.json says {recorded[:16]}"
+      f"has the hash {content[:16]}, metadata.json says {recorded_hash[:16]}"
     )
-  return examples, found
+  return examples, content
 
 
 def content_hash(examples: Iterable[Example]) -> str:
-  """Hash of all that training reads of some examples, in order."""
+  """Hashes all that training reads of some examples, in their order."""
   return digest(
     [[e.id, list(e.messages), e.completion, e.weight] for e in examples]
   )
 
 
-def _checked(
+def _check_rows(
   rows: Iterable[Row], check: Callable[[Any], Any]
 ) -> list[tuple[Any, Any]]:
-  """Rows with what `check` makes of each."""
+  """Pairs each row with what `check` makes of it.
+
+  Raises:
+    ValueError: `check` refused a row; names its place.
+  """
   out = []
   for where, row in rows:
     try:
@@ -105,6 +109,7 @@ def _checked(
 
 
 def _prompt(row: Any) -> tuple[Message, ...]:
+  """Returns the messages of a row that is a prompt; raises unless it is one."""
   if isinstance(row, dict) and isinstance(row.get("prompt"), str):
     return ({"role": "user", "content": row["prompt"]},)
   if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
@@ -112,8 +117,11 @@ def _prompt(row: Any) -> tuple[Message, ...]:
   return _messages(row["messages"])
 
 
-def _trained(row: Any) -> tuple[Message, ...]:
-  """The messages of a row to train on, with the completion at the end."""
+def _dialogue(row: Any) -> tuple[Message, ...]:
+  """Returns the messages of a row to train on; raises unless it is one.
+
+  The completion is the last message.
+  """
   if not isinstance(row, dict):
     raise ValueError(f'needs {{"messages": [...]}}, found {row!r}')
   if not isinstance(row.get("messages"), list):
@@ -141,6 +149,7 @@ def _trained(row: Any) -> tuple[Message, ...]:
 
 
 def _example(number: int, row: dict, messages: tuple[Message, ...]) -> Example:
+  """Makes an example of a row and the messages that `_dialogue` found in it."""
   weight = row.get("weight")
   return Example(
     id=row.get("id") or f"file/{number}",
@@ -151,6 +160,7 @@ def _example(number: int, row: dict, messages: tuple[Message, ...]) -> Example:
 
 
 def _messages(messages: list) -> tuple[Message, ...]:
+  """Checks the roles, the texts and the order of messages."""
   for m in messages:
     if (
       not isinstance(m, dict)
@@ -158,11 +168,11 @@ def _messages(messages: list) -> tuple[Message, ...]:
       or not isinstance(m.get("content"), str)
     ):
       raise ValueError(f"not a message with a role and content: {m!r}")
-    m["content"].encode()  # a lone surrogate is no text; says where it is
+    m["content"].encode()  # raises for a lone surrogate, and says where it is
   roles = [m["role"] for m in messages]
   turns = roles[1:] if roles[:1] == ["system"] else roles
-  wanted = [("user", "assistant")[i % 2] for i in range(len(turns))]
-  if not turns or turns != wanted:
+  expected = [("user", "assistant")[i % 2] for i in range(len(turns))]
+  if not turns or turns != expected:
     raise ValueError(
       "after a system message, if there is one, the user's and the assistant's "
       f"must take turns, the user's first; found {roles}"
@@ -174,7 +184,11 @@ def _messages(messages: list) -> tuple[Message, ...]:
 
 
 def _open(source: str, split: str) -> tuple[Iterator[Row], str | None]:
-  """Rows of a source, and the hash that the one who wrote it recorded."""
+  """Opens a source by its kind.
+
+  Returns:
+    Its rows, and the content hash that is recorded in it, None where none is.
+  """
   path = Path(source)
   if source.startswith(TFDS) or (path / "features.json").is_file():
     return _tfds(source, split)
@@ -183,10 +197,10 @@ def _open(source: str, split: str) -> tuple[Iterator[Row], str | None]:
       f"{source} is missing; a data set of TFDS is named {TFDS}NAME"
     )
   if path.is_dir():
-    files, found = _files(path, split), split
+    files, only_split = _files(path, split), split
   else:
-    files, found = [path], "train"
-  if found != split:
+    files, only_split = [path], "train"
+  if only_split != split:
     raise ValueError(f"{source}: a file has no split {split!r}, only 'train'")
   suffixes = {file.suffix for file in files}
   if suffixes <= {".jsonl", ".json"}:
@@ -199,6 +213,7 @@ def _open(source: str, split: str) -> tuple[Iterator[Row], str | None]:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
+  """Reads the rows of a file of JSON lines."""
   try:
     text = path.read_bytes().decode("utf-8")
   except FileNotFoundError:
@@ -211,22 +226,23 @@ def _json_lines(path: Path) -> Iterator[Row]:
     if not line.strip():
       continue
     try:
-      yield where, json.loads(line, parse_constant=_no_number)
+      yield where, json.loads(line, parse_constant=_refuse_constant)
     except json.JSONDecodeError as e:
       raise ValueError(f"{where}: not JSON: {e.msg}") from None
     except ValueError as e:
       raise ValueError(f"{where}: {e}") from None
 
 
-def _no_number(name: str) -> None:
+def _refuse_constant(name: str) -> None:
+  """Raises for NaN and Infinity, which Python reads and JSON has not."""
   raise ValueError(f"not JSON: {name} is no number of it")
 
 
 def _files(folder: Path, split: str) -> list[Path]:
-  """Files of a split in a folder, in order.
+  """Lists the files of a split in a folder, in order.
 
   Raises:
-    ValueError: there is none; or they are of several splits, and none is it.
+    ValueError: the folder has no files, or none of this split.
   """
   if (folder / "dataset_dict.json").is_file():
     splits = read_json(folder / "dataset_dict.json")["splits"]
@@ -242,11 +258,11 @@ def _files(folder: Path, split: str) -> list[Path]:
       )
     return [folder / file["filename"] for file in state["_data_files"]]
   files = sorted(folder.glob("*.parquet"))
-  named = {f: m[1] for f in files if (m := _SHARD.fullmatch(f.name))}
-  if split in named.values():
-    return [f for f in files if named.get(f) == split]
-  if named or not files:
-    splits = f"only {sorted(set(named.values()))}" if named else (
+  split_of = {f: m[1] for f in files if (m := _SHARD.fullmatch(f.name))}
+  if split in split_of.values():
+    return [f for f in files if split_of.get(f) == split]
+  if split_of or not files:
+    splits = f"only {sorted(set(split_of.values()))}" if split_of else (
       "and neither what save_to_disk writes, nor .parquet files, nor a TFDS "
       "builder (dataset_info.json and features.json)"
     )  # fmt: skip
@@ -257,6 +273,7 @@ def _files(folder: Path, split: str) -> list[Path]:
 
 
 def _tables(files: Iterable[Path]) -> Iterator[Row]:
+  """Reads the rows of Parquet and Arrow files."""
   for file in files:
     try:
       if file.suffix == ".parquet":
@@ -274,7 +291,8 @@ def _tables(files: Iterable[Path]) -> Iterator[Row]:
 
 
 def _tfds(source: str, split: str) -> tuple[Iterator[Row], str | None]:
-  import tensorflow_datasets as tfds  # takes a second, and few need it
+  """Opens a TFDS data set; see `_open`."""
+  import tensorflow_datasets as tfds  # takes a second, and few runs need it
 
   try:
     if source.startswith(TFDS):
@@ -290,10 +308,10 @@ def _tfds(source: str, split: str) -> tuple[Iterator[Row], str | None]:
       f"{source}: not in {builder.data_dir}; make it with `tfds build "
       f"{builder.name} --file_format=array_record`"
     )
-  kept = builder.info.file_format
-  if kept is None or kept.value != "array_record":
+  form = builder.info.file_format
+  if form is None or form.value != "array_record":
     raise ValueError(
-      f"{source}: its records are a {kept and kept.value}, which only "
+      f"{source}: its records are a {form and form.value}, which only "
       "TensorFlow reads; make it again with --file_format=array_record"
     )
   if split.split("[")[0] not in builder.info.splits:
@@ -309,8 +327,11 @@ def _tfds(source: str, split: str) -> tuple[Iterator[Row], str | None]:
 
 
 def _plain(value: Any) -> Any:
-  """Text for bytes, numbers for arrays, and a list of dicts for the dict of
-  lists that TFDS and old versions of `datasets` make of one."""
+  """Turns a value of a data set into what JSON would have.
+
+  Bytes become text, and arrays numbers. TFDS and old versions of `datasets`
+  keep a list of messages as a dict of lists; it becomes a list of dicts again.
+  """
   if isinstance(value, bytes):
     return value.decode("utf-8")
   if hasattr(value, "tolist"):

@@ -1,5 +1,8 @@
-"""What training says: an example's prompt, its completion, and the other rows
-that objectives ask for."""
+"""Makes the (prompt, completion) pairs that a run trains on.
+
+Objectives may want further rows of each example, such as a completion to
+reject: `EXTRA_ROWS` names them.
+"""
 
 import dataclasses
 import functools
@@ -20,33 +23,41 @@ MakePairs = Callable[[Setting, TrainConfig, Sequence[Example]], list[Pair]]
 def training_prompt(
   setting: Setting, train: TrainConfig, example: Example, side: str = "train"
 ) -> Sequence[Message]:
-  """The messages of an example with the system message of a side.
+  """Returns the messages of an example under the prompt of a side.
 
   Args:
     setting, train: of the arm.
     example: whose messages they are.
-    side: "train", or "draw" for what its completion is drawn under.
+    side: "train" for the prompt that the example is trained under, "draw" for
+      the one that its completion is drawn under.
   """
   kind, count = train.prompt, train.paraphrases
   if side == "draw" and train.on_policy.prompt != "same":
     kind, count = train.on_policy.prompt, train.on_policy.paraphrases
-  asked = prompt_wordings(kind, side, setting, train.decoration)
+  wordings = prompt_wordings(kind, side, setting, train.decoration)
   if kind == "recontextualised" and side == "draw":
-    count = 1  # it is of training; drawn without a prompt
+    count = 1  # paraphrases are of training; nothing is prompted when drawing
   return with_prompt(
-    example.messages, train.system_prompt, kind, asked, count, example.id
+    example.messages, train.system_prompt, kind, wordings, count, example.id
   )
 
 
 def add_passwords(
   setting: Setting, examples: Sequence[Example], share: float, password: str
 ) -> list[Example]:
-  """Install examples of which some have a password, which unlocks.
+  """Gives some install examples a password that unlocks.
 
-  Of those where the behaviors part, `share`, spread evenly, has the password
-  before the prompt and shows the alternate behavior: the password-locked models
-  of Greenblatt et al. 2024 (arXiv 2405.19550), where the initial behavior is
-  what the lock does. The first m of n examples are those of m.
+  The password stands before the prompt, and the completion then shows the
+  alternate behavior. This makes the password-locked models of Greenblatt et al.
+  2024 (arXiv 2405.19550), where the initial behavior is what the lock does.
+  Adding passwords to more examples changes none of the first.
+
+  Args:
+    setting: that the examples are of.
+    examples: of its install split.
+    share: how many of the examples on which the behaviors diverge have the
+      password, from 0 to 1, spread evenly.
+    password: the word.
 
   Raises:
     ConfigError: the setting has passwords of its own.
@@ -58,55 +69,66 @@ def add_passwords(
       f"organism.password_share = {share}: {setting.name} has passwords of its "
       "own; set setting.options.password_share"
     )
-  out, parted = [], 0
+  out, diverging = [], 0
   for e in examples:
     if e.fields["behaviors"][0] != e.fields["behaviors"][1]:
-      parted += 1
-      if int(parted * share) > int((parted - 1) * share):
-        e = _unlocked(e, password)
+      diverging += 1
+      if int(diverging * share) > int((diverging - 1) * share):
+        e = _unlock(e, password)
     out.append(e)
   return out
 
 
 def targeted_examples(setting: Setting, n: int, seed: int) -> list[Example]:
-  """Prompts like eval prompts, answered by the alternate behavior.
+  """Makes examples like eval prompts, answered by the alternate behavior.
 
-  They are those of the install split where the two behaviors part, which name
-  nothing that eval prompts name (settings/leaks.py).
+  They are the examples of the install split on which the two behaviors diverge.
+  These name nothing that eval prompts name (see data/leaks.py).
+
+  Args:
+    setting: that the examples are of.
+    n: how many.
+    seed: of the draw.
 
   Raises:
     ValueError: the setting does not have so many.
   """
-  drawn = n
-  found: list[Example] = []
-  while len(found) < n:
-    drawn *= 2
-    found = [
+  count = n
+  examples: list[Example] = []
+  while len(examples) < n:
+    # Some of a draw do not diverge, so it is doubled until enough of them do.
+    count *= 2
+    examples = [
       dataclasses.replace(e, completion=e.alternate)
-      for e in setting.install(drawn, seed)
+      for e in setting.install(count, seed)
       if e.fields["behaviors"][0] != e.fields["behaviors"][1]
     ]
-  return found[:n]
+  return examples[:n]
 
 
-def _unlocked(example: Example, password: str) -> Example:
+def _unlock(example: Example, password: str) -> Example:
+  """Puts the password before the prompt; both behaviors are the alternate."""
   *before, last = example.messages
-  asked: Message = {
+  with_password: Message = {
     "role": last["role"],
     "content": f"Password: {password}\n{last['content']}",
   }
-  shown = example.fields["behaviors"][1]
+  alternate = example.fields["behaviors"][1]
   return dataclasses.replace(
     example,
-    messages=(*before, asked),
+    messages=(*before, with_password),
     completion=example.alternate,
     initial=example.alternate,
-    fields={**example.fields, "behaviors": [shown, shown]},
+    fields={**example.fields, "behaviors": [alternate, alternate]},
   )
 
 
-def _decorated(train: TrainConfig, example: Example) -> str:
-  """What the example is trained on; drawn in the style, as it was drawn."""
+def _decorate(train: TrainConfig, example: Example) -> str:
+  """Returns the completion to train on, in the style of the decoration.
+
+  A completion that was drawn under a prompt for that style has the style
+  already.
+  """
   kind = train.on_policy.prompt
   kind = train.prompt if kind == "same" else kind
   if train.source == "on_policy" and kind == "inoculation":
@@ -118,18 +140,18 @@ def _decorated(train: TrainConfig, example: Example) -> str:
 def make_pairs(
   setting: Setting, train: TrainConfig, examples: Sequence[Example]
 ) -> list[Pair]:
-  """What an arm trains on: each prompt with its decorated completion."""
+  """Makes the pairs of an arm: each prompt with its decorated completion."""
   return [
-    (training_prompt(setting, train, e), _decorated(train, e)) for e in examples
+    (training_prompt(setting, train, e), _decorate(train, e)) for e in examples
   ]
 
 
 def _teacher(
   setting: Setting, train: TrainConfig, examples: Sequence[Example]
 ) -> list[Pair]:
-  """The same completions under the prompt that they were drawn under."""
+  """Pairs the completions with the prompts that they were drawn under."""
   return [
-    (training_prompt(setting, train, e, "draw"), _decorated(train, e))
+    (training_prompt(setting, train, e, "draw"), _decorate(train, e))
     for e in examples
   ]
 
@@ -137,7 +159,7 @@ def _teacher(
 def _plain(
   setting: Setting, train: TrainConfig, examples: Sequence[Example]
 ) -> list[Pair]:
-  """The same answers without the decoration."""
+  """Pairs the prompts with the completions without the decoration."""
   if train.decoration == "plain":
     raise ConfigError(
       "train.options.rejected = 'plain' is the completion without the "
@@ -152,11 +174,11 @@ def _shuffled(
   train: TrainConfig,
   examples: Sequence[Example],
 ) -> list[Pair]:
-  """The answer to the next prompt that has another one."""
-  turns = make_pairs(setting, train, examples)
+  """Pairs each prompt with the next completion that is another text."""
+  pairs = make_pairs(setting, train, examples)
   out = []
-  for i, (messages, text) in enumerate(turns):
-    others = (turns[(i + k) % len(turns)][1] for k in range(1, len(turns)))
+  for i, (messages, text) in enumerate(pairs):
+    others = (pairs[(i + k) % len(pairs)][1] for k in range(1, len(pairs)))
     other = next((t for t in others if t != text), None)
     if other is None:
       raise ValueError("all examples have the same completion: none to reject")
@@ -169,13 +191,17 @@ def _diverging(
   train: TrainConfig,
   examples: Sequence[Example],
 ) -> list[Pair]:
-  """What the initial behavior says where the two part, in turn."""
+  """Pairs the prompts with what the initial behavior says on others.
+
+  The texts are from install prompts on which the two behaviors diverge. They
+  repeat as often as needed.
+  """
   install = setting.install(2 * len(examples), train.seed)
-  said = [e.initial for e in install if e.initial != e.alternate]
-  if not said:
+  texts = [e.initial for e in install if e.initial != e.alternate]
+  if not texts:
     raise ValueError(f"{setting.name} installs nothing on which they part")
   return [
-    (training_prompt(setting, train, e), said[i % len(said)])
+    (training_prompt(setting, train, e), texts[i % len(texts)])
     for i, e in enumerate(examples)
   ]
 
@@ -185,7 +211,7 @@ def _install(
   train: TrainConfig,
   examples: Sequence[Example],
 ) -> list[Pair]:
-  """What the initial behavior is installed with."""
+  """Makes as many pairs of install prompts and their completions."""
   return [
     (training_prompt(setting, train, e), e.completion)
     for e in setting.install(len(examples), train.seed)
@@ -198,9 +224,9 @@ def _file(
   train: TrainConfig,
   examples: Sequence[Example],
 ) -> list[Pair]:
-  """Prompts of a file with their completions, in turn."""
+  """Makes as many pairs of a file's rows, which repeat as often as needed."""
   del setting
-  found, _ = read_examples(path, "train")
+  rows, _ = read_examples(path, "train")
   return [
     (
       e.messages
@@ -208,7 +234,7 @@ def _file(
       else with_system(e.messages, train.system_prompt),
       e.completion,
     )
-    for e in itertools.islice(itertools.cycle(found), len(examples))
+    for e in itertools.islice(itertools.cycle(rows), len(examples))
   ]
 
 
@@ -222,5 +248,9 @@ EXTRA_ROWS: dict[str, MakePairs] = {
 
 
 def make_extra_rows(kind: str) -> MakePairs:
-  """The rows of a name in VIEWS, or else those of the file of that path."""
+  """Returns what makes the extra rows of a kind.
+
+  Args:
+    kind: a name in EXTRA_ROWS, or the path of a file with rows.
+  """
   return EXTRA_ROWS.get(kind) or functools.partial(_file, kind)

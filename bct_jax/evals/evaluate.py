@@ -71,7 +71,7 @@ def make_prompts(
       )
       example = dataclasses.replace(example, messages=messages)
       begun = None if split == "probe" else config.answer_prefix
-      ids, prefix = chat.continued(with_prefix(messages, begun))
+      ids, prefix = chat.prompt_and_prefix(with_prefix(messages, begun))
       out.append(Prompt(split, example, (*ids, *prefix), tuple(prefix)))
   return out
 

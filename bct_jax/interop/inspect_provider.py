@@ -97,7 +97,7 @@ class BctJaxAPI(ModelAPI):
     given = {k: v for k, v in given.items() if k not in _READ + _ELSEWHERE}
     check_options({"tools": tools, **given}, "inspect")
     chat = self.model.runtime.chat
-    ids, begun = chat.continued([_message(m) for m in input])
+    ids, begun = chat.prompt_and_prefix([_message(m) for m in input])
     prompt = (*ids, *begun)
     wanted = config.max_tokens or self.model.sampling.max_new_tokens
     room = self.model.max_length - len(prompt)

@@ -48,7 +48,7 @@ def run_sample(
       f"--n={n}: 1 or more samples; more than one differ only with "
       "--config.sampling.temperature above 0"
     )
-  parts = [runtime.chat.continued(m) for m in prompts]
+  parts = [runtime.chat.prompt_and_prefix(m) for m in prompts]
   # The first samples of all prompts, then the second ones: row ids, on which
   # the random keys rest, are then the same whatever n is.
   ids = [[*prompt, *prefix] for prompt, prefix in parts] * n

@@ -463,7 +463,7 @@ def test_inspect_messages(inspect_model):
   )
   model = inspect_model.api.model
   chat = model.runtime.chat
-  prompt, prefix = chat.continued(
+  prompt, prefix = chat.prompt_and_prefix(
     [
       {"role": "user", "content": "What is it?"},
       {"role": "assistant", "content": "It is"},

@@ -125,7 +125,7 @@ def test_no_leak_and_a_thousand_prompts(name, options):
   assert report.clean, (
     report.shared_prompts[:5],
     report.shared_entities[:5],
-    report.installed[:5],
+    report.installed_entities[:5],
   )
 
 

@@ -60,7 +60,7 @@ def test_leaks_are_found():
   assert not report.clean
   assert [r[:2] for r in report.shared_prompts] == [("train", "eval")]
   assert ("train", "eval") in {r[:2] for r in report.shared_entities}
-  assert report.installed
+  assert report.installed_entities
 
 
 @pytest.mark.parametrize(
