@@ -1,8 +1,33 @@
 """Behavior-compatible training experiments in JAX."""
 
-from typing import Any
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+  from ml_collections import ConfigDict
+
+  from bct_jax.modes.notebook import NotebookModel
 
 __version__ = "0.1.0"
+
+
+def run(
+  config: "str | Path | ConfigDict",
+  workdir: str | Path,
+  overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+  """Runs or resumes an experiment, see bct_jax.modes.notebook.run."""
+  from bct_jax.modes import notebook
+
+  return notebook.run(config, workdir, overrides)
+
+
+def load_model(path: str | Path, **options: Any) -> "NotebookModel":
+  """Loads a model of a run or folder, see bct_jax.modes.notebook.load_model."""
+  from bct_jax.modes import notebook
+
+  return notebook.load_model(path, **options)
 
 
 def load_results(run_dirs: Any) -> list[dict[str, Any]]:

@@ -26,7 +26,7 @@ OWNERS = {
   "orbax": {"train/checkpoint.py"},
   "tensorflow_datasets": {"data"},
   "transformers": {"data/chat.py", "data/source.py", "models"},
-  "ml_collections": {"main", "sweep"},
+  "ml_collections": {"main", "sweep", "modes/notebook.py", "__init__"},
   "absl": {"main", "sweep"},
   "inspect_ai": {"interop"},
   "lm_eval": {"interop"},

@@ -11,7 +11,7 @@ from typing import Any
 
 from bct_jax.config.checks import check, check_arm, check_sampling
 from bct_jax.config.controls import CONTROLS, with_controls
-from bct_jax.config.fields import build, choose, merge, suggest
+from bct_jax.config.fields import build, choose, merge, set_field, suggest
 from bct_jax.config.organisms import resolve
 from bct_jax.config.types import (
   KINDS,
@@ -65,6 +65,7 @@ __all__ = [
   "check_sampling",
   "choose",
   "from_dict",
+  "set_field",
   "suggest",
 ]
 

@@ -151,3 +151,32 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   if hint is float and not math.isfinite(value):
     raise ConfigError(f"{where}: must be finite, found {value!r}")
   return value
+
+
+def set_field(raw: dict[str, Any], field: str, value: Any) -> None:
+  """Sets a field of a config's values, which are changed.
+
+  Fields of an objective's or setting's `options` and those of an arm need not
+  be there: `from_dict` says whether there are such.
+
+  Args:
+    raw: nested values of a config.
+    field: its dotted name, as "arms.low.optim.lr".
+    value: the new value.
+
+  Raises:
+    ConfigError: there is no such field, or no such arm.
+  """
+  *groups, last = field.split(".")
+  group, path = raw, []
+  for name in groups:
+    path.append(name)
+    if path[0] == "arms" and len(path) > 2:
+      group.setdefault(name, {})
+    if not isinstance(group.get(name), dict):
+      raise ConfigError(f"{field}: unknown{suggest(name, group)}")
+    group = group[name]
+  free = groups[-1:] == ["options"] or (path[:1] == ["arms"] and path[1:])
+  if last not in group and not free:
+    raise ConfigError(f"{field}: unknown{suggest(last, group)}")
+  group[last] = value

@@ -5,7 +5,7 @@ Loaded in one place for all packages that ask for it by name.
 
 import dataclasses
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import jax
 
@@ -23,6 +23,7 @@ from bct_jax.config import (
 from bct_jax.infra import files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop.local_model import LocalModel
+from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import make_setting
@@ -52,7 +53,34 @@ class _Parts:
   sampling: SamplingConfig
 
 
-def open_model(
+def open_model(path: str | Path, **options: Any) -> LocalModel:
+  """Opens a model for other packages, which add no prompt of the run.
+
+  Args:
+    path, **options: see `open_weights`.
+
+  Raises:
+    ConfigError, ValueError: as `open_weights`.
+  """
+  if (config := config_of_run(path)) is not None:
+    _tell_prompt(config, Path(path))
+  return LocalModel(*open_weights(path, **options))
+
+
+def config_of_run(path: str | Path) -> ExperimentConfig | None:
+  """Reads the config of the run whose arm or organism a folder is, else None.
+
+  Raises:
+    ConfigError: the run's config.json is of another version, or damaged.
+  """
+  folder = Path(path).expanduser()
+  run = folder.resolve().parent.parent / "config.json"
+  if folder.parent.name in ("arms", "organisms") and run.is_file():
+    return from_dict(files.read_json(run)["config"])
+  return None
+
+
+def open_weights(
   path: str | Path,
   *,
   data: int = -1,
@@ -62,8 +90,8 @@ def open_model(
   param_dtype: str | None = None,
   batch_size: int | None = None,
   prefill_tokens: int | None = None,
-) -> LocalModel:
-  """A model by its folder.
+) -> tuple[Runtime, Weights]:
+  """Loads a model by its folder.
 
   Args:
     path: organisms/HASH or arms/NAME of a run, which is read as its own
@@ -76,18 +104,15 @@ def open_model(
     ConfigError: there is no such model or run, or an option is wrong.
     ValueError: the model does not fit the mesh, or cannot be read.
   """
-  folder = Path(path).expanduser()
-  run = folder.resolve().parent.parent / "config.json"
-  if folder.parent.name in ("arms", "organisms") and run.is_file():
-    given = from_dict(files.read_json(run)["config"])
+  folder, params = Path(path).expanduser(), None
+  if (run := config_of_run(path)) is not None:
     params = folder if _has_weights(folder) else None
-    _tell_prompt(given, folder)
-    options, sampling = given.model, given.sampling
+    options, sampling = run.model, run.sampling
   else:
     options = ModelOptions(
       str(path), None, "float32", "float32", "none", "auto"
     )
-    sampling, params = SAMPLING, None
+    sampling = SAMPLING
   names = {"dtype": dtype, "param_dtype": param_dtype}
   for name, value in names.items():
     if value is not None:
@@ -103,7 +128,7 @@ def open_model(
   check_sampling(config.sampling)
   runtime = Runtime.make(cast(ExperimentConfig, config))
   with jax.set_mesh(runtime.mesh):
-    return LocalModel(runtime, load_weights(runtime, params))
+    return runtime, load_weights(runtime, params)
 
 
 def _has_weights(folder: Path) -> bool:

@@ -98,9 +98,20 @@ def _read_prompts(
     prompts += read_prompts(prompts_file)
   if not prompts:
     raise ConfigError('--mode=sample needs --prompt="..." or --prompts=FILE')
+  return as_in_evals(config, prompts)
+
+
+def as_in_evals(
+  config: ExperimentConfig, prompts: Sequence[tuple[Message, ...]]
+) -> list[tuple[Message, ...]]:
+  """Adds to prompts what those of the run's evals have.
+
+  A prompt without a system message gets system message and prompt of the evals,
+  one without the beginning of an answer that of the evals too.
+  """
   evals = config.eval
   setting = make_setting(config.setting.name, config.setting.options)
-  asked = wordings_of(evals.prompt, "eval", setting, style_of(config))
+  wordings = wordings_of(evals.prompt, "eval", setting, style_of(config))
 
   def prompted(i: int, messages: tuple[Message, ...]) -> tuple[Message, ...]:
     if messages[0]["role"] == "system":
@@ -109,7 +120,7 @@ def _read_prompts(
       messages,
       evals.system_prompt,
       evals.prompt,
-      asked,
+      wordings,
       evals.paraphrases,
       f"sample/{i}",
     )

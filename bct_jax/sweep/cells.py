@@ -16,7 +16,7 @@ from bct_jax.config import (
   ConfigError,
   ExperimentConfig,
   from_dict,
-  suggest,
+  set_field,
 )
 
 Overrides = Mapping[str, Any]
@@ -110,7 +110,7 @@ def make_cells(
     raw = copy.deepcopy(dict(base))
     try:
       for field in _overridden(chosen):
-        _set(raw, field, chosen[field])
+        set_field(raw, field, chosen[field])
       raw["arms"] = {name: {}}
       cells[name] = Cell(name, raw, from_dict(raw))
     except ConfigError as e:
@@ -229,14 +229,3 @@ def _join(parts: Sequence[Overrides]) -> Overrides:
     labels |= part.get(_LABELS, {})
     out.update(part)
   return {**out, _LABELS: labels} if labels else out
-
-
-def _set(raw: dict[str, Any], field: str, value: Any) -> None:
-  *groups, last = field.split(".")
-  for name in groups:
-    if not isinstance(raw.get(name), dict):
-      raise ConfigError(f"{field}: unknown{suggest(name, raw)}")
-    raw = raw[name]
-  if last not in raw and groups[-1:] != ["options"]:
-    raise ConfigError(f"{field}: unknown{suggest(last, raw)}")
-  raw[last] = value
