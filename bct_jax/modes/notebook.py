@@ -240,4 +240,5 @@ class NotebookModel:
     ]
     if self.config is not None:
       chats = as_in_evals(self.config, chats)
-    return [self.runtime.chat.continued(messages) for messages in chats]
+    to_ids = self.runtime.chat.prompt_and_prefix
+    return [to_ids(messages) for messages in chats]
