@@ -100,7 +100,7 @@ class Model(Protocol):
     """
     ...
 
-  def gathered(self, block: PyTree) -> PyTree:
+  def gather_block(self, block: PyTree) -> PyTree:
     """Gathers one block of the head over fsdp; `logits` takes it as params."""
     ...
 

@@ -1,1 +1,1 @@
-"""Language models: architecture, weights, adapters."""
+"""Holds language models: their architecture, weights and adapters."""

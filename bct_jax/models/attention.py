@@ -1,12 +1,16 @@
-"""Attention in its several forms, and which of them a run takes.
+"""Computes attention in several forms, and chooses the form of a run.
+
+All of them compute softmax(q k' / sqrt(H)) v (Vaswani et al. 2017, arXiv
+1706.03762), where a group of query heads shares a key/value head (Ainslie et
+al. 2023, arXiv 2305.13245).
 
 * xla: jax.nn.dot_product_attention as XLA compiles it.
-* grouped: for CPU, the queries of a group behind each other and one product for
-  each key/value head; its forward pass takes 0.57 of the time of the former at
-  256 tokens. A program for TPU takes more memory with it.
+* grouped: for CPU. The queries of a group lie behind each other, with one
+  product for each key/value head. Its forward pass takes 0.57 of the time of
+  the former at 256 tokens. A program for TPU takes more memory with it.
 * cudnn: NVIDIA's fused kernel, through the same function of JAX.
-* splash: JAX's Pallas kernel for TPU. Scores never exist in memory, and blocks
-  of keys that no query may see are left out.
+* splash: JAX's Pallas kernel for TPU. Scores never exist in memory (Dao et al.
+  2022, arXiv 2205.14135). Blocks of keys that no query may see are left out.
 """
 
 import math
@@ -28,28 +32,33 @@ _BLOCK = 512  # queries and keys of a tile of the kernel, at most
 
 @struct.dataclass
 class Segments:
-  """What splash attention makes its mask from, in place of a mask.
+  """Holds what splash attention makes its mask from, in place of a mask.
 
-  A token sees those of its own segment that stand before it in the row.
+  A token sees itself and the tokens of its segment that stand before it in the
+  row.
+
+  Attributes:
+    ids: the segment of each token, [B, T] int32; padding is segment 0.
+    window: keys that a query sees at most, itself included; None is all.
   """
 
-  ids: Any  # [B, T] int32; padding is a segment of its own, 0
+  ids: Any
   window: int | None = struct.field(pytree_node=False, default=None)
 
 
 class Prefix(NamedTuple):
-  """Keys and values that rows begin with, [B or 1, S, K, H] each."""
+  """Holds keys and values that rows begin with, [B or 1, S, K, H] each."""
 
   keys: jax.Array
   values: jax.Array
 
 
 class Slots(NamedTuple):
-  """Past keys and values by row, as attention over one new token reads them.
+  """Holds the past keys and values of each row, for one new token per row.
 
-  A product over the head width wants it next to the positions, one over the
-  positions wants it last; other orders are copied at every token. In int8 each
-  key and each value has a scale, the largest of its H magnitudes over 127.
+  The order of axes is the one that the two products read: scores sum over H,
+  outputs sum over S. XLA copies arrays of another order at every token. In int8
+  each key and each value has a scale, the largest of its H magnitudes over 127.
   """
 
   keys: jax.Array  # [B, K, H, S]
@@ -58,12 +67,12 @@ class Slots(NamedTuple):
   value_scale: jax.Array | None = None  # [B, K, S] float32, with int8
 
 
-# Where the positions are in each of these arrays.
+# The axis of the positions S in each array of Slots.
 POSITIONS = (3, 2, 2, 2)
 
 
 def as_slots(k: jax.Array, v: jax.Array, dtype: Any) -> Slots:
-  """Keys and values [B, T, K, H] in the layout and dtype of Slots."""
+  """Brings keys and values [B, T, K, H] to the layout and dtype of Slots."""
   k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
   if dtype != jnp.int8:
     return Slots(k.astype(dtype), v.astype(dtype))
@@ -73,53 +82,61 @@ def as_slots(k: jax.Array, v: jax.Array, dtype: Any) -> Slots:
 
 
 def _quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-  """x is nearly int8 * scale, with one scale along `axis`."""
+  """Rounds x to int8 * scale, with one float32 scale along `axis`.
+
+  Returns:
+    The int8 values, of the shape of x, and the scales without `axis`.
+  """
   full = x.astype(jnp.float32)
   scale = jnp.max(jnp.abs(full), axis=axis, keepdims=True) / 127
-  whole = jnp.round(full / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
-  return whole, jnp.squeeze(scale, axis)
+  values = jnp.round(full / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
+  return values, jnp.squeeze(scale, axis)
 
 
 def choose_form(
-  wanted: str,
+  option: str,
   config: ModelConfig,
   dtype: Any,
   platform: str,
 ) -> tuple[str, str]:
-  """The form that whole rows are run with, and why.
+  """Chooses the form that whole rows are run with.
 
   Args:
-    wanted: model.attention of the config.
+    option: model.attention of the config.
     config: the architecture.
     dtype: of queries, keys and values.
     platform: tpu, gpu or cpu.
 
+  Returns:
+    The name of the form, and the reason for it.
+
   Raises:
-    ValueError: what is wanted cannot be.
+    ValueError: the option names a form that does not apply here.
   """
   plain = "grouped" if platform == "cpu" else "xla"
-  if wanted == "xla":
+  if option == "xla":
     return plain, "model.attention"
   best = {"tpu": "splash", "gpu": "cudnn"}.get(platform)
-  name = best if wanted == "auto" else wanted
+  name = best if option == "auto" else option
   if name is None:
     return plain, "there is no kernel for CPU"
-  against = (
-    _against_splash(config, platform)
+  obstacle = (
+    _splash_obstacle(config, platform)
     if name == "splash"
-    else _against_cudnn(config, dtype, platform)
+    else _cudnn_obstacle(config, dtype, platform)
   )
-  if not against:
-    return name, f"for {platform}" if wanted == "auto" else "model.attention"
-  if wanted == "auto":
-    return plain, f"{name} does not apply: {against}"
+  if not obstacle:
+    return name, f"for {platform}" if option == "auto" else "model.attention"
+  if option == "auto":
+    return plain, f"{name} does not apply: {obstacle}"
   raise ValueError(
-    f"model.attention = {wanted!r} does not apply: {against}; "
+    f"model.attention = {option!r} does not apply: {obstacle}; "
     "set it to 'auto' or 'xla'"
   )
 
 
-def _against_splash(config: ModelConfig, platform: str) -> str:
+def _splash_obstacle(config: ModelConfig, platform: str) -> str:
+  """Says why splash attention does not apply, "" if it does."""
   if platform != "tpu":
     return f"it is for TPU, this is {platform}"
   if len({layer.window for layer in config.layers}) > 1:
@@ -127,7 +144,8 @@ def _against_splash(config: ModelConfig, platform: str) -> str:
   return ""
 
 
-def _against_cudnn(config: ModelConfig, dtype: Any, platform: str) -> str:
+def _cudnn_obstacle(config: ModelConfig, dtype: Any, platform: str) -> str:
+  """Says why cuDNN's attention does not apply, "" if it does."""
   if platform != "gpu":
     return f"it is for NVIDIA GPUs, this is {platform}"
   if jnp.dtype(dtype) != jnp.bfloat16:
@@ -140,6 +158,7 @@ def _against_cudnn(config: ModelConfig, dtype: Any, platform: str) -> str:
 
 
 def _jax_form(attention: str) -> Any:
+  """Returns the name that JAX has for a form."""
   return "cudnn" if attention == "cudnn" else "xla"
 
 
@@ -152,21 +171,28 @@ def attend_splash(
   softcap: float | None,
   interpret: bool = False,
 ) -> jax.Array:  # [B, T, N, H]
-  """Causal attention within segments by JAX's kernel for TPU.
+  """Computes causal attention within segments by JAX's kernel for TPU.
 
-  Each device runs its own rows and heads. `interpret` runs it anywhere, slowly.
-  Rows must have their tokens in order of their positions. What padding gives is
-  finite, and not that of the other forms.
+  Each device runs its own rows and heads. Tokens must stand in a row in the
+  order of their positions. Outputs at padding are finite, but not those of the
+  other forms.
+
+  Args:
+    q, k, v: queries, keys and values.
+    segments: which tokens see each other.
+    scale: of the scores.
+    softcap: bound of the scores, see `_attend`.
+    interpret: runs the kernel on any platform, slowly.
   """
   length = q.shape[1]
   pad = -length % _LANES
   block = math.gcd(length + pad, _BLOCK)
 
   def local(q, k, v, ids):
-    shape, left = (length + pad, length + pad), segments.window
+    shape, window = (length + pad, length + pad), segments.window
     mask: Any = splash_attention.CausalMask(shape)
-    if left is not None:
-      mask = splash_attention.LocalMask(shape, (left - 1, 0), 0)
+    if window is not None:
+      mask = splash_attention.LocalMask(shape, (window - 1, 0), 0)
     kernel = splash_attention.make_splash_mha(
       splash_attention.MultiHeadMask([mask] * q.shape[2]),
       block_sizes=splash_attention.BlockSizes(
@@ -183,11 +209,11 @@ def attend_splash(
       interpret=interpret,
     )
 
-    def padded(x):
+    def pad_length(x):
       return jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
 
-    q, k, v = (padded(x).swapaxes(1, 2) for x in (q * scale, k, v))
-    ids = padded(ids)
+    q, k, v = (pad_length(x).swapaxes(1, 2) for x in (q * scale, k, v))
+    ids = pad_length(ids)
     y: Any = jax.vmap(kernel)(q, k, v, splash_attention.SegmentIds(ids, ids))
     return y.swapaxes(1, 2)[:, :length].astype(v.dtype)
 
@@ -214,7 +240,15 @@ def attend(
   softcap: float | None,
   attention: str,
 ) -> jax.Array:  # [B, T, N, H]
-  """Grouped-query attention: xla, cudnn or grouped (see FORMS)."""
+  """Computes grouped-query attention over whole rows.
+
+  Args:
+    q, keys, values: the keys may be more than the queries, with a prefix.
+    mask: which keys a query sees.
+    scale: of the scores.
+    softcap: bound of the scores, see `_attend`; JAX's function has none.
+    attention: the form: xla, cudnn or grouped.
+  """
   if attention != "grouped" and softcap is None:
     return jax.nn.dot_product_attention(
       q,
@@ -247,7 +281,7 @@ def attend_slots(
   scale: float,
   softcap: float | None,
 ) -> jax.Array:  # [B, 1, N, H]
-  """Grouped-query attention of one token per row."""
+  """Computes grouped-query attention of one new token per row."""
   rows, _, heads, width = q.shape
   q = q.reshape(rows, slots.keys.shape[1], -1, width)
   y = _attend(
@@ -273,9 +307,18 @@ def _attend(
   key_scale: jax.Array | None = None,  # [B, K, S]
   value_scale: jax.Array | None = None,  # [B, K, S]
 ) -> jax.Array:  # [B, K, M, H]
-  """Attention with softmax in float32, divided by its sum at the end.
+  """Computes attention with M queries per key/value head.
 
-  `softcap` bounds the scores (Gemma 2): cap * tanh(scores / cap).
+  The softmax is in float32. Its sum divides the output [..., H] instead of the
+  weights [..., S], of which there are more.
+
+  Args:
+    q, keys, values: as the products read them.
+    mask: which keys a query sees.
+    scale: of the scores.
+    softcap: bounds the scores as cap * tanh(scores / cap) (Gemma 2, arXiv
+      2408.00118); None is off.
+    key_scale, value_scale: of keys and values in int8.
   """
   scores = scale * jnp.einsum(
     "bkmh,bkhs->bkms", q, keys, preferred_element_type=jnp.float32
@@ -305,21 +348,24 @@ def put_in_slots(
   v: jax.Array,  # [B, 1, K, H]
   at: jax.Array,  # [B]
 ) -> Slots:
-  """The slots with one more position of every row written, each at its own.
+  """Writes one more position of every row, each row at its own.
 
-  Heads stay as they are spread over tensor, or whole where they do not divide:
-  the products would have some of those elsewhere, and gather all slots again.
+  Returns:
+    The new slots.
   """
+  # Heads stay as they are spread over tensor, or whole where they do not
+  # divide. Without the constraint XLA spreads them as the products want them,
+  # and then gathers all slots again.
   heads = "tensor" if k.shape[2] % axis_size("tensor") == 0 else None
 
   def put(old, new, axis) -> Any:
-    def one(old, new, at):  # of one row, so without the first axis
+    def put_in_row(old, new, at):  # without the axis of rows
       starts = [at if i == axis else 0 for i in range(1, new.ndim + 1)]
       return jax.lax.dynamic_update_slice(old, new, starts)
 
     if old is None:
       return None
-    return constrain(jax.vmap(one)(old, new, at), ROWS, heads)
+    return constrain(jax.vmap(put_in_row)(old, new, at), ROWS, heads)
 
   new = as_slots(k, v, slots.keys.dtype)
   return Slots(*map(put, slots, new, POSITIONS))

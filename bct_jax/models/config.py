@@ -1,4 +1,4 @@
-"""The architecture of a decoder, read from a Hugging Face config.json."""
+"""Reads the architecture of a decoder from a Hugging Face config.json."""
 
 import dataclasses
 import json
@@ -12,14 +12,19 @@ import numpy as np
 
 @dataclasses.dataclass(frozen=True)
 class Rope:
-  """Rotary position embedding of a layer (Su et al. 2021, arXiv 2104.09864).
+  """Describes the rotary positions of a layer (Su et al. 2021, 2104.09864).
 
   Attributes:
     theta: the base of the wavelengths.
-    kind: "default"; "linear" divides all frequencies by `factor` (Chen et al.
-      2023, arXiv 2306.15595); "llama3" divides those whose wavelength is long
-      against `original_length` (Llama 3.1; Dubey et al. 2024, arXiv
-      2407.21783).
+    kind: "default"; "linear", which divides all frequencies by `factor` (Chen
+      et al. 2023, arXiv 2306.15595); or "llama3", which divides the frequencies
+      whose wavelength is long against `original_length` (Llama 3.1; Dubey et
+      al. 2024, arXiv 2407.21783).
+    factor: see `kind`.
+    low_freq_factor: turns within the original length up to which a frequency
+      is divided by `factor`; llama3 only.
+    high_freq_factor: turns from which a frequency stays as it is; llama3 only.
+    original_length: positions that the model was first trained with.
   """
 
   theta: float
@@ -30,7 +35,10 @@ class Rope:
   original_length: int = 0
 
   def frequencies(self, head_dim: int) -> np.ndarray:  # [H/2] float32
-    """Radians per position of each pair of dimensions."""
+    """Returns the radians per position of each pair of dimensions.
+
+    theta ** (-2 i / H) for pair i, changed as `kind` says
+    """
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
     plain = (1.0 / np.float32(self.theta) ** exponents).astype(np.float32)
     if self.kind == "default":
@@ -38,8 +46,8 @@ class Rope:
     slow = plain / np.float32(self.factor)
     if self.kind == "linear":
       return slow
-    # Turns within the original context: many are kept, few are slowed down,
-    # and in between the two are blended.
+    # By turns within the original context: pairs that turn often stay, pairs
+    # that turn rarely are slowed down, and in between the two are blended.
     turns = self.original_length * plain / np.float32(2 * math.pi)
     low, high = self.low_freq_factor, self.high_freq_factor
     keep = np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
@@ -48,11 +56,12 @@ class Rope:
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
-  """What may differ between the layers of a model.
+  """Describes what may differ between the layers of a model.
 
   Attributes:
-    window: keys a query sees, itself included; None is all before it.
-    rope: None is a layer without positions.
+    window: keys that a query sees, itself included (Mistral, arXiv 2310.06825);
+      None is all before it.
+    rope: its rotary positions; None is a layer without positions.
   """
 
   window: int | None
@@ -61,7 +70,7 @@ class Layer:
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-  """Shape and maths of a decoder-only transformer."""
+  """Describes the shape and maths of a decoder-only transformer."""
 
   vocab_size: int
   width: int
@@ -91,10 +100,12 @@ class ModelConfig:
 
   @property
   def num_layers(self) -> int:
+    """Returns L."""
     return len(self.layers)
 
   @property
   def score_scale(self) -> float:
+    """Returns the factor of attention scores before their softmax."""
     scale = self.query_scale
     return self.head_dim**-0.5 if scale is None else scale
 
@@ -127,21 +138,24 @@ Refuse = Callable[[str, str], NoReturn]
 
 
 # --- families -----------------------------------------------------------------
-# Each: the fields it has besides the common ones, fields with the only value
-# that is supported, and what it makes of them.
+# A function takes a configuration of transformers, and returns the fields of
+# ModelConfig in which its family differs from Llama without biases.
 
 
 def _llama(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Llama (arXiv 2407.21783) and SmolLM3."""
   bias = bool(hf.attention_bias)
   return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": bool(hf.mlp_bias)}
 
 
 def _qwen3(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Qwen3 (arXiv 2505.09388)."""
   bias = bool(hf.attention_bias)
   return {"qkv_bias": bias, "out_bias": bias, "qk_norm": "head"}
 
 
 def _qwen3_moe(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Qwen3's mixtures of experts."""
   return {
     **_qwen3(hf),
     "mlp_width": hf.moe_intermediate_size,
@@ -152,6 +166,7 @@ def _qwen3_moe(hf: Any) -> dict[str, Any]:
 
 
 def _olmo2(hf: Any) -> dict[str, Any]:
+  """Reads the flags of OLMo 2 (arXiv 2501.00656)."""
   bias = bool(hf.attention_bias)
   return {
     "qkv_bias": bias,
@@ -162,6 +177,7 @@ def _olmo2(hf: Any) -> dict[str, Any]:
 
 
 def _gemma2(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Gemma 2 (arXiv 2408.00118)."""
   bias = bool(hf.attention_bias)
   return {
     "qkv_bias": bias,
@@ -176,11 +192,20 @@ def _gemma2(hf: Any) -> dict[str, Any]:
 
 
 def _gemma3(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Gemma 3 (arXiv 2503.19786)."""
   return {**_gemma2(hf), "qk_norm": "head"}
 
 
 @dataclasses.dataclass(frozen=True)
 class _Family:
+  """Describes how the config.json of a model family is read.
+
+  Attributes:
+    fields: names of its fields besides _COMMON and _HARMLESS, by spaces.
+    only: field -> the values that are supported.
+    flags: a configuration of transformers -> fields of ModelConfig.
+  """
+
   fields: str
   only: Mapping[str, Any]
   flags: Callable[[Any], dict[str, Any]]
@@ -229,7 +254,7 @@ _FAMILIES = {
 
 
 def read_json(path: Path) -> dict[str, Any]:
-  """A JSON object from a file of a model folder.
+  """Reads a JSON object from a file of a model folder.
 
   Raises:
     ValueError: the file is missing or broken; names it and the line.
@@ -248,9 +273,9 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def text_config(raw: dict[str, Any]) -> dict[str, Any]:
-  """The language model's part of a config, where it is not the whole.
+  """Returns the language model's part of a config, which may be all of it.
 
-  Gemma 3 above 1B is published with an image encoder around the decoder.
+  Gemma 3 above 1B is published with an image encoder beside the decoder.
   """
   if raw.get("model_type") == "gemma3" and isinstance(
     raw.get("text_config"), dict
@@ -268,7 +293,7 @@ def from_hf(path: Path) -> ModelConfig:
   """Reads the architecture of a model.
 
   Fields that the file leaves out have the defaults of the family's
-  configuration class in transformers, which are part of some models.
+  configuration class in transformers. Some models rely on them.
 
   Args:
     path: a model folder with a config.json, or such a file itself.
@@ -288,8 +313,8 @@ def from_hf(path: Path) -> ModelConfig:
   family = _FAMILIES.get(str(raw.get("model_type")))
   if family is None:
     refuse("model_type", f"supported architectures: {', '.join(_FAMILIES)}")
-  known = _HARMLESS | _COMMON | set(family.fields.split())
-  for field in sorted(set(raw) - known):
+  valid = _HARMLESS | _COMMON | set(family.fields.split())
+  for field in sorted(set(raw) - valid):
     refuse(field, "unknown field, it may change the model")
   for field in _REQUIRED:
     # Gemma 3 4B is published without its heads, which are the default.
@@ -329,8 +354,11 @@ def from_hf(path: Path) -> ModelConfig:
 
 
 def _normalized(raw: dict[str, Any], path: Path) -> Any:
-  """The transformers configuration object: defaults filled in, old spellings
-  of the rotary fields and of layer kinds translated."""
+  """Makes the configuration object of transformers.
+
+  It fills in defaults, and translates old spellings of rotary fields and of
+  kinds of layers.
+  """
   from transformers import CONFIG_MAPPING  # Slow to import.
 
   try:
@@ -341,7 +369,7 @@ def _normalized(raw: dict[str, Any], path: Path) -> Any:
 
 
 def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
-  """Window and rotary positions of each layer."""
+  """Reads window and rotary positions of each layer."""
   count = hf.num_hidden_layers
   window = getattr(hf, "sliding_window", None)
   kinds = getattr(hf, "layer_types", None)
@@ -372,6 +400,7 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
 
 
 def _rope(values: Mapping[str, Any], refuse: Refuse) -> Rope:
+  """Reads rotary positions from `rope_parameters`."""
   kind = values.get("rope_type", values.get("type", "default"))
   if kind not in ROPES:
     refuse(
@@ -385,7 +414,7 @@ def _rope(values: Mapping[str, Any], refuse: Refuse) -> Rope:
     "original_max_position_embeddings": "original_length",
   }
   unknown = sorted(set(values) - set(names) - {"rope_type", "type"})
-  # Said by some configurations, and 1 in all that are supported.
+  # Some configurations have it, and it is 1 in all that are supported.
   if unknown == ["partial_rotary_factor"] and values[unknown[0]] == 1:
     unknown = []
   if unknown:

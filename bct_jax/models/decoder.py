@@ -1,13 +1,29 @@
-"""The decoder of all model families, as pure functions of params and arrays.
+"""Runs the decoder of all model families, as pure functions of params.
 
 The params of its blocks (see layers.py) are stacked on a leading layer
-dimension and run by one `lax.scan`. What differs between layers, windows and
-rotary positions, is made before it, once per kind. For decoding, `unstack`
-gives the layers as a list, which a plain loop runs without slicing a stacked
-array at every token. Causality, padding and packing all follow from `positions`
-and `segments`: a query sees the keys of its own segment that are not after it,
-and in a layer with a window not too far before it.
+dimension, and one `lax.scan` runs them. Windows and rotary positions differ
+between layers: their masks and angles are made before the scan, once per kind.
+
+Causality, padding and packing all follow from `positions` and `segments`. A
+query sees the keys of its own segment that are not after it. In a layer with a
+window it sees only the nearest of these.
 """
+
+# Two ways through the same blocks, for params["layers"] stacked or unstacked:
+#
+#   stacked: training, scoring    scan over layers, so that a block is compiled
+#                                 once, and remat decides what is kept
+#     forward    x0 -> block 0 -> x1 -> block 1 -> x2 ... -> norm -> hidden
+#                (with remat = full only x0, x1, x2 ... stay in memory)
+#     backward   block 1 again from x1, its gradient, block 0 again from x0, ...
+#
+#   unstacked: sampling           a loop over a list: a scan would slice, so
+#                                 copy, the params of a layer at every token
+#     prefill    common prefix    0 1 2 3            once for all prompts
+#     prefill    each prompt              4 5 6      packed; sees the prefix
+#     decode     each token                     7 8  one per row and call; its
+#                key and value are written to the slot of its position, then it
+#                attends to the slots up to its own
 
 import dataclasses
 from collections.abc import Callable, Sequence
@@ -33,14 +49,14 @@ REMAT = {
 
 @dataclasses.dataclass(frozen=True)
 class Decoder:
-  """Pure functions of (params, arrays) for one architecture.
+  """Runs one architecture, by pure functions of (params, arrays).
 
   Attributes:
     config: the architecture.
-    dtype: of activations and matrix products; norms, softmax, rotary angles
-      and logits are float32 whatever it is.
-    remat: what the backward pass recomputes: none, dots (all but matrix
-      products) or full (each block).
+    dtype: of activations and matrix products. Norms, softmax, rotary angles and
+      logits are float32 with any dtype.
+    remat: what the backward pass recomputes (Chen et al. 2016, arXiv
+      1604.06174): none, dots (all but matrix products) or full (each block).
     attention: the form of attention over whole rows, see attention.py.
   """
 
@@ -50,19 +66,22 @@ class Decoder:
   attention: str = "xla"
 
   def __post_init__(self):
+    """Raises ValueError for a remat that is not in REMAT."""
     if self.remat not in REMAT:
       raise ValueError(f"remat {self.remat!r}: choose one of {list(REMAT)}")
 
   @property
   def block(self) -> Block:
+    """Returns the Linen module of one block."""
     return Block(self.config, self.dtype, self.attention)
 
   @property
   def _norm(self) -> RMSNorm:
+    """Returns the Linen module of the norm behind the last block."""
     return RMSNorm(self.config.norm_eps, self.config.norm_plus_one)
 
   def init(self, rng: jax.Array) -> PyTree:
-    """Random float32 params; jax.eval_shape of it gives shapes alone."""
+    """Draws random float32 params; jax.eval_shape of it gives their shapes."""
     c = self.config
     rngs = jax.random.split(rng, c.num_layers + 2)
     x = jnp.zeros((1, 1, c.width), self.dtype)
@@ -89,7 +108,7 @@ class Decoder:
     positions: jax.Array,
     segments: jax.Array,
   ) -> jax.Array:
-    """Final hidden states [B, T, D] of whole rows (see types.Model)."""
+    """Returns the final hidden states [B, T, D] of rows (see types.Model)."""
     return self.prefill(params, tokens, positions, segments)[0]
 
   def prefill(
@@ -106,28 +125,30 @@ class Decoder:
     Args:
       params: stacked or `unstack`ed.
       tokens, positions, segments: [B, T]; segment 0 marks padding.
-      prefix: what all segments begin with, per layer, at positions from 0;
-        only with unstacked params. `positions` go on behind it.
-      arms: [B, T], whose adapter each token has, if params hold several.
+      prefix: keys and values, per layer, of the S tokens that all segments
+        begin with. They have the positions 0 to S - 1, and `positions` go on
+        behind them. Only with unstacked params.
+      arms: [B, T], whose adapter each token takes, if params hold several.
 
     Returns:
-      hidden [B, T, D], and the keys and values of all layers, [B, T, K, H]
-      each: a list of pairs, or a pair of stacked arrays.
+      The final hidden states [B, T, D], and the keys and values [B, T, K, H] of
+      all layers: a list of pairs, or a pair of stacked arrays.
     """
     if self.attention == "splash" and prefix is None:
       return self._forward(params, tokens, positions, None, segments, arms=arms)
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
-    seen = (
+    visible = (
       (segments[:, :, None] == segments[:, None, :])
       & (segments[:, None, :] > 0)
       & (distance >= 0)
     )
     if prefix is not None:
-      before = positions[:, :, None] - jnp.arange(prefix[0].keys.shape[1])
-      distance = jnp.concatenate([before, distance], axis=-1)  # [B, T, S+T]
-      seen = jnp.concatenate([jnp.ones_like(before, bool), seen], axis=-1)
+      to_prefix = positions[:, :, None] - jnp.arange(prefix[0].keys.shape[1])
+      distance = jnp.concatenate([to_prefix, distance], axis=-1)  # [B, T, S+T]
+      all_of_it = jnp.ones_like(to_prefix, bool)
+      visible = jnp.concatenate([all_of_it, visible], axis=-1)
     return self._forward(
-      params, tokens, positions, distance, seen, prefix, arms=arms
+      params, tokens, positions, distance, visible, prefix, arms=arms
     )
 
   def decode(
@@ -138,20 +159,20 @@ class Decoder:
     slots: Sequence[Slots],
     arms: jax.Array | None = None,
   ) -> tuple[jax.Array, Sequence[Slots]]:
-    """One more token per row, written to the slot of its position.
+    """Runs one more token per row, and writes it to the slot of its position.
 
     Args:
-      params: unstacked.
+      params: `unstack`ed.
       tokens, positions: [B]; slots before a row's position hold its past.
       slots: per layer.
       arms: [B], see `prefill`.
 
     Returns:
-      hidden [B, D] and the new slots.
+      The final hidden states [B, D] and the new slots.
     """
-    keys = jnp.arange(slots[0].keys.shape[-1])
-    distance = positions[:, None, None] - keys  # [B, 1, S]
-    x, filled = self._forward(
+    slot_positions = jnp.arange(slots[0].keys.shape[-1])
+    distance = positions[:, None, None] - slot_positions  # [B, 1, S]
+    x, new_slots = self._forward(
       params,
       tokens[:, None],
       positions[:, None],
@@ -161,10 +182,10 @@ class Decoder:
       positions,
       None if arms is None else arms[:, None],
     )
-    return x[:, 0], filled
+    return x[:, 0], new_slots
 
   def logits(self, params, hidden):  # [..., D] -> [..., V]
-    """Scores over the vocabulary in float32 (see types.Model)."""
+    """Computes scores over the vocabulary in float32 (see types.Model)."""
     table = params["embed"] if self.config.tied else params["head"]
     form = "...d,vd->...v" if self.config.tied else "...d,dv->...v"
     out = jnp.einsum(
@@ -177,24 +198,30 @@ class Decoder:
     return out if cap is None else cap * jnp.tanh(out / cap)
 
   def head_blocks(self, params: PyTree, most: int) -> tuple[PyTree, np.ndarray]:
-    """The head in blocks of the vocabulary, for a scan over them.
+    """Splits the head into blocks of the vocabulary, for a scan over them.
 
     Args:
       params: of the model.
-      most: ids of a block on a device.
+      most: the most ids of a block on a device.
 
     Returns:
-      What `logits` takes, with a first axis of blocks, spread as the head is;
+      Params for `logits`, with a first axis of blocks, spread as the head is;
       and the ids [blocks, ids of a block], -1 where a block is filled up.
     """
+    # Each device on tensor splits its own ids, so nothing changes places. With
+    # 8 ids on 2 devices, and blocks of 3:
+    #
+    #   device    0: 0 1 2 3       1: 4 5 6 7
+    #   block 0      0 1              4 5
+    #   block 1      2 3              6 7
     tied = self.config.tied
     name, axis = ("embed", 0) if tied else ("head", 1)
     parts = axis_size("tensor")
-    own = self.config.vocab_size // parts
-    count = -(-own // most)
-    size = -(-own // count)
-    pad = count * size - own
-    ids = np.arange(parts * own, dtype=np.int32).reshape(parts, own)
+    share = self.config.vocab_size // parts  # ids of a device
+    count = -(-share // most)
+    size = -(-share // count)
+    pad = count * size - share
+    ids = np.arange(parts * share, dtype=np.int32).reshape(parts, share)
     ids = np.pad(ids, [(0, 0), (0, pad)], constant_values=-1)
     ids = ids.reshape(parts, count, size).swapaxes(0, 1)
 
@@ -202,33 +229,34 @@ class Decoder:
     width = table.shape[1 - axis]
     if tied:  # [V, D]
       table = jnp.pad(
-        table.reshape(parts, own, width), [(0, 0), (0, pad), (0, 0)]
+        table.reshape(parts, share, width), [(0, 0), (0, pad), (0, 0)]
       ).reshape(parts, count, size, width)
       table = table.swapaxes(0, 1).reshape(count, parts * size, width)
       table = constrain(table, None, "tensor", "fsdp")
     else:  # [D, V]
       table = jnp.pad(
-        table.reshape(width, parts, own), [(0, 0), (0, 0), (0, pad)]
+        table.reshape(width, parts, share), [(0, 0), (0, 0), (0, pad)]
       ).reshape(width, parts, count, size)
       table = table.transpose(2, 0, 1, 3).reshape(count, width, parts * size)
       table = constrain(table, None, "fsdp", "tensor")
     return {name: table}, ids.reshape(count, parts * size)
 
-  def gathered(self, block: PyTree) -> PyTree:
-    """A block of `head_blocks` with its whole width on every device."""
+  def gather_block(self, block: PyTree) -> PyTree:
+    """Brings the whole width of a block of `head_blocks` to every device."""
     if self.config.tied:
       return {"embed": constrain(block["embed"], "tensor", None)}
     return {"head": constrain(block["head"], None, "tensor")}
 
   def _embed(self, params, tokens):  # [B, T] -> [B, T, D]
+    """Looks up the embeddings of tokens."""
     table = params["embed"].astype(self.dtype)
     if isinstance(params["layers"], (list, tuple)):  # no fsdp, see `unstack`
       x = table[tokens]
     else:
-      # Every device looks up its own part of the width for the rows of all,
-      # which then change places: the table itself is not gathered, nor is its
-      # gradient summed over devices. Left to itself, XLA would give every
-      # device all rows of the result.
+      # Every device looks up its own part of the width for the rows of all.
+      # These parts then change places. So the table itself is not gathered, nor
+      # is its gradient summed over devices. Without the constraints XLA gives
+      # every device all rows of the result.
       x = table[constrain(tokens, "data", None)]
       x = constrain(x, "data", None, "fsdp")
     if self.config.embed_scale != 1:
@@ -241,20 +269,36 @@ class Decoder:
     tokens,
     positions,
     distance,
-    seen,
+    visible,
     past=None,
     at=None,
     arms=None,
   ):
-    """Hidden states [B, T, D] and what each layer gives to the next tokens."""
+    """Runs all blocks.
+
+    Args:
+      params: stacked or `unstack`ed.
+      tokens, positions: [B, T].
+      distance: [B, T, keys], positions from a key to a query, for windows. None
+        is splash attention, and `visible` are segments [B, T] then.
+      visible: [B, T, keys], whether a query may see a key in a layer without a
+        window.
+      past: per layer, a Prefix or Slots.
+      at: [B], the slot to which a token is written, with Slots.
+      arms: [B, T] or None.
+
+    Returns:
+      The final hidden states [B, T, D], and the keys and values, or the new
+      Slots, of each layer.
+    """
     c = self.config
     kvs: Any
     mask_of = _by_kind(
       [layer.window for layer in c.layers],
       lambda w: (
-        Segments(seen, w)
+        Segments(visible, w)
         if distance is None
-        else (seen if w is None else seen & (distance < w))[:, None]
+        else (visible if w is None else visible & (distance < w))[:, None]
       ),
     )  # [B, 1, T, keys]
     angles_of = _by_kind(
@@ -279,7 +323,7 @@ class Decoder:
       def body(x, xs):
         layer, i = xs
         if self.dtype != jnp.float32:
-          layer = jax.tree.map(_in_turn, layer)
+          layer = jax.tree.map(_cast_late, layer)
         return run(x, layer, i)
 
       if self.remat != "none":
@@ -290,11 +334,12 @@ class Decoder:
 
 
 @jax.custom_jvp
-def _in_turn(x: jax.Array) -> jax.Array:
-  """The same array, which is cast where it is used if it is float32.
+def _cast_late(x: jax.Array) -> jax.Array:
+  """Returns x, a float32 x in a way that XLA casts it only where it is used.
 
-  XLA else casts the stacked params before a loop over layers, and holds a copy
-  of all of them in the dtype of the products. It casts no array of bits.
+  Without this XLA casts the stacked params before the loop over layers, and
+  holds a copy of all of them in the dtype of the products. It does not cast an
+  array of bits.
   """
   if x.dtype != jnp.float32:
     return x
@@ -303,31 +348,32 @@ def _in_turn(x: jax.Array) -> jax.Array:
   return jax.lax.bitcast_convert_type(bits, x.dtype)
 
 
-_in_turn.defjvp(lambda x, dx: (_in_turn(*x), *dx))
+_cast_late.defjvp(lambda x, dx: (_cast_late(*x), *dx))
 
 
 def _by_kind(kinds: Sequence[Any], make: Callable[[Any], PyTree]):
-  """A function from a layer's number to `make` of its kind, made once each.
+  """Calls `make` once per kind of layer, and returns a look-up by layer.
 
-  The number may be traced: the arrays of all kinds are then indexed by it.
+  The number of the layer may be traced: the arrays of all kinds are then
+  stacked and indexed by it.
   """
   distinct = list(dict.fromkeys(kinds))
-  made = [make(kind) for kind in distinct]
-  if len(made) == 1:
-    return lambda i: made[0]
-  which = np.array([distinct.index(kind) for kind in kinds])
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *made)
+  values = [make(kind) for kind in distinct]
+  if len(values) == 1:
+    return lambda i: values[0]
+  kind_of_layer = np.array([distinct.index(kind) for kind in kinds])
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *values)
 
-  def of(i):
+  def value_of(i):
     if isinstance(i, int):
-      return made[which[i]]
-    return jax.tree.map(lambda x: x[jnp.asarray(which)[i]], stacked)
+      return values[kind_of_layer[i]]
+    return jax.tree.map(lambda x: x[jnp.asarray(kind_of_layer)[i]], stacked)
 
-  return of
+  return value_of
 
 
 def unstack(params: PyTree) -> PyTree:
-  """The same params with `layers` as a list, for decoding."""
+  """Returns the params with `layers` as a list, for decoding."""
   count = jax.tree.leaves(params["layers"])[0].shape[0]
   layers = [
     jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(count)

@@ -1,7 +1,7 @@
-"""One block of the decoder as Linen modules: what is declared in params.
+"""Declares one block of the decoder, and so its params, as Linen modules.
 
-Which parts a block has follows from the flags of ModelConfig; there is one
-block for all families.
+There is one block for all model families. Which parts it has follows from the
+flags of ModelConfig.
 """
 
 from typing import Any
@@ -35,9 +35,11 @@ def rope_angles(
   rope: Rope | None,
   head_dim: int,
 ) -> tuple[jax.Array, jax.Array]:  # cos, sin [B, T, H/2] float32
-  """Rotary angles, float32 throughout; no turn at all without a rope.
+  """Computes the rotary angles of positions (RoPE, arXiv 2104.09864).
 
-  bfloat16 angles are wrong by whole turns after a few hundred positions.
+  Position t turns pair i of a head by t * rope.frequencies[i] radians. Without
+  a rope nothing turns. All is float32: bfloat16 angles are wrong by whole turns
+  after a few hundred positions.
   """
   frequencies = (
     np.zeros(head_dim // 2, np.float32)
@@ -62,13 +64,21 @@ def rotate(
 
 
 class RMSNorm(nn.Module):
-  """Root mean square norm (Zhang and Sennrich 2019, arXiv 1910.07467)."""
+  """Divides by the root mean square (Zhang and Sennrich 2019, 1910.07467).
+
+    x / sqrt(mean(x^2) + eps) * scale
+
+  Attributes:
+    eps: added to the mean square.
+    plus_one: whether the factor is 1 + scale, as in Gemma.
+  """
 
   eps: float
   plus_one: bool = False
 
   @nn.compact
   def __call__(self, x):  # [..., D]
+    """Normalizes the last axis, in float32."""
     start = nn.initializers.zeros if self.plus_one else nn.initializers.ones
     scale = self.param("scale", start, (x.shape[-1],))
     full = x.astype(jnp.float32)
@@ -80,6 +90,7 @@ class RMSNorm(nn.Module):
 
 @jax.custom_vjp
 def _twice(x):
+  """Returns x twice; the gradients of the two meet in one addition."""
   return x, x
 
 
@@ -87,11 +98,11 @@ _twice.defvjp(lambda x: ((x, x), None), lambda _, g: (g[0] + g[1],))
 
 
 def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-  """What layers of a module read: for their weights, and for their adapters.
+  """Splits the input of a module's layers: for weights, and for adapters.
 
-  The gradients of each add up apart, and only then to one. Those of the weights
-  are sums over tensor, which XLA makes one of if no others come between. Where
-  there are no adapters, or no such sums, nothing is for adapters alone.
+  The gradients of each side add up apart, and then to one. Those of the weights
+  are sums over tensor, which XLA joins to one sum if nothing comes between
+  them. The second output is None where there are no adapters or no such sums.
   """
   layers = module.variables.get("params", {}).values()
   adapted = any("lora_a" in layer for layer in layers)
@@ -99,14 +110,20 @@ def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
 
 
 class Linear(nn.Module):
-  """x W + b, and + (x A) B where the params hold a low-rank adapter.
+  """Computes x W + b, plus (x A) B where the params hold an adapter.
 
-  With adapters of several arms, A [arms, in, r] and B [arms, r, out], a token
-  goes through all of them and keeps that of its arm: their ranks are small.
+  With the adapters of several arms, A [arms, in, r] and B [arms, r, out], a
+  token goes through all of them and takes the output of its arm: their ranks
+  are small.
 
-  Rows are flattened to two dimensions: XLA's CPU backend takes twice as long
-  for the weight gradient of a three-dimensional x inside a fused block;
-  elsewhere it makes no difference.
+  Rows are flattened to two dimensions. XLA's CPU backend takes twice as long
+  for the weight gradient of a three-dimensional x inside a fused block.
+  Elsewhere it makes no difference.
+
+  Attributes:
+    width: of the output.
+    dtype: of the products.
+    bias: whether there is one.
   """
 
   width: int
@@ -115,7 +132,16 @@ class Linear(nn.Module):
 
   @nn.compact
   def __call__(self, x, arms, forked=None):
-    """[B, T, in], [B, T] or None, x for A or None -> [B, T, width]."""
+    """Maps tokens.
+
+    Args:
+      x: [B, T, in].
+      arms: [B, T], whose adapter each token takes, or None.
+      forked: x as A reads it, see `fork`; None is x.
+
+    Returns:
+      [B, T, width].
+    """
     shape = (x.shape[-1], self.width)
     kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
@@ -129,9 +155,9 @@ class Linear(nn.Module):
       if forked is not None:
         rows = forked.reshape(rows.shape).astype(self.dtype)
       if a.ndim == 3:
-        own = arms.reshape(-1, 1, 1) == jnp.arange(len(a))[:, None]
-        # Chosen, not multiplied by 0: that of a diverged arm may be infinite.
-        low = jnp.where(own, jnp.einsum("md,adr->mar", rows, a), 0)
+        in_arm = arms.reshape(-1, 1, 1) == jnp.arange(len(a))[:, None]
+        # Not multiplied by 0: the outputs of a diverged arm may be infinite.
+        low = jnp.where(in_arm, jnp.einsum("md,adr->mar", rows, a), 0)
         y += jnp.einsum("mar,arf->mf", low, b)
       else:
         y += (rows @ a) @ b
@@ -139,20 +165,22 @@ class Linear(nn.Module):
 
 
 class Attention(nn.Module):
+  """Projects to queries, keys and values, attends, and projects back."""
+
   config: ModelConfig
   dtype: Any
   attention: str
 
   @nn.compact
   def __call__(self, x, angles, mask, past, at, arms):
-    """Mixes the tokens of each row, and those of the past.
+    """Mixes the tokens of each row with each other and with the past.
 
     Args:
       x: [B, T, D].
       angles: see `rope_angles`.
       mask: [B, 1, T, keys], or Segments for splash attention.
       past: None, a Prefix, or Slots when T is 1.
-      at: [B], the slot of the token, with Slots.
+      at: [B], the slot to which each token is written, with Slots.
       arms: [B, T] or None, see Linear.
 
     Returns:
@@ -166,8 +194,8 @@ class Attention(nn.Module):
       y = linear(x, arms, forked)
       if c.qk_norm == "all" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
-      # Else XLA has the product give heads, of a kernel that it reshapes and
-      # gathers apart from the one that the gradient's product reads.
+      # Without it XLA makes the product give heads, from a kernel that it
+      # reshapes, and gathers that apart from the kernel of the gradient.
       y = constrain(y, ROWS, None, P.UNCONSTRAINED)
       y = y.reshape(*x.shape[:2], heads, c.head_dim)
       if c.qk_norm == "head" and name != "v":
@@ -175,17 +203,17 @@ class Attention(nn.Module):
       return y
 
     q = rotate(project("q", c.num_heads), angles)
-    raw, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
-    k = rotate(raw, angles)
+    keys, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+    k = rotate(keys, angles)
     q = constrain(q, ROWS, None, "tensor", None)
     kv: Any = (k, v)
     copies = axis_size("tensor") // c.num_kv_heads
     if past is None and copies > 1:
-      # Devices share a head: each takes a copy of it, before it is rotated, as
-      # they would have to exchange parts of it for that.
+      # Devices share a head, and each takes a copy of it. They do so before
+      # the head is rotated: later they would have to exchange parts of it.
       k, v = (
         constrain(jnp.repeat(y, copies, axis=2), ROWS, None, "tensor", None)
-        for y in (raw, v)
+        for y in (keys, v)
       )
       k = rotate(k, angles)
     if isinstance(past, Slots):
@@ -208,13 +236,17 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-  """Gated linear unit (Shazeer 2020, arXiv 2002.05202)."""
+  """Applies a gated linear unit (Shazeer 2020, arXiv 2002.05202).
+
+  (activation(x W_gate) * x W_up) W_down
+  """
 
   config: ModelConfig
   dtype: Any
 
   @nn.compact
   def __call__(self, x, arms):  # [B, T, D], [B, T] or None -> [B, T, D]
+    """Maps each token by itself."""
     c = self.config
 
     def linear(x, width, name, forked=None):
@@ -228,12 +260,21 @@ class Mlp(nn.Module):
 
 
 class Block(nn.Module):
+  """Runs attention and an MLP, each added to the residual stream.
+
+    x += post_norm(attention(pre_norm(x)))
+    x += post_norm(mlp(pre_norm(x)))
+
+  `config.norms` says which of the norms there are.
+  """
+
   config: ModelConfig
   dtype: Any
   attention: str = "xla"
 
   @nn.compact
   def __call__(self, x, angles, mask, past=None, at=None, arms=None):
+    """Runs the block; see Attention for arguments and outputs."""
     c = self.config
 
     def norm(y, where, name):

@@ -1,4 +1,18 @@
-"""Log-probabilities of targets at trained positions, in float32, in chunks."""
+"""Computes log-probabilities of targets, in float32, at trained positions.
+
+The logits of a whole batch, [B, T, V], are the largest array of a train step by
+far. Two things keep them from existing: the head runs at trained positions only
+([B, R, D]), and only over a chunk of positions, or a block of ids, at a time.
+"""
+
+# The head of a batch with R = 160 trained positions and CHUNK = 64:
+#
+#   one device     positions  | 0 .. 63 | 64 .. 127 | 128 .. 159 + filling |
+#                  forward    logits [B, 64, V] -> log p [B, 64], dropped
+#                  backward   the same again, one chunk after the other
+#   rows spread    ids        | 0 .. n | n .. 2n | ... | V |
+#   over devices   each block of the head is gathered once for all R positions;
+#                  the sum over ids grows from block to block
 
 from collections.abc import Callable
 from typing import Any
@@ -12,8 +26,8 @@ from bct_jax.types import Batch, Model, PyTree
 # Trained positions of a row that go through the head at a time. The largest
 # array is [B, CHUNK, V] float32 instead of [B, T, V].
 CHUNK = 64
-# Logits of a device at a time where the head is run by blocks of ids, and ids
-# of a block at least.
+# Where the head runs by blocks of ids: the most logits of a device at a time,
+# and the fewest ids of a block.
 LOGITS = 2**24
 _LEAST = 1024
 
@@ -21,8 +35,8 @@ Head = Callable[[Model, PyTree, jax.Array, jax.Array], Any]
 
 
 # Log-probabilities from whole logits are made here and nowhere else. Two places
-# below do not call it: `_by_blocks` never has all logits of a position at once,
-# and `reference_kl` needs those of all ids, of which it picks.
+# below differ for a reason: `_by_blocks` never has all logits of a position at
+# once, and `reference_kl` needs the log-probabilities of all ids.
 def logprobs_of(
   logits: jax.Array,  # [..., V] float32
   targets: jax.Array,  # [...] int32
@@ -38,14 +52,15 @@ def target_logprobs(
   hidden: jax.Array,  # [..., D]
   targets: jax.Array,  # [...] int32
 ) -> jax.Array:  # [...] float32
-  """log p(target) in nats at every position of `hidden`."""
+  """Returns log p(target) in nats at every position of `hidden`."""
   return logprobs_of(model.logits(params, hidden), targets)
 
 
 def trained_positions(batch: Batch) -> jax.Array:  # [B, R] int32
-  """The first `num_trained` positions of each row, trained ones first.
+  """Returns `num_trained` positions of each row, trained ones first.
 
-  Rows with fewer trained positions are filled up with positions of weight 0.
+  Trained positions keep their order. Rows with fewer of them are filled up with
+  positions of weight 0.
   """
   untrained = batch.weights == 0  # [B, T]
   order = jnp.argsort(untrained, axis=1, stable=True)
@@ -55,7 +70,7 @@ def trained_positions(batch: Batch) -> jax.Array:  # [B, R] int32
 def trained_hidden(
   model: Model, params: PyTree, batch: Batch
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-  """What the batch has at its trained positions, and nowhere else.
+  """Runs a batch and picks its trained positions.
 
   Returns:
     Hidden states [B, R, D], targets, loss weights and segments [B, R].
@@ -64,22 +79,27 @@ def trained_hidden(
   index = trained_positions(batch)
   hidden = jnp.take_along_axis(hidden, index[..., None], axis=1)  # [B, R, D]
 
-  def at(x: jax.Array) -> jax.Array:
+  def pick(x: jax.Array) -> jax.Array:
     return jnp.take_along_axis(x, index, axis=1)
 
-  return hidden, at(batch.targets), at(batch.weights), at(batch.segments)
+  return hidden, pick(batch.targets), pick(batch.weights), pick(batch.segments)
 
 
 def in_chunks(
   head: Callable[..., Any], arrays: tuple[jax.Array, ...], chunk: int = CHUNK
 ) -> Any:
-  """`head` of arrays [B, R, ...], of `chunk` positions of a row at a time.
+  """Runs `head` on `chunk` positions of each row at a time.
 
-  A chunk is recomputed in the backward pass, so that what `head` makes over the
-  vocabulary never exists for the whole batch.
+  A chunk is recomputed in the backward pass. So the arrays over the vocabulary
+  that `head` makes never exist for the whole batch.
+
+  Args:
+    head: arrays [B, chunk, ...] -> arrays [B, chunk].
+    arrays: [B, R, ...].
+    chunk: positions of a row at a time.
 
   Returns:
-    The arrays [B, R] that `head` makes of [B, chunk, ...].
+    The arrays of `head`, [B, R].
   """
   rows, count = arrays[0].shape[:2]
   chunk = min(chunk, count)
@@ -90,14 +110,14 @@ def in_chunks(
     x = jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
     return x.reshape(rows, num_chunks, chunk, *x.shape[2:]).swapaxes(0, 1)
 
-  def whole(x):  # [num_chunks, B, chunk] -> [B, R]
+  def join(x):  # [num_chunks, B, chunk] -> [B, R]
     return x.swapaxes(0, 1).reshape(rows, -1)[:, :count]
 
   if num_chunks == 1:
     return head(*arrays)
-  one = jax.checkpoint(head, prevent_cse=False)
-  out = jax.lax.map(lambda x: one(*x), tuple(map(split, arrays)))
-  return jax.tree.map(whole, out)
+  run_chunk = jax.checkpoint(head, prevent_cse=False)
+  out = jax.lax.map(lambda x: run_chunk(*x), tuple(map(split, arrays)))
+  return jax.tree.map(join, out)
 
 
 def row_logprobs(
@@ -107,36 +127,41 @@ def row_logprobs(
   targets: jax.Array,  # [B, R] int32
   chunk: int = CHUNK,
 ) -> jax.Array:  # [B, R] float32
-  """log p(target) in nats of rows, without logits of all positions and ids.
+  """Returns log p(target) in nats, without logits of all positions and ids.
 
   On one device the head runs on some positions at a time. Where rows are spread
   over devices it runs on some ids at a time: a device then gathers each block
   of the head once, and each block of its gradient is summed over devices once.
-  By positions, both would be done to the whole head for every chunk.
+  By positions, every chunk would gather the whole head and sum its gradient.
   """
   shards = axis_size("data") * axis_size("fsdp")
   if shards > 1:
     return _by_blocks(model, params, hidden, targets, shards)
 
-  def one(h, t):
+  def run_head(h, t):
     return target_logprobs(model, params, h, t)
 
-  return in_chunks(one, (hidden, targets), chunk)
+  return in_chunks(run_head, (hidden, targets), chunk)
 
 
 def _by_blocks(model, params, hidden, targets, shards):
-  """log p(target) with the sum over ids kept as it grows, block by block."""
+  """Returns log p(target), [B, R], from the logits of one block at a time.
+
+  It is the online softmax of Milakov and Gimelshein 2018 (arXiv 1805.02867):
+  the sum over ids grows from block to block, and is scaled anew when a block
+  has a higher logit than all before it.
+  """
   rows, count = targets.shape
-  own = -(-rows // shards) * count
-  size = max(_LEAST, LOGITS // own // _LEAST * _LEAST)
+  positions = -(-rows // shards) * count  # of a device
+  size = max(_LEAST, LOGITS // positions // _LEAST * _LEAST)
   blocks, ids = model.head_blocks(params, size)
-  # Gradients of the blocks are summed in float32.
+  # The gradient of `wide`, a sum over blocks, is then summed in float32.
   wide = hidden.astype(jnp.float32)
 
-  def add(carry, xs):
+  def add_block(carry, xs):
     highest, total, picked = carry
     block, ids = xs
-    block = model.gathered(block)
+    block = model.gather_block(block)
     h = constrain(wide.astype(hidden.dtype), ROWS, None, None)
     logits = model.logits(block, h)  # [B, R, ids] float32
     logits = jnp.where(ids >= 0, logits, -jnp.inf)
@@ -148,12 +173,12 @@ def _by_blocks(model, params, hidden, targets, shards):
     picked += jnp.sum(jnp.where(here, logits, 0), axis=-1)
     return (top, total, picked), None
 
-  # Not -inf, of which a difference is not a number.
+  # Not -inf: the difference of two of them is not a number.
   lowest = jnp.full((rows, count), jnp.finfo(jnp.float32).min)
   zero = jnp.zeros((rows, count), jnp.float32)
-  add = jax.checkpoint(add, prevent_cse=False)
+  add_block = jax.checkpoint(add_block, prevent_cse=False)
   (top, total, picked), _ = jax.lax.scan(
-    add, (lowest, zero, zero), (blocks, jnp.asarray(ids))
+    add_block, (lowest, zero, zero), (blocks, jnp.asarray(ids))
   )
   return picked - top - jnp.log(total)
 
@@ -161,7 +186,7 @@ def _by_blocks(model, params, hidden, targets, shards):
 def at_trained(
   head: Head, model: Model, params: PyTree, batch: Batch, chunk: int = CHUNK
 ) -> tuple[Any, jax.Array]:
-  """`head` of the batch's trained positions, and nowhere else.
+  """Runs `head` at the trained positions of a batch, and nowhere else.
 
   Args:
     head: (model, params, hidden [..., D], targets [...]) -> arrays [...].
@@ -173,19 +198,19 @@ def at_trained(
   """
   hidden, targets, weights, _ = trained_hidden(model, params, batch)
 
-  def one(h, t):
+  def run_head(h, t):
     return head(model, params, h, t)
 
-  return in_chunks(one, (hidden, targets), chunk), weights
+  return in_chunks(run_head, (hidden, targets), chunk), weights
 
 
 def token_logprobs(
   model: Model, params: PyTree, batch: Batch, chunk: int = CHUNK
 ) -> tuple[jax.Array, jax.Array]:  # [B, R] float32, [B, R] float32
-  """log p(target | prefix) where the batch is trained, and nowhere else.
+  """Returns log p(target | prefix) at the trained positions of a batch.
 
   Returns:
-    Log-probabilities in nats and the loss weight of each; weight 0 marks the
+    Log-probabilities in nats, and the loss weight of each. Weight 0 marks the
     filling of rows that train fewer than R positions.
   """
   hidden, targets, weights, _ = trained_hidden(model, params, batch)
@@ -195,23 +220,23 @@ def token_logprobs(
 def sequence_logprobs(
   model: Model, params: PyTree, batch: Batch, segments: int
 ) -> tuple[jax.Array, jax.Array]:  # [B, S] float32, [B, S] float32
-  """log p(completion | prompt) of every segment of every row.
+  """Returns log p(completion | prompt) of every segment of every row.
 
   Args:
     model, params, batch: what to run.
-    segments: S, the most that a row has.
+    segments: S, the most segments that a row has.
 
   Returns:
-    Sums in nats over the trained positions of a segment, whatever their weight,
-    and the largest weight in it: 0 for segments that are not there.
+    Sums in nats over the trained positions of a segment, whatever their weight;
+    and the largest weight in the segment, 0 for a segment that a row lacks.
   """
-  hidden, targets, weights, owner = trained_hidden(model, params, batch)
+  hidden, targets, weights, segment_of = trained_hidden(model, params, batch)
 
   logprobs = row_logprobs(model, params, hidden, targets)
-  there = owner[..., None] == 1 + jnp.arange(segments)  # [B, R, S]
-  there &= (weights > 0)[..., None]
-  sums = jnp.sum(jnp.where(there, logprobs[..., None], 0), axis=1)
-  return sums, jnp.max(jnp.where(there, weights[..., None], 0), axis=1)
+  in_segment = segment_of[..., None] == 1 + jnp.arange(segments)  # [B, R, S]
+  in_segment &= (weights > 0)[..., None]
+  sums = jnp.sum(jnp.where(in_segment, logprobs[..., None], 0), axis=1)
+  return sums, jnp.max(jnp.where(in_segment, weights[..., None], 0), axis=1)
 
 
 def reference_kl(
@@ -219,35 +244,44 @@ def reference_kl(
   params: PyTree,
   reference: PyTree,
   batch: Batch,
-  theirs: Batch,
+  reference_batch: Batch,
   forward: bool,
   chunk: int = CHUNK,
 ) -> tuple[jax.Array, jax.Array, jax.Array]:  # [B, R] float32 each
-  """Divergence of two models at the trained positions, over all tokens.
+  """Computes the divergence of two models at the trained positions.
 
-  Forward is KL(reference || model), reverse KL(model || reference); both are
-  sums over the whole vocabulary, a chunk of positions at a time.
+    forward  KL(reference || model) = sum over ids of  q (log q - log p)
+    reverse  KL(model || reference) = sum over ids of  p (log p - log q)
+
+  with p of the model and q of the reference. The sums are over the whole
+  vocabulary, for a chunk of positions at a time.
 
   Args:
-    model: of both.
-    params, batch: what the gradient is of, and what it runs on.
-    reference, theirs: the same of the other one. `theirs` may be `batch`, or
-      have other prompts before the same completions.
-    forward: which way.
+    model: the architecture of both.
+    params: of the model; the gradient is theirs.
+    reference: params of the reference; they have no gradient.
+    batch: what the model runs on.
+    reference_batch: what the reference runs on: `batch`, or a batch with other
+      prompts before the same completions.
+    forward: the direction.
     chunk: positions of a row at a time.
 
   Returns:
-    The divergences and log p(target) of `params`, in nats, and the weights.
+    The divergences and the model's log p(target), in nats, and the loss
+    weights.
   """
   hidden, targets, weights, _ = trained_hidden(model, params, batch)
-  other, *_ = trained_hidden(model, jax.lax.stop_gradient(reference), theirs)
+  reference_hidden, *_ = trained_hidden(
+    model, jax.lax.stop_gradient(reference), reference_batch
+  )
 
-  def one(mine, other, targets):
-    p = jax.nn.log_softmax(model.logits(params, mine))
-    q = jax.nn.log_softmax(model.logits(reference, other))
+  def compare(hidden, reference_hidden, targets):
+    p = jax.nn.log_softmax(model.logits(params, hidden))
+    q = jax.nn.log_softmax(model.logits(reference, reference_hidden))
     a, b = (q, p) if forward else (p, q)
     picked = jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0]
     return jnp.sum(jnp.exp(a) * (a - b), axis=-1), picked
 
-  kl, logprobs = in_chunks(one, (hidden, other, targets), chunk)
+  arrays = (hidden, reference_hidden, targets)
+  kl, logprobs = in_chunks(compare, arrays, chunk)
   return kl, logprobs, weights

@@ -1,8 +1,10 @@
-"""Low-rank adapters (Hu et al. 2021, arXiv 2106.09685) of linear layers.
+"""Makes, attaches and merges low-rank adapters of linear layers.
 
-An adapter tree has the shape of the params, reduced to the layers it changes:
-`lora_a` [L, in, r] and `lora_b` [L, r, out] where those have `kernel`. Joined
-with the params it is what the decoder runs; folded, it is part of the kernels.
+An adapter (LoRA: Hu et al. 2021, arXiv 2106.09685) adds s (x A) B to x W, with
+s from `scaling`. Its tree has the shape of the params, reduced to the layers
+that it changes: `lora_a` [L, in, r] and `lora_b` [L, r, out] where the params
+have `kernel` [L, in, out]. Attached, it stands beside the kernels, and the
+decoder runs both. Merged, it is part of the kernels.
 """
 
 import math
@@ -23,19 +25,26 @@ from bct_jax.types import PyTree
 
 
 class Weights(NamedTuple):
-  """What a model runs with: its params and, if any, an adapter over them."""
+  """Holds what a model runs with.
+
+  Attributes:
+    params: of the decoder.
+    adapter: a low-rank adapter over them, or None.
+    lora: the configuration of the adapter.
+  """
 
   params: PyTree
   adapter: PyTree = None
-  lora: LoraConfig | None = None  # of the adapter
+  lora: LoraConfig | None = None
 
 
 class Frozen(NamedTuple):
-  """What a train step is given and leaves as it is.
+  """Holds params that a train step reads and does not change.
 
   Attributes:
-    params: those that an adapter is over, or that the objective compares with.
-    adapter: of the reference, where the arm goes on training one.
+    params: those under an adapter, or those of the reference that the objective
+      compares with.
+    adapter: of the reference, where the arm goes on training an adapter.
   """
 
   params: PyTree = None
@@ -43,15 +52,17 @@ class Frozen(NamedTuple):
 
 
 def scaling(config: LoraConfig) -> float:
-  """alpha / r, or alpha / sqrt(r) (rsLoRA, Kalajdzievski 2023, 2312.03732)."""
+  """Returns alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)."""
   rank = math.sqrt(config.rank) if config.rslora else config.rank
   return config.alpha / rank
 
 
 def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
-  """Layers an adapter changes: our name -> their Hugging Face module name.
+  """Finds the layers that an adapter changes.
 
-  Names are those within a layer, such as "attn/q" and "self_attn.q_proj".
+  Returns:
+    Our name -> the module's name in Hugging Face, both within a block, such as
+    "attn/q" -> "self_attn.q_proj".
 
   Raises:
     ValueError: the pattern matches nothing, or the experts of a mixture.
@@ -67,28 +78,28 @@ def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
     ).removesuffix(".weight")
     for ours, template in names.items()
   }
-  found = {
+  targets = {
     ours: module
     for ours, module in modules.items()
     if re.search(config.targets, module)
   }
   plain = {k: v for k, v in modules.items() if f"{k}/kernel" in names}
-  if not found:
+  if not targets:
     raise ValueError(
       f"lora.targets = {config.targets!r} matches no linear layer; there are "
       f"{sorted(plain.values())}{suggest(config.targets, plain.values())}"
     )
-  wrong = sorted(set(found.values()) - set(plain.values()))
+  wrong = sorted(set(targets.values()) - set(plain.values()))
   if wrong:
     raise ValueError(
       f"lora.targets = {config.targets!r} matches {wrong}, which are not plain "
       f"linear layers; those are {sorted(plain.values())}"
     )
-  return found
+  return targets
 
 
 def _nest(leaves: dict[str, Any]) -> PyTree:
-  """{"a/b": x} -> {"a": {"b": x}}."""
+  """Makes a tree of slash-joined names: {"a/b": x} -> {"a": {"b": x}}."""
   out: dict[str, Any] = {}
   for name, leaf in leaves.items():
     *path, last = name.split("/")
@@ -100,7 +111,7 @@ def _nest(leaves: dict[str, Any]) -> PyTree:
 
 
 def _map(params: PyTree, adapter: PyTree, f: Callable[[Any, Any], Any]):
-  """The params with f(node, adapter node) at every layer that has one."""
+  """Replaces every layer that has an adapter by f(layer, its adapter)."""
   if "lora_a" in adapter:
     return f(params, adapter)
   return {
@@ -111,7 +122,7 @@ def _map(params: PyTree, adapter: PyTree, f: Callable[[Any, Any], Any]):
 def abstract_adapter(
   params: PyTree, model: ModelConfig, config: LoraConfig
 ) -> PyTree:
-  """Shapes and shardings of an adapter; each follows its kernel.
+  """Describes an adapter by shapes and shardings, which follow its kernels.
 
   Args:
     params: ShapeDtypeStructs with NamedShardings.
@@ -119,7 +130,7 @@ def abstract_adapter(
     config: rank and targets.
 
   Raises:
-    ValueError: see `targets`; or the rank is above the width of a layer.
+    ValueError: see `target_layers`; or the rank is above the width of a layer.
   """
   leaves = {}
   for name in target_layers(model, config):
@@ -145,9 +156,13 @@ def abstract_adapter(
 
 
 def init_adapter(abstract: PyTree, seed: int) -> PyTree:
-  """An adapter that changes nothing yet: A is random, B zero.
+  """Makes an adapter that changes nothing yet: A is random, B is zero.
 
   A is uniform within 1 / sqrt(in), as in peft.
+
+  Args:
+    abstract: of `abstract_adapter`.
+    seed: of A.
   """
 
   def make(seed):
@@ -171,25 +186,25 @@ def init_adapter(abstract: PyTree, seed: int) -> PyTree:
 
 
 def attach_adapter(weights: Weights) -> PyTree:
-  """Params with the adapter beside its kernels, for Decoder; B is scaled."""
+  """Puts the adapter beside its kernels, for Decoder; B takes the scale."""
   if weights.lora is None:
     return weights.params
   scale = scaling(weights.lora)
 
-  def one(node, low):
-    return {**node, "lora_a": low["lora_a"], "lora_b": low["lora_b"] * scale}
+  def attach(layer, low):
+    return {**layer, "lora_a": low["lora_a"], "lora_b": low["lora_b"] * scale}
 
-  return _map(weights.params, weights.adapter, one)
+  return _map(weights.params, weights.adapter, attach)
 
 
 def attach_adapters(arms: Sequence[Weights]) -> PyTree:
-  """Params with the adapters of several arms, for Decoder and its `arms`.
+  """Puts the adapters of several arms beside the kernels, for Decoder.
 
-  A is [L, arms, in, r] and B [L, arms, r, out], r the highest rank, with zeros
-  where an arm has a lower one or no adapter.
+  A is [L, arms, in, r] and B [L, arms, r, out], with r the highest rank. Zeros
+  fill up an arm of lower rank, or without an adapter.
 
   Args:
-    arms: all over the params of the first.
+    arms: weights, all over the params of the first.
   """
   lows = [{} if w.lora is None else _leaves(w.adapter, w.lora) for w in arms]
   rank = max([0, *(w.lora.rank for w in arms if w.lora is not None)])
@@ -199,36 +214,37 @@ def attach_adapters(arms: Sequence[Weights]) -> PyTree:
   }
   for name in sorted(set().union(*lows)):
     axis = 2 if name.endswith("lora_a") else 1  # of the rank
-    found = next(low[name] for low in lows if name in low)
-    none = jnp.zeros(found.shape, found.dtype)
+    first = next(low[name] for low in lows if name in low)
+    zeros = jnp.zeros(first.shape, first.dtype)
 
-    def padded(x, axis=axis):
+    def fill_up(x, axis=axis):
       widths = [(0, rank - x.shape[axis] if i == axis else 0) for i in range(3)]
       return jnp.pad(x, widths)
 
-    out[name] = jnp.stack([padded(low.get(name, none)) for low in lows], axis=1)
+    leaves = [fill_up(low.get(name, zeros)) for low in lows]
+    out[name] = jnp.stack(leaves, axis=1)
   return _nest(out)
 
 
 def _leaves(adapter: PyTree, config: LoraConfig) -> dict[str, jax.Array]:
-  """Names -> leaves of an adapter; B is scaled."""
+  """Returns the leaves of an adapter by name; B takes the scale."""
   scale = {"lora_a": 1.0, "lora_b": scaling(config)}
   flat = jax.tree_util.tree_flatten_with_path(adapter)[0]
   return {path_name(path): x * scale[path[-1].key] for path, x in flat}
 
 
 def merge_adapter(weights: Weights) -> PyTree:
-  """Params with s A B added to the kernels, summed in float32."""
+  """Adds s A B to the kernels, in float32, and returns the params."""
   if weights.lora is None:
     return weights.params
   scale = scaling(weights.lora)
 
-  def one(node, low):
-    kernel = node["kernel"]
+  def merge(layer, low):
+    kernel = layer["kernel"]
     change = jnp.einsum(
       "lir,lro->lio", low["lora_a"], low["lora_b"], precision="highest"
     )
     full = kernel.astype(jnp.float32) + scale * change
-    return {**node, "kernel": full.astype(kernel.dtype)}
+    return {**layer, "kernel": full.astype(kernel.dtype)}
 
-  return _map(weights.params, weights.adapter, one)
+  return _map(weights.params, weights.adapter, merge)

@@ -1,4 +1,8 @@
-"""Mixture of experts: every token goes to its experts, none is dropped."""
+"""Runs a mixture of experts (Shazeer et al. 2017, arXiv 1701.06538).
+
+Every token goes to its experts and none is dropped, whatever the load of an
+expert (Gale et al. 2022, arXiv 2211.15841).
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -13,7 +17,13 @@ from bct_jax.models.config import ModelConfig
 
 
 class Experts(nn.Module):
-  """Gated MLPs of which each token uses the few its router scores highest."""
+  """Applies, to each token, the gated MLPs that its router scores highest.
+
+  Attributes:
+    config: the architecture.
+    dtype: of the products.
+    activation: of the gates.
+  """
 
   config: ModelConfig
   dtype: Any
@@ -21,6 +31,7 @@ class Experts(nn.Module):
 
   @nn.compact
   def __call__(self, x, arms=None):  # [B, T, D]
+    """Maps each token by itself."""
     del arms  # Experts have no adapters.
     c = self.config
     normal = nn.initializers.normal(0.02)
@@ -44,17 +55,19 @@ class Experts(nn.Module):
     weights = weights.astype(self.dtype)
 
     mesh = jax.sharding.get_abstract_mesh()
-    # The one row that init runs cannot be spread over devices.
+    # `init` runs a single row, which cannot be spread over devices.
     spread = not mesh.empty and not self.is_initializing()
 
     def local(x, weights, chosen, *kernels):
       if spread:
-        # Said outright, so that their gradients are summed over tensor: the
-        # gather below does not say it when it is differentiated.
+        # Marked as differing between devices, so that their gradients are
+        # summed over tensor. The gather in `_mix` does not mark them.
         x = jax.lax.pcast(x, ("tensor",), to="varying")
         weights = jax.lax.pcast(weights, ("tensor",), to="varying")
-      held = kernels[0].shape[0]
-      first = 0 if held == count else jax.lax.axis_index("tensor") * held
+      local_count = kernels[0].shape[0]
+      first = 0
+      if local_count != count:
+        first = jax.lax.axis_index("tensor") * local_count
       y = _mix(
         x.reshape(-1, x.shape[-1]),
         weights.reshape(-1, c.experts_per_token),
@@ -62,7 +75,8 @@ class Experts(nn.Module):
         kernels,
         self.activation,
       ).reshape(x.shape)
-      # Also over one device: shard_map must see that tensor devices agree.
+      # Also over one device: shard_map must see that the devices of tensor
+      # agree.
       return jax.lax.psum(y, "tensor") if spread else y
 
     if not spread:
@@ -78,24 +92,31 @@ class Experts(nn.Module):
 def _mix(
   x: jax.Array,  # [N, D]
   weights: jax.Array,  # [N, k]
-  chosen: jax.Array,  # [N, k], less than 0 or beyond: an expert held elsewhere
+  chosen: jax.Array,  # [N, k], an expert elsewhere is below 0 or >= E
   kernels: tuple[jax.Array, ...],  # gate, up [E, D, F], down [E, F, D]
   activation: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:  # [N, D]
-  """The weighted sum of each token's experts, as far as they are held here."""
+  """Sums the weighted outputs of each token's experts on this device."""
+  # Tokens are sorted by expert, so that each expert's are neighbours and one
+  # ragged product runs them all:
+  #
+  #   chosen   [[1, 0], [1, 2]]           token 0 to experts 1 and 0, ...
+  #   order    (0 to 0) (0 to 1) (1 to 1) (1 to 2)
+  #   sizes    [1, 2, 1]                  rows of each expert
   gate, up, down = kernels
-  held, per_token = gate.shape[0], chosen.shape[1]
+  count, per_token = gate.shape[0], chosen.shape[1]
   expert = chosen.reshape(-1)  # [N * k]
-  expert = jnp.where((expert >= 0) & (expert < held), expert, held)
+  # Those of other devices come last, behind all groups.
+  expert = jnp.where((expert >= 0) & (expert < count), expert, count)
   order = jnp.argsort(expert, stable=True)
-  sizes = jnp.bincount(expert, length=held + 1)[:held]
+  sizes = jnp.bincount(expert, length=count + 1)[:count]
   token = order // per_token
-  # What a ragged product gives for rows beyond the last group is not defined;
-  # masked on both sides, neither values nor gradients pass through it.
-  mine = (expert[order] < held)[:, None]
-  rows = jnp.where(mine, x[token], 0)
+  # A ragged product does not define its rows beyond the last group. They are
+  # masked on both sides, so that neither values nor gradients pass them.
+  is_local = (expert[order] < count)[:, None]
+  rows = jnp.where(is_local, x[token], 0)
   y = activation(jax.lax.ragged_dot(rows, gate, sizes))
   y *= jax.lax.ragged_dot(rows, up, sizes)
-  y = jnp.where(mine, jax.lax.ragged_dot(y, down, sizes), 0)
+  y = jnp.where(is_local, jax.lax.ragged_dot(y, down, sizes), 0)
   y *= weights.reshape(-1)[order][:, None]
   return jnp.zeros_like(x).at[token].add(y)

@@ -1,4 +1,4 @@
-"""How the params of a decoder are spread over the mesh."""
+"""Decides how the params of a decoder are spread over the mesh."""
 
 from jax.sharding import PartitionSpec as P
 
@@ -6,20 +6,18 @@ from bct_jax.mesh import Rules
 from bct_jax.models.config import ModelConfig
 
 
-def rules(
-  config: ModelConfig, tensor: int, decode: bool = False, lora: str = ""
-) -> Rules:
-  """Partition rules of the params; see mesh.shardings.
+def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
+  """Returns the partition rules of the params; see mesh.shardings.
 
-  Experts are spread over tensor. For decoding, key and value heads are whole on
-  every tensor device when there are fewer of them than devices, as their cache
-  is; for training devices have parts of a head, and exchange what these give.
+  Experts are spread over tensor. There may be fewer key/value heads than tensor
+  devices. For decoding, these heads are then whole on every device, as their
+  cache is. For training, devices have parts of a head and exchange the outputs.
 
   Args:
     config: the architecture.
-    tensor: devices on the tensor axis.
-    decode: for `unstack`ed params, spread over tensor only: parameters spread
-      over fsdp would be gathered again for every token.
+    tensor: number of devices on the tensor axis.
+    decode: whether the params are `unstack`ed, for decoding. They are spread
+      over tensor only: over fsdp they would be gathered again for every token.
 
   Raises:
     ValueError: the heads or experts do not divide over the tensor axis.
