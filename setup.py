@@ -60,6 +60,7 @@ INSTALL = [
   "orbax-checkpoint>=0.12",
   "pyarrow>=17",
   "safetensors>=0.5",
+  "scipy>=1.13",
   "tensorflow-datasets>=4.9.8",
   "tokenizers>=0.22",
   "tqdm>=4.66",
@@ -74,7 +75,6 @@ TEST_CORE = [
   "pytest>=8.2",
   "pytest-xdist>=3.6",
   "pyyaml>=6.0",
-  "scipy>=1.13",
   "tensorboardX>=2.6.2",
   "websockets>=13.0",  # how the browser tests speak with Chromium
 ]

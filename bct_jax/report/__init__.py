@@ -3,17 +3,15 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
-
-import jinja2
-from markupsafe import Markup
+from typing import TYPE_CHECKING
 
 from bct_jax.evals.schema import Reach, shown_shares
-from bct_jax.report import browser, figure_files, run_page, text
-from bct_jax.report.draw import arm_curves
-from bct_jax.report.overview_page import make_overview
 from bct_jax.report.read.folders import load_runs
 from bct_jax.report.read.load import load_run
 from bct_jax.report.read.types import ReportError
+
+if TYPE_CHECKING:
+  import jinja2
 
 __all__ = ["ReportError", "write_figure", "write_report"]
 
@@ -37,6 +35,10 @@ def write_report(
   Raises:
     ReportError: a run cannot be read; one line that names the file.
   """
+  # Drawing imports matplotlib, which tables and `load_results` do without.
+  from bct_jax.report import browser, figure_files, run_page
+  from bct_jax.report.overview_page import make_overview
+
   if not run_dirs:
     raise ReportError("no run directory given")
   runs, waiting = load_runs(run_dirs)
@@ -68,10 +70,17 @@ def write_figure(run_dir: Path, out: Path) -> Path:
   Raises:
     ReportError: the run cannot be read, or no arm has an eval.
   """
+  from bct_jax.report.draw import arm_curves
+
   return _write(Path(out), arm_curves.draw_png(load_run(Path(run_dir))))
 
 
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
+  import jinja2
+  from markupsafe import Markup
+
+  from bct_jax.report import text
+
   def finalize(value: object) -> object:
     # All that a template prints passes here, so no string can be forgotten:
     # hidden characters become escapes, then autoescape does the rest.

@@ -7,13 +7,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy import optimize
+from scipy import stats as scipy_stats
 
 from bct_jax.evals import stats, summary
 from bct_jax.evals.summary import Bracket
-
-scipy_stats = pytest.importorskip("scipy.stats")
-optimize = pytest.importorskip("scipy.optimize")
-
 
 # --- several samples of a prompt ----------------------------------------------
 

