@@ -19,10 +19,10 @@ from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, processes
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
-from bct_jax.models.lora import Frozen
 from bct_jax.sample.score import TOKENS, fill_alike
 from bct_jax.train import optim
 from bct_jax.train.loop import NextBatch
+from bct_jax.train.params_view import Frozen, ParamsView
 from bct_jax.types import Rows, TrainState
 
 FILE = "gradients.jsonl"
@@ -51,7 +51,7 @@ class GradientLog:
   Attributes:
     plan, arm, dataset: of the run.
     folder: of the run, which gets FILE.
-    frozen, continued: what the step is given, see runtime.MeshModel.step.
+    frozen, view: what the step leaves frozen, and which params it sees.
     next_batch: gives the batch of an update.
   """
 
@@ -60,7 +60,7 @@ class GradientLog:
   dataset: Dataset
   folder: Path
   frozen: Frozen | None
-  continued: bool
+  view: ParamsView
   next_batch: NextBatch
 
   def __call__(self, step: int, state: TrainState) -> None:
@@ -78,7 +78,7 @@ class GradientLog:
     update = min(step, steps - 1)
     batch, _ = self.next_batch(update, state)
     lr = optim.learning_rate(self.arm.optim, update, steps)
-    measure = self.plan.runtime.measure(self.arm, self.continued)
+    measure = self.plan.runtime.measure(self.arm, self.view)
     found = measure(state, self.frozen, batch, lr, self._references())
     line = {"step": step, **found}
     processes.run_on_first(path.name, lambda: files.append_line(path, line))

@@ -10,10 +10,11 @@ from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra.progress import log_line
-from bct_jax.models.lora import Frozen, Weights
-from bct_jax.objectives import data_needs, objective_of
+from bct_jax.models.lora import Weights
+from bct_jax.runtime.programs import params_view
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
+from bct_jax.train.params_view import Frozen, ParamsView
 from bct_jax.types import PyTree, TrainState
 
 
@@ -83,28 +84,41 @@ def begin_states(
   runtime: Runtime,
   saved: Sequence[tuple[ArmConfig | OrganismConfig, TrainState | None]],
   start: Callable[[], Weights],
-) -> tuple[list[TrainState], Frozen | None, bool]:
-  """Saved states and fresh ones, what is frozen for all of them, and whether
-  they go on training an adapter that `start` gave."""
-  new = [arm for arm, state in saved if state is None]
-  frozen, continued, fresh = None, False, []
-  if new or _freezes(saved[0][0]):
-    begin = start()
-    # The last one takes over what the others have copies of.
-    fresh = [runtime.init_state(_own(begin, arm), arm) for arm in new[:-1]]
-    if new:
-      state, frozen, continued = init_run_state(runtime, new[-1], begin)
-      fresh.append(state)
-    else:
-      frozen = _frozen(saved[0][0], begin)
-      continued = begin.adapter is not None
-  rest = iter(fresh)
-  states = [next(rest) if state is None else state for _, state in saved]
-  return states, frozen, continued
+) -> tuple[list[TrainState], Frozen | None, ParamsView]:
+  """Begins the runs that have no saved state.
+
+  Args:
+    runtime: for the model and its mesh.
+    saved: each run's arm, and its newest state if it has one. One step serves
+      all of them.
+    start: loads the weights to begin with. It is called for new runs, and for
+      runs that leave some of these weights frozen.
+
+  Returns:
+    The states, saved and new, in the order of `saved`; what is frozen for all
+    of them; and which params their step sees.
+  """
+  first_arm = saved[0][0]
+  new_arms = [arm for arm, state in saved if state is None]
+  view = params_view(first_arm)
+  if not new_arms and not view.freezes:
+    return [state for _, state in saved if state is not None], None, view
+  begin = start()
+  # The last new run takes over the arrays that the others have copies of.
+  new = [runtime.init_state(_own(begin, arm), arm) for arm in new_arms[:-1]]
+  if new_arms:
+    state, frozen, view = init_run_state(runtime, new_arms[-1], begin)
+    new.append(state)
+  else:
+    view = params_view(first_arm, begin.adapter is not None)
+    frozen = view.frozen_part(begin)
+  new_states = iter(new)
+  states = [next(new_states) if s is None else s for _, s in saved]
+  return states, frozen, view
 
 
 def _own(begin: Weights, arm: ArmConfig | OrganismConfig) -> Weights:
-  """Weights of which what is trained may be taken over."""
+  """Copies what an arm trains of the weights that it begins with."""
   if arm.lora.rank:
     return begin._replace(adapter=copy_tree(begin.adapter))
   return Weights(copy_tree(begin.params))
@@ -112,26 +126,20 @@ def _own(begin: Weights, arm: ArmConfig | OrganismConfig) -> Weights:
 
 def init_run_state(
   runtime: Runtime, arm: ArmConfig | OrganismConfig, begin: Weights
-) -> tuple[TrainState, Frozen | None, bool]:
-  """A state at step 0 from weights that are taken over, what is frozen, and
-  whether it goes on training an adapter of theirs."""
-  frozen = None
-  if _freezes(arm):
-    frozen = _frozen(arm, begin)
-    # A copy, where the state takes over what it is of.
-    params = frozen.params if arm.lora.rank else copy_tree(frozen.params)
+) -> tuple[TrainState, Frozen | None, ParamsView]:
+  """Makes a state at step 0 from weights that are taken over.
+
+  Returns:
+    The state, what is frozen beside it, and which params a step sees.
+  """
+  view = params_view(arm, begin.adapter is not None)
+  frozen = view.frozen_part(begin)
+  if frozen is not None:
+    # The state takes over what is trained, so what is frozen needs a copy of
+    # that: of all params, or of the adapter.
+    params = frozen.params if view.lora else copy_tree(frozen.params)
     frozen = Frozen(params, copy_tree(frozen.adapter))
-  return runtime.init_state(begin, arm), frozen, begin.adapter is not None
-
-
-def _freezes(arm: ArmConfig | OrganismConfig) -> bool:
-  """Whether a step needs params that it does not train."""
-  return arm.lora.rank > 0 or data_needs(objective_of(arm)).uses_reference
-
-
-def _frozen(arm: ArmConfig | OrganismConfig, begin: Weights) -> Frozen:
-  compares = data_needs(objective_of(arm)).uses_reference
-  return Frozen(begin.params, begin.adapter if compares else None)
+  return runtime.init_state(begin, arm), frozen, view
 
 
 @jax.jit

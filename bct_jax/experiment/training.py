@@ -17,12 +17,13 @@ from bct_jax.infra import files, processes, trackers
 from bct_jax.infra.progress import Stage, log_line, stage
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.mesh import put_batch
-from bct_jax.models.lora import Frozen, Weights
+from bct_jax.models.lora import Weights
 from bct_jax.objectives import on_rollouts
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.train import optim
 from bct_jax.train.checkpoint import Checkpoints
 from bct_jax.train.loop import FitConfig, Lane, fit
+from bct_jax.train.params_view import Frozen, ParamsView
 from bct_jax.train.step import NumericalError, eval_params
 from bct_jax.train.together import update_in_one_program, update_in_turn
 from bct_jax.types import Batch, PyTree, TrainState
@@ -94,21 +95,21 @@ def train_runs(
   if not found:
     return out
   arm = found[0][0].arm
-  states, frozen, continued = begin_states(
+  states, frozen, view = begin_states(
     plan.runtime, [(run.arm, state) for run, _, state in found], start
   )
   layout = (
     widest_layout([run.dataset.layout for run, *_ in found]) if vmap else None
   )
   jobs = [
-    _Job(plan, run, checkpoints, state, frozen, continued, layout)
+    _Job(plan, run, checkpoints, state, frozen, view, layout)
     for (run, checkpoints, _), state in zip(found, states, strict=True)
   ]
   # Those that are behind make the same states again, whose evals are known.
   furthest = max(job.resumed for job in jobs)
   for job in jobs:
     job.begin(furthest)
-  step = plan.runtime.step(arm, continued)
+  step = plan.runtime.step(arm, view)
   title = ", ".join(job.run.name for job in jobs)
   left = sum(job.run.arm.train.steps - job.resumed for job in jobs)
   with contextlib.ExitStack() as opened:
@@ -141,24 +142,21 @@ class _Job:
     checkpoints: Checkpoints,
     state: TrainState,
     frozen: Frozen | None,
-    continued: bool,
+    view: ParamsView,
     layout: Layout | None,
   ):
     self.plan, self.run = plan, run
     self.checkpoints, self.state = checkpoints, state
-    self.frozen, self.resumed = frozen, int(state.step)
+    self.frozen, self.view, self.resumed = frozen, view, int(state.step)
     arm, folder, dataset = run.arm, run.folder, run.dataset
     self.feed: Feed = _Examples(plan.runtime, folder, dataset, layout)
-    if policy := on_rollouts(arm):
-      reference = None
-      if frozen is not None and policy.uses_reference:
-        own = None if frozen.adapter is None else arm.lora
-        reference = Weights(frozen.params, frozen.adapter, own)
+    if on_rollouts(arm):
+      reference = view.reference_weights(frozen) if view.reference else None
       self.feed = RolloutFeed(
         plan, arm, folder, dataset, self.weights, reference
       )
     self.gradients = GradientLog(
-      plan, arm, dataset, folder, frozen, continued, self.feed.next_batch
+      plan, arm, dataset, folder, frozen, view, self.feed.next_batch
     )
     self.tell: Callable[[], None] = lambda: None  # see live.follow
 
@@ -172,9 +170,7 @@ class _Job:
     )
 
   def weights(self, trained: PyTree) -> Weights:
-    if not self.run.arm.lora.rank or self.frozen is None:
-      return Weights(trained)
-    return Weights(self.frozen.params, trained, self.run.arm.lora)
+    return self.view.model_weights(trained, self.frozen)
 
   def begin(self, furthest: int) -> None:
     """Readies the files; evals up to a step are kept."""

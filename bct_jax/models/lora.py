@@ -38,19 +38,6 @@ class Weights(NamedTuple):
   lora: LoraConfig | None = None
 
 
-class Frozen(NamedTuple):
-  """Holds params that a train step reads and does not change.
-
-  Attributes:
-    params: those under an adapter, or those of the reference that the objective
-      compares with.
-    adapter: of the reference, where the arm goes on training an adapter.
-  """
-
-  params: PyTree = None
-  adapter: PyTree = None
-
-
 def scaling(config: LoraConfig) -> float:
   """Returns alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)."""
   rank = math.sqrt(config.rank) if config.rslora else config.rank

@@ -27,10 +27,11 @@ from bct_jax.infra.progress import log_line
 from bct_jax.mesh import shardings
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.decoder import Decoder
-from bct_jax.models.lora import Frozen, Weights
+from bct_jax.models.lora import Weights
 from bct_jax.objectives import data_needs, objective_of
 from bct_jax.train import optim
 from bct_jax.train.gradients import Measure, make_measure
+from bct_jax.train.params_view import Frozen, ParamsView
 from bct_jax.train.step import Step, make_gradient, make_train_step
 from bct_jax.types import Objective, PyTree, TrainState
 
@@ -55,9 +56,13 @@ class MeshModel:
     shapes = jax.tree.map(lambda x: x.update(dtype=dtype), shapes)
     return _with_sharding(shapes, shardings(shapes, rules, self.mesh))
 
-  def abstract_trained(self, config: LoraConfig) -> PyTree:
-    """Shapes and shardings of what a run trains: all params or an adapter."""
-    if not config.rank:
+  def abstract_trained(self, config: LoraConfig | None) -> PyTree:
+    """Returns shapes and shardings of what a run trains.
+
+    Args:
+      config: of the adapter; None, or one of rank 0, means all params.
+    """
+    if config is None or not config.rank:
       return self.abstract_params
     return lora.abstract_adapter(
       self.abstract_params, self.model.config, config
@@ -113,7 +118,7 @@ class MeshModel:
     return Weights(merge(weights.params, weights.adapter))
 
   def abstract_state(
-    self, config: OptimConfig, lora_config: LoraConfig
+    self, config: OptimConfig, lora_config: LoraConfig | None
   ) -> TrainState:
     """Shapes, dtypes and shardings of a training state."""
     tx = optim.make_optimizer(config)
@@ -135,14 +140,12 @@ class MeshModel:
       ema=ema,
     )
 
-  def abstract_frozen(
-    self, config: LoraConfig, compares: bool, continued: bool = False
-  ) -> Frozen | None:
-    """Shapes of what a step is given and leaves as it is; see `step`."""
-    if not config.rank and not compares:
-      return None
-    adapter = continued and compares and self.abstract_trained(config)
-    return Frozen(self.abstract_params, adapter or None)
+  def abstract_frozen(self, view: ParamsView) -> Frozen | None:
+    """Returns shapes and shardings of what a step leaves frozen."""
+    begin = Weights(self.abstract_params)
+    if view.continued:
+      begin = begin._replace(adapter=self.abstract_trained(view.lora))
+    return view.frozen_part(begin)
 
   def init_state(
     self, weights: Weights, arm: ArmConfig | OrganismConfig
@@ -171,29 +174,53 @@ class MeshModel:
     return init(trained, jnp.uint32(arm.train.seed))
 
   def step(
-    self, arm: ArmConfig | OrganismConfig, continued: bool = False
+    self, arm: ArmConfig | OrganismConfig, view: ParamsView | None = None
   ) -> Step:
-    """The compiled train step; runs that differ in lr only share one.
+    """Returns the compiled train step; arms that differ in lr share one.
 
     Args:
-      arm: what to train.
-      continued: whether it goes on training the organism's adapter.
+      arm: says what to train.
+      view: None is that of a run that begins without an adapter.
     """
-    return self._programs(arm, continued)[0]
+    return self._programs(arm, view)[0]
 
   def measure(
-    self, arm: ArmConfig | OrganismConfig, continued: bool = False
+    self, arm: ArmConfig | OrganismConfig, view: ParamsView | None = None
   ) -> Measure:
-    """What train/gradients.py measures of an arm's updates; see `step`."""
-    return self._programs(arm, continued)[1]
+    """Returns what measures an arm's updates (train/gradients.py); see
+    `step`."""
+    return self._programs(arm, view)[1]
 
-  def _programs(self, arm: ArmConfig | OrganismConfig, continued: bool):
+  def _programs(
+    self, arm: ArmConfig | OrganismConfig, view: ParamsView | None
+  ) -> tuple[Step, Measure]:
     same = dataclasses.replace(
       arm.optim, lr=1.0, schedule="", warmup_steps=0, decay_steps=0
     )
     return _programs(
-      self, objective_of(arm), arm.train.accum, same, arm.lora, continued
+      self,
+      objective_of(arm),
+      arm.train.accum,
+      same,
+      params_view(arm) if view is None else view,
     )
+
+
+def params_view(
+  arm: ArmConfig | OrganismConfig, continued: bool = False
+) -> ParamsView:
+  """Returns which params the updates of an arm train and compare with.
+
+  Args:
+    arm: says what to train.
+    continued: whether the run begins with an adapter and goes on training it.
+  """
+  return ParamsView(
+    lora=arm.lora if arm.lora.rank else None,
+    reference=data_needs(objective_of(arm)).uses_reference,
+    continued=continued,
+    ema_decay=arm.optim.ema_decay,
+  )
 
 
 def forget_programs() -> None:
@@ -211,41 +238,23 @@ def _programs(
   objective: Objective,
   accum: int,
   config: OptimConfig,
-  lora_config: LoraConfig,
-  continued: bool,
+  view: ParamsView,
 ) -> tuple[Step, Measure]:
-  """The update of a run and what measures it; each compiles when it is used."""
-  adapts = lora_config.rank > 0
-  compares = data_needs(objective).uses_reference
+  """Makes the update of a run and what measures it.
 
-  def merge(trained: PyTree, frozen: Frozen | None) -> PyTree:
-    if not adapts or frozen is None:
-      return trained
-    return lora.attach_adapter(Weights(frozen.params, trained, lora_config))
-
-  def reference(frozen: Frozen) -> PyTree:
-    # The base itself, unless the organism has the adapter's first weights.
-    if frozen.adapter is None:
-      return frozen.params
-    return lora.attach_adapter(
-      Weights(frozen.params, frozen.adapter, lora_config)
-    )
-
-  refer = reference if compares else None
-  frozen = runtime.abstract_frozen(lora_config, compares, continued)
-  given = (
+  Neither compiles before its first use. The arguments are all that the two
+  depend on, so runs that agree in them share both.
+  """
+  shared = (
     runtime.model,
     optim.make_optimizer(config),
-    sharding_of(runtime.abstract_state(config, lora_config)),
-    sharding_of(frozen),
+    sharding_of(runtime.abstract_state(config, view.lora)),
+    sharding_of(runtime.abstract_frozen(view)),
     runtime.mesh,
   )
-  average = None
-  if config.ema_decay:
-    average = functools.partial(optim.update_average, config)
-  step = make_train_step(objective, *given, accum, merge, refer, average)
-  gradient = make_gradient(objective, runtime.model, accum, merge, refer)
-  return step, make_measure(gradient, *given, merge)
+  step = make_train_step(objective, *shared, accum, view)
+  gradient = make_gradient(objective, runtime.model, accum, view)
+  return step, make_measure(gradient, *shared, view)
 
 
 @functools.lru_cache(maxsize=8)

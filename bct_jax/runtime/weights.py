@@ -67,7 +67,7 @@ def _restore(
     )
   checkpoints = Checkpoints(folder / "checkpoints")
   try:
-    shapes = runtime.abstract_trained(lora or LoraConfig(0, 1.0, "", False))
+    shapes = runtime.abstract_trained(lora)
     return checkpoints.restore_params(shapes), lora
   finally:
     checkpoints.close()

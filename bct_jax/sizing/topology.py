@@ -23,7 +23,7 @@ from bct_jax.config import ArmConfig, ConfigError, OrganismConfig, choose
 from bct_jax.config.chips import CHIPS
 from bct_jax.mesh import row_sharding
 from bct_jax.objectives import data_needs, objective_of, on_rollouts
-from bct_jax.runtime.programs import MeshModel
+from bct_jax.runtime.programs import MeshModel, params_view
 from bct_jax.sample.decode import Engine, Prompts
 from bct_jax.sizing import hlo
 from bct_jax.sizing.sizes import Work
@@ -136,7 +136,7 @@ def compile_train(
     ids, ids, array(jnp.float32), ids, ids, num_trained=work.num_trained
   )
   state = model.abstract_state(arm.optim, arm.lora)
-  frozen = model.abstract_frozen(arm.lora, objective.uses_reference)
+  frozen = model.abstract_frozen(params_view(arm))
   rate = _whole(model, jnp.float32)
   return _compile(
     model, "train step", model.step(arm), (state, frozen, batch, rate)

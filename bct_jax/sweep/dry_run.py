@@ -81,8 +81,8 @@ def _step_seconds(plan: Any, name: str) -> float:
     )
   with jax.set_mesh(runtime.mesh):
     weights = load_weights(runtime, None)
-    state, frozen, continued = init_run_state(runtime, arm, weights)
-    step = runtime.step(arm, continued)
+    state, frozen, view = init_run_state(runtime, arm, weights)
+    step = runtime.step(arm, view)
     batch = put_batch(plan.arms[name].batch(0), runtime.mesh)
     seconds = []
     for _ in range(3):  # the first one compiles

@@ -28,7 +28,8 @@ from jax.sharding import Mesh
 from bct_jax.mesh import path_name, put_batch, row_sharding, to_host
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.logprobs import token_logprobs
-from bct_jax.train.step import Gradient, Merge
+from bct_jax.train.params_view import ParamsView
+from bct_jax.train.step import Gradient
 from bct_jax.types import Batch, PyTree, Rows, TrainState
 
 Measure = Callable[
@@ -77,7 +78,7 @@ def make_measure(
   state_sharding: TrainState,
   frozen_sharding: PyTree,
   mesh: Mesh,
-  merge: Merge,
+  view: ParamsView,
 ) -> Measure:
   """Compiles nothing yet.
 
@@ -87,8 +88,8 @@ def make_measure(
 
   Args:
     gradient: of the mean loss, see train.make_gradient.
-    model: that `merge` makes params for.
-    tx, state_sharding, frozen_sharding, mesh, merge: as train.make_train_step
+    model: that the params are for.
+    tx, state_sharding, frozen_sharding, mesh, view: as train.make_train_step
       takes them.
 
   Returns:
@@ -108,7 +109,8 @@ def make_measure(
 
   def add(total: PyTree, params: PyTree, frozen: PyTree, batch: Batch):
     def mean(params):
-      logprobs, weights = token_logprobs(model, merge(params, frozen), batch)
+      seen = view.model_params(params, frozen)
+      logprobs, weights = token_logprobs(model, seen, batch)
       return jnp.sum(logprobs * weights)
 
     new = jax.grad(mean)(params)

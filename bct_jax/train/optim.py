@@ -1,4 +1,4 @@
-"""Optimizers and learning-rate schedules.
+"""Makes optimizers, learning-rate schedules and the average of the weights.
 
 The optimizer gives a direction; the train step multiplies it by the learning
 rate, which is an argument of the step. One compiled step therefore serves every
@@ -21,26 +21,27 @@ from bct_jax.config import OptimConfig, suggest
 from bct_jax.mesh import path_name
 from bct_jax.types import PyTree
 
-# Biases, norms and embeddings are not decayed, as is usual for AdamW; nor are
-# low-rank adapters, whose product is not what a decay of the factors decays.
+# Biases, norms and embeddings are not decayed, as is usual for AdamW. Nor are
+# the factors of adapters: a decay of both is none of their product.
 _NO_DECAY = ("scale", "bias", "embed", "lora_a", "lora_b")
 
 
 def _map_names(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
+  """Applies f(name, leaf) to the leaves of a tree."""
   return jax.tree_util.tree_map_with_path(
     lambda path, x: f(path_name(path), x), tree
   )
 
 
 def decay_mask(params: PyTree) -> PyTree:
-  """True where weight decay applies."""
+  """Marks the params that weight decay applies to."""
   return _map_names(
     lambda name, _: name.split("/")[-1] not in _NO_DECAY, params
   )
 
 
 def lr_factors(config: OptimConfig, params: PyTree) -> PyTree:
-  """What the learning rate of each parameter is multiplied by.
+  """Returns the factor of each parameter's learning rate.
 
   Raises:
     ValueError: a parameter matches several patterns of `lr_groups`, or a
@@ -69,7 +70,7 @@ def lr_factors(config: OptimConfig, params: PyTree) -> PyTree:
 
 
 def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
-  """A transformation of the clipped mean gradient into a step of size one.
+  """Makes what turns the mean gradient into a step of size one.
 
   The parameters move by -lr times its output: the optimizer's direction plus
   weight_decay times the parameter (Loshchilov and Hutter 2019, arXiv
@@ -101,7 +102,7 @@ def make_optimizer(config: OptimConfig) -> optax.GradientTransformation:
 
 
 def _direction(config: OptimConfig) -> optax.GradientTransformation:
-  """The optimizer's own part, without clipping, decay and learning rate.
+  """Makes the optimizer itself, without clipping, decay and learning rate.
 
   * adamw: Loshchilov and Hutter 2019, arXiv 1711.05101.
   * lion: the sign of a momentum (Chen et al. 2023, arXiv 2302.06675).
@@ -156,21 +157,25 @@ def _direction(config: OptimConfig) -> optax.GradientTransformation:
 def _layer_by_layer(
   layers: optax.GradientTransformation, rest: optax.GradientTransformation
 ) -> optax.GradientTransformation:
-  """`layers` for each layer, and each of its experts, as if it were alone.
+  """Applies an optimizer to each layer, and each expert, as if it were alone.
 
   The params of all layers are stacked, so that a norm or a factor over a whole
-  leaf would mix them.
+  leaf would mix layers.
+
+  Args:
+    layers: for a matrix of a layer or of an expert.
+    rest: for params outside the layers.
   """
 
   def each(tx: optax.GradientTransformation) -> optax.GradientTransformation:
     # vmap refuses a group without arrays.
     def init(params: PyTree) -> PyTree:
-      some = jax.tree.leaves(params)
-      return (jax.vmap(tx.init) if some else tx.init)(params)
+      has_arrays = jax.tree.leaves(params)
+      return (jax.vmap(tx.init) if has_arrays else tx.init)(params)
 
     def update(updates: PyTree, state: PyTree, params: PyTree = None):
-      some = jax.tree.leaves(params)
-      run = jax.vmap(tx.update) if some else tx.update
+      has_arrays = jax.tree.leaves(params)
+      run = jax.vmap(tx.update) if has_arrays else tx.update
       return run(updates, state, params)
 
     return optax.GradientTransformation(init, update)
@@ -187,25 +192,25 @@ def _layer_by_layer(
 
 
 def update_average(
-  config: OptimConfig, average: PyTree, params: PyTree, step: jax.Array
+  decay: float, average: PyTree, params: PyTree, step: jax.Array
 ) -> PyTree:
-  """The moving average with the params of after update `step`, from 1.
+  """Takes the params after update t into their moving average.
 
     a_t = (1 - w_t) a_(t-1) + w_t p_t,  w_t = (1 - d) / (1 - d^t)
 
-  which is the average that begins at zero, sum of (1 - d) d^(t-i) p_i over the
-  updates i = 1 ... t, divided by the sum of its weights, 1 - d^t: the bias
+  This is the average that begins at zero, the sum of (1 - d) d^(t-i) p_i over
+  the updates i = 1 ... t, divided by the sum of its weights, 1 - d^t: the bias
   correction of Adam's moments (Kingma and Ba 2015, arXiv 1412.6980, 3). So the
-  params that a run starts from have no part in it. Of an adapter the factors
-  are averaged, not their product.
+  params that a run starts from have no part in the average. Of an adapter the
+  factors are averaged, not their product.
 
   Args:
-    config: with d = ema_decay above 0.
-    average: float32, that of the update before.
-    params: of any dtype.
-    step: [] int32, t.
+    decay: d, above 0.
+    average: float32, the one after update t - 1.
+    params: those after update t, of any dtype.
+    step: [] int32, t, counted from 1.
   """
-  log = math.log(config.ema_decay)
+  log = math.log(decay)
   w = jnp.expm1(jnp.float32(log)) / jnp.expm1(log * step.astype(jnp.float32))
   return jax.tree.map(
     lambda a, p: (1 - w) * a + w * p.astype(jnp.float32), average, params
@@ -213,7 +218,7 @@ def update_average(
 
 
 def state_note(config: OptimConfig) -> str:
-  """What the optimizer keeps, in words."""
+  """Says in words what the optimizer keeps for each weight."""
   return {
     "adafactor": "second moments, as rows and columns of large matrices",
     "adamw": "two moments for each weight",
@@ -224,7 +229,7 @@ def state_note(config: OptimConfig) -> str:
 
 
 def learning_rate(config: OptimConfig, step: int, steps: int) -> float:
-  """The learning rate of update `step`, counted from 0, of `steps`.
+  """Returns the learning rate of update `step`, counted from 0, of `steps`.
 
   Warm-up is linear and reaches the full rate at update `warmup_steps`; linear
   and cosine then fall to zero just after the last update. wsd stays at the full
@@ -250,11 +255,11 @@ def optimizer_shardings(
   shardings: PyTree,
   replicated: NamedSharding,
 ) -> PyTree:
-  """Shardings of the optimizer state: each array follows its parameter.
+  """Finds shardings of the optimizer state that follow the parameters'.
 
-  JAX itself says how: on a mesh of explicit axes shardings are part of the
-  types, and the shapes of the state come with what its parameter has on the
-  dimensions that are left, be they all, rows or columns.
+  JAX itself works them out: on a mesh of explicit axes shardings are part of
+  the types, so an array of the state comes with the sharding of the dimensions
+  that it shares with its parameter, be they all, the rows or the columns.
   """
   mesh = replicated.mesh
   typed = AbstractMesh(

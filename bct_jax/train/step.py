@@ -10,11 +10,9 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import row_sharding
+from bct_jax.train.params_view import ParamsView
 from bct_jax.types import Batch, Mean, Model, Objective, PyTree, TrainState
 
-Merge = Callable[[PyTree, PyTree], PyTree]
-Refer = Callable[[PyTree], PyTree]
-Average = Callable[[PyTree, PyTree, jax.Array], PyTree]
 Gradient = Callable[
   [PyTree, PyTree, Batch, jax.Array], tuple[PyTree, Mean, dict[str, Mean]]
 ]
@@ -23,16 +21,15 @@ Step = Callable[
 ]
 
 
+_ALL_PARAMS = ParamsView()
+
+
 class NumericalError(RuntimeError):
   """The loss or the gradient is not finite; nothing was saved after it."""
 
 
 def make_gradient(
-  objective: Objective,
-  model: Model,
-  accum: int,
-  merge: Merge,
-  refer: Refer | None,
+  objective: Objective, model: Model, accum: int, view: ParamsView
 ) -> Gradient:
   """The gradient of the mean loss, for use inside jit; see make_train_step.
 
@@ -42,10 +39,11 @@ def make_gradient(
   """
 
   def summed(params, frozen, micro, key):
-    more = {} if refer is None else {"reference": refer(frozen)}
-    loss, metrics = _checked(
-      objective(merge(params, frozen), micro, key, model, **more)
-    )
+    more = {}
+    if view.reference:
+      more["reference"] = view.reference_params(frozen)
+    seen = view.model_params(params, frozen)
+    loss, metrics = _checked(objective(seen, micro, key, model, **more))
     return loss.total, (loss, metrics)
 
   def sums(params, frozen, micro, key):
@@ -87,9 +85,7 @@ def make_train_step(
   frozen_sharding: PyTree,
   mesh: Mesh,
   accum: int = 1,
-  merge: Merge = lambda params, frozen: params,
-  refer: Refer | None = None,
-  average: Average | None = None,
+  view: ParamsView = _ALL_PARAMS,
 ) -> Step:
   """Compiles one update.
 
@@ -102,11 +98,7 @@ def make_train_step(
       them into the program.
     mesh: for the rows of the batch.
     accum: microbatches per update; the result does not depend on it.
-    merge: makes the params of the model from trained and frozen ones.
-    refer: makes those of the reference from frozen ones, for an objective that
-      is called with them.
-    average: (average so far, new params, updates done) -> the average, where
-      one is kept (see optim.averaged).
+    view: says which params are trained, frozen, and compared with.
 
   Returns:
     step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
@@ -114,7 +106,7 @@ def make_train_step(
     weights), and whatever the objective adds.
   """
 
-  gradient = make_gradient(objective, model, accum, merge, refer)
+  gradient = make_gradient(objective, model, accum, view)
 
   def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
     rng = jax.random.fold_in(state.rng, state.step)
@@ -131,10 +123,10 @@ def make_train_step(
       "weight": loss.weight,
       **{name: mean.value() for name, mean in metrics.items()},
     }
-    done, ema = state.step + 1, state.ema
-    if average is not None:
-      ema = average(ema, params, done)
-    return TrainState(done, params, opt_state, state.rng, ema), logged
+    updates_done = state.step + 1
+    average = view.update_average(state.ema, params, updates_done)
+    new = TrainState(updates_done, params, opt_state, state.rng, average)
+    return new, logged
 
   replicated = NamedSharding(mesh, P())
   return jax.jit(

@@ -41,7 +41,8 @@ def make(task: dict):
   """The model, the base and a state at step 0 of each arm."""
   import jax
 
-  from bct_jax.models.lora import Frozen, Weights
+  from bct_jax.models.lora import Weights
+  from bct_jax.train.params_view import Frozen
 
   model, params = load_ours(task)
   arm = model.config.arms["bench"]

@@ -227,9 +227,9 @@ def _first_loss(plan, folder):
   runtime, arm = plan.runtime, plan.config.arms["a.reversal"]
   with jax.set_mesh(runtime.mesh):
     begin = load_weights(runtime, folder)
-    state, frozen, continued = init_run_state(runtime, arm, begin)
+    state, frozen, view = init_run_state(runtime, arm, begin)
     batch = put_batch(plan.arms["a.reversal"].batch(0), runtime.mesh)
-    step = runtime.step(arm, continued)
+    step = runtime.step(arm, view)
     _, found = step(state, frozen, batch, jnp.float32(arm.optim.lr))
   return float(found["loss"])
 

@@ -24,6 +24,7 @@ from bct_jax.models.huggingface.peft import adapter_tensors, export_adapter
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import sft
 from bct_jax.train import optim
+from bct_jax.train.params_view import Frozen, ParamsView
 from bct_jax.train.step import make_train_step
 from bct_jax.types import TrainState
 
@@ -123,16 +124,14 @@ def one_step(shape):
       MODEL,
       tx,
       place,
-      jax.tree.map(lambda x: x.sharding, params),
+      Frozen(jax.tree.map(lambda x: x.sharding, params)),
       mesh,
-      merge=lambda adapter, params: lora.attach_adapter(
-        Weights(params, adapter, LORA)
-      ),
+      view=ParamsView(lora=LORA),
     )
     state = jax.device_put(state, place)
     batch = meshes.put_batch(make_rows(), mesh)
     before = jax.tree.map(np.asarray, params)
-    state, metrics = step(state, params, batch, jnp.float32(1e-2))
+    state, metrics = step(state, Frozen(params), batch, jnp.float32(1e-2))
     # The base is neither changed nor given away.
     jax.tree.map(np.testing.assert_array_equal, before, params)
     return jax.tree.map(np.asarray, state.params), float(metrics["grad_norm"])

@@ -17,6 +17,7 @@ from bct_jax.models import decoder, lora, partition
 from bct_jax.models.config import Layer, ModelConfig, Rope
 from bct_jax.objectives import data_needs
 from bct_jax.train import optim
+from bct_jax.train.params_view import Frozen, ParamsView
 from bct_jax.train.step import make_train_step
 from bct_jax.types import Rows, TrainState
 
@@ -153,19 +154,19 @@ def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
       lambda p: TrainState(jnp.int32(0), p, tx.init(p), jax.random.PRNGKey(0)),
       out_shardings=place,
     )(params)
-    frozen, more = None, {}
-    if data_needs(objective).uses_reference:
-      frozen = init_params(model, mesh, seed=1)
-      more = {"refer": lambda frozen: frozen}
+    frozen = None
+    view = ParamsView(reference=data_needs(objective).uses_reference)
+    if view.reference:
+      frozen = Frozen(init_params(model, mesh, seed=1))
     step = make_train_step(
       objective,
       model,
       tx,
       place,
-      frozen and params_sharding,
+      frozen and Frozen(params_sharding),
       mesh,
       accum,
-      **more,
+      view,
     )
   return types.SimpleNamespace(
     model=model, step=step, state=state, mesh=mesh, frozen=frozen

@@ -140,12 +140,12 @@ def begin(plan, name):
   """What the log is given at step 0, and its line."""
   arm, data = plan.config.arms[name], plan.arms[name]
   with jax.set_mesh(plan.runtime.mesh):
-    state, frozen, continued = init_run_state(
+    state, frozen, view = init_run_state(
       plan.runtime, arm, load_weights(plan.runtime, None)
     )
-    log = GradientLog(plan, arm, data, None, frozen, continued, None)  # pyright: ignore
+    log = GradientLog(plan, arm, data, None, frozen, view, None)  # pyright: ignore
     batch = put_batch(data.batch(0), plan.runtime.mesh)
-    measure = plan.runtime.measure(arm, continued)
+    measure = plan.runtime.measure(arm, view)
     return measure(state, frozen, batch, arm.optim.lr, log._references())
 
 

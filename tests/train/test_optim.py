@@ -13,10 +13,11 @@ from jax.sharding import PartitionSpec as P
 from bct_jax import mesh as meshes
 from bct_jax.config import OPTIMIZERS, from_dict
 from bct_jax.models import decoder, lora, partition
-from bct_jax.models.lora import Frozen, Weights
+from bct_jax.models.lora import Weights
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.train import optim
 from bct_jax.train.checkpoint import Checkpoints
+from bct_jax.train.params_view import Frozen
 from configs import tiny
 
 # Two layers, with two experts each; large enough for Adafactor's factors.

@@ -25,13 +25,14 @@ from bct_jax.infra import exit_codes
 from bct_jax.infra.files import read_json, read_lines
 from bct_jax.mesh import put_batch
 from bct_jax.models.decoder import Decoder
-from bct_jax.models.lora import Frozen, Weights
+from bct_jax.models.lora import Weights
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.runtime.weights import load_weights
 from bct_jax.sweep import __main__ as sweeps
 from bct_jax.sweep import run
 from bct_jax.train.checkpoint import Checkpoints
 from bct_jax.train.loop import FitConfig, Lane, fit
+from bct_jax.train.params_view import Frozen
 from bct_jax.train.together import update_in_one_program, update_in_turn
 from bct_jax.types import TrainState
 from configs import tiny
