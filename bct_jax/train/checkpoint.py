@@ -1,4 +1,4 @@
-"""Saving and restoring arrays with Orbax. The only file that knows Orbax."""
+"""Saves and restores arrays with Orbax; no other file knows Orbax."""
 
 import logging
 import math
@@ -15,13 +15,14 @@ from bct_jax.infra import processes
 from bct_jax.mesh import path_name, to_host
 from bct_jax.types import PyTree, TrainState
 
-# Written by Orbax when all else is there.
+# Orbax writes this file last, so a checkpoint without it is not complete.
 _MARK = "_CHECKPOINT_METADATA"
-# A thread of Orbax's logs a traceback of what it then raises here as well.
+# Orbax logs a traceback in a thread of its own and then raises the same error
+# here, where the caller prints it.
 logging.getLogger("absl").addFilter(
   lambda record: "_SignalingThread.run()" not in record.getMessage()
 )
-# The first of several failures is raised; asyncio logs the others.
+# `save` raises the first of several failures; asyncio would log the others.
 logging.getLogger("asyncio").addFilter(
   lambda record: (
     not (
@@ -33,38 +34,39 @@ logging.getLogger("asyncio").addFilter(
 _print_unraisable = sys.unraisablehook
 
 
-def _unraisable(what) -> None:
-  """Prints what could not be raised, but for what follows on a failed write.
+def _unraisable(hook_args) -> None:
+  """Prints an error that Python cannot raise, unless a failed write caused it.
 
-  Orbax then closes the event loop to which TensorStore's threads report their
-  other writes; `save` raises the failure itself.
+  After a failed write Orbax closes the event loop to which TensorStore's
+  threads report their other writes. `save` raises the failure itself.
   """
-  if str(what.exc_value) != "Event loop is closed":
-    _print_unraisable(what)
+  if str(hook_args.exc_value) != "Event loop is closed":
+    _print_unraisable(hook_args)
 
 
 sys.unraisablehook = _unraisable
 
 
 class DamagedCheckpoint(ValueError):
-  """A checkpoint that is not complete, or not what was saved."""
+  """Is raised for a checkpoint that is incomplete or was changed."""
 
-  def __init__(self, checkpoints: "Checkpoints", step: int, what: str):
+  def __init__(self, checkpoints: "Checkpoints", step: int, damage: str):
     path = checkpoints.folder / str(step)
     super().__init__(
-      f"checkpoint {path} {what}; --resume=latest_good goes on without it"
+      f"checkpoint {path} {damage}; --resume=latest_good goes on without it"
     )
     self.step = step
 
 
 class Checkpoints:
-  """Numbered checkpoints of a training run in one directory.
+  """Keeps the numbered checkpoints of one training run in one directory.
 
-  A checkpoint has the params, the rest of the state unless it is a final one,
-  and metadata. Orbax writes to a temporary name and renames, so what is listed
-  is complete. The metadata has a checksum of every array, taken on the devices
-  and compared there after reading: files have none, and a flipped bit would
-  train on.
+  A checkpoint holds the params and metadata; unless it is the final one, it
+  also holds the rest of the state. Orbax writes to a temporary name and then
+  renames, so a checkpoint that is listed is complete. The metadata hold a
+  checksum of every array, which the devices compute before writing and compare
+  after reading: the files have no checksums, and training would go on with a
+  flipped bit.
   """
 
   def __init__(self, folder: Path, keep: int = 1):
@@ -77,14 +79,15 @@ class Checkpoints:
     )
 
   def latest(self) -> int | None:
-    """Step of the newest complete checkpoint.
+    """Returns the step of the newest complete checkpoint; None without one.
 
     Raises:
-      ValueError: there is one that is not complete, as a copy that was cut.
+      ValueError: the newest checkpoint is incomplete, as a copy that was cut.
     """
-    whole, cut = processes.run_on_first("latest checkpoint", self._steps)
-    newest = max(whole, default=None)
-    # An older one is the rest of a removal that was cut; the next save ends it.
+    complete, cut = processes.run_on_first("latest checkpoint", self._steps)
+    newest = max(complete, default=None)
+    # An older incomplete one is what an interrupted removal left; the next save
+    # removes the rest.
     if cut and (newest is None or cut[-1] > newest):
       raise DamagedCheckpoint(
         self,
@@ -94,17 +97,17 @@ class Checkpoints:
     return newest
 
   def _steps(self) -> tuple[list[int], list[int]]:
-    """Those that are complete, and those that are not; both ascend."""
+    """Lists the steps of complete and of incomplete checkpoints, ascending."""
     names = (p.name for p in self.folder.iterdir())
-    there = sorted(int(name) for name in names if name.isdigit())
-    known = self._manager.all_steps()
-    whole = [
-      s for s in there if s in known and (self._path(s) / _MARK).is_file()
+    steps = sorted(int(name) for name in names if name.isdigit())
+    listed = self._manager.all_steps()
+    complete = [
+      s for s in steps if s in listed and (self._path(s) / _MARK).is_file()
     ]
-    return whole, [s for s in there if s not in whole]
+    return complete, [s for s in steps if s not in complete]
 
   def set_aside(self, step: int) -> Path:
-    """Renames a damaged checkpoint, so that it is not looked at again."""
+    """Renames a damaged checkpoint, so that no later run reads it."""
     target = self._path(step).with_name(f"{step}.damaged")
 
     def move() -> None:
@@ -119,11 +122,16 @@ class Checkpoints:
   def save(
     self, state: TrainState, meta: dict[str, Any], final: bool = False
   ) -> None:
-    """Saves the state, or only its params when nothing will follow (final).
+    """Saves a state.
+
+    Args:
+      state: of any step; the step is the checkpoint's number.
+      meta: JSON values to save beside it.
+      final: whether training ends here; then the params alone are saved.
 
     Raises:
-      OSError: it does not fit on the disk, or cannot be written. The checkpoint
-        before it is still there.
+      OSError: the checkpoint does not fit on the disk, or cannot be written.
+        The checkpoint before it is still there.
     """
     step, trees = int(state.step), {"params": state.params}
     if not final:
@@ -134,22 +142,23 @@ class Checkpoints:
     items: dict[str, Any] = {
       k: ocp.args.StandardSave(v) for k, v in trees.items()
     }
-    about = {
+    all_meta = {
       **meta,
       "leaves": _describe(state.params),
       "checksums": {k: checksums(v) for k, v in trees.items()},
       "devices": jax.device_count(),
     }
-    items["meta"] = ocp.args.JsonSave(about)
+    items["meta"] = ocp.args.JsonSave(all_meta)
     try:
       with processes.deadline(f"saving {self._at(step)}"):
         self._manager.save(step, args=ocp.args.Composite(**items))
         self._manager.wait_until_finished()
     except (OSError, ValueError) as e:
-      what = " ".join(str(e).split())[-300:]  # the cause is at its end
-      raise OSError(f"{self._at(step)} was not written: {what}") from e
+      cause = " ".join(str(e).split())[-300:]  # Orbax says it at the end
+      raise OSError(f"{self._at(step)} was not written: {cause}") from e
 
   def _check_room(self, step: int, trees: dict[str, PyTree]) -> None:
+    """Raises OSError if the arrays are larger than what the disk has free."""
     need = sum(x.nbytes for x in jax.tree.leaves(trees))
     free = shutil.disk_usage(self.folder).free
     if free < need:
@@ -158,66 +167,72 @@ class Checkpoints:
       )
 
   def meta(self) -> dict[str, Any]:
-    """Metadata of the newest checkpoint.
+    """Reads the metadata of the newest checkpoint.
 
     Raises:
-      ValueError: there is none, or it cannot be read.
+      ValueError: there is no checkpoint, or its metadata cannot be read.
     """
     step = self._step()
     try:
-      read = self._manager.restore(
+      meta = self._manager.restore(
         step, args=ocp.args.Composite(meta=ocp.args.JsonRestore())
       )["meta"]
-      if {"leaves", "checksums", "devices"} <= set(read):
-        return read
+      if {"leaves", "checksums", "devices"} <= set(meta):
+        return meta
       raise ValueError("its meta lacks the checksums")
     except (OSError, ValueError, KeyError, TypeError) as e:
       raise DamagedCheckpoint(self, step, f"cannot be read: {e}") from e
 
   def restore(self, abstract: TrainState) -> TrainState:
-    """The newest state, on the devices that `abstract` names.
+    """Reads the newest state onto the devices that `abstract` names.
 
     Args:
       abstract: ShapeDtypeStructs with shardings.
 
     Raises:
-      ValueError: there is no checkpoint, it is of other names, shapes or
-        dtypes, or it cannot be read.
+      ValueError: there is no checkpoint, its arrays have other names, shapes or
+        dtypes than `abstract`, or it cannot be read.
     """
     step = self._step()
     items = {"params": abstract.params, "rest": _rest(abstract)}
-    read = self._read(step, items)
+    trees = self._read(step, items)
     state = TrainState(
       step=jax.device_put(
         jax.numpy.asarray(step, abstract.step.dtype), abstract.step.sharding
       ),
-      params=read["params"],
-      **read["rest"],
+      params=trees["params"],
+      **trees["rest"],
     )
-    # Arrays made by Orbax cannot be donated before they went through jit.
-    place = jax.tree.map(lambda a: a.sharding, abstract)
-    return jax.jit(lambda s: s, out_shardings=place)(state)
+    # A step donates its state, and arrays that Orbax made cannot be donated
+    # before they went through jit.
+    shardings = jax.tree.map(lambda a: a.sharding, abstract)
+    return jax.jit(lambda s: s, out_shardings=shardings)(state)
 
   def restore_params(self, abstract: PyTree) -> PyTree:
-    """The params of the newest checkpoint alone; see `restore`."""
+    """Reads the params of the newest checkpoint alone; see `restore`."""
     return self._read(self._step(), {"params": abstract})["params"]
 
   def close(self) -> None:
+    """Ends Orbax's threads."""
     self._manager.close()
 
   def _path(self, step: int) -> Path:
+    """Returns the folder of a checkpoint."""
     return self.folder / str(step)
 
   def _at(self, step: int) -> str:
+    """Names a checkpoint for a message."""
     return f"checkpoint {self._path(step)}"
 
   def _step(self) -> int:
+    """Returns the newest checkpoint's step; raises ValueError without one."""
     step = self.latest()
     if step is None:
       raise ValueError(f"{self.folder}: no complete checkpoint")
     return step
 
   def _read(self, step: int, items: dict[str, PyTree]) -> dict[str, PyTree]:
+    """Reads trees of a checkpoint and compares shapes and checksums."""
     # Orbax casts silently when a dtype differs, so compare before.
     meta = self.meta()
     saved, wanted = meta["leaves"], _describe(items["params"])
@@ -234,13 +249,13 @@ class Checkpoints:
     args = {k: ocp.args.StandardRestore(v) for k, v in items.items()}
     try:
       with processes.deadline(f"reading {self._at(step)}"):
-        read = self._manager.restore(step, args=ocp.args.Composite(**args))
-      found = {name: read[name] for name in items}
+        restored = self._manager.restore(step, args=ocp.args.Composite(**args))
+      trees = {name: restored[name] for name in items}
     except jax.errors.JaxRuntimeError:
       raise  # as when memory is short
     except Exception as e:  # Orbax raises this very class where a file is cut
       raise DamagedCheckpoint(self, step, f"cannot be read: {e}") from e
-    for name, tree in found.items():
+    for name, tree in trees.items():
       now = checksums(tree)
       saved = meta["checksums"].get(name, {})
       wrong = sorted(n for n in {*now, *saved} if now.get(n) != saved.get(n))
@@ -251,11 +266,11 @@ class Checkpoints:
           f"was changed: {name}/{wrong[0]} is not what was saved "
           f"({len(wrong)} of {len(now)} arrays)",
         )
-    return found
+    return trees
 
 
 def _rest(state: TrainState) -> dict[str, PyTree]:
-  """What a final checkpoint has not."""
+  """Returns the trees of a state that a final checkpoint does not hold."""
   rest = {"opt_state": state.opt_state, "rng": state.rng}
   return rest if state.ema is None else {**rest, "ema": state.ema}
 
@@ -264,7 +279,10 @@ def _rest(state: TrainState) -> dict[str, PyTree]:
 
 
 def checksums(tree: PyTree) -> dict[str, int]:
-  """A number per leaf that any one changed bit changes, on any mesh."""
+  """Computes a number per leaf that changes with any one bit of the leaf.
+
+  The numbers do not depend on the mesh.
+  """
   flat = jax.tree_util.tree_flatten_with_path(tree)[0]
   sums = to_host(_sums([x for _, x in flat]), "checksums")
   return {path_name(p): int(s) for (p, _), s in zip(flat, sums, strict=True)}
@@ -272,15 +290,17 @@ def checksums(tree: PyTree) -> dict[str, int]:
 
 @jax.jit
 def _sums(leaves: list[jax.Array]) -> list[jax.Array]:
+  """Computes the checksum of each leaf in one program."""
   return [_sum(x) for x in leaves]
 
 
 def _sum(x: jax.Array) -> jax.Array:
-  """Sum modulo 2**32 of each element's bits times an odd number of its place.
+  """Sums each element's bits times an odd factor, modulo 2**32.
 
-  Integers, so the order of adding, which the mesh decides, does not matter. An
-  odd factor never makes the change of a bit vanish; by its place, elements that
-  changed theirs are noticed too.
+  The factor depends on the element's place in the array, so that elements which
+  changed places are noticed; it is odd, so that no changed bit vanishes. The
+  numbers are integers, so that the order of adding, which the mesh decides,
+  does not matter.
   """
   bits = jnp.uint32 if x.dtype.itemsize == 4 else jnp.uint16
   bits = jax.lax.bitcast_convert_type(x, bits).astype(jnp.uint32)
@@ -293,6 +313,6 @@ def _sum(x: jax.Array) -> jax.Array:
 
 
 def _describe(tree: PyTree) -> dict[str, list]:
-  """Leaf name -> [shape, dtype], as JSON."""
+  """Maps leaf names to [shape, dtype], as JSON values."""
   flat = jax.tree_util.tree_flatten_with_path(tree)[0]
   return {path_name(p): [list(x.shape), str(x.dtype)] for p, x in flat}

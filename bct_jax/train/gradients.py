@@ -1,4 +1,4 @@
-"""How an update pushes on both behaviors, to first order.
+"""Measures how an update pushes on both behaviors, to first order.
 
 With L the mean loss of a batch, g its gradient, u what the optimizer makes of g
 (the params then move by -lr u), and J_b the mean over eval prompts of the
@@ -15,6 +15,7 @@ another is as in TracIn (Pruthi et al. 2020, arXiv 2002.08484, 3). Gradients are
 with respect to what is trained, all params or the adapter.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -39,7 +40,7 @@ Measure = Callable[
 
 
 def depths(layers: int) -> dict[str, slice]:
-  """Thirds of the layers, by the names of their groups: "layers 0-9" ..."""
+  """Splits the layers into thirds, named "layers 0-9", "layers 10-19" ..."""
   out = {}
   for part in np.array_split(np.arange(layers), min(3, layers)):
     first, last = int(part[0]), int(part[-1])
@@ -49,11 +50,11 @@ def depths(layers: int) -> dict[str, slice]:
 
 
 def squares(tree: PyTree, layers: int) -> dict[str, jax.Array]:
-  """The squared norm of each group of params that the tree has some of.
+  """Computes the squared norm of each group of params.
 
-  Groups are "embed" (which is also the head where that is tied), thirds of the
-  layers, and "output", the last norm and a head of its own. Leaves of layers
-  are stacked, [L, ...].
+  Groups that the tree has no params of are left out. Groups are "embed" (also
+  the head, where that is tied), thirds of the layers, and "output": the last
+  norm and a head of its own. Leaves of layers are stacked, [L, ...].
   """
   out: dict[str, jax.Array] = {}
 
@@ -63,9 +64,9 @@ def squares(tree: PyTree, layers: int) -> dict[str, jax.Array]:
   for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
     name, square = path_name(path), jnp.square(x)
     if name.startswith("layers/"):
-      each = jnp.sum(square, axis=range(1, x.ndim))  # [L]
+      by_layer = jnp.sum(square, axis=range(1, x.ndim))  # [L]
       for group, part in depths(layers).items():
-        add(group, jnp.sum(each[part]))
+        add(group, jnp.sum(by_layer[part]))
     else:
       add("embed" if name == "embed" else "output", jnp.sum(square))
   return out
@@ -80,7 +81,7 @@ def make_measure(
   mesh: Mesh,
   view: ParamsView,
 ) -> Measure:
-  """Compiles nothing yet.
+  """Makes a Measure, whose programs compile at its first use.
 
   Beside the state there are at most four trees like the trained params in
   float32: g, u, grad J_b of one behavior as it is summed, and the gradient of a
@@ -100,14 +101,26 @@ def make_measure(
     with a vector of length zero is None, as is what is not finite.
   """
   layers, place = model.config.num_layers, state_sharding.params
+  rows = row_sharding(mesh)
 
+  @functools.partial(
+    jax.jit,
+    in_shardings=(state_sharding, frozen_sharding, rows),
+    out_shardings=(place, place),
+  )
   def directions(state: TrainState, frozen: PyTree, batch: Batch):
     rng = jax.random.fold_in(state.rng, state.step)
     g, *_ = gradient(state.params, frozen, batch, rng)
     u, _ = tx.update(g, state.opt_state, state.params)
     return g, u
 
-  def add(total: PyTree, params: PyTree, frozen: PyTree, batch: Batch):
+  @functools.partial(
+    jax.jit,
+    in_shardings=(place, place, frozen_sharding, rows),
+    out_shardings=place,
+    donate_argnums=0,
+  )
+  def add_gradient(total: PyTree, params: PyTree, frozen: PyTree, batch: Batch):
     def mean(params):
       seen = view.model_params(params, frozen)
       logprobs, weights = token_logprobs(model, seen, batch)
@@ -116,27 +129,6 @@ def make_measure(
     new = jax.grad(mean)(params)
     return jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, new)
 
-  @jax.jit
-  def products(g: PyTree, u: PyTree, h: PyTree):
-    def dot(a, b):
-      return jax.tree.reduce(
-        jnp.add, jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
-      )
-
-    return dot(g, h), dot(u, h), dot(h, h)
-
-  rows = row_sharding(mesh)
-  directions = jax.jit(
-    directions,
-    in_shardings=(state_sharding, frozen_sharding, rows),
-    out_shardings=(place, place),
-  )
-  add = jax.jit(
-    add,
-    in_shardings=(place, place, frozen_sharding, rows),
-    out_shardings=place,
-    donate_argnums=0,
-  )
   zeros = jax.jit(
     lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree),
     out_shardings=place,
@@ -145,51 +137,71 @@ def make_measure(
 
   def measure(state, frozen, batch, lr, references):
     g, u = directions(state, frozen, batch)
-    found = {}
+    products = {}
     for name, parts in references.items():
       h = zeros(g)
       for part in parts:
-        h = add(h, state.params, frozen, put_batch(part, mesh))
-      found[name] = products(g, u, h)
-    lengths, found = to_host((norms(g, u), found), "gradients")
+        h = add_gradient(h, state.params, frozen, put_batch(part, mesh))
+      products[name] = _products(g, u, h)
+    lengths, products = to_host((norms(g, u), products), "gradients")
     gg, uu = (_ordered(x, layers) for x in lengths)
     # JAX sorts the keys of a dict.
-    return _record(gg, uu, lr, {name: found[name] for name in references})
+    return _record(gg, uu, lr, {name: products[name] for name in references})
 
   return measure
 
 
-def _ordered(found: dict[str, Any], layers: int) -> dict[str, float]:
-  """By group, from the input to the output."""
+@jax.jit
+def _products(g: PyTree, u: PyTree, h: PyTree) -> tuple[jax.Array, ...]:
+  """Computes <g, h>, <u, h> and <h, h>."""
+  return _dot(g, h), _dot(u, h), _dot(h, h)
+
+
+def _dot(a: PyTree, b: PyTree) -> jax.Array:
+  """Computes the inner product of two trees."""
+  by_leaf = jax.tree.map(lambda x, y: jnp.sum(x * y), a, b)
+  return jax.tree.reduce(jnp.add, by_leaf)
+
+
+def _ordered(by_group: dict[str, Any], layers: int) -> dict[str, float]:
+  """Orders values of groups from the input to the output."""
   order = ("embed", *depths(layers), "output")
-  return {k: float(found[k]) for k in order if k in found}
+  return {k: float(by_group[k]) for k in order if k in by_group}
 
 
 def _record(
   g: dict[str, float],
   u: dict[str, float],
   lr: float,
-  found: dict[str, tuple[Any, Any, Any]],
+  products: dict[str, tuple[Any, Any, Any]],
 ) -> dict[str, Any]:
-  """From squared norms of g and u, and inner products with each gradient."""
+  """Makes what a Measure returns.
+
+  Args:
+    g, u: squared norms of each group of params.
+    lr: the learning rate of the update.
+    products: of each behavior, see `_products`.
+  """
   out: dict[str, Any] = {}
   gg, uu = sum(g.values()), sum(u.values())
-  for name, (gh, uh, hh) in found.items():
+  for name, (gh, uh, hh) in products.items():
     hh = float(hh)
     out[f"gradient_cosine_{name}"] = _cosine(-float(gh), gg, hh)
     out[f"update_cosine_{name}"] = _cosine(-float(uh), uu, hh)
     out[f"update_gain_{name}"] = _finite(-lr * float(uh))
   for name, groups, scale in (("gradient", g, 1.0), ("update", u, lr)):
-    of = {"all": sum(groups.values()), **groups}
+    with_all = {"all": sum(groups.values()), **groups}
     out[f"{name}_norm"] = {
-      k: _finite(scale * math.sqrt(x)) for k, x in of.items()
+      k: _finite(scale * math.sqrt(x)) for k, x in with_all.items()
     }
   return out
 
 
 def _cosine(product: float, a: float, b: float) -> float | None:
+  """Computes a cosine from an inner product and two squared norms."""
   return _finite(product / math.sqrt(a * b)) if a * b > 0 else None
 
 
 def _finite(x: float) -> float | None:
+  """Returns a number, or None if it is not finite, which JSON cannot hold."""
   return x if math.isfinite(x) else None

@@ -1,4 +1,4 @@
-"""The train step, a pure function under jit; train/loop.py is around it."""
+"""Makes the train step, a pure function under jit; loop.py calls it."""
 
 from collections.abc import Callable
 from typing import Any
@@ -25,20 +25,26 @@ _ALL_PARAMS = ParamsView()
 
 
 class NumericalError(RuntimeError):
-  """The loss or the gradient is not finite; nothing was saved after it."""
+  """Is raised when the loss or the gradient is not finite.
+
+  Nothing was saved after it.
+  """
 
 
 def make_gradient(
   objective: Objective, model: Model, accum: int, view: ParamsView
 ) -> Gradient:
-  """The gradient of the mean loss, for use inside jit; see make_train_step.
+  """Makes the gradient of the mean loss, for use inside jit.
+
+  Args:
+    objective, model, accum, view: as make_train_step takes them.
 
   Returns:
     gradient(params, frozen, batch, rng) -> the gradient in float32, the loss
-    and the objective's metrics, not divided yet.
+    and the objective's metrics; the latter two are not divided yet.
   """
 
-  def summed(params, frozen, micro, key):
+  def total_loss(params, frozen, micro, key):
     more = {}
     if view.reference:
       more["reference"] = view.reference_params(frozen)
@@ -47,8 +53,8 @@ def make_gradient(
     return loss.total, (loss, metrics)
 
   def sums(params, frozen, micro, key):
-    grads, aux = jax.grad(summed, has_aux=True)(params, frozen, micro, key)
-    # Summed and divided in float32, whatever the params are.
+    grads, aux = jax.grad(total_loss, has_aux=True)(params, frozen, micro, key)
+    # Sums over microbatches lose too much in bfloat16.
     grads = jax.tree.map(lambda g: g.astype(jnp.float32), grads)
     return (grads, *aux)
 
@@ -63,13 +69,14 @@ def make_gradient(
         new = sums(params, frozen, micro, jax.random.fold_in(rng, i))
         return jax.tree.map(jnp.add, carry, new), None
 
-      one = jax.tree.map(lambda x: x[0], micros)
-      shapes = jax.eval_shape(sums, params, frozen, one, rng)
+      first_micro = jax.tree.map(lambda x: x[0], micros)
+      shapes = jax.eval_shape(sums, params, frozen, first_micro, rng)
       zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), shapes)
       (grads, loss, metrics), _ = jax.lax.scan(
         add, zeros, (micros, jnp.arange(accum))
       )
-    # The only division: after all microbatches and all devices.
+    # The only division, after all microbatches and all devices: a mean of
+    # their means would weigh a token by how many its microbatch has.
     scale = jnp.where(loss.weight > 0, 1 / _nonzero(loss.weight), 0)
     grads = jax.tree.map(lambda g: g * scale, grads)
     return grads, loss, metrics
@@ -87,25 +94,24 @@ def make_train_step(
   accum: int = 1,
   view: ParamsView = _ALL_PARAMS,
 ) -> Step:
-  """Compiles one update.
+  """Makes the program of one update, which compiles at its first use.
 
   Args:
     objective: gives the loss of a microbatch as a sum and a weight.
     model: passed on to the objective.
     tx: turns the mean gradient into a direction (see optim.make_optimizer).
     state_sharding, frozen_sharding: NamedShardings of the state and of the
-      frozen params, which are an argument because closing over arrays bakes
-      them into the program.
-    mesh: for the rows of the batch.
+      frozen params. The latter are an argument of the step because closing over
+      arrays bakes them into the program.
+    mesh: spreads the rows of the batch.
     accum: microbatches per update; the result does not depend on it.
     view: says which params are trained, frozen, and compared with.
 
   Returns:
     step(state, frozen, batch, lr) -> (state, metrics). The state is donated.
     Metrics are scalars: loss, grad_norm (before clipping), weight (sum of loss
-    weights), and whatever the objective adds.
+    weights), and those that the objective adds.
   """
-
   gradient = make_gradient(objective, model, accum, view)
 
   def step(state: TrainState, frozen: PyTree, batch: Batch, lr: jax.Array):
@@ -143,26 +149,29 @@ def make_train_step(
 
 
 def eval_params(state: TrainState) -> PyTree:
-  """The params to evaluate and to keep: their average, if there is one."""
-  return (
-    state.params if state.ema is None else cast_like(state.params, state.ema)
-  )
+  """Returns the params to evaluate and to keep: their average, if there is
+  one."""
+  if state.ema is None:
+    return state.params
+  return cast_like(state.params, state.ema)
 
 
 @jax.jit
 def cast_like(params: PyTree, average: PyTree) -> PyTree:
+  """Casts the average of the params to the dtypes of the params."""
   return jax.tree.map(lambda p, a: a.astype(p.dtype), params, average)
 
 
 def _nonzero(x: jax.Array) -> jax.Array:
+  """Replaces 0, and less, by 1: a divisor where the result is not used."""
   return jnp.where(x > 0, x, 1)
 
 
 def _split_rows(batch: Batch, accum: int) -> Batch:
-  """[B, ...] -> [accum, B / accum, ...], each device keeping its own rows.
+  """Splits [B, ...] into microbatches, [accum, B / accum, ...].
 
-  Row b goes to microbatch b % accum; splitting into consecutive blocks would
-  move rows between devices.
+  Row b goes to microbatch b % accum, so that each device keeps its own rows;
+  consecutive blocks would move rows between devices.
   """
   return jax.tree.map(
     lambda x: x.reshape(-1, accum, *x.shape[1:]).swapaxes(0, 1), batch
@@ -170,7 +179,7 @@ def _split_rows(batch: Batch, accum: int) -> Batch:
 
 
 def _checked(result: Any) -> tuple[Mean, dict[str, Mean]]:
-  """What the objective returned, or a TypeError that says what it must be."""
+  """Returns what the objective returned; raises TypeError if it is no loss."""
   if (
     isinstance(result, tuple)
     and len(result) == 2

@@ -1,4 +1,4 @@
-"""One update of several arms in one program."""
+"""Updates several arms at once, in turn or in one program."""
 
 import functools
 from collections.abc import Sequence
@@ -13,6 +13,8 @@ from bct_jax.types import Batch, PyTree, TrainState
 
 
 class Update(Protocol):
+  """Does one update of several arms."""
+
   def __call__(
     self,
     states: Sequence[TrainState],
@@ -20,21 +22,24 @@ class Update(Protocol):
     batches: Sequence[Batch | None],
     lrs: Sequence[float],
   ) -> tuple[list[TrainState], list[dict[str, Any]]]:
-    """An update of each state that has a batch; the others stay as they are.
+    """Updates each state that has a batch; the others stay as they are.
 
     Args:
-      states: those that have a batch are taken over.
-      frozen: what all of them are given.
-      batches, lrs: of each state; one batch at least is not None.
+      states: those that have a batch are donated.
+      frozen: the params that all updates read and leave as they are.
+      batches, lrs: of each state; at least one batch is not None.
 
     Returns:
-      The states, and the metrics of each; {} for one that stays.
+      The states, and the metrics of each; {} for a state that stays.
     """
     ...
 
 
 def update_in_turn(step: Step) -> Update:
-  """Runs the program of one arm for each: numbers are those of it alone."""
+  """Makes an update that runs the program of one arm for each in turn.
+
+  The numbers of an arm are those of the arm trained alone.
+  """
 
   def update(states, frozen, batches, lrs):
     out = [
@@ -48,12 +53,13 @@ def update_in_turn(step: Step) -> Update:
 
 @functools.lru_cache(maxsize=8)
 def update_in_one_program(step: Step) -> Update:
-  """Updates all states in one program, which reads what is frozen once.
+  """Makes an update of all states in one program.
 
-  An arm is a slice of an axis over arms, so none has a part in another's
-  gradient, its norm or its clipping. In place of one that stays as it is a copy
-  of another goes through the program, so that those are rounded as ever. Rows
-  are spread over devices as they are for one arm.
+  The program reads the frozen params once for all arms. An arm is a slice of an
+  axis over arms, so no arm has a part in another's gradient, its norm or its
+  clipping. In the place of a state that stays as it is, a copy of another state
+  goes through the program: with another number of arms XLA would round the
+  others differently. Rows are spread over devices as they are for one arm.
 
   Args:
     step: of one arm, see make_train_step.
@@ -62,15 +68,15 @@ def update_in_one_program(step: Step) -> Update:
     An update that compiles once for each number of states. Its batches must be
     of one shape.
   """
-  each = jax.vmap(step, in_axes=(0, None, 0, 0))
+  step_of_each = jax.vmap(step, in_axes=(0, None, 0, 0))
 
   def all_of(states, frozen, batches, lrs):
     def stacked(trees):
       return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
-    made = each(stacked(states), frozen, stacked(batches), lrs)
-    every = range(len(states))
-    return [jax.tree.map(lambda x, i=i: x[i], made) for i in every]
+    both = step_of_each(stacked(states), frozen, stacked(batches), lrs)
+    count = len(states)
+    return [jax.tree.map(lambda x, i=i: x[i], both) for i in range(count)]
 
   programs = {}
 
@@ -82,14 +88,15 @@ def update_in_one_program(step: Step) -> Update:
       programs[count] = jax.jit(
         all_of, out_shardings=[(place, place.step)] * count, donate_argnums=0
       )
-    every = range(count)
-    made = programs[count](
-      [states[i] if i in moving else _copy(states[first]) for i in every],
+    arms = range(count)
+    updated = programs[count](
+      # Donated, so that a state cannot go in twice.
+      [states[i] if i in moving else _copy(states[first]) for i in arms],
       frozen,
-      [batches[i if i in moving else first] for i in every],
+      [batches[i if i in moving else first] for i in arms],
       np.asarray(lrs, np.float32),
     )
-    out = [made[i] if i in moving else (states[i], {}) for i in every]
+    out = [updated[i] if i in moving else (states[i], {}) for i in arms]
     return [state for state, _ in out], [metrics for _, metrics in out]
 
   return update
@@ -97,4 +104,5 @@ def update_in_one_program(step: Step) -> Update:
 
 @jax.jit
 def _copy(tree: PyTree) -> PyTree:
+  """Copies arrays into memory of their own."""
   return jax.tree.map(jnp.copy, tree)
