@@ -132,8 +132,8 @@ def test_second_signal_ends_at_once_while_nothing_of_python_runs():
     [
       sys.executable,
       "-c",
-      "import hashlib\nfrom bct_jax import signals\n"
-      "with signals.heeded():\n"
+      "import hashlib\nfrom bct_jax.infra import signals\n"
+      "with signals.handle_signals():\n"
       "  print('ready', flush=True)\n"
       "  hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)",
     ],
