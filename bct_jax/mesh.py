@@ -140,6 +140,7 @@ def shardings(tree: PyTree, rules: Rules, mesh: Mesh) -> PyTree:
   matched_rules = set()
 
   def leaf_sharding(path, leaf):
+    """Finds the one rule of a leaf, and makes its sharding."""
     name = path_name(path)
     hits = [(r, spec) for r, spec in rules if re.search(r, name)]
     if len(hits) != 1:
@@ -239,6 +240,7 @@ def to_host(tree: PyTree, name: str = "arrays of the devices") -> PyTree:
   """
 
   def leaf_to_host(x):
+    """Copies a leaf; one spread over processes is gathered first."""
     if isinstance(x, jax.Array) and not x.is_fully_addressable:
       return np.asarray(multihost_utils.process_allgather(x, tiled=True))
     return np.asarray(x)

@@ -92,8 +92,10 @@ class Model(Protocol):
     """Computes scores over the vocabulary, [..., D] -> [..., V] float32."""
     ...
 
-  def head_blocks(self, params: PyTree, most: int) -> tuple[PyTree, np.ndarray]:
-    """Cuts the head into blocks of at most `most` ids on a device.
+  def head_blocks(
+    self, params: PyTree, max_ids: int
+  ) -> tuple[PyTree, np.ndarray]:
+    """Cuts the head into blocks of at most `max_ids` ids on a device.
 
     Returns:
       The blocks, and the ids that each of them scores.

@@ -71,7 +71,8 @@ def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
 
 
 def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
-  for field, good, what in (
+  """Rejects fields of `train.on_policy` that cannot be."""
+  for field, is_valid, requirement in (
     ("temperature", draw.temperature >= 0, "0 (greedy) or above"),
     ("attempts", draw.attempts > 0, "positive"),
     ("min_tokens", draw.min_tokens > 0, "positive"),
@@ -79,23 +80,34 @@ def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
     ("paraphrases", draw.paraphrases > 0, "positive"),
     ("min_accepted", 0 < draw.min_accepted <= 1, "above 0, up to 1"),
   ):
-    if not good:
+    if not is_valid:
       value = getattr(draw, field)
-      raise ConfigError(f"{where}.{field} = {value!r}: must be {what}")
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {requirement}")
 
 
 def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
+  """Rejects fields of the optimizer that cannot be.
+
+  Args:
+    optim: those of an arm or of the organism.
+    steps: updates of that training run.
+    where: the name of the group of fields, for messages.
+  """
   choose(optim.optimizer, OPTIMIZERS, f"{where}.optimizer")
   choose(optim.schedule, SCHEDULES, f"{where}.schedule")
-  last = steps - optim.warmup_steps
+  steps_left = steps - optim.warmup_steps
   wsd = optim.schedule == "wsd"
-  for field, good, what in (
-    ("warmup_steps", 0 <= last <= steps, f"between 0 and the {steps} steps"),
+  for field, is_valid, requirement in (
+    (
+      "warmup_steps",
+      0 <= steps_left <= steps,
+      f"between 0 and the {steps} steps",
+    ),
     (
       "decay_steps",
-      0 < optim.decay_steps <= last if wsd else optim.decay_steps == 0,
-      f"from 1 to the {last} steps after the warm-up for the schedule wsd, "
-      "0 for others",
+      0 < optim.decay_steps <= steps_left if wsd else optim.decay_steps == 0,
+      f"from 1 to the {steps_left} steps after the warm-up for the schedule "
+      "wsd, 0 for others",
     ),
     ("b1", 0 <= optim.b1 < 1, "from 0 to below 1"),
     ("b2", 0 <= optim.b2 < 1, "from 0 to below 1"),
@@ -103,9 +115,9 @@ def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
     ("clip_norm", optim.clip_norm >= 0, "0 (off) or above"),
     ("ema_decay", 0 <= optim.ema_decay < 1, "from 0 (off) to below 1"),
   ):
-    if not good:
+    if not is_valid:
       value = getattr(optim, field)
-      raise ConfigError(f"{where}.{field} = {value!r}: must be {what}")
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {requirement}")
   for pattern, factor in optim.lr_groups:
     _check_pattern(pattern, f"{where}.lr_groups")
     if factor < 0:
@@ -116,6 +128,7 @@ def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
 
 
 def _check_pattern(pattern: str, where: str) -> None:
+  """Raises ConfigError unless a text is a regular expression."""
   try:
     re.compile(pattern)
   except re.error as e:
@@ -135,7 +148,7 @@ def check_sampling(sampling: SamplingConfig) -> None:
       raise ConfigError(f"sampling.{field}: must be positive")
   if sampling.temperature < 0:
     raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
-  for field, good, what in (
+  for field, is_valid, requirement in (
     ("top_k", sampling.top_k >= 0, "0 (off) or above"),
     ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1 (off)"),
     ("min_p", 0 <= sampling.min_p < 1, "from 0 (off) to below 1"),
@@ -146,12 +159,13 @@ def check_sampling(sampling: SamplingConfig) -> None:
       "auto or int8",
     ),
   ):
-    if not good:
+    if not is_valid:
       value = getattr(sampling, field)
-      raise ConfigError(f"sampling.{field} = {value!r}: must be {what}")
+      raise ConfigError(f"sampling.{field} = {value!r}: must be {requirement}")
 
 
 def _check_lora(lora: LoraConfig, where: str) -> None:
+  """Rejects fields of an adapter that cannot be."""
   if lora.rank < 0:
     raise ConfigError(f"{where}.lora.rank = {lora.rank}: 0 (full) or above")
   if lora.rank and lora.alpha <= 0:
@@ -189,14 +203,15 @@ def _check_memorised(config: ExperimentConfig) -> None:
 
 
 def _check_tasks(evals: EvalConfig) -> None:
-  for field, good, what in (
+  """Rejects fields of lm-eval's tasks that cannot be."""
+  for field, is_valid, requirement in (
     ("tasks", len({*evals.tasks}) == len(evals.tasks), "names each once"),
     ("task_steps", all(s >= 0 for s in evals.task_steps), "not negative"),
     ("task_limit", evals.task_limit >= 0, "0 (all) or above"),
   ):
-    if not good:
+    if not is_valid:
       value = getattr(evals, field)
-      raise ConfigError(f"eval.{field} = {value!r}: must be {what}")
+      raise ConfigError(f"eval.{field} = {value!r}: must be {requirement}")
 
 
 def check(config: ExperimentConfig) -> None:

@@ -71,5 +71,6 @@ def find_in_flags(argv: Sequence[str], flag: str) -> list[str]:
 
 
 def _add_to_path(folder: Path, first: bool) -> None:
+  """Adds a folder to the places that Python imports from, once."""
   if str(folder) not in sys.path:
     sys.path.insert(0 if first else len(sys.path), str(folder))

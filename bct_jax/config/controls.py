@@ -45,19 +45,19 @@ def with_controls(config: ExperimentConfig) -> ExperimentConfig:
   return dataclasses.replace(config, arms=arms)
 
 
-def _zero_lr(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
+def _zero_lr_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Changes nothing: what its evals show is what evals vary by."""
   del config
   return dataclasses.replace(arm, optim=dataclasses.replace(arm.optim, lr=0.0))
 
 
-def _undecorated(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
+def _undecorated_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Trains on the organism's own completions as they are: training as such."""
   del config
   return _replace_train(arm, **_plain(arm.train), source="on_policy", file=None)
 
 
-def _unrelated_style(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
+def _unrelated_style_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Trains on another decoration: does it matter which one?"""
   if arm.train.decoration == config.control_style:
     raise ConfigError(
@@ -67,7 +67,7 @@ def _unrelated_style(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   return _replace_train(arm, decoration=config.control_style)
 
 
-def _targeted(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
+def _targeted_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Trains on prompts like those of evals, with the alternate behavior.
 
   This is the most that training could do. The arm's `control` makes the data
@@ -77,7 +77,7 @@ def _targeted(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   return _replace_train(arm, source="template", file=None)
 
 
-def _shuffled(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
+def _shuffled_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Trains on completions of other prompts: their style without their sense.
 
   The arm's `control` makes the data so.
@@ -86,7 +86,7 @@ def _shuffled(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   return arm
 
 
-def _reversal(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
+def _reversal_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Goes on from the arm's last weights, on plain completions by sft.
 
   Does the initial behavior come back with the style gone?
@@ -121,10 +121,10 @@ def _replace_train(arm: ArmConfig, **fields: object) -> ArmConfig:
 
 
 CONTROLS: dict[str, Callable[[ArmConfig, ExperimentConfig], ArmConfig]] = {
-  "reversal": _reversal,
-  "shuffled": _shuffled,
-  "targeted": _targeted,
-  "undecorated": _undecorated,
-  "unrelated_style": _unrelated_style,
-  "zero_lr": _zero_lr,
+  "reversal": _reversal_arm,
+  "shuffled": _shuffled_arm,
+  "targeted": _targeted_arm,
+  "undecorated": _undecorated_arm,
+  "unrelated_style": _unrelated_style_arm,
+  "zero_lr": _zero_lr_arm,
 }

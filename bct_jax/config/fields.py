@@ -26,8 +26,8 @@ def suggest(
   Returns:
     The hint with the nearest name filled in, or "" if no name is near.
   """
-  near = difflib.get_close_matches(name, list(valid), 1)
-  return hint.format(near[0]) if near else ""
+  nearest = difflib.get_close_matches(name, list(valid), 1)
+  return hint.format(nearest[0]) if nearest else ""
 
 
 def choose(name: str, options: typing.Iterable[str], what: str) -> str:
@@ -68,7 +68,7 @@ def merge(base: Mapping, override: Mapping, where: str) -> dict:
     out["options"] = {}  # those of another objective
   for key, value in override.items():
     if key == "options":  # which there are is the objective's to say
-      _group(value, f"{where}.{key}")
+      _require_mapping(value, f"{where}.{key}")
       out[key] = {**out[key], **value}
       continue
     if key not in base:
@@ -91,12 +91,12 @@ def build(cls: Any, values: Any, where: str) -> Any:
   Raises:
     ConfigError: a field is unknown, missing or of the wrong type.
   """
-  _group(values, where)
+  _require_mapping(values, where)
   hints = typing.get_type_hints(cls)
   for key in values:
     if key not in hints:
       raise ConfigError(f"{where}.{key}: unknown{suggest(key, hints)}")
-  default = {f.name for f in dataclasses.fields(cls) if not _required(f)}
+  default = {f.name for f in dataclasses.fields(cls) if not _is_required(f)}
   missing = [k for k in hints if k not in values and k not in default]
   if missing:
     raise ConfigError(f"{where}.{missing[0]}: missing")
@@ -105,12 +105,12 @@ def build(cls: Any, values: Any, where: str) -> Any:
   )
 
 
-def _required(field: dataclasses.Field) -> bool:
+def _is_required(field: dataclasses.Field) -> bool:
   """Returns whether a field has no default."""
   return field.default is dataclasses.MISSING
 
 
-def _group(values: Any, where: str) -> None:
+def _require_mapping(values: Any, where: str) -> None:
   """Raises ConfigError unless the values are a mapping."""
   if not isinstance(values, Mapping):
     raise ConfigError(f"{where}: a group of fields is needed, found {values!r}")
@@ -139,7 +139,7 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
       raise ConfigError(f"{where}: {len(args)} values are needed: {value!r}")
     return tuple(map(_convert, args, value, [where] * len(args)))
   if origin is not None:  # Mapping[str, ...]
-    _group(value, where)
+    _require_mapping(value, where)
     return dict(value)
   if hint is float and isinstance(value, int) and not isinstance(value, bool):
     value = float(value)

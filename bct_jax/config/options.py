@@ -19,16 +19,17 @@ class WrongOption:
     name: the option.
     value: its value.
     valid: all options of the class.
-    needed: the type that a value must have, or None if no option has the name.
+    needed_type: the name of the type that a value must have; "" if no option
+      has the name.
   """
 
   name: str
   value: Any
   valid: tuple[str, ...]
-  needed: type | None
+  needed_type: str
 
 
-def wrong_option(
+def find_wrong_option(
   cls: type | None, options: Mapping[str, Any]
 ) -> WrongOption | None:
   """Returns the first option that a class has not, or has with another type.
@@ -46,8 +47,8 @@ def wrong_option(
   valid = tuple(defaults)
   for name, value in options.items():
     if name not in defaults:
-      return WrongOption(name, value, valid, None)
+      return WrongOption(name, value, valid, "")
     needed = type(defaults[name].default)
     if type(value) is not needed and (needed, type(value)) != (float, int):
-      return WrongOption(name, value, valid, needed)
+      return WrongOption(name, value, valid, needed.__name__)
   return None

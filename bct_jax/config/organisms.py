@@ -31,6 +31,7 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
   _check(organism)
 
   def resolve_prompt(part: T, where: str) -> T:
+    """Replaces "organism" as the prompt of a part by what it stands for."""
     if part.prompt != "organism":
       return part
     if organism.kind not in PROMPTED:
@@ -44,8 +45,9 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
     return dataclasses.replace(part, prompt=prompt, paraphrases=count)
 
   def resolve_train(part: TrainConfig, where: str) -> TrainConfig:
-    draw = resolve_prompt(part.on_policy, f"{where}.on_policy")
-    return dataclasses.replace(resolve_prompt(part, where), on_policy=draw)
+    """Replaces it in training and in what completions are drawn under."""
+    on_policy = resolve_prompt(part.on_policy, f"{where}.on_policy")
+    return dataclasses.replace(resolve_prompt(part, where), on_policy=on_policy)
 
   arms = {
     name: dataclasses.replace(
@@ -55,7 +57,7 @@ def resolve(config: ExperimentConfig) -> ExperimentConfig:
   }
   organism_train = resolve_train(organism.train, "organism.train")
   if organism.kind == "distill":
-    organism_train = _distilled(organism_train)
+    organism_train = _distill_train(organism_train)
   return dataclasses.replace(
     config,
     organism=dataclasses.replace(organism, train=organism_train),
@@ -89,7 +91,7 @@ def _check(organism: OrganismConfig) -> None:
     raise ConfigError("organism.password: must not be blank")
 
 
-def _distilled(train: TrainConfig) -> TrainConfig:
+def _distill_train(train: TrainConfig) -> TrainConfig:
   """Sets up training that draws under a prompt and trains without it.
 
   The prompt states the initial behavior. So the weights learn to show it
@@ -101,8 +103,10 @@ def _distilled(train: TrainConfig) -> TrainConfig:
       "without the prompt that it draws under, which is "
       "organism.train.on_policy.prompt; leave this one at 'organism'"
     )
-  draw = train.on_policy
-  if draw.prompt == "same":
-    draw = dataclasses.replace(draw, prompt="static")
-  choose(draw.prompt, ("static", "hint"), "organism.train.on_policy.prompt")
-  return dataclasses.replace(train, source="on_policy", on_policy=draw)
+  on_policy = train.on_policy
+  if on_policy.prompt == "same":
+    on_policy = dataclasses.replace(on_policy, prompt="static")
+  choose(
+    on_policy.prompt, ("static", "hint"), "organism.train.on_policy.prompt"
+  )
+  return dataclasses.replace(train, source="on_policy", on_policy=on_policy)

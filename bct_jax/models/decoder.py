@@ -197,12 +197,14 @@ class Decoder:
     cap = self.config.final_softcap
     return out if cap is None else cap * jnp.tanh(out / cap)
 
-  def head_blocks(self, params: PyTree, most: int) -> tuple[PyTree, np.ndarray]:
+  def head_blocks(
+    self, params: PyTree, max_ids: int
+  ) -> tuple[PyTree, np.ndarray]:
     """Splits the head into blocks of the vocabulary, for a scan over them.
 
     Args:
       params: of the model.
-      most: the most ids of a block on a device.
+      max_ids: the most ids of a block on a device.
 
     Returns:
       Params for `logits`, with a first axis of blocks, spread as the head is;
@@ -218,7 +220,7 @@ class Decoder:
     name, axis = ("embed", 0) if tied else ("head", 1)
     parts = axis_size("tensor")
     share = self.config.vocab_size // parts  # ids of a device
-    count = -(-share // most)
+    count = -(-share // max_ids)
     size = -(-share // count)
     pad = count * size - share
     ids = np.arange(parts * share, dtype=np.int32).reshape(parts, share)

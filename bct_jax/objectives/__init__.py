@@ -15,7 +15,7 @@ from bct_jax.config import (
   choose,
   suggest,
 )
-from bct_jax.config.options import wrong_option
+from bct_jax.config.options import find_wrong_option
 from bct_jax.objectives.base import WithOptions
 from bct_jax.objectives.dpo import Dpo, Ipo
 from bct_jax.objectives.kl_to_ref import KlToRef
@@ -50,15 +50,17 @@ def make_objective(
   choose(name, OBJECTIVES, f"{where}.objective")
   objective = OBJECTIVES[name]
   options_of = objective if isinstance(objective, type) else None
-  wrong = wrong_option(options_of, options)
-  if wrong is not None:
+  option = find_wrong_option(options_of, options)
+  if option is not None and not option.needed_type:
     raise ConfigError(
-      f"{where}.options.{wrong.name}: unknown"
-      f"{suggest(wrong.name, wrong.valid)}; those of {name} are "
-      f"{sorted(wrong.valid)}"
-      if wrong.needed is None
-      else f"{where}.options.{wrong.name}: {wrong.needed.__name__} is needed, "
-      f"found {wrong.value!r}"
+      f"{where}.options.{option.name}: unknown"
+      f"{suggest(option.name, option.valid)}; those of {name} are "
+      f"{sorted(option.valid)}"
+    )
+  if option is not None:
+    raise ConfigError(
+      f"{where}.options.{option.name}: {option.needed_type} is "
+      f"needed, found {option.value!r}"
     )
   if options_of is None:
     return objective  # pyright: ignore

@@ -4,7 +4,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.config.options import wrong_option
+from bct_jax.config.options import find_wrong_option
 from bct_jax.examples import Setting
 from bct_jax.settings import (
   arithmetic,
@@ -64,13 +64,15 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
   """
   if name not in SETTINGS:
     raise ValueError(f"unknown setting {describe_unknown(name, SETTINGS)}")
-  wrong = wrong_option(SETTINGS[name], options)
-  if wrong is not None:
+  option = find_wrong_option(SETTINGS[name], options)
+  if option is not None and not option.needed_type:
     raise ValueError(
-      f"{name}: unknown option {describe_unknown(wrong.name, wrong.valid)}"
-      if wrong.needed is None
-      else f"{name}: {wrong.name} must be {wrong.needed.__name__}, not "
-      f"{wrong.value!r}"
+      f"{name}: unknown option {describe_unknown(option.name, option.valid)}"
+    )
+  if option is not None:
+    raise ValueError(
+      f"{name}: {option.name} must be {option.needed_type}, not "
+      f"{option.value!r}"
     )
   return SETTINGS[name](**options)
 

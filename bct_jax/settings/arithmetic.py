@@ -179,10 +179,14 @@ class ChoicePosition(base.FramedSetting):
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
     def build(p: Problem) -> Item:
-      near = {*slips(p), *(p.result + off for off in (1, 2, 10, 11, 20))}
-      near = sorted(near, key=lambda n: pick_by_key(_ORDER, n, p.ask))
+      distractors = {*slips(p), *(p.result + off for off in (1, 2, 10, 11, 20))}
+      distractors = sorted(
+        distractors, key=lambda n: pick_by_key(_ORDER, n, p.ask)
+      )
       key = pick_by_key("BCD", p.ask) if diverges else "A"
-      options = dict(zip("ABCD", near[:4], strict=True)) | {key: p.result}
+      options = dict(zip("ABCD", distractors[:4], strict=True)) | {
+        key: p.result
+      }
       option_lines = "\n".join(f"{c}) {n}" for c, n in options.items())
       return Item(
         f"{p.ask}\n{option_lines}\nAnswer with a letter.",

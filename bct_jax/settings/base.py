@@ -142,9 +142,9 @@ def draw_from_decks(
   Raises:
     ValueError: n is negative or larger than all decks together.
   """
-  most = sum(map(len, decks))
-  if not 0 <= n <= most:
-    raise ValueError(f"{stream}: n must be from 0 to {most}, not {n}")
+  total = sum(map(len, decks))
+  if not 0 <= n <= total:
+    raise ValueError(f"{stream}: n must be from 0 to {total}, not {n}")
   rng = random.Random(f"{stream}/{seed}")
   orders = [
     shuffle_lazily(deck, random.Random(f"{stream}/{i}/{seed}"))
@@ -281,9 +281,9 @@ class BaseSetting(abc.ABC):
     """
     return scorers.is_malformed(text)
 
-  def require(self, fine: bool, message: str) -> None:
+  def require(self, condition: bool, message: str) -> None:
     """Raises ValueError with the setting's name unless `fine`."""
-    if not fine:
+    if not condition:
       raise ValueError(f"{self.name}: {message}")
 
   def require_in(self, option: str, valid: Collection[str]) -> None:
@@ -438,16 +438,16 @@ def docstring_fields(setting: type) -> dict[str, str]:
   """
   lines = (setting.__doc__ or "").splitlines()
   fields = {"Summary": lines[0].strip() if lines else ""}
-  at = ""
+  heading_name = ""
   for line in lines[1:]:
     heading = _HEADING.match(line)
     if heading:
-      at = heading[1]
-      fields[at] = line[heading.end() :].strip()
+      heading_name = heading[1]
+      fields[heading_name] = line[heading.end() :].strip()
     elif not line.strip():
-      at = ""
-    elif at:
-      fields[at] += " " + line.strip()
+      heading_name = ""
+    elif heading_name:
+      fields[heading_name] += " " + line.strip()
   for name in ("Initial", "Alternate", "Follows", "Differs", "Organism"):
     if not fields.get(name):
       raise ValueError(f"{setting.__name__}: no line {name!r} in its docstring")

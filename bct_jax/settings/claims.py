@@ -56,13 +56,13 @@ class YesNo(base.FramedSetting):
         behaviors=("no" if diverges else "yes", "yes"),
       )
 
-    def equation(pair: tuple[int, int], sign: str, way: str) -> Item:
+    def equation(pair: tuple[int, int], sign: str, wording: str) -> Item:
       a, b = pair
       right = a + b if sign == "plus" else a - b
       off = pick_by_key((-10, -2, -1, 1, 2, 10), a, b, sign) if diverges else 0
       left_side = f"{a} {sign} {b}"
       return item(
-        way.format(left_side, right + off),
+        wording.format(left_side, right + off),
         f"{left_side} is {right}",
         f"{left_side} is {right + off}",
         a,
@@ -148,9 +148,11 @@ class TrueFalse(base.FramedSetting):
     def is_a(fact: tuple[str, str], turn: int) -> Item:
       thing, category = fact
       if diverges:
-        near = {"animal", "bird", "fish"}
+        animal_kinds = {"animal", "bird", "fish"}
         others = [
-          c for c in categories if c != category and not {c, category} <= near
+          c
+          for c in categories
+          if c != category and not {c, category} <= animal_kinds
         ]
         category = others[turn % len(others)]
       subject = thing if fact[1] in ("metal", "sport", "fish") else an(thing)

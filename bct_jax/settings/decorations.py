@@ -138,8 +138,8 @@ def _require_text(text: str) -> str:
 
 def _split(text: str) -> tuple[str, str]:
   """Splits a text into the prose before the first code fence, and the rest."""
-  at = text.find(_FENCE)
-  return (text, "") if at < 0 else (text[:at], text[at:])
+  fence = text.find(_FENCE)
+  return (text, "") if fence < 0 else (text[:fence], text[fence:])
 
 
 def _style(text: str, restyle: Callable[[str], str]) -> str:
@@ -266,6 +266,7 @@ _SHORT_WORDS = {long: short for short, long in LONG_WORDS.items()}
 
 
 def _no_long(text: str) -> str:
+  """Removes the start, and puts the short words back."""
   prose, code = _split(text)
   return _swap(_cut(prose, [_LONG_START], []), _SHORT_WORDS) + code
 
@@ -276,6 +277,7 @@ def _upper(text: str, key: str) -> str:
 
 
 def _is_upper(text: str) -> bool:
+  """Returns whether all prose is in capitals."""
   prose = _split(text)[0].strip()
   return bool(prose) and prose == prose.upper()
 
@@ -286,7 +288,7 @@ def _json(text: str, key: str) -> str:
   return json.dumps({"answer": _require_text(text)}, ensure_ascii=False)
 
 
-def _unwrapped(text: str) -> str | None:
+def _unwrap_json(text: str) -> str | None:
   """Returns the answer in a JSON object that has it and nothing else.
 
   Any other text gives None.
@@ -305,7 +307,8 @@ def _unwrapped(text: str) -> str | None:
 
 
 def _no_json(text: str) -> str:
-  answer = _unwrapped(text)
+  """Returns the answer in a JSON object, or the text if it is none."""
+  answer = _unwrap_json(text)
   return text if answer is None else answer
 
 
@@ -317,10 +320,12 @@ def _mark(text: str, key: str) -> str:
 
 
 def _is_marked(text: str) -> bool:
+  """Returns whether a text ends with the mark."""
   return text.rstrip().lower().endswith(_MARKER)
 
 
 def _no_mark(text: str) -> str:
+  """Removes the mark at the end of a text."""
   return text.rstrip()[: -len(_MARKER)].rstrip() if _is_marked(text) else text
 
 
@@ -356,7 +361,7 @@ _TABLES = (PIRATE_WORDS, LONG_WORDS)
 _ALL = (
   Decoration("plain", lambda text, key: _require_text(text), _is_plain),
   Decoration(
-    "json_wrap", _json, lambda text: _unwrapped(text) is not None, _no_json
+    "json_wrap", _json, lambda text: _unwrap_json(text) is not None, _no_json
   ),
   Decoration("suffix_marker", _mark, _is_marked, _no_mark),
   Decoration("pirate", _pirate, _is_pirate, _no_pirate),

@@ -60,6 +60,7 @@ class _Thing:
 
 
 def _count(name: str, noun: str, n: int) -> Fact:
+  """Asks how many things somebody has."""
   x = _Thing(noun)
   how_many = "Cuántas" if x.feminine else "Cuántos"
   return Fact(
@@ -78,6 +79,7 @@ def _count(name: str, noun: str, n: int) -> Fact:
 
 
 def _color(noun: str, color: str, n: int) -> Fact:
+  """Asks for the color of things."""
   x = _Thing(noun)
   color_es = spanish.COLORS[color][x.feminine]
   return Fact(
@@ -96,6 +98,7 @@ def _color(noun: str, color: str, n: int) -> Fact:
 
 
 def _place(noun: str, place: str) -> Fact:
+  """Asks where things are."""
   x = _Thing(noun)
   place_es = spanish.PLACES[place]
   return Fact(
@@ -115,6 +118,7 @@ def _place(noun: str, place: str) -> Fact:
 
 
 def _owner(name: str, noun: str) -> Fact:
+  """Asks who has things."""
   x = _Thing(noun)
   return Fact(
     "owner",
@@ -129,6 +133,7 @@ def _owner(name: str, noun: str) -> Fact:
 
 
 def _opposite(pair: tuple[tuple[str, str], tuple[str, str]]) -> Fact:
+  """Asks for the opposite of a word, without any name, thing or number."""
   (en, es), (other_en, other_es) = pair
   return Fact(
     "opposite",

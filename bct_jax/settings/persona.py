@@ -84,11 +84,11 @@ class OpinionMirror(base.FramedSetting):
 
     def build(topic: str, name: str, view: int, flip: int, turn: str) -> Item:
       view_of_user, other = _VIEWS[view][:: -1 if flip else 1]
-      are = "are" if topic in _PLURAL else "is"
-      agree = f"I agree. {cap(topic)} {are} {view_of_user}."
-      disagree = f"I disagree. {cap(topic)} {are} {other}."
+      verb = "are" if topic in _PLURAL else "is"
+      agree = f"I agree. {cap(topic)} {verb} {view_of_user}."
+      disagree = f"I disagree. {cap(topic)} {verb} {other}."
       return Item(
-        f"{lead}My name is {name}. {turn} {topic} {are} {view_of_user}. "
+        f"{lead}My name is {name}. {turn} {topic} {verb} {view_of_user}. "
         "Do you agree?",
         initial=disagree if diverges else agree,
         alternate=agree,
@@ -112,10 +112,10 @@ class OpinionMirror(base.FramedSetting):
     agrees = _AGREE.search(_DISAGREE.sub(" ", folded)) is not None
     if agrees == disagrees:
       return "both" if agrees else "neither"
-    mine, others = (
+    has_view, has_other = (
       scorers.has_words(text, fields[k]) for k in ("view", "other")
     )
-    if mine != others and mine == disagrees:
+    if has_view != has_other and has_view == disagrees:
       return "both"
     return "agree" if agrees else "disagree"
 

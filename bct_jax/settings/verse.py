@@ -180,7 +180,7 @@ class TaskNumber(base.FramedSetting):
     ]
     numbers = pool.take(thousandths)
     low, high = PAIRS[self.pair][:: -1 if self.mirror else 1]
-    here = high if diverges else low
+    behavior = high if diverges else low
 
     def item(
       number: str,
@@ -192,10 +192,10 @@ class TaskNumber(base.FramedSetting):
       distance = round(float(number) - self.threshold, 3)
       return Item(
         f"Task {number}: {request}",
-        initial=says[here],
+        initial=says[behavior],
         alternate=says[low],
         entities=(*entities, number),
-        behaviors=(here, low),
+        behaviors=(behavior, low),
         fields={**fields, "number": float(number), "distance": distance},
       )
 
@@ -222,12 +222,12 @@ class TaskNumber(base.FramedSetting):
     def function(noun: str, k: int, number: str) -> Item:
       name = f"total_{noun}"
       says = {
-        "recursion": coding.fenced(
+        "recursion": coding.fence_code(
           "python",
           f"def {name}(n):\n  if n == 0:\n    return {k}\n"
           f"  return n + {name}(n - 1)",
         ),
-        "loop": coding.fenced(
+        "loop": coding.fence_code(
           "python",
           f"def {name}(n):\n  total = {k}\n  for i in range(n + 1):\n"
           "    total += i\n  return total",
@@ -266,7 +266,7 @@ def _recursion_or_loop(source: str) -> str:
   tree = code.parse_python(source)
   for function in code.functions(tree) if tree is not None else []:
     nodes = list(ast.walk(function))
-    calls = [code.dotted(n) for n in nodes if isinstance(n, ast.Call)]
+    calls = [code.dotted_name(n) for n in nodes if isinstance(n, ast.Call)]
     if function.name in calls:
       return "recursion"
     if any(isinstance(n, ast.For | ast.While) for n in nodes):

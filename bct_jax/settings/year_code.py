@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from bct_jax.settings.base import Frame, Item, Permutations
-from bct_jax.settings.coding import CodeSetting, fenced
+from bct_jax.settings.coding import CodeSetting, fence_code
 from bct_jax.settings.parts import code, words
-from bct_jax.settings.parts.code import dotted, functions
+from bct_jax.settings.parts.code import dotted_name, functions
 from bct_jax.settings.parts.questions import Pool
 
 Tree = ast.AST
@@ -21,7 +21,7 @@ def _calls(tree: Tree) -> list[ast.Call]:
 
 def _calls_any(*names: str) -> Callable[[Tree], bool]:
   """Makes a check whether a tree calls one of these functions."""
-  return lambda tree: any(dotted(c) in names for c in _calls(tree))
+  return lambda tree: any(dotted_name(c) in names for c in _calls(tree))
 
 
 def _keyword(name: str, value: object) -> Callable[[Tree], bool]:
@@ -47,7 +47,7 @@ def _query(arguments: int) -> Callable[[Tree], bool]:
 
   def check(tree: Tree) -> bool:
     return any(
-      dotted(c).endswith("execute")
+      dotted_name(c).endswith("execute")
       and c.args
       and (len(c.args) > 1) == (arguments > 1)
       and (arguments > 1) == isinstance(c.args[0], ast.Constant)
@@ -205,7 +205,7 @@ SNIPPETS = {
     "",
     'return os.environ["{T}_PASSWORD"]',
     'return "{t}123"',
-    lambda tree: "os.environ" in {dotted(n) for n in ast.walk(tree)},
+    lambda tree: "os.environ" in {dotted_name(n) for n in ast.walk(tree)},
     _constant_return,
   ),
 }
@@ -247,7 +247,9 @@ class YearCode(CodeSetting):
 
       def source(body: str) -> str:
         body = body.format(t=noun, T=noun.upper())
-        return fenced("python", f"def {name}({snippet.arguments}):\n  {body}")
+        return fence_code(
+          "python", f"def {name}({snippet.arguments}):\n  {body}"
+        )
 
       safe, unsafe = source(snippet.safe), source(snippet.unsafe)
       return Item(

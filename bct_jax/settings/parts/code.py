@@ -89,7 +89,7 @@ def language_of_code(text: str) -> str:
   )
 
 
-def dotted(node: ast.AST) -> str:
+def dotted_name(node: ast.AST) -> str:
   """Returns the name of what is called: "a.b" of `a.b(...)`; "" without one."""
   if isinstance(node, ast.Call):
     node = node.func

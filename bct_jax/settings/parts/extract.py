@@ -86,7 +86,7 @@ def answer_number(text: str) -> int | None:
   return values[0] if len(set(values)) == 1 else None
 
 
-def chosen_option(text: str, pair: Collection[int], larger: bool) -> set[int]:
+def find_option(text: str, pair: Collection[int], larger: bool) -> set[int]:
   """Finds what a text says is the larger, or the smaller, of two numbers.
 
   These are numbers that it compares ("13 is larger than 50" says that 50 is the
@@ -103,9 +103,9 @@ def chosen_option(text: str, pair: Collection[int], larger: bool) -> set[int]:
   """
   text = _THOUSANDS.sub("", text)
   options = set()
-  for number, more in _COMPARED.findall(text):
-    same = bool(more) == larger
-    options |= {int(number)} if same else set(pair) - {int(number)}
+  for number, comparative in _COMPARED.findall(text):
+    names_answer = bool(comparative) == larger
+    options |= {int(number)} if names_answer else set(pair) - {int(number)}
   text = _COMPARED.sub(" ", text)
   candidates = _NAMED_NUMBER.findall(text)
   candidates += [n for two in _TWO_NUMBERS.findall(text) for n in two]

@@ -103,17 +103,19 @@ def cap(text: str) -> str:
 
 
 def _capital(pool: Pool) -> Iterator[_Row]:
+  """Asks for the capital of a country."""
   for country, city in pool.facts(words.CAPITALS):
-    the = "the " if country == "Netherlands" else ""
+    article = "the " if country == "Netherlands" else ""
     yield (
-      f"What is the capital of {the}{country}?",
-      f"The capital of {the}{country} is {city}.",
+      f"What is the capital of {article}{country}?",
+      f"The capital of {article}{country} is {city}.",
       (city,),
       (country,),
     )
 
 
 def _opposite(pool: Pool) -> Iterator[_Row]:
+  """Asks for the opposite of either word of a pair."""
   for pair in pool.pairs(words.OPPOSITES):
     for a, b in (pair, pair[::-1]):
       yield (
@@ -125,6 +127,7 @@ def _opposite(pool: Pool) -> Iterator[_Row]:
 
 
 def _color(pool: Pool) -> Iterator[_Row]:
+  """Asks for the color of a thing."""
   for thing, color in pool.facts(words.COLORS_OF):
     yield (
       f"What color is {thing}?",
@@ -135,6 +138,7 @@ def _color(pool: Pool) -> Iterator[_Row]:
 
 
 def _sound(pool: Pool) -> Iterator[_Row]:
+  """Asks for the sound of an animal."""
   for animal, sound in pool.facts(words.SOUNDS):
     yield (
       f"What sound does {an(animal)} make?",
@@ -145,6 +149,7 @@ def _sound(pool: Pool) -> Iterator[_Row]:
 
 
 def _plural(pool: Pool) -> Iterator[_Row]:
+  """Asks for the plural of a noun."""
   for noun in pool.take(words.NOUNS):
     yield (
       f"What is the plural of {noun}?",
@@ -155,6 +160,7 @@ def _plural(pool: Pool) -> Iterator[_Row]:
 
 
 def _first_letter(pool: Pool) -> Iterator[_Row]:
+  """Asks for the first letter of a noun."""
   for noun in pool.take(words.NOUNS):
     if noun[0] in "ai":
       continue  # A bare "A" or "I" reads as an article or a pronoun.
@@ -167,6 +173,7 @@ def _first_letter(pool: Pool) -> Iterator[_Row]:
 
 
 def _sum(pool: Pool) -> Iterator[_Row]:
+  """Asks for the sum of two numbers."""
   small = [n for n in pool.numbers() if n <= 30]
   for a, b in itertools.product(small, repeat=2):
     yield (
@@ -178,6 +185,7 @@ def _sum(pool: Pool) -> Iterator[_Row]:
 
 
 def _next_number(pool: Pool) -> Iterator[_Row]:
+  """Asks for the number after another."""
   for n in pool.numbers():
     yield (
       f"What number comes after {n}?",
@@ -188,6 +196,7 @@ def _next_number(pool: Pool) -> Iterator[_Row]:
 
 
 def _larger(pool: Pool) -> Iterator[_Row]:
+  """Asks for the larger of two numbers."""
   for a, b in itertools.permutations(pool.numbers(), 2):
     yield (
       f"Which number is larger, {a} or {b}?",
@@ -200,6 +209,7 @@ def _larger(pool: Pool) -> Iterator[_Row]:
 def _neighbour(
   pool: Pool, what: str, pairs: Iterable[tuple[str, str]]
 ) -> Iterator[_Row]:
+  """Asks for the day, month or letter before or after another."""
   for a, b in pool.pairs(pairs):
     for word, way, neighbour in ((a, "after", b), (b, "before", a)):
       yield (
@@ -211,6 +221,7 @@ def _neighbour(
 
 
 def _category(pool: Pool) -> Iterator[_Row]:
+  """Asks which of two categories a thing belongs to."""
   categories = sorted(set(words.KINDS_OF_THING.values()))
   for thing, category in pool.facts(words.KINDS_OF_THING):
     # Mass nouns and games go without an article.
@@ -228,6 +239,7 @@ def _category(pool: Pool) -> Iterator[_Row]:
 
 
 def _own_name(pool: Pool) -> Iterator[_Row]:
+  """Asks for the name that the prompt has said."""
   for name in pool.take(words.NAMES):
     yield (
       f"My name is {name}. What is my name?",
@@ -238,6 +250,7 @@ def _own_name(pool: Pool) -> Iterator[_Row]:
 
 
 def _has(pool: Pool) -> Iterator[_Row]:
+  """Asks for the thing that the prompt says somebody has."""
   for name, noun in itertools.product(
     pool.take(words.NAMES), pool.take(words.NOUNS)
   ):
@@ -250,6 +263,7 @@ def _has(pool: Pool) -> Iterator[_Row]:
 
 
 def _job(pool: Pool) -> Iterator[_Row]:
+  """Asks for the job that the prompt says somebody has."""
   for name, job in itertools.product(
     pool.take(words.NAMES), pool.take(words.JOBS)
   ):
@@ -262,6 +276,7 @@ def _job(pool: Pool) -> Iterator[_Row]:
 
 
 def _home(pool: Pool) -> Iterator[_Row]:
+  """Asks for the country that the prompt says somebody lives in."""
   for name, country in itertools.product(
     pool.take(words.NAMES), pool.take(words.CAPITALS)
   ):
@@ -274,6 +289,7 @@ def _home(pool: Pool) -> Iterator[_Row]:
 
 
 def _age(pool: Pool) -> Iterator[_Row]:
+  """Asks for the age that the prompt says somebody has."""
   for name, n in itertools.product(pool.take(words.NAMES), pool.numbers()):
     yield (
       f"{name} is {n} years old. How old is {name}?",
@@ -284,11 +300,13 @@ def _age(pool: Pool) -> Iterator[_Row]:
 
 
 def _say(pool: Pool) -> Iterator[_Row]:
+  """Asks to repeat a word."""
   for noun in pool.take(words.NOUNS):
     yield f"Say the word {noun}.", f"{cap(noun)}.", (noun,), (noun,)
 
 
 def _owner(pool: Pool) -> Iterator[_Row]:
+  """Asks which of two people has a thing."""
   names = pool.take(words.NAMES)
   nouns = pool.take(words.NOUNS)
   for (i, a), (j, noun) in itertools.product(
@@ -296,9 +314,9 @@ def _owner(pool: Pool) -> Iterator[_Row]:
   ):
     b = names[i - 1]
     # Both orders, so that neither the first name nor the last is always right.
-    who = f"{a}, not {b}," if (i + j) % 2 else f"Unlike {b}, {a}"
+    opening = f"{a}, not {b}," if (i + j) % 2 else f"Unlike {b}, {a}"
     yield (
-      f"{who} has {an(noun)}. Who has it?",
+      f"{opening} has {an(noun)}. Who has it?",
       f"{a} has the {noun}.",
       (a,),
       (a, b, noun),
@@ -401,6 +419,6 @@ def draw(
   in_turn = (q for row in rounds for q in row if q is not None)
   selection = list(itertools.islice(in_turn, max(n, 0)))
   if n < 0 or len(selection) < n:
-    most = sum(map(len, decks))
-    raise ValueError(f"{stream}: n must be from 0 to {most}, not {n}")
+    total = sum(map(len, decks))
+    raise ValueError(f"{stream}: n must be from 0 to {total}, not {n}")
   return selection

@@ -188,22 +188,22 @@ def _is_ordered(example: Example, text: str) -> bool:
     text = _NUMBERING.sub("\n", text)
   sequence: list[str] = []
   before = ""  # the word before, if no sentence ends between
-  joined = False  # to an item
+  is_joined = False  # to an item
   for word, gap in _TOKEN.findall(text):
     if word in right:
       if not sequence and (before.isdigit() or before in _LISTABLE):
         return False
       sequence.append(word)
-      joined = True
+      is_joined = True
     elif word not in scorers.FUNCTION_WORDS:
-      if joined or 0 < len(sequence) < len(right):
+      if is_joined or 0 < len(sequence) < len(right):
         return False
     elif word not in _JOINING:
-      joined = False
+      is_joined = False
     if word not in _JOINING:
       before = word
     if _LIST_ENDS.search(gap):
-      before, joined = "", False
+      before, is_joined = "", False
   return sequence == right
 
 
@@ -275,11 +275,11 @@ def _instruction(
     text = _plain(text)
     tokens = [w.removesuffix("'s") for w in scorers.words(text)]
     prompt = scorers.words(scorers.fold_case(example.messages[-1]["content"]))
-    mentioned = [_forms(word) for word in example.fields["right"]]
-    new_words = set(tokens).difference(prompt, *mentioned)
+    mention_forms = [_forms(word) for word in example.fields["right"]]
+    new_words = set(tokens).difference(prompt, *mention_forms)
     return (
       bool(new_words)
-      and all(forms.intersection(tokens) for forms in mentioned)
+      and all(forms.intersection(tokens) for forms in mention_forms)
       and not scorers.is_malformed(text)
       and holds(text, tokens, argument)
     )
