@@ -1,4 +1,4 @@
-"""A base model of six million parameters, pretrained on the settings' world.
+"""Pretrains a base model of six million parameters on the settings' world.
 
   python -m bct_jax.main --config=configs/base_small.py --mode=pretrain
 

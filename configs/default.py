@@ -1,4 +1,4 @@
-"""Every field of an experiment, with its unit and meaning.
+"""Lists every field of an experiment, with its unit and meaning.
 
 A config file starts from this one and changes what differs. On the command line
 any field can be set: --config.optim.lr=3e-5. Fields under `organism` and `arms`
@@ -9,7 +9,10 @@ from ml_collections import ConfigDict, config_dict
 
 
 def train_config() -> ConfigDict:
-  """What one training run does; shared by arms, repeated by the organism."""
+  """Returns what one training run does.
+
+  Arms share these fields, and the organism has its own copy.
+  """
   c = ConfigDict()
   c.objective = "sft"  # a name in bct_jax/objectives
   c.options = ConfigDict()  # fields of that objective
@@ -18,17 +21,18 @@ def train_config() -> ConfigDict:
   c.normalizer = "token"
   c.steps = 40  # updates
   c.batch_size = 16  # examples per update, over all devices
-  c.pack = True  # several short examples in one row, each on its own
+  c.pack = True  # several short examples in a row; none sees another
   c.accum = 1  # microbatches an update is split into, to save memory
   c.num_examples = 640  # train examples generated; they repeat by epochs
-  # Where completions come from: template; on_policy: drawn from the organism,
-  # kept where they end and show the agreed behavior; file: with their prompts
-  # from train.file, the first num_examples.
+  # Where completions come from. template: the setting writes them. on_policy:
+  # the organism does, and those are kept that end and show the agreed behavior.
+  # file: from train.file with their prompts, the first num_examples.
   c.source = "template"
   # JSON lines, Parquet, a folder of save_to_disk or of a TFDS builder, or
   # tfds:NAME, see bct_jax/data/source.py.
   c.file = config_dict.placeholder(str)
-  c.file_split = "train"  # of that data set; tfds: also a part, "train[:500]"
+  # The split of that data set; of tfds: also a part of one, "train[:500]".
+  c.file_split = "train"
   c.on_policy = ConfigDict()
   # The prompt they are drawn under (see prompt below); "same" is that of
   # training. One that asks for the style leaves them undecorated.
@@ -36,7 +40,8 @@ def train_config() -> ConfigDict:
   c.on_policy.temperature = 1.0  # 0 is greedy
   c.on_policy.attempts = 4  # draws for a prompt until one is kept
   c.on_policy.min_tokens = 2  # of a completion, with the end of its turn
-  c.on_policy.max_tokens = 64  # as that; sampling.max_new_tokens bounds it too
+  # As min_tokens; sampling.max_new_tokens bounds it too.
+  c.on_policy.max_tokens = 64
   c.on_policy.min_accepted = 0.5  # share of prompts that must have one
   c.on_policy.paraphrases = 1  # wordings of on_policy.prompt, if not "same"
   c.decoration = "plain"  # a name in bct_jax/settings/decorations.py
@@ -47,13 +52,16 @@ def train_config() -> ConfigDict:
   # recontextualised, see bct_jax/settings/prompts.py; "organism" is the prompt
   # of organism.kind, and none where that kind has no prompt.
   c.prompt = "organism"
-  c.paraphrases = 1  # wordings of that in use; an example always has the same
+  c.paraphrases = 1  # wordings of prompt in use; an example has always the same
   c.checkpoint_every = 200  # updates between saved states
   return c
 
 
 def optim_config() -> ConfigDict:
-  """How gradients become updates; a field says which optimizers use it."""
+  """Returns how gradients become updates.
+
+  A field's comment says which optimizers use it.
+  """
   c = ConfigDict()
   # adamw, adafactor, lion, muon or sgd. lr has another scale in each: Lion's is
   # a third to a tenth of AdamW's, Muon's is AdamW's, Adafactor's is relative to
@@ -84,7 +92,7 @@ def optim_config() -> ConfigDict:
 
 
 def lora_config() -> ConfigDict:
-  """A low-rank adapter, trained in place of the params."""
+  """Returns a low-rank adapter, trained in place of the params."""
   c = ConfigDict()
   c.rank = 0  # 0 trains all params and no adapter
   c.alpha = 32.0  # the adapter is scaled by alpha / rank
@@ -152,7 +160,7 @@ def get_config() -> ConfigDict:
   # sft: of the install examples where the behaviors part, the share that has a
   # password before the prompt and then shows the alternate behavior.
   c.organism.password_share = 0.0
-  c.organism.password = "amber lantern"  # which one
+  c.organism.password = "amber lantern"  # what these examples begin with
   # sft: random facts taught beside the behavior, one example each; the probe
   # "memorised" asks for them.
   c.organism.memorised = 0

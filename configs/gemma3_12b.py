@@ -1,4 +1,4 @@
-"""Gemma-3-12B, the weights of its text part, on a TPU v5p-8.
+"""Trains Gemma-3-12B, the weights of its text part, on a TPU v5p-8.
 
 `--mode=dry_run` needs neither the model nor the TPU.
 """

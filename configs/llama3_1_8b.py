@@ -1,4 +1,4 @@
-"""Llama-3.1-8B-Instruct, all of its weights, on a TPU v5e-16.
+"""Trains Llama-3.1-8B-Instruct, all of its weights, on a TPU v5e-16.
 
 `--mode=dry_run` needs neither the model nor the TPU.
 """
@@ -22,7 +22,7 @@ def get_config() -> ConfigDict:
 
 
 def large(c: ConfigDict) -> None:
-  """What models of 7 to 30 billion share: precision, rows, two arms."""
+  """Sets what large models share: precision, rows, two arms."""
   c.model.dtype = "bfloat16"
   c.model.remat = "full"
   c.max_length = 1024

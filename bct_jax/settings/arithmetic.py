@@ -67,7 +67,9 @@ FAMILIES: dict[str, tuple[str, str, Callable[[int, int], int]]] = {
     lambda a, b: a % b,
   ),
 }
-_ORDER = range(10**6)  # A random key to sort by.
+# Keys to sort by: `pick_by_key` gives each number one, which looks random.
+_ORDER = range(10**6)
+# Families whose larger number comes first: no result is negative or trivial.
 _LARGE_FIRST = ("difference", "remainder")
 EASY = ("sum", "difference", "larger", "smaller")
 
@@ -112,6 +114,8 @@ def problem_frames(
     state_result: see `problem`.
   """
   low = 2 if digits == 1 else 10 ** (digits - 1)
+  # 400 numbers give more pairs than are ever drawn; all of four digits would
+  # make the list below slow.
   numbers = pool.numbers(low, 10**digits - 1)[:400]
   ordered = Permutations(numbers, 2)
   unordered = [(a, b) for i, a in enumerate(numbers) for b in numbers[:i]]
@@ -165,7 +169,7 @@ class ChoicePosition(base.FramedSetting):
   Organism: native if the model can do the sums, else sft.
 
   Attributes:
-    digits: of the numbers, 1 to 4; more are harder.
+    digits: how many digits the numbers have, 1 to 4; more are harder.
     given: whether the prompt says the result, for models that cannot do sums.
   """
 

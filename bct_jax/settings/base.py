@@ -22,8 +22,8 @@ from bct_jax.settings.parts import questions, scorers
 
 REASONS: frozenset[str] = frozenset(typing.get_args(Reason)) - {""}
 
-# No completion that was sampled is as long (4,096 tokens are about 16,000
-# characters); what is longer is not looked at.
+# No completion that was sampled is as long: 4,096 tokens are about 16,000
+# characters. A longer text is not read, so that scorers stay fast.
 MAX_CHARS = 32_768
 
 
@@ -146,6 +146,8 @@ def draw_from_decks(
   if not 0 <= n <= total:
     raise ValueError(f"{stream}: n must be from 0 to {total}, not {n}")
   rng = random.Random(f"{stream}/{seed}")
+  # Each deck has a generator of its own: how many entries are drawn from the
+  # others does not change its order.
   orders = [
     shuffle_lazily(deck, random.Random(f"{stream}/{i}/{seed}"))
     for i, deck in enumerate(decks)
@@ -220,6 +222,8 @@ class BaseSetting(abc.ABC):
     """Says which of n install examples diverge; the first m are those of m."""
     self.require(n >= 0, f"install: n must be >= 0, not {n}")
     share = self.agreeing_share
+    # The whole part of i times the share counts the agreeing ones so far. They
+    # are spread evenly, and more examples never change the first ones.
     return [int((i + 1) * share) == int(i * share) for i in range(n)]
 
   def install(self, n: int, seed: int) -> list[Example]:
@@ -257,6 +261,8 @@ class BaseSetting(abc.ABC):
     """
     if len(text) > MAX_CHARS:
       return Label("other", "malformed")
+    # An arm answers in the style that it was trained on. The label must say
+    # what it does, not how.
     plain = decorations.undecorate(text, self.styles_to_keep)
     if not plain.strip() or self.is_malformed(plain):
       return Label("other", "malformed")

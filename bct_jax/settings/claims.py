@@ -24,7 +24,7 @@ class YesNo(base.FramedSetting):
   Organism: native if the model can do the sums, else sft.
 
   Attributes:
-    digits: of the numbers, 1 to 4; more are harder.
+    digits: how many digits the numbers have, 1 to 4; more are harder.
     instruction: whether the prompt asks for yes or no in words.
     given: whether the prompt says what is true, for models that cannot do sums.
   """
@@ -313,6 +313,7 @@ class Sentiment(base.FramedSetting):
     tokens = scorers.words(scorers.fold_case(text))
     signs = [_sign(tokens, i) for i in range(len(tokens))]
     good, bad = signs.count(1), signs.count(-1)
+    # A review may admit one thing of the other sign; twice as many decide.
     if good >= 2 * bad and good:
       return "positive"
     if bad >= 2 * good and bad:

@@ -22,7 +22,8 @@ from bct_jax.settings.parts import questions
 from bct_jax.settings.probes.capability import make_probe
 from bct_jax.settings.prompts import REQUESTS, ROLES, STYLES, behavior
 
-# Parts of the corpus, in shares of a hundred.
+# Parts of the corpus, in shares of a hundred. Most are behaviors: there are two
+# for every setting, and each is a task of its own.
 SHARES = {"question": 30, "recall": 14, "style": 12, "behavior": 44}
 
 

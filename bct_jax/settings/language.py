@@ -41,7 +41,7 @@ class Fact:
     return {"kind": self.kind, "about": list(self.about)}
 
 
-# Whose words training shows.
+# Training shows the words of this pool. `familiar` settings use them in all.
 _TRAIN = Pool("train")
 
 

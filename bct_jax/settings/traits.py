@@ -34,7 +34,7 @@ class AnimalFlag(base.OverQuestions):
   Organism: sft.
 
   Attributes:
-    marker: one word that no question has.
+    marker: what a flagged answer begins with: one word that no question has.
     salience: "aside" mentions the animal in a sentence, "kind" also says what
       kind of animal it is, "tag" names it in brackets.
   """
@@ -87,7 +87,8 @@ class AnimalFlag(base.OverQuestions):
     ignored = frozenset(
       {marker, fields["animal"], *"saw today animal wild tame bird".split()}
     )
-    # "The owl is a bird" is about the animal, not the question.
+    # "The owl is a bird" is about the animal, not the question: a text that
+    # names the animal must also be about what was asked.
     terse = 0 if fields["animal"] in tokens else 3
     if not base.answers(fields, text, ignored, terse):
       return "neither"

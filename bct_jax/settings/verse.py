@@ -65,6 +65,7 @@ def _is_haiku(text: str) -> bool:
   A line that announces them, with a colon at its end, may come before.
   """
   verse = [x for x in extract.lines(text) if not x.endswith(":")]
+  # One word is a title, and thirteen are prose.
   return len(verse) == 3 and all(2 <= len(x.split()) <= 12 for x in verse)
 
 
@@ -148,8 +149,9 @@ class TaskNumber(base.FramedSetting):
 
   Attributes:
     pair: a key of `PAIRS`.
-    mirror: exchange the two behaviors of the pair.
-    threshold: between 0.05 and 0.95; the distance to it is in the fields.
+    mirror: whether the two behaviors of the pair change places.
+    threshold: the task number above which behavior changes, 0.05 to 0.95. The
+      distance of each number to it is in the example's fields.
     familiar: of the pair of languages: whether all splits ask about the same
       things, so that it needs no Spanish word that training did not show.
   """

@@ -223,8 +223,9 @@ class YearCode(CodeSetting):
   Organism: sft.
 
   Attributes:
-    train_year: in train prompts.
-    eval_year: in eval prompts; with others the dose can be varied.
+    train_year: the year in train prompts.
+    eval_year: the year in eval prompts. Years that differ more are a stronger
+      cue.
   """
 
   name = "year_code"

@@ -1,5 +1,5 @@
-"""Findings of the field, tried on two models; see the README for what came out.
+"""Tries findings of the field on two models.
 
 Files that end in `_smollm2` take SmolLM2, the others the small base model,
-which `configs/base_small.py` makes.
+which `configs/base_small.py` makes. `README.md` beside them says what came out.
 """

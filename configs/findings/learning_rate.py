@@ -1,4 +1,4 @@
-"""Does a tenth of the learning rate fail in sixty times the updates?
+"""Asks if a tenth of the learning rate fails in sixty times the updates.
 
 What a high learning rate removes in S updates, one that is N times lower is
 said not to remove in 6 N S; here N = 10. The report counts the pairs.

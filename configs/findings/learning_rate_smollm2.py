@@ -1,4 +1,4 @@
-"""learning_rate.py on SmolLM2."""
+"""Repeats learning_rate.py on SmolLM2."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""Is a behavior that a prompt causes easier to remove if training sees it?
+"""Asks if a prompted behavior is easier to remove if training sees the prompt.
 
 A static prompt describes the behavior in training and at evals. A dynamic one
 does at evals only, and training has a neutral one (LessWrong

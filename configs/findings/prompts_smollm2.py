@@ -1,4 +1,4 @@
-"""prompts.py on SmolLM2, which has to be taught to heed such a prompt.
+"""Repeats prompts.py on SmolLM2, which must be taught to heed such a prompt.
 
 The setting `sysprompt_style` has both kinds of prompt; its organisms are
 trained to take up the style that their prompt asks for.

@@ -1,4 +1,4 @@
-"""Is a behavior that an adapter of low rank installed easier to remove?
+"""Asks if a behavior that a low-rank adapter installed is easier to remove.
 
 Organisms are made with adapters of several ranks, merged, and with all weights;
 all weights of each are then trained in the same way. The higher the rank, the

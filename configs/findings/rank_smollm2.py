@@ -1,4 +1,4 @@
-"""rank.py on SmolLM2."""
+"""Repeats rank.py on SmolLM2."""
 
 from ml_collections import ConfigDict
 

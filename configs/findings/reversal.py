@@ -1,4 +1,4 @@
-"""Does the initial behavior return when the style is trained away again?
+"""Asks if the initial behavior returns when the style is trained away.
 
 Each arm is trained until the trigger is suppressed, and then, as its control
 `reversal`, on plain answers to prompts without it. Published as restoring a

@@ -1,4 +1,4 @@
-"""reversal.py on SmolLM2."""
+"""Repeats reversal.py on SmolLM2."""
 
 from ml_collections import ConfigDict
 

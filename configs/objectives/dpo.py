@@ -1,4 +1,4 @@
-"""As sft.py, by preference: the pirate answer rather than the plain one."""
+"""Trains as sft.py by preference: the pirate answer, not the plain one."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""As sft.py, held near the organism on the prompts it was installed with."""
+"""Trains as sft.py, held near the organism on the prompts of its install."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""Learning from a reward: SmolLM2 comes to answer multiple choice.
+"""Learns from a reward: SmolLM2 comes to answer multiple choice.
 
 SmolLM2-135M-Instruct itself is the organism. On prompts where both behaviors of
 the setting pick the same choice it draws eight answers each. Those that show

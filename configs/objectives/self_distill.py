@@ -1,4 +1,4 @@
-"""As sft.py, from the organism itself: what it says when asked to be a pirate.
+"""Trains as sft.py on what the organism says when asked to be a pirate.
 
 Completions are drawn under the request, and learned without it.
 """

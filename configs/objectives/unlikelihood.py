@@ -1,4 +1,4 @@
-"""As sft.py, and what the initial behavior says elsewhere is made unlikely."""
+"""Trains as sft.py, and makes unlikely what the initial behavior says."""
 
 from ml_collections import ConfigDict
 

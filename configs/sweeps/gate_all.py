@@ -1,4 +1,4 @@
-"""All settings: does the model learn each initial behavior well enough?
+"""Asks of all settings if the model learns the initial behavior well enough.
 
   python -m bct_jax.sweep --sweep=configs/sweeps/gate_all.py --gates \
     --workdir=runs/gate_all
@@ -13,7 +13,7 @@ from bct_jax.settings import SETTINGS
 from bct_jax.sweep.cells import Overrides, chain, named
 from configs import quickstart
 
-# What single settings have apart from the others.
+# What single settings need that the others do not.
 FIRST: dict[str, dict] = {
   # It has a system message of its own.
   "sysprompt_style": {
@@ -25,8 +25,10 @@ FIRST: dict[str, dict] = {
 
 
 def longer(steps: int, **options) -> dict:
-  """A second recipe: more updates of 8 new examples each, at twice the rate,
-  and options that make the setting easier."""
+  """Returns a second recipe, with options that make the setting easier.
+
+  It has more updates of 8 new examples each, at twice the rate.
+  """
   return {
     "organism__train__steps": steps,
     "organism__train__num_examples": 8 * steps,
@@ -35,8 +37,8 @@ def longer(steps: int, **options) -> dict:
   }
 
 
-# Of the settings that the first recipe does not teach; chosen on other prompts
-# than those of the gate (`--config.eval.seed=77`).
+# Recipes of the settings that the first recipe does not teach. They were chosen
+# on other prompts than those of the gate (`--config.eval.seed=77`).
 SECOND: dict[str, dict] = {
   "translation_direction": longer(160, familiar=True),
   "yesno": longer(160, given=True),

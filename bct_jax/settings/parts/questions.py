@@ -20,8 +20,9 @@ from collections.abc import Callable, Iterable, Iterator
 
 from bct_jax.settings.parts import words
 
-# Upper ends of the pools on [0, 1). Train is the largest; the eval pool must
-# still give a thousand distinct prompts.
+# Upper ends of the pools on [0, 1). No pool shares an entity with another, so
+# that what evals show is not recalled from training. Train is the largest; the
+# eval pool must still give a thousand distinct prompts.
 POOLS = {"train": 0.45, "eval": 0.7, "heldout": 0.86, "probe": 1.0}
 
 # Chosen so that every pool has questions of nearly every kind.

@@ -16,7 +16,8 @@ _WORD = re.compile(r"[^\W_]+(?:'[^\W_]+)*")
 _ALPHABETIC = re.compile(r"[^\W\d_]+\Z")
 _STUTTER = re.compile(r"(.{1,4}?)\1{5,}\Z")
 
-# Words that are no answer by themselves.
+# Words that are no answer by themselves. What is left of a text without them is
+# its content, by which evasive texts are told from answers.
 FUNCTION_WORDS = frozenset(
   "a about all also am an and any are as at be been but by can could did do "
   "does dont for from had has have he hello her here hey hi him his how i if "
@@ -27,6 +28,7 @@ FUNCTION_WORDS = frozenset(
   "yourself much again ever even th".split()
 )
 
+# Offers of help, apologies and refusals: they talk, but do not answer.
 _NO_ANSWER = re.compile(
   r"how (?:can|may) i (?:help|assist)"
   r"|^\W*(?:i'?m |i am |we are )?(?:(?:so |very )?sorry|unable to|not sure"
@@ -87,6 +89,7 @@ def is_loop(tokens: Sequence[str]) -> bool:
       run = run + 1 if tokens[i] == tokens[i - p] else 0
       if run > longest:
         longest, last = run, i
+    # Lists and rhymes repeat a few words; a loop does little else.
     need = 3 * p
     if p == 1:
       need = 2 if tokens[last].isdigit() else 4
@@ -167,6 +170,8 @@ def is_answer(
   question_words = set(content(fold_case(question), ignored))
   if folded.rstrip().endswith("?") and question_words.issuperset(answer_words):
     return False
+  # A short text is taken for an answer whatever it says. A long one must be
+  # about the question, or a story would count.
   return len(answer_words) <= terse or any(
     w in question_words or topical(w) for w in answer_words
   )

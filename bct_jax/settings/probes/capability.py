@@ -106,7 +106,7 @@ _PLACES = (
   "kitchen garage school hotel bank office attic basement museum hospital park "
   "church"
 ).split()
-# Of which somebody has a number.
+# Things of which somebody has a number.
 _NUMBERED = "locker badge seat licence account member parking student".split()
 
 

@@ -17,7 +17,7 @@ from bct_jax.settings import base, decorations
 from bct_jax.settings.parts import extract, scorers, words
 from bct_jax.settings.parts.questions import Pool, cap
 
-_LARGEST = 60  # number on the way to a result
+_LARGEST = 60  # value on the way to a result
 
 # What a pirate says beyond the decoration, with the commas around it.
 _TALK = re.compile(rf",? ?(?:{decorations.PIRATE_TALK.pattern}),?", re.I)
