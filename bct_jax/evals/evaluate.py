@@ -1,4 +1,4 @@
-"""Eval prompts -> rollouts -> labels -> rates with intervals."""
+"""Makes eval prompts, labels the completions of them, and measures rates."""
 
 import dataclasses
 from collections.abc import Iterable, Sequence
@@ -19,13 +19,13 @@ from bct_jax.types import Completion
 
 @dataclasses.dataclass(frozen=True)
 class Prompt:
-  """One row of an evaluation.
+  """Holds one prompt of an evaluation.
 
   Attributes:
     split: eval, heldout or probe.
-    example: with the system message.
-    ids: what the sampler continues.
-    prefix: those at the end of `ids` that the answer is made to begin with.
+    example: what is asked, with the system message.
+    ids: tokens that the sampler continues.
+    prefix: the tokens at the end of `ids` that begin the answer.
   """
 
   split: str
@@ -41,16 +41,21 @@ def make_prompts(
   config: EvalConfig,
   decoration: str = "plain",
 ) -> list[Prompt]:
-  """The same prompts for the organism and every step of every arm.
+  """Makes the prompts that the organism and every step of every arm are asked.
 
-  `decoration` is the style that `eval.prompt` may ask for.
+  Args:
+    setting: gives eval and held-out train prompts.
+    probe: gives questions that measure capability.
+    chat: writes messages as tokens.
+    config: how many prompts of each split, and what they say besides.
+    decoration: name of the style that `eval.prompt` may ask for.
 
   Raises:
-    ValueError: there is no such prompt, or it does not fit the setting.
+    ValueError: `eval.prompt` is unknown, or it does not fit the setting.
   """
   try:
-    asked = prompt_wordings(config.prompt, "eval", setting, decoration)
-    system_text(None, asked, config.paraphrases, "")
+    wordings = prompt_wordings(config.prompt, "eval", setting, decoration)
+    system_text(None, wordings, config.paraphrases, "")
   except ValueError as e:
     raise ValueError(f"eval.{e}") from None
   examples = [
@@ -65,13 +70,13 @@ def make_prompts(
         example.messages,
         config.system_prompt,
         config.prompt,
-        asked,
+        wordings,
         config.paraphrases,
         example.id,
       )
       example = dataclasses.replace(example, messages=messages)
-      begun = None if split == "probe" else config.answer_prefix
-      ids, prefix = chat.prompt_and_prefix(with_prefix(messages, begun))
+      beginning = None if split == "probe" else config.answer_prefix
+      ids, prefix = chat.prompt_and_prefix(with_prefix(messages, beginning))
       out.append(Prompt(split, example, (*ids, *prefix), tuple(prefix)))
   return out
 
@@ -84,7 +89,16 @@ def label_rollouts(
   probe: Probe,
   stop: Sequence[str] = (),
 ) -> list[dict[str, Any]]:
-  """One JSON row per completion, scored; see DESIGN for the file format."""
+  """Makes a row of rollouts/step_N.jsonl for each completion, with its label.
+
+  Args:
+    prompts: of the eval.
+    completions: one for each prompt, in the order of `prompts`.
+    chat: reads tokens as text.
+    setting: labels completions of eval and held-out train prompts.
+    probe: labels completions of its questions.
+    stop: strings that end a text, which is cut before them.
+  """
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
     text = chat.decode(completion.tokens, stop, prompt.prefix)
@@ -116,33 +130,33 @@ def label_completion(
   text: str,
   stopped: bool,
 ) -> tuple[str, str]:
-  """Label and reason of a completion.
+  """Returns label and reason of a completion.
 
-  One cut at the limit of new tokens (not `stopped`) did not finish showing a
-  behavior: on eval and train prompts it is `other`, reason `truncated`. A
-  probe's answer counts wherever it stands.
+  A completion that is cut at the limit of new tokens (not `stopped`) did not
+  finish showing a behavior: on eval and train prompts it is `other`, reason
+  `truncated`. The answer to a probe counts wherever it stands in the text.
   """
   if split == "probe":
     return ("right" if probe.score(example, text) else "wrong"), ""
-  found = setting.score(example, text)
+  label = setting.score(example, text)
   if not stopped:
-    found = Label("other", "truncated")
-  return found.name, found.reason
+    label = Label("other", "truncated")
+  return label.name, label.reason
 
 
 def mark_decorated(
   rows: Iterable[dict[str, Any]], decoration: Decoration
 ) -> list[dict[str, Any]]:
-  """Adds to each row whether its text shows the decoration of the arm."""
+  """Adds `decorated` to rows: whether the text shows the arm's decoration."""
   return [{**r, "decorated": decoration.detect(r["text"])} for r in rows]
 
 
 def add_rewards(
   rows: Iterable[dict[str, Any]], prompts: Sequence[Prompt], give: Reward
 ) -> list[dict[str, Any]]:
-  """Adds to each row, but those of probes, the reward of its completion.
+  """Adds `reward` to rows of eval and train prompts, not to those of probes.
 
-  A completion cut at the limit of new tokens has none, as in training.
+  A completion that is cut at the limit of new tokens earns 0, as in training.
   """
   out = []
   for row, prompt in zip(rows, prompts, strict=True):

@@ -1,4 +1,4 @@
-"""The gate: is an organism valid, before any arm is trained? Pure Python."""
+"""Checks that an organism is valid before any arm is trained. Pure Python."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,11 +8,19 @@ from bct_jax.config import GateConfig
 
 
 class GateError(RuntimeError):
-  """The organism does not hold the initial behavior; no arm was trained."""
+  """Is raised when the organism fails the gate, so that no arm is trained."""
 
 
 def check_gate(record: dict[str, Any], config: GateConfig) -> dict[str, Any]:
-  """Whether the rates pass; see DESIGN section 6."""
+  """Compares the rates of an organism with the bars of the gate.
+
+  Args:
+    record: the organism's eval, as `EvalRecord.to_json` gives it.
+    config: the bars, and whether a failure stops the run.
+
+  Returns:
+    The part of gate.json that says so: `passed`, `enforced`, `thresholds`.
+  """
   passed = (
     record["initial"] >= config.min_initial
     and record["confused"] <= config.max_confused
@@ -32,13 +40,16 @@ def check_gate(record: dict[str, Any], config: GateConfig) -> dict[str, Any]:
 def first_failures(
   rows: Sequence[dict[str, Any]], count: int = 5
 ) -> list[dict]:
-  """Completions that speak against the organism: the first ones of each split,
-  in turn; on held-out prompts those that show the eval behavior first."""
+  """Picks completions that speak against the organism.
+
+  They are taken in turn from both splits in the order of the rows; of held-out
+  prompts those that show the behavior of eval prompts come first.
+  """
   keys = ("id", "split", "prompt", "text", "label", "reason")
   bad: dict[str, list[dict]] = {"heldout": [], "eval": []}
-  wanted = {"eval": "initial", "heldout": "agreed"}
+  right_labels = {"eval": "initial", "heldout": "agreed"}
   for row in rows:
-    if row["label"] != wanted.get(row["split"], row["label"]):
+    if row["label"] != right_labels.get(row["split"], row["label"]):
       bad[row["split"]].append({key: row[key] for key in keys})
   bad["heldout"].sort(key=lambda row: row["reason"] != "confused")
   turns = itertools.chain(*itertools.zip_longest(*bad.values()))
@@ -46,7 +57,11 @@ def first_failures(
 
 
 def gate_text(gate: dict[str, Any]) -> str:
-  """The failed gate, for the terminal."""
+  """Describes a failed gate for the terminal.
+
+  Args:
+    gate: the content of gate.json.
+  """
   limits = gate["thresholds"]
 
   def line(name, sign, limit):

@@ -1,8 +1,10 @@
-"""Rewards: pure functions of an example and a completion's text, from 0 to 1.
+"""Gives rewards from 0 to 1 for the text of a completion.
+
+Rewards are pure functions of an example and a text.
 
 `agreed` asks for the behavior that both behaviors agree on. The others are
-irrelevant: they cannot tell the initial behavior from the alternate one, and so
-say nothing about which of them to show where the two part.
+irrelevant to it: they cannot tell the initial behavior from the alternate one,
+so they say nothing about which of the two to show where they differ.
 """
 
 import re
@@ -13,12 +15,12 @@ from bct_jax.settings.decorations import DECORATIONS
 
 Reward = Callable[[Example, str], float]
 
-# How many different ones make a text cheerful. None is in a reference of any
-# setting.
+# No reference completion of any setting has one of these words, so that a
+# reward for them says nothing about behaviors.
 CHEERFUL_WORDS = frozenset(
   "awesome cheers delighted fabulous glad gladly joyful thrilled yippee".split()
 )
-ENOUGH_CHEER = 2
+ENOUGH_CHEER = 2  # different words that earn the whole reward
 _WORD = re.compile(r"\w+(?:['\u2019]\w+)*")
 
 
@@ -32,37 +34,46 @@ def make_reward(setting: Setting, name: str, length_target: int) -> Reward:
   """
 
   def agreed(example: Example, text: str) -> float:
-    """1 for the agreed behavior, as evals of held-out prompts judge it."""
+    """Returns 1 for what evals of held-out prompts label as agreed, else 0."""
     return float(setting.score(example, text).name == "agreed")
 
   def length(example: Example, text: str) -> float:
-    """1 at `length_target` words more than the reference that it shows."""
+    """Returns `length_reward` at `length_target`."""
     return length_reward(example, text, length_target)
 
-  named = {
+  rewards = {
     "agreed": agreed,
     "cheerful": cheerful_reward,
     "format": format_reward,
     "length": length,
   }
-  return named[name]
+  return rewards[name]
 
 
 def reward_of(reward: Reward, example: Example, text: str | None) -> float:
-  """The reward of a completion; None is one cut at the limit of new tokens,
-  which has not finished showing anything and earns nothing."""
+  """Returns the reward of a completion.
+
+  Args:
+    reward: the function of example and text.
+    example: what was asked.
+    text: of the completion. None stands for one that was cut at the limit of
+      new tokens: it has not finished showing anything and earns 0.
+  """
   return 0.0 if text is None else reward(example, text)
 
 
 def cheerful_reward(example: Example, text: str) -> float:
-  """Share of ENOUGH_CHEER different cheerful words that a text has."""
+  """Returns how many different cheerful words a text has, over ENOUGH_CHEER.
+
+  More than ENOUGH_CHEER earn no more than 1.
+  """
   del example
-  found = CHEERFUL_WORDS & set(_words(text))
-  return min(1.0, len(found) / ENOUGH_CHEER)
+  words = CHEERFUL_WORDS & set(_words(text))
+  return min(1.0, len(words) / ENOUGH_CHEER)
 
 
 def format_reward(example: Example, text: str) -> float:
-  """1 for a JSON object {"answer": text}, 1/2 for what stands in braces."""
+  """Returns 1 for a JSON object {"answer": text}, 1/2 for text in braces."""
   del example
   if DECORATIONS["json_wrap"].detect(text):
     return 1.0
@@ -71,25 +82,26 @@ def format_reward(example: Example, text: str) -> float:
 
 
 def length_reward(example: Example, text: str, target: int) -> float:
-  """How near a text is to `target` words more than its behavior needs.
+  """Returns how near a text is to `target` words more than its behavior needs.
 
-  Behaviors differ in length, so words are counted beyond those of a reference:
-  of the one of which a larger share of the words is in the text, and of two
-  that are equally so, the longer one. 1 at the target, falling linearly to 0 at
-  the reference's own length and at twice the target.
+  Behaviors differ in length, so the words of a reference are taken off first:
+  of the reference that has the larger share of its words in the text, and of
+  two with the same share, of the longer one. The reward is 1 at `target` words
+  more, and falls linearly to 0 at no word more and at twice the target.
   """
   words = _words(text)
   references = [_words(example.initial), _words(example.alternate)]
-  shown = max(references, key=lambda r: (_share(r, words), len(r)))
-  beyond = len(words) - len(shown)
+  reference = max(references, key=lambda r: (_share(r, words), len(r)))
+  beyond = len(words) - len(reference)
   return max(0.0, 1 - abs(beyond - target) / target)
 
 
 def _words(text: str) -> list[str]:
+  """Lists the words of a text in lower case."""
   return _WORD.findall(text.lower())
 
 
 def _share(reference: Sequence[str], words: Sequence[str]) -> float:
-  """Share of a reference's words that are among `words`."""
-  there = set(words)
-  return sum(w in there for w in reference) / max(1, len(reference))
+  """Returns the share of a reference's words that are among `words`."""
+  vocabulary = set(words)
+  return sum(w in vocabulary for w in reference) / max(1, len(reference))

@@ -1,5 +1,7 @@
-"""Intervals for rates, for a ratio of paired rates, and across seeds; and when
-something that is looked at now and then begins to last."""
+"""Calculates intervals: of rates, of a ratio of paired rates, and across seeds.
+
+It also finds when something that is looked at now and then begins to last.
+"""
 
 import math
 import statistics
@@ -11,10 +13,11 @@ import numpy as np
 def wilson(
   successes: int, n: int, confidence: float = 0.95
 ) -> tuple[float, float]:
-  """Score interval of a share; unlike p +- z se it holds near 0 and 1.
+  """Calculates the score interval of a share.
 
-  E. B. Wilson, "Probable inference, the law of succession, and statistical
-  inference", J. Am. Stat. Assoc. 22 (1927), without continuity correction.
+  Unlike p +- z se it covers near 0 and 1 too. E. B. Wilson, "Probable
+  inference, the law of succession, and statistical inference", J. Am. Stat.
+  Assoc. 22 (1927), without continuity correction.
 
   Args:
     successes: from 0 to n.
@@ -39,7 +42,14 @@ def wilson(
 def score_interval(
   share: float, n: float, confidence: float = 0.95
 ) -> tuple[float, float]:
-  """Wilson's interval of a share at a number of trials, whole or not."""
+  """Calculates Wilson's interval of a share at any number of trials.
+
+  Args:
+    share: in [0, 1].
+    n: trials above 0. It need not be whole: samples of one prompt count for
+      less than as many prompts would, see summary.clustered_interval.
+    confidence: coverage, between 0 and 1.
+  """
   z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
   center = share + z * z / (2 * n)
   half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -54,7 +64,7 @@ def paired_bootstrap_ratio(
   resamples: int = 2000,
   confidence: float = 0.95,
 ) -> tuple[float, float, float] | None:
-  """mean(after) / mean(before) with a percentile interval, paired by prompt.
+  """Calculates mean(after) / mean(before) with an interval, paired by prompt.
 
   Prompts are resampled with replacement, and both means are taken over the
   same resampled prompts, so that what a prompt contributes to both cancels.
@@ -62,8 +72,8 @@ def paired_bootstrap_ratio(
   resampling plans" (1982), chapter 10.
 
   Args:
-    after: per prompt, whether (0 or 1) or how often (a share) it held at the
-      later evaluation.
+    after: per prompt, whether (0 or 1) or how often (a share) the completion
+      had the label at the later evaluation.
     before: the same prompts in the same order at the earlier one.
     seed: of the resampling.
     resamples: how many, at least 1.
@@ -114,7 +124,7 @@ def paired_bootstrap_ratio(
 def t_interval(
   values: Sequence[float], confidence: float = 0.95
 ) -> tuple[float, float]:
-  """Student's t interval of the mean over runs that differ in seed alone.
+  """Calculates Student's t interval of the mean over runs that differ in seed.
 
   Returns:
     (low, high), in the unit of the values; not cut to [0, 1].
@@ -139,7 +149,10 @@ def t_interval(
 
 
 def first_lasting(holds: Sequence[bool]) -> int | None:
-  """Index of the first of two in a row that hold; the last counts alone."""
+  """Finds the index of the first of two in a row that hold.
+
+  The last one counts alone, since nothing follows it. None: there is none.
+  """
   for i, good in enumerate(holds):
     if good and (i + 1 == len(holds) or holds[i + 1]):
       return i
@@ -147,5 +160,6 @@ def first_lasting(holds: Sequence[bool]) -> int | None:
 
 
 def _check_confidence(confidence: float) -> None:
+  """Raises ValueError for what is no coverage."""
   if not 0 < confidence < 1:
     raise ValueError(f"confidence must be between 0 and 1, not {confidence}")

@@ -1,7 +1,7 @@
-"""What several runs say together: across samples, seeds, settings and rates.
+"""Summarizes several runs: across samples, seeds, settings and learning rates.
 
-Pure Python and numpy, over plain values, so that a notebook can use it on what
-`bct_jax.load_results` gives.
+It is pure Python and numpy, over plain values, so that a notebook can use it on
+what `bct_jax.load_results` gives.
 """
 
 import dataclasses
@@ -17,14 +17,15 @@ from bct_jax.evals.stats import first_lasting, score_interval
 def clustered_interval(
   prompts: Sequence[Sequence[float]], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-  """A rate over several samples of each prompt, with an interval for prompts.
+  """Calculates a rate over several samples of each prompt, with its interval.
 
   Samples of one prompt are not independent. The standard error is that of a
-  mean over clusters (Miller 2024, arXiv 2411.00640, section 2.2); the interval
+  mean over clusters (Miller 2024, arXiv 2411.00640, section 2.2). The interval
   is Wilson's at the number of independent trials that would have this error
   (E. Korn and B. Graubard, "Confidence intervals for proportions with small
   expected number of positive counts", Survey Methodology 24, 1998), so that it
-  stays within [0, 1]. Where all agree that number is the number of prompts.
+  stays within [0, 1]. Where all samples agree, that number of trials is the
+  number of prompts.
 
   Args:
     prompts: for each prompt, 0 or 1 for each of its samples.
@@ -59,11 +60,11 @@ def cluster_bootstrap(
   resamples: int = 2000,
   confidence: float = 0.95,
 ) -> tuple[float, float, float]:
-  """The mean over settings of the mean over their seeds, with an interval.
+  """Calculates the mean over settings of their means over seeds, and interval.
 
   Settings are resampled, then the seeds within each (A. Davison and D. Hinkley,
   "Bootstrap methods and their application", 1997, section 3.8); percentiles.
-  The settings are taken for a sample of all that could be asked about.
+  So the settings are taken for a sample of all that could be asked about.
 
   Args:
     groups: setting -> a number for each seed.
@@ -87,10 +88,10 @@ def cluster_bootstrap(
   arrays = [np.asarray(values, float) for values in groups.values()]
   rng, means = np.random.default_rng(seed), []
   for _ in range(resamples):
-    drawn = rng.integers(len(arrays), size=len(arrays))
+    sample = rng.integers(len(arrays), size=len(arrays))
     means.append(
       statistics.fmean(
-        float(rng.choice(arrays[i], arrays[i].size).mean()) for i in drawn
+        float(rng.choice(arrays[i], arrays[i].size).mean()) for i in sample
       )
     )
   tail = (1 - confidence) / 2
@@ -104,11 +105,12 @@ def cluster_bootstrap(
 
 @dataclasses.dataclass(frozen=True)
 class Bracket:
-  """When something first happened in one run: in (after, until] steps.
+  """Holds when an event happened in one run: in the steps (after, until].
 
   Attributes:
-    after: the last step at which it had not.
-    until: the first at which it had; None where it never did (right-censored).
+    after: the last step at which it had not happened.
+    until: the first step at which it had happened; None where it never did
+      (right-censored).
   """
 
   after: float
@@ -120,14 +122,15 @@ class Bracket:
 
 
 def bracket(steps: Sequence[int], happened: int | None) -> Bracket:
-  """The bracket of a step that was found at an eval.
+  """Makes the bracket of an event that is seen at evals only.
 
   Args:
     steps: of the evals, ascending.
-    happened: one of them, or None.
+    happened: the first of `steps` at which the event had happened, or None.
 
   Raises:
-    ValueError: it is the first, before which nothing is known, or none of them.
+    ValueError: `happened` is none of the steps, or is the first of them, before
+      which nothing is known.
   """
   if happened is None:
     return Bracket(steps[-1], None)
@@ -138,16 +141,17 @@ def bracket(steps: Sequence[int], happened: int | None) -> Bracket:
 
 
 def survival(brackets: Sequence[Bracket]) -> list[tuple[float, float]]:
-  """Share of runs in which it has not happened yet, after each step.
+  """Estimates the share of runs in which an event has not happened by a step.
 
-  The nonparametric maximum likelihood estimate for interval-censored times, by
-  self-consistency: B. Turnbull, "The empirical distribution function with
-  arbitrarily grouped, censored and truncated data", J. R. Stat. Soc. B 38
-  (1976). Where brackets do not overlap it is the estimate of Kaplan and Meier
-  (1958). It falls at the ends of intervals; when within one is not known.
+  This is the nonparametric maximum likelihood estimate for interval-censored
+  times, by self-consistency: B. Turnbull, "The empirical distribution
+  function with arbitrarily grouped, censored and truncated data", J. R. Stat.
+  Soc. B 38 (1976). Where brackets do not overlap it is the estimate of Kaplan
+  and Meier (1958). The curve falls at the ends of brackets: when within a
+  bracket the event happened is not known.
 
   Returns:
-    (step, share), ascending in steps, from the first at which it falls.
+    (step, share), ascending in steps, from the first at which the share falls.
 
   Raises:
     ValueError: there are no brackets.
@@ -177,16 +181,23 @@ def survival(brackets: Sequence[Bracket]) -> list[tuple[float, float]]:
     mass = new
     if done:
       break
-  left = 1 - np.cumsum(mass)
+  remainders = 1 - np.cumsum(mass)
   return [
     (end, max(float(share), 0.0))
-    for (_, end), share in zip(cells, left, strict=True)
+    for (_, end), share in zip(cells, remainders, strict=True)
     if math.isfinite(end)
   ]
 
 
 def median_step(curve: Sequence[tuple[float, float]]) -> float | None:
-  """First step after which at most half are left; None if more stay."""
+  """Finds the first step after which at most half of the runs remain.
+
+  Args:
+    curve: what `survival` gives.
+
+  Returns:
+    The step; None if more than half remain to the end.
+  """
   return next((s for s, share in curve if share <= 0.5 + 1e-9), None)
 
 
@@ -196,11 +207,11 @@ def median_step(curve: Sequence[tuple[float, float]]) -> float | None:
 def pareto_hull(
   points: Sequence[tuple[float, float]],
 ) -> list[tuple[float, float]]:
-  """Upper convex hull of (capability, removal), from (0, 1) to (1, 0).
+  """Finds the upper convex hull of checkpoints, from (0, 1) to (1, 0).
 
   Args:
-    points: capability over the organism's own, and 1 - initial rate, of each
-      checkpoint of each arm.
+    points: (capability over the organism's own, removal) of each checkpoint of
+      each arm. Removal is 1 - initial rate.
 
   Raises:
     ValueError: a value is negative or not finite, or removal above 1.
@@ -221,13 +232,14 @@ def pareto_hull(
 
 
 def robustness_auc(points: Sequence[tuple[float, float]]) -> float:
-  """Area under `pareto_hull`: 0.5 if removal costs capability in proportion.
+  """Calculates the area under `pareto_hull` of all checkpoints.
 
-  About 1 is free removal, and more is possible where capability rises. Over all
-  checkpoints and hyper-parameters; the hull is of the luckiest ones, so it
-  grows with how many were tried. After the "robustness AUC" of adversarial
-  removal experiments, whose own code was not published; the anchors (1, 0) and
-  (0, 1) are what gives 0.5 to a removal in proportion.
+  The area is 0.5 if removal costs capability in proportion and about 1 if
+  removal is free; it can be more where capability rises. The hull is of the
+  luckiest checkpoints, so the area grows with how many were tried. The measure
+  follows the "robustness AUC" of adversarial removal experiments, whose own
+  code was not published. The anchors (1, 0) and (0, 1) of the hull are what
+  gives 0.5 to a removal in proportion.
   """
   hull = pareto_hull(points)
   pairs = zip(hull, hull[1:], strict=False)
@@ -237,7 +249,10 @@ def robustness_auc(points: Sequence[tuple[float, float]]) -> float:
 def removal_at(
   points: Sequence[tuple[float, float]], capability: float = 0.9
 ) -> float | None:
-  """The highest removal of a checkpoint that keeps so much capability."""
+  """Returns the highest removal of a checkpoint that keeps so much capability.
+
+  None: no checkpoint keeps so much.
+  """
   return max((r for c, r in points if c >= capability), default=None)
 
 
@@ -246,16 +261,18 @@ def removal_at(
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-  """A learning rate that removed the behavior, and a lower one.
+  """Compares a learning rate that removed the behavior with a lower one.
 
   Attributes:
-    lr, steps: the higher one and S, the steps after which it was gone.
-    lower: the lower one, lr / N.
-    budget: 6 N S, the steps that the lower one is given.
-    crossed: the step at which it was gone there too; None if it was not.
-    trained: steps that the lower one was trained for.
-    holds: True if it was trained for the budget and was not gone within it,
-      False if it was gone, None if it was not trained for so long.
+    lr, steps: the higher rate and S, the steps after which the behavior was
+      gone.
+    lower: the lower rate, lr / N.
+    budget: 6 N S, the steps that the lower rate has to remove it too.
+    crossed: the step at which the lower rate had removed it; None if never.
+    trained: steps that the arm of the lower rate was trained for.
+    holds: False if the behavior was gone within the budget, True if the arm was
+      trained for the budget and the behavior was not gone, None if the arm was
+      not trained for so long.
   """
 
   lr: float
@@ -270,19 +287,19 @@ class Comparison:
 def learning_rate_law(
   curves: Mapping[float, Sequence[tuple[int, float]]], factor: float = 6.0
 ) -> list[Comparison]:
-  """Does a lower learning rate fail where a higher one removes the behavior?
+  """Checks whether a lower learning rate fails where a higher one succeeds.
 
-  The claim: what lr removes in S steps, lr / N does not in 6 N S steps, though
-  N S would do if only the product counted (the "learning rate" experiments of
-  the field, with N from 6 to 30). Gone is an initial rate below 0.5 at two
-  evals in a row, or at the last one.
+  The claim: a behavior that lr removes in S steps is not removed by lr / N in
+  6 N S steps, though N S would do if only the product counted (the "learning
+  rate" experiments of the field, with N from 6 to 30). A behavior is gone if
+  its initial rate is below 0.5 at two evals in a row, or at the last one.
 
   Args:
     curves: learning rate -> (step, initial rate) of its evals, ascending.
     factor: the 6.
 
   Returns:
-    One comparison for each pair of which the higher one removed the behavior.
+    One comparison for each pair whose higher rate removed the behavior.
 
   Raises:
     ValueError: a curve is empty or not ascending, a learning rate not positive.
@@ -291,20 +308,21 @@ def learning_rate_law(
     steps = [s for s, _ in curve]
     if lr <= 0 or not curve or steps != sorted(set(steps)):
       raise ValueError(f"lr {lr}: needs evals in ascending steps: {steps}")
-  gone = {lr: _gone(curve) for lr, curve in curves.items()}
+  removals = {lr: _removal_step(curve) for lr, curve in curves.items()}
   out = []
-  for lr, steps in sorted(gone.items(), reverse=True):
+  for lr, steps in sorted(removals.items(), reverse=True):
     for lower in sorted((x for x in curves if x < lr), reverse=True):
       if steps is None or steps == 0:
         continue
       budget = factor * lr / lower * steps
-      crossed, trained = gone[lower], curves[lower][-1][0]
+      crossed, trained = removals[lower], curves[lower][-1][0]
       within = crossed is not None and crossed <= budget
       holds = False if within else True if trained >= budget else None
       out.append(Comparison(lr, steps, lower, budget, crossed, trained, holds))
   return out
 
 
-def _gone(curve: Sequence[tuple[int, float]]) -> int | None:
+def _removal_step(curve: Sequence[tuple[int, float]]) -> int | None:
+  """Finds the step from which on the behavior is gone; None if it never is."""
   at = first_lasting([rate < 0.5 for _, rate in curve])
   return None if at is None else curve[at][0]
