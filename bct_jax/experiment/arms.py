@@ -20,8 +20,7 @@ from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
 from bct_jax.experiment.run_state import TrainRun
 from bct_jax.experiment.training import Failure, train_runs
-from bct_jax.infra import files, memory, processes
-from bct_jax.infra.processes import read_done
+from bct_jax.infra import files, memory, processes, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.models.lora import Weights
@@ -59,7 +58,9 @@ def run_arms(
   runs = []
   for name, workdir in workdirs.items():
     folder, organism = workdir / "arms" / name, workdir / "organisms" / digest
-    if (record := read_done(folder / "done.json")) is not None:
+    if (
+      record := shared_files.read_json_or_none(folder / "done.json")
+    ) is not None:
       out[name] = record
       continue
     arm = arms[name] = _Arm(plan, name, organism, folder)
@@ -103,9 +104,7 @@ def _evaluate(
     arms, weights = zip(*part, strict=True)
     title = f"{', '.join(arm.name for arm in arms)} eval {step}"
     partial = arms[0].partial(step)
-    known = processes.run_on_first(
-      title, lambda a=arms: [x.knows(step) for x in a]
-    )
+    known = [arm.knows(step) for arm in arms]
     rows: list[Any] = [None] * len(part)
     if step > 0 and not all(known):
       rows = _sample(plan, weights, title, partial)
@@ -174,7 +173,7 @@ class _Arm:
 
   def knows(self, step: int) -> bool:
     """Whether the eval of a step is saved."""
-    lines = files.read_lines(self.folder / "evals.jsonl")
+    lines = shared_files.read_lines(self.folder / "evals.jsonl")
     return any(line["step"] == step for line in lines)
 
   def run_tasks(self, step: int, weights: Weights) -> None:

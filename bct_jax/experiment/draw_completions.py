@@ -21,7 +21,7 @@ from bct_jax.data.training_pairs import training_prompt
 from bct_jax.examples import Example, Label
 from bct_jax.experiment.datasets import make_dataset
 from bct_jax.experiment.plan import Plan
-from bct_jax.infra import files, processes
+from bct_jax.infra import files, shared_files
 from bct_jax.infra.progress import log_line, stage
 from bct_jax.models.lora import Weights
 from bct_jax.sample.resume import sample_to_end
@@ -81,25 +81,16 @@ def draw_completions(
   }
   folder = organism / "on_policy" / files.digest(request)[:16]
   done = folder / "record.json"
-  if not processes.run_on_first("completions drawn", done.exists):
+  if not shared_files.exists(done):
     weights = start()
     request["weights_hash"] = weights_hash(weights)
     kept, found = _draw(plan, name, arm, examples, prompts, weights, folder)
-
-    def save() -> None:
-      files.write_lines(folder / "completions.jsonl", kept)
-      files.write_json(done, {**request, **found})
-      for part in folder.glob("*.partial.jsonl"):
-        part.unlink()
-
-    processes.run_on_first("completions drawn", save)
-  record: dict[str, Any] = processes.run_on_first(
-    "completions drawn", lambda: files.read_json(done)
-  )
-  lines: list[dict[str, Any]] = processes.run_on_first(
-    "completions drawn",
-    lambda: files.read_lines(folder / "completions.jsonl"),
-  )
+    shared_files.write_lines(folder / "completions.jsonl", kept)
+    shared_files.write_json(done, {**request, **found})
+    for partial in shared_files.list_files(folder, "*.partial.jsonl"):
+      shared_files.delete(partial)
+  record = shared_files.read_json(done)
+  lines = shared_files.read_lines(folder / "completions.jsonl")
   log_line(
     f"{name}: {record['accepted']} of {record['asked']} prompts have a "
     f"completion of the organism's, {record['acceptance_rate']:.0%} of "

@@ -16,7 +16,7 @@ from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.experiment.eval_rollouts import references
 from bct_jax.experiment.plan import Plan
-from bct_jax.infra import files, processes
+from bct_jax.infra import files, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
 from bct_jax.sample.score import TOKENS, fill_alike
@@ -38,7 +38,11 @@ def read_gradients(folder: Path, step: int) -> dict[str, Any]:
   for line in files.read_lines(path):
     if line.pop("step") == step:
       return line
-  raise ValueError(
+  raise _missing_line(path, step)
+
+
+def _missing_line(path: Path, step: int) -> ValueError:
+  return ValueError(
     f"{path}: no line of step {step}, and its optimizer state is not kept; "
     "was the file removed? Remove the arm's folder too to train it again"
   )
@@ -65,15 +69,10 @@ class GradientLog:
 
   def __call__(self, step: int, state: TrainState) -> None:
     path, steps = self.folder / FILE, self.arm.train.steps
-    known = processes.run_on_first(
-      path.name, lambda: [x["step"] for x in files.read_lines(path)]
-    )
-    if step in known:
+    if step in [line["step"] for line in shared_files.read_lines(path)]:
       return
     if state.opt_state is None:
-      processes.run_on_first(
-        path.name, lambda: read_gradients(self.folder, step)
-      )
+      raise _missing_line(path, step)
     log_line(f"gradients of step {step}")
     update = min(step, steps - 1)
     batch, _ = self.next_batch(update, state)
@@ -81,7 +80,7 @@ class GradientLog:
     measure = self.plan.runtime.measure(self.arm, self.view)
     found = measure(state, self.frozen, batch, lr, self._references())
     line = {"step": step, **found}
-    processes.run_on_first(path.name, lambda: files.append_line(path, line))
+    shared_files.append_line(path, line)
 
   def _references(self) -> dict[str, list[Rows]]:
     """Batches of both behaviors' completions, no larger than a microbatch of

@@ -12,8 +12,7 @@ from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_rollouts import sample_rows
 from bct_jax.experiment.plan import Plan, style_of
 from bct_jax.experiment.training import train_run
-from bct_jax.infra import files, processes
-from bct_jax.infra.processes import read_done, write_shared_json
+from bct_jax.infra import files, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.models.lora import Weights
@@ -42,7 +41,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     plan.tasks.load()
   facts = provenance(plan)
   folder = organism_folder(workdir, facts)
-  write_shared_json(folder / "provenance.json", facts)
+  shared_files.write_json(folder / "provenance.json", facts)
   organism = plan.config.organism
   base = measure_base_rates(plan, folder) if plan.config.gate.base_rates else {}
   weights, dataset = None, plan.install
@@ -57,9 +56,11 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     weights = train_run(plan, "install", folder, organism, dataset, start)
     if organism.merge_lora:
       weights = plan.runtime.merge_adapter(weights)
-  write_shared_json(folder / "made.json", install_record(plan, folder, dataset))
+  shared_files.write_json(
+    folder / "made.json", install_record(plan, folder, dataset)
+  )
   gate = run_gate(plan, folder, weights) | base
-  write_shared_json(folder / "gate.json", gate)
+  shared_files.write_json(folder / "gate.json", gate)
   if not gate["passed"]:
     text = gate_text(gate)
     if plan.config.gate.enforce:
@@ -117,7 +118,7 @@ def install_record(
   if dataset is None:
     return out
   log = folder / "metrics.jsonl"
-  lines = processes.run_on_first(log.name, lambda: files.read_lines(log))
+  lines = shared_files.read_lines(log)
   return out | {
     "objective": train.objective,
     "optimizer": optim.optimizer,
@@ -158,18 +159,14 @@ def run_gate(
 ) -> dict[str, Any]:
   """Evaluates the organism once; the same prompts as every arm's evals."""
   path, facts = folder / "gate.json", _hash(_eval_facts(plan))
-  record = read_done(path) or {}
+  record = shared_files.read_json_or_none(path) or {}
   if record.get("eval_hash") != facts:
     if weights is None:
       weights = organism_weights(plan, folder)
     partial = folder / "rollouts.partial.jsonl"
     rows = sample_rows(plan, weights, "gate", partial)
-
-    def save() -> None:
-      files.write_lines(folder / "rollouts.jsonl", rows)
-      partial.unlink()
-
-    processes.run_on_first("rollouts of the gate", save)
+    shared_files.write_lines(folder / "rollouts.jsonl", rows)
+    shared_files.delete(partial)
     record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": first_failures(rows), "eval_hash": facts}
   return record | check_gate(record, plan.config.gate)
@@ -178,20 +175,16 @@ def run_gate(
 def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
   """{"base": rates of the model before the install}, on the gate's prompts."""
   path, facts = folder / "base.json", _hash(_eval_facts(plan))
-  record = read_done(path)
+  record = shared_files.read_json_or_none(path)
   if record is None or record["eval_hash"] != facts:
     partial = folder / "base.partial.jsonl"
     weights = load_weights(plan.runtime, None)
     rows = sample_rows(plan, weights, "model before the install", partial)
     record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
     record |= {"eval_hash": facts}
-
-    def save() -> None:
-      files.write_lines(folder / "base_rollouts.jsonl", rows)
-      files.write_json(path, record)
-      partial.unlink()
-
-    processes.run_on_first("rollouts of the model", save)
+    shared_files.write_lines(folder / "base_rollouts.jsonl", rows)
+    shared_files.write_json(path, record)
+    shared_files.delete(partial)
   return {"base": record}
 
 

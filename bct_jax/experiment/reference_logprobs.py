@@ -8,7 +8,7 @@ from typing import Any
 from bct_jax.config import ArmConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.experiment.plan import Plan
-from bct_jax.infra import files, processes, signals
+from bct_jax.infra import files, processes, shared_files, signals
 from bct_jax.infra.progress import stage
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import data_needs, objective_of
@@ -48,7 +48,7 @@ def with_logprobs(
     return dataset
   extra_rows = {"": dataset.examples, **dataset.extra_rows}
   key = files.digest([made_by, dataset.hash])
-  known = processes.run_on_first(path.name, lambda: _read(path, key))
+  known = _read(path, key)
   _score_rest(plan, name, dataset.ids, extra_rows, known, path, key, start)
   return dataclasses.replace(
     dataset,
@@ -71,10 +71,6 @@ def _score_rest(
 ) -> None:
   """Adds what is missing to `known` and to the file, part by part."""
   weights = None
-
-  def save() -> None:
-    files.write_lines(path, [{"key": key}, *known])
-
   with stage(f"reference of {name}", len(ids), "examples") as bar:
     bar(len(known))
     while len(known) < len(ids):
@@ -87,7 +83,7 @@ def _score_rest(
       for i, example in enumerate(ids[part]):
         sums = {view or "example": x[i] for view, x in found.items()}
         known.append({"id": example, **sums})
-      processes.run_on_first(path.name, save)
+      shared_files.write_lines(path, [{"key": key}, *known])
       bar(len(ids[part]))
       if bool(processes.vote(signals.stop_requested())):
         raise signals.Preempted(f"after {len(known)} of {len(ids)} examples")
@@ -101,5 +97,5 @@ def _sums(plan: Plan, weights: Weights, rows: Any) -> list[float]:
 
 
 def _read(path: Path, key: str) -> list[dict[str, Any]]:
-  lines = files.read_lines(path)
+  lines = shared_files.read_lines(path)
   return lines[1:] if lines and lines[0].get("key") == key else []

@@ -22,7 +22,7 @@ from bct_jax.data.chat import Tokens, mask_audit
 from bct_jax.evals.rewards import make_reward, reward_of
 from bct_jax.examples import Example
 from bct_jax.experiment.plan import Plan
-from bct_jax.infra import files, processes
+from bct_jax.infra import shared_files
 from bct_jax.mesh import num_row_shards, put_batch
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import PolicyGradient, on_rollouts
@@ -80,9 +80,10 @@ class RolloutFeed:
 
   def begin(self, resumed: int) -> None:
     """Drops rollouts of weights that this run has not made yet."""
-    for path in self._path(0).parent.glob("step_*.jsonl"):
+    folder = self._path(0).parent
+    for path in shared_files.list_files(folder, "step_*.jsonl"):
       if int(path.name.split(".")[0].removeprefix("step_")) > resumed:
-        path.unlink()
+        shared_files.delete(path)
 
   def next_batch(
     self, step: int, state: TrainState
@@ -163,21 +164,18 @@ class RolloutFeed:
         }
       )
     _check_difference(rows, step, policy.max_logprob_difference)
-
-    def save() -> None:
-      files.write_lines(path, rows)
-      partial.unlink()
-      audit = self.folder / "mask_audit.txt"
-      if not audit.exists():
-        files.write_text(audit, mask_audit(chat, _tokens(prompts, rows)))
-
-    processes.run_on_first(f"rollouts of step {step}", save)
+    shared_files.write_lines(path, rows)
+    shared_files.delete(partial)
+    audit = self.folder / "mask_audit.txt"
+    if not shared_files.exists(audit):
+      text = mask_audit(chat, _tokens(prompts, rows))
+      shared_files.write_text(audit, text)
     return rows
 
   def _read(self, step: int) -> list[dict[str, Any]]:
     """Rollouts that were written by `_draw`."""
     path = self._path(step)
-    rows = processes.run_on_first(path.name, lambda: files.read_lines(path))
+    rows = shared_files.read_lines(path)
     number = step // self._policy.updates_per_batch
     if [r["id"] for r in rows] != self.dataset.batch_ids(number):
       raise ValueError(

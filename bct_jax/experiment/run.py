@@ -15,7 +15,7 @@ from bct_jax.experiment.arms import run_arms
 from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.organism import make_organism, provenance
 from bct_jax.experiment.plan import Plan
-from bct_jax.infra.processes import read_done, write_shared_json
+from bct_jax.infra import shared_files
 from bct_jax.infra.progress import log_line
 
 
@@ -75,11 +75,11 @@ def write_result(
       "kind": plan.config.organism.kind,
       "hash": folder.name,
       "provenance": provenance(plan),
-      "made": read_done(folder / "made.json"),
+      "made": shared_files.read_json_or_none(folder / "made.json"),
       "gate": gate,
     },
     "leaks": shared,
     "arms": arms,
   }
-  write_shared_json(workdir / "result.json", result)
+  shared_files.write_json(workdir / "result.json", result)
   return result

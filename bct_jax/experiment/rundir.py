@@ -19,8 +19,7 @@ import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig, from_dict
 from bct_jax.experiment.plan import Plan, make_plan
-from bct_jax.infra import files, processes
-from bct_jax.infra.files import write_json
+from bct_jax.infra import files, processes, shared_files
 from bct_jax.models.huggingface import hub
 from bct_jax.runtime.runtime import Runtime
 
@@ -72,10 +71,8 @@ def _check_shared(workdir: Path) -> None:
   if processes.count() == 1:
     return
   mark = workdir / ".processes"
-  nonce = str(uuid.uuid4())
-  nonce = processes.run_on_first(
-    "run directory", lambda: [files.write_text(mark, nonce), nonce][1]
-  )
+  nonce = processes.run_on_first("run directory", lambda: str(uuid.uuid4()))
+  shared_files.write_text(mark, nonce)
   # A network file system may lag behind.
   end = time.monotonic() + min(30, processes.timeout() / 2)
   while not (mark.is_file() and mark.read_text() == nonce):
@@ -155,21 +152,17 @@ def keep_config(
   Raises:
     ValueError: it was begun with another config; the message lists fields.
   """
-  processes.run_on_first(
-    "config.json", lambda: _keep_config(workdir, raw, overrides)
-  )
-
-
-def _keep_config(
-  workdir: Path, raw: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> None:
   path = workdir / "config.json"
   # Through JSON, so that tuples and lists compare alike.
   now = json.loads(json.dumps(raw))
   # A config that was refused by a check of its data has begun nothing.
-  begun = ("env.json", "organisms", "arms")
-  if path.exists() and any((workdir / name).exists() for name in begun):
-    then = files.read_json(path)["config"]
+  begun = any(
+    shared_files.exists(workdir / name)
+    for name in ("env.json", "organisms", "arms")
+  )
+  record = shared_files.read_json_or_none(path) if begun else None
+  if record is not None:
+    then = record["config"]
     # What changes no result.
     then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
     changed = [
@@ -182,7 +175,7 @@ def _keep_config(
         "choose another --workdir"
       )
     return
-  files.write_json(path, {"config": now, "overrides": dict(overrides)})
+  shared_files.write_json(path, {"config": now, "overrides": dict(overrides)})
 
 
 def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -273,4 +266,4 @@ def write_done(workdir: Path, organism: str) -> None:
     found += [p for p in folder.rglob("*") if p.is_file()]
   names = [p.relative_to(workdir) for p in found]
   kept = [n for n in names if not {"tensorboard", "wandb"} & {*n.parts}]
-  write_json(done, {"files": sorted(n.as_posix() for n in kept)})
+  files.write_json(done, {"files": sorted(n.as_posix() for n in kept)})

@@ -13,7 +13,7 @@ from bct_jax.experiment.gradient_log import FILE, GradientLog
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.rl import RolloutFeed
 from bct_jax.experiment.run_state import TrainRun, begin_states, restore_newest
-from bct_jax.infra import files, processes, trackers
+from bct_jax.infra import processes, shared_files, trackers
 from bct_jax.infra.progress import Stage, log_line, stage
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.mesh import put_batch
@@ -178,14 +178,10 @@ class _Job:
     if self.resumed:
       steps = self.run.arm.train.steps
       log_line(f"{name}: continuing at step {self.resumed} of {steps}")
-
-    def ready() -> None:
-      files.drop_after(folder / "metrics.jsonl", self.resumed)
-      for name in ("evals.jsonl", FILE, lm_eval_tasks.FILE):
-        files.drop_after(folder / name, furthest)
-      self.feed.begin(self.resumed)
-
-    processes.run_on_first(f"begin of {name}", ready)
+    shared_files.drop_after(folder / "metrics.jsonl", self.resumed)
+    for file in ("evals.jsonl", FILE, lm_eval_tasks.FILE):
+      shared_files.drop_after(folder / file, furthest)
+    self.feed.begin(self.resumed)
     processes.barrier(f"begin of {name}")
 
   def lane(self, bar: Stage) -> Lane:
@@ -194,9 +190,8 @@ class _Job:
 
     def log(values: dict[str, float]) -> None:
       counts = self.feed.counts(int(values["step"]) - 1)
-      if processes.is_first():
-        path = self.run.folder / "metrics.jsonl"
-        files.append_line(path, {**values, **counts})
+      path = self.run.folder / "metrics.jsonl"
+      shared_files.append_line_unawaited(path, {**values, **counts})
       self.tell()
       bar(loss=f"{values['loss']:.3f}")
 
@@ -242,7 +237,7 @@ class Feed(Protocol):
   """Where the batches of a run come from."""
 
   def begin(self, resumed: int) -> None:
-    """Readies its files for going on at a step; in the first process only."""
+    """Readies its files for going on at a step."""
     ...
 
   def next_batch(
@@ -268,7 +263,7 @@ class _Examples:
   def begin(self, resumed: int) -> None:
     del resumed
     audit = mask_audit(self.runtime.chat, self.dataset.examples)
-    files.write_text(self.folder / "mask_audit.txt", audit)
+    shared_files.write_text(self.folder / "mask_audit.txt", audit)
 
   def next_batch(
     self, step: int, state: TrainState

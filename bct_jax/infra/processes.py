@@ -14,7 +14,6 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
@@ -24,7 +23,6 @@ from jax._src import distributed  # JAX offers its key-value store nowhere else
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from bct_jax.infra import files
 from bct_jax.infra.exit_codes import MACHINE
 
 T = TypeVar("T")
@@ -307,15 +305,3 @@ def _get(key: str, name: str, process: int) -> Any:
 @functools.lru_cache(maxsize=1)
 def _any(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
   return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))
-
-
-def read_done(path: Path) -> dict[str, Any] | None:
-  """JSON of a file, alike in all processes; None if there is none."""
-  return run_on_first(
-    path.name, lambda: files.read_json(path) if path.exists() else None
-  )
-
-
-def write_shared_json(path: Path, value: Any) -> None:
-  """Writes a JSON file, once for all processes."""
-  run_on_first(path.name, lambda: files.write_json(path, value))

@@ -16,14 +16,14 @@ import math
 import os
 import random
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from bct_jax.config import ConfigError, EvalConfig
-from bct_jax.infra import files, processes, signals
+from bct_jax.infra import files, processes, shared_files, signals
 from bct_jax.interop.local_model import LocalModel, sampler_cache
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
@@ -83,8 +83,8 @@ class Tasks:
       ConfigError: a prompt is too long for the model.
       signals.Preempted: a signal asked to stop; those that ended are saved.
     """
-    lines = processes.run_on_first(path.name, lambda: self._lines(path, step))
-    known = {line["task"] for line in lines}
+    lines = shared_files.read_lines(path)
+    known = {line["task"] for line in self._of_step(lines, step)}
     left = [name for name in self._loaded if name not in known]
     if not left:
       return
@@ -93,7 +93,9 @@ class Tasks:
       _, made_of = self._loaded[name]
       scores = self._scores(name, given, f"{title}, {name}: ")
       line = {"step": step, "task": name, "hash": made_of, "scores": scores}
-      processes.run_on_first(path.name, lambda line=line: _add(path, line))
+      lines.append(line)
+      # Written anew, since a kill may have left half a line at the end.
+      shared_files.write_lines(path, lines)
 
   def read(self, path: Path, step: int) -> Scores:
     """What was found at a step; call in the first process.
@@ -101,7 +103,7 @@ class Tasks:
     Raises:
       ValueError: a task has no line of it.
     """
-    lines = self._lines(path, step)
+    lines = self._of_step(files.read_lines(path), step)
     known = {line["task"] for line in lines}
     if missing := [name for name in self._loaded if name not in known]:
       raise ValueError(
@@ -110,12 +112,14 @@ class Tasks:
       )
     return {k: v for line in lines for k, v in line["scores"].items()}
 
-  def _lines(self, path: Path, step: int) -> list[dict[str, Any]]:
-    """Those of a step, of the same requests as there are now."""
+  def _of_step(
+    self, lines: Sequence[dict[str, Any]], step: int
+  ) -> list[dict[str, Any]]:
+    """Returns the lines of a step whose requests are those of now."""
     hashes = {name: found for name, (_, found) in self._loaded.items()}
     return [
       line
-      for line in files.read_lines(path)
+      for line in lines
       if line["step"] == step and hashes.get(line["task"]) == line["hash"]
     ]
 
@@ -230,11 +234,6 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
       number = isinstance(value, int | float) and math.isfinite(value)
       out[key.removesuffix(",none")] = float(value) if number else None
   return out
-
-
-def _add(path: Path, line: Mapping[str, Any]) -> None:
-  # Written anew, since a kill may have left half a line at the end.
-  files.write_lines(path, [*files.read_lines(path), line])
 
 
 def _heed() -> None:

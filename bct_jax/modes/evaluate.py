@@ -9,7 +9,7 @@ from bct_jax.config import ExperimentConfig
 from bct_jax.evals import evaluate
 from bct_jax.experiment import rundir
 from bct_jax.experiment.eval_rollouts import sample_rows
-from bct_jax.infra import files, processes
+from bct_jax.infra import processes, shared_files
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings.decorations import DECORATIONS
 
@@ -31,10 +31,7 @@ def run_eval(
   rows = evaluate.mark_decorated(rows, decoration)
   record = evaluate.summarize_rows(rows, 0)
   record.pop("step")
-
-  def show() -> None:
-    if out is not None:
-      files.write_lines(out, rows)
+  if out is not None:
+    shared_files.write_lines(out, rows)
+  if processes.is_first():
     print(json.dumps(record, indent=1))
-
-  processes.run_on_first("rates", show)

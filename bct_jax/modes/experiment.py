@@ -8,7 +8,7 @@ from typing import Any
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.experiment import run, rundir
 from bct_jax.experiment.rundir import write_done
-from bct_jax.infra import files, processes, signals, trackers
+from bct_jax.infra import files, processes, shared_files, signals, trackers
 from bct_jax.infra.progress import log_line
 from bct_jax.report import write_report
 
@@ -31,16 +31,14 @@ def run_experiment(
   processes.run_on_first("log", lambda: trackers.check_packages(config.log))
   with rundir.lock_run(workdir), signals.handle_signals():
     rundir.keep_config(workdir, raw, overrides)
-    if processes.run_on_first("done.json", (workdir / "done.json").exists):
+    if shared_files.exists(workdir / "done.json"):
       log_line(f"{workdir} is done already")
     else:
       plan = rundir.make_agreed_plan(config)
       if plan.tasks is not None:
         plan.tasks.load()  # without its data the run has not begun
       facts = rundir.environment(plan.runtime)
-      processes.run_on_first(
-        "env.json", lambda: files.write_json(workdir / "env.json", facts)
-      )
+      shared_files.write_json(workdir / "env.json", facts)
       plan = dataclasses.replace(plan, fall_back=fall_back)
       run.run(plan, workdir)
     processes.run_on_first("report", lambda: write_run_report(workdir))

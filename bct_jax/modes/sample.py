@@ -13,7 +13,7 @@ from bct_jax.data.messages import with_prefix, with_prompt
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
 from bct_jax.experiment.plan import style_of
-from bct_jax.infra import files, processes, signals
+from bct_jax.infra import files, processes, shared_files, signals
 from bct_jax.infra.progress import Stage, stage
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import (
@@ -85,7 +85,13 @@ def run_sample(
     for folder in folders
     for k, c in enumerate(found[folder][i :: len(prompts)])
   ]
-  processes.run_on_first("samples", lambda: _save_or_show(rows, out, partials))
+  if out is not None:
+    shared_files.write_lines(out, rows)
+    for partial in partials:
+      if partial is not None:
+        shared_files.delete(partial)
+  elif processes.is_first():
+    _show(rows)
 
 
 def _read_prompts(
@@ -159,17 +165,8 @@ def _sample_group(
   ]
 
 
-def _save_or_show(
-  rows: Sequence[Mapping[str, Any]],
-  out: Path | None,
-  partials: Sequence[Path | None],
-) -> None:
-  if out is not None:
-    files.write_lines(out, rows)
-    for partial in partials:
-      if partial is not None:
-        partial.unlink()
-    return
+def _show(rows: Sequence[Mapping[str, Any]]) -> None:
+  """Prints samples: the prompt's last user turn, then the answer."""
   several = len({row["params"] for row in rows}) > 1
   for row in rows:
     cut = "" if row["stop"] == "stop" else " [cut]"

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import ConfigError, LoraConfig
-from bct_jax.infra import files, processes
+from bct_jax.infra import shared_files
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.train.checkpoint import Checkpoints
@@ -32,7 +32,7 @@ def record_origin(
     "base": os.path.relpath(base, folder) if base and lora.rank else None,
     "model_hash": runtime.model_hash,
   }
-  processes.run_on_first(_FILE, lambda: files.write_json(folder / _FILE, facts))
+  shared_files.write_json(folder / _FILE, facts)
 
 
 def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
@@ -114,16 +114,13 @@ def adapter_base(folder: Path) -> Path | None:
 
 
 def _origin(folder: Path) -> dict[str, Any]:
-  return processes.run_on_first(_FILE, lambda: _read_origin(folder))
-
-
-def _read_origin(folder: Path) -> dict[str, Any]:
-  if not (folder / _FILE).is_file() or not (folder / "checkpoints").is_dir():
+  origin = shared_files.read_json_or_none(folder / _FILE)
+  if origin is None or not shared_files.exists(folder / "checkpoints"):
     raise ConfigError(
       f"--params={folder}: no {_FILE} and checkpoints there; it must be "
       "organisms/HASH or arms/NAME of a run"
     )
-  return files.read_json(folder / _FILE)
+  return origin
 
 
 def base_params(runtime: Runtime, folder: Path | None) -> PyTree:

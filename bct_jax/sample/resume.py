@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.infra import files, processes, signals
+from bct_jax.infra import files, processes, shared_files, signals
 from bct_jax.sample.sampler import FindStop, Sample
 from bct_jax.types import Completion, PyTree
 
@@ -60,9 +60,11 @@ def sample_to_end(
     error = None
     # JSON has no number for what is not finite; the caller will see it.
     finite = all(map(math.isfinite, completion.logprobs))
-    if partial is not None and finite and processes.is_first():
+    if partial is not None and finite:
       try:
-        files.append_line(partial, {"row": row, **vars(completion)})
+        shared_files.append_line_unawaited(
+          partial, {"row": row, **vars(completion)}
+        )
       except OSError as e:
         error = e  # raised when the other processes know
     done(1, len(completion.tokens))
@@ -86,19 +88,14 @@ def sample_to_end(
 
 def _known(path: Path, key: str) -> dict[int, Completion]:
   """Completions of an earlier run; makes the file ready to be added to."""
-  lines = processes.run_on_first(path.name, lambda: _read(path, key))
+  lines: list[dict[str, Any]] = shared_files.read_lines(path)
+  if not lines or lines[0].get("key") != key:
+    lines = [{"key": key}]
+  # Also without a last line that was cut.
+  shared_files.write_lines(path, lines)
   return {
     line["row"]: Completion(
       tuple(line["tokens"]), tuple(line["logprobs"]), line["stopped"]
     )
-    for line in lines
+    for line in lines[1:]
   }
-
-
-def _read(path: Path, key: str) -> list[dict[str, Any]]:
-  lines: list[dict[str, Any]] = files.read_lines(path)
-  if not lines or lines[0].get("key") != key:
-    lines = [{"key": key}]
-  # Also without a last line that was cut.
-  files.write_lines(path, lines)
-  return lines[1:]
