@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bct_jax.config import ArmConfig
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.evals import verdict
@@ -24,7 +25,7 @@ from bct_jax.infra import files, memory, processes, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import on_rollouts
+from bct_jax.objectives import data_needs, objective_of, policy_of
 from bct_jax.runtime.weights import load_weights, record_origin
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.train.step import NumericalError
@@ -184,7 +185,7 @@ class _Arm:
 
   def save_eval(self, step: int, rows: list[dict[str, Any]] | None) -> None:
     """Saves rollouts and rates; no rows are those of what it begins with."""
-    plan, policy = self.plan, on_rollouts(self.config)
+    plan = self.plan
     scored, at = self.folder, step  # where the scores of tasks are
     if rows is None:
       path, scored, at = self.organism / "rollouts.jsonl", self.organism, 0
@@ -193,7 +194,8 @@ class _Arm:
         path = self.before / "rollouts" / f"step_{at}.jsonl"
       rows = files.read_lines(path)
     rows = mark_decorated(rows, DECORATIONS[self.config.train.decoration])
-    if policy is not None:
+    if _trains_on_own_samples(self.config):
+      policy = policy_of(self.config)
       give = make_reward(plan.setting, policy.reward, policy.length_target)
       rows = add_rewards(rows, plan.prompts, give)
     files.write_lines(self.folder / "rollouts" / f"step_{step}.jsonl", rows)
@@ -228,12 +230,16 @@ def _examples(
 ) -> Dataset:
   """What an arm trains on, with all that must come from the organism first."""
   arm, dataset = plan.config.arms[name], plan.arms[name]
-  if arm.train.source == "on_policy" and on_rollouts(arm) is None:
+  if arm.train.source == "on_policy" and not _trains_on_own_samples(arm):
     dataset = draw_completions(
       plan, name, organism, lambda: organism_weights(plan, organism)
     )
   path = folder / "reference_logprobs.jsonl"
   return with_logprobs(plan, name, arm, dataset, path, organism.name, start)
+
+
+def _trains_on_own_samples(arm: ArmConfig) -> bool:
+  return data_needs(objective_of(arm)).trains_on_own_samples
 
 
 def _arm_result(

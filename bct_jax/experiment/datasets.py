@@ -28,10 +28,9 @@ from bct_jax.examples import Example, Setting
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import (
-  PolicyGradient,
   data_needs,
   make_objective,
-  on_rollouts,
+  policy_of,
 )
 from bct_jax.objectives.base import WithOptions
 from bct_jax.runtime.runtime import Runtime
@@ -62,17 +61,18 @@ def make_dataset(
   """
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
-  asked = data_needs(objective)
-  policy = on_rollouts(arm)
+  needs = data_needs(objective)
   install = isinstance(arm, OrganismConfig)
-  undrawn = install and arm.kind != "distill" and policy is None
-  _check(setting, train, asked, undrawn, where)
+  undrawn = (
+    install and arm.kind != "distill" and not needs.trains_on_own_samples
+  )
+  _check(setting, train, needs, undrawn, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:
     raise ValueError(f"{where}.{e}") from None
-  if policy is not None:
-    return _prompts(runtime, setting, arm, policy, where)
+  if needs.trains_on_own_samples:
+    return _prompts(runtime, setting, arm, where)
   try:
     examples, source_hash, found = _examples(setting, arm)
     if isinstance(arm, OrganismConfig):
@@ -93,7 +93,7 @@ def make_dataset(
     turns = _turns(setting, arm, examples)
     rows = _render(runtime, train, examples, turns)
     extra_rows = {}
-    for name, kind in asked.extra_rows.items():
+    for name, kind in needs.extra_rows.items():
       turns = make_extra_rows(kind)(setting, train, examples)
       extra_rows[name] = _render(runtime, train, examples, turns)
       if name == "anchor":
@@ -181,11 +181,11 @@ def _prompts(
   runtime: Runtime,
   setting: Setting,
   arm: ArmConfig | OrganismConfig,
-  policy: PolicyGradient,
   where: str,
 ) -> Dataset:
   """Prompts with as many trained tokens as may be sampled, for rl.py."""
   train, new = arm.train, runtime.config.sampling.max_new_tokens
+  policy = policy_of(arm)
   group = policy.group_size
   if isinstance(arm, OrganismConfig):
     raise ConfigError(
@@ -281,7 +281,7 @@ def _laid_out(
 def _check(
   setting: Setting,
   train: TrainConfig,
-  asked: WithOptions,
+  needs: WithOptions,
   install: bool,
   where: str,
 ) -> None:
@@ -304,7 +304,7 @@ def _check(
       f"under another prompt: set train.source to 'on_policy', or choose "
       "'inoculation'"
     )
-  if "teacher" in asked.extra_rows.values():
+  if "teacher" in needs.extra_rows.values():
     if train.source != "on_policy":
       raise ConfigError(
         f"{where}.train.source = {train.source!r}: {train.objective} learns "
@@ -318,7 +318,7 @@ def _check(
         "and student would see the same prompt, so that there is nothing to "
         "learn; choose one that train.prompt is not, such as 'inoculation'"
       )
-  if asked.counts_examples and train.normalizer != "token":
+  if needs.counts_examples and train.normalizer != "token":
     raise ConfigError(
       f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
       "one term for each example whatever its length; leave it at 'token'"

@@ -25,7 +25,7 @@ from bct_jax.experiment.plan import Plan
 from bct_jax.infra import shared_files
 from bct_jax.mesh import num_row_shards, put_batch
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import PolicyGradient, on_rollouts
+from bct_jax.objectives import PolicyGradient, policy_of
 from bct_jax.sample.resume import sample_to_end
 from bct_jax.train.step import NumericalError
 from bct_jax.types import Batch, PyTree, Rows, TrainState
@@ -62,9 +62,7 @@ class RolloutFeed:
 
   @functools.cached_property
   def _policy(self) -> PolicyGradient:
-    policy = on_rollouts(self.arm)
-    assert policy is not None
-    return policy
+    return policy_of(self.arm)
 
   @functools.cached_property
   def _examples(self) -> list[Example]:

@@ -18,7 +18,7 @@ from bct_jax.infra.progress import Stage, log_line, stage
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.mesh import put_batch
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import on_rollouts
+from bct_jax.objectives import data_needs, objective_of
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.train import optim
 from bct_jax.train.checkpoint import Checkpoints
@@ -150,7 +150,7 @@ class _Job:
     self.frozen, self.view, self.resumed = frozen, view, int(state.step)
     arm, folder, dataset = run.arm, run.folder, run.dataset
     self.feed: Feed = _Examples(plan.runtime, folder, dataset, layout)
-    if on_rollouts(arm):
+    if data_needs(objective_of(arm)).trains_on_own_samples:
       reference = view.reference_weights(frozen) if view.reference else None
       self.feed = RolloutFeed(
         plan, arm, folder, dataset, self.weights, reference

@@ -80,10 +80,11 @@ def data_needs(objective: Objective) -> WithOptions:
   return objective if isinstance(objective, WithOptions) else WithOptions()
 
 
-def on_rollouts(arm: ArmConfig | OrganismConfig) -> PolicyGradient | None:
-  """The objective of a run that trains on its own samples (rl.py), or None."""
+def policy_of(arm: ArmConfig | OrganismConfig) -> PolicyGradient:
+  """Returns the objective of a run that trains on its own samples."""
   objective = objective_of(arm)
-  return objective if isinstance(objective, PolicyGradient) else None
+  assert isinstance(objective, PolicyGradient)  # the only such objective
+  return objective
 
 
 __all__ = [
@@ -92,6 +93,6 @@ __all__ = [
   "data_needs",
   "make_objective",
   "objective_of",
-  "on_rollouts",
+  "policy_of",
   "sft",
 ]

@@ -23,11 +23,14 @@ class WithOptions:
     scored: `extras["reference_logprob"]` [B, S] of the batch and of each view:
       what the organism gives each completion, in nats, found once before
       training.
+    trains_on_own_samples: each batch is drawn from the weights that are trained
+      (rl.py), not read from examples.
   """
 
   uses_reference: ClassVar[bool] = False
   counts_examples: ClassVar[bool] = False
   scored: ClassVar[bool] = False
+  trains_on_own_samples: ClassVar[bool] = False
 
   @property
   def extra_rows(self) -> dict[str, str]:

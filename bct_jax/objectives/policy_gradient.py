@@ -5,6 +5,7 @@ rl.py: rewards, advantages, and the normalizer, which is a weight of each token.
 """
 
 import dataclasses
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -53,6 +54,8 @@ class PolicyGradient(WithOptions):
     max_logprob_difference: of a token between sampler and train step, in nats:
       2e-5 in float32, 0.1 in bfloat16. Above it the run stops.
   """
+
+  trains_on_own_samples: ClassVar[bool] = True
 
   reward: str = "agreed"
   length_target: int = 8

@@ -22,7 +22,7 @@ from jax.sharding import PartitionSpec as P
 from bct_jax.config import ArmConfig, ConfigError, OrganismConfig, choose
 from bct_jax.config.chips import CHIPS
 from bct_jax.mesh import row_sharding
-from bct_jax.objectives import data_needs, objective_of, on_rollouts
+from bct_jax.objectives import data_needs, objective_of
 from bct_jax.runtime.programs import MeshModel, params_view
 from bct_jax.sample.decode import Engine, Prompts
 from bct_jax.sizing import hlo
@@ -120,8 +120,8 @@ def compile_train(
     DoesNotFit: on the chips.
     ConfigError: the objective takes more than rows of tokens.
   """
-  objective = data_needs(objective_of(arm))
-  if objective.extra_rows or objective.scored or on_rollouts(arm):
+  needs = data_needs(objective_of(arm))
+  if needs.extra_rows or needs.scored or needs.trains_on_own_samples:
     raise ConfigError(
       f"--topology compiles objectives on plain rows; {arm.train.objective} "
       "takes more than these"

@@ -70,11 +70,12 @@ def _step_seconds(plan: Any, name: str) -> float:
 
   from bct_jax.experiment.run_state import init_run_state
   from bct_jax.mesh import put_batch
-  from bct_jax.objectives import data_needs, objective_of, on_rollouts
+  from bct_jax.objectives import data_needs, objective_of
   from bct_jax.runtime.weights import load_weights
 
   runtime, arm = plan.runtime, plan.config.arms[name]
-  if on_rollouts(arm) or data_needs(objective_of(arm)).scored:
+  needs = data_needs(objective_of(arm))
+  if needs.trains_on_own_samples or needs.scored:
     raise ConfigError(
       f"cell {name}: an update of {arm.train.objective} needs what the "
       "organism gives, so none can be timed here; add --notime"

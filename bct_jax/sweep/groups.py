@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig
-from bct_jax.objectives import on_rollouts
+from bct_jax.objectives import data_needs, objective_of
 from bct_jax.sweep.cells import Cell, split_groups, static_differences
 
 
@@ -16,11 +16,14 @@ def groups_trained_together(
 ) -> list[list[Cell]]:
   """Cells of an organism that are trained at a time."""
   alone = [
-    c.name
-    for c in group
-    if on_rollouts(c.config.arms[c.name]) or c.config.controls
+    c.name for c in group if _trains_on_own_samples(c) or c.config.controls
   ]
   return split_groups(group, together, alone)
+
+
+def _trains_on_own_samples(cell: Cell) -> bool:
+  objective = objective_of(cell.config.arms[cell.name])
+  return data_needs(objective).trains_on_own_samples
 
 
 def can_share_program(part: Sequence[Cell], vmap: bool | None) -> bool:
@@ -58,9 +61,9 @@ def describe_groups(
       line = f"trained together, {form}: {names}"
     if apart := static_differences(of_group[0][0], part[0]):
       line += f" (not with {of_group[0][0].name}: {', '.join(apart)} differ)"
-    objective = part[0].config.arms[part[0].name].train.objective
-    if objective == "policy_gradient":
-      line += " (policy_gradient draws from the weights of every step)"
+    if _trains_on_own_samples(part[0]):
+      objective = part[0].config.arms[part[0].name].train.objective
+      line += f" ({objective} draws from the weights of every step)"
     if part[0].config.controls:
       line += " (its controls follow it)"
     lines.append(line)

@@ -15,7 +15,7 @@ from bct_jax.experiment import rl
 from bct_jax.experiment.plan import make_plan
 from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, signals
-from bct_jax.objectives import on_rollouts
+from bct_jax.objectives import policy_of
 from bct_jax.runtime.weights import load_weights
 from bct_jax.sample import resume
 from bct_jax.train.step import NumericalError
@@ -102,7 +102,7 @@ def test_rollouts_are_of_the_weights_of_their_step(whole, plan):
   """Sampler and trainer agree on tokens drawn from weights that have moved."""
   name, folder, _ = whole
   lines, drawn, _ = records(folder)
-  every = on_rollouts(plan.config.arms[name]).updates_per_batch
+  every = policy_of(plan.config.arms[name]).updates_per_batch
   assert set(drawn) == {f"step_{s}.jsonl" for s in range(0, 5, every)}
   assert [x["step"] for x in lines] == [1, 2, 3, 4, 5]
   assert all(0 <= x["logprob_difference"] < 1e-4 for x in lines)
@@ -164,7 +164,7 @@ def test_a_signal_while_sampling_saves_the_state(
   with pytest.raises(signals.Preempted):
     train(plan, name, tmp_path)
   # Eight rollouts were drawn, and three of the second batch.
-  saved = on_rollouts(plan.config.arms[name]).updates_per_batch
+  saved = policy_of(plan.config.arms[name]).updates_per_batch
   assert (tmp_path / f"checkpoints/{saved}").is_dir()
   partial = tmp_path / f"train_rollouts/step_{saved}.partial.jsonl"
   assert len(partial.read_text().splitlines()) == 1 + 3
