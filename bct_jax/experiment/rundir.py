@@ -52,6 +52,9 @@ def _locked(workdir: Path) -> Iterator[None]:
       f"--workdir={workdir}: cannot be made or written: {e}"
     ) from None
   with lock:
+    # Not filelock: some of its versions empty the file when they open it, and
+    # with it the record of the holder; others fall back to locks that outlive
+    # a dead process.
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -20,6 +20,8 @@ from typing import Any
 
 import filelock
 
+from bct_jax.infra import files
+
 MANIFEST = "bct_manifest.json"
 
 
@@ -42,14 +44,14 @@ def find_damage(folder: Path, key: Mapping[str, Any]) -> str | None:
   """What is wrong with a folder made for `key`; None when it is intact."""
   try:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    made_for, files = manifest["key"], manifest["files"]
+    made_for, entries = manifest["key"], manifest["files"]
   except FileNotFoundError:
     return f"{MANIFEST} is missing"
   except (ValueError, KeyError, TypeError, OSError) as error:
     return f"{MANIFEST} is unreadable ({error})"
   if made_for != dict(key):
     return f"it was made for {made_for}, not for {dict(key)}"
-  for name, expected in files.items():
+  for name, expected in entries.items():
     path = folder / name
     if not path.is_file():
       return f"{name} is missing"
@@ -155,8 +157,8 @@ def check_writable(folder: Path, key: Mapping[str, Any]) -> None:
   else:
     try:
       manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-      made_by, files = manifest["key"].get("made_by"), manifest["files"]
-      others = {path.name for path in folder.iterdir()} - {*files, MANIFEST}
+      made_by, names = manifest["key"].get("made_by"), manifest["files"]
+      others = {path.name for path in folder.iterdir()} - {*names, MANIFEST}
       if made_by != key["made_by"]:
         fault = f"{MANIFEST} says that it was made for {manifest['key']}"
       elif others:
@@ -216,14 +218,14 @@ def _seal(folder: Path, key: Mapping[str, Any]) -> None:
   mode = 0o666 & ~_umask()
   for name in names:  # safetensors makes files that only their owner can read.
     (folder / name).chmod(mode)
-  files = {
+  entries = {
     name: {
       "size": (folder / name).stat().st_size,
       "sha256": sha256(folder / name),
     }
     for name in names
   }
-  write_json(folder / MANIFEST, {"key": dict(key), "files": files})
+  write_json(folder / MANIFEST, {"key": dict(key), "files": entries})
   for name in [*names, MANIFEST]:
     _fsync(folder / name)
   _fsync(folder)
@@ -261,4 +263,4 @@ def _lock(folder: Path):
 def write_json(path: Path, value: Any) -> None:
   """Writes indented JSON with a final newline, as Hugging Face does."""
   text = json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-  path.write_text(text, encoding="utf-8")
+  files.write_text(path, text)

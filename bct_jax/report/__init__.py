@@ -1,11 +1,11 @@
 """A self-contained HTML report of finished and unfinished runs. No jax here."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bct_jax.evals.schema import Reach, shown_shares
+from bct_jax.infra import files
 from bct_jax.report.read.folders import load_runs
 from bct_jax.report.read.load import load_run
 from bct_jax.report.read.types import ReportError
@@ -109,12 +109,8 @@ def _environment() -> "jinja2.Environment":
 
 def _write(out: Path, content: bytes) -> Path:
   """Writes a file whole or not at all."""
-  part = out.with_name(f".{out.name}.{os.getpid()}.part")
   try:
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part.write_bytes(content)
-    os.replace(part, out)
+    files.write_bytes(out, content)
   except OSError as e:
-    part.unlink(missing_ok=True)
     raise ReportError(f"{out}: cannot be written: {e.strerror}") from None
   return out
