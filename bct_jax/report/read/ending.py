@@ -1,4 +1,4 @@
-"""What the last files of a run say of it: done, failed, or some file lost."""
+"""Says how a run ended: done, failed, or done with some file lost."""
 
 from pathlib import Path
 
@@ -6,7 +6,15 @@ from bct_jax.report.read import records
 
 
 def ending_of(path: Path) -> list[str]:
-  """How the run ended, and which of its files are gone."""
+  """Lists what is wrong with the end of a run, a line each.
+
+  Args:
+    path: the run directory.
+
+  Returns:
+    How it failed, or which of its files are lost. Empty for a run that is whole
+    or still goes on.
+  """
   if not (path / "done.json").exists():
     if (path / "error.json").exists():
       error = records.read_json(path / "error.json").text("error")
@@ -14,18 +22,18 @@ def ending_of(path: Path) -> list[str]:
     if (path / "result.json").exists():
       return ["done.json is missing, which is written last."]
     return []
-  listed = records.read_json(path / "done.json").value.get("files")
-  if not isinstance(listed, list):  # of a run before files were listed
+  names = records.read_json(path / "done.json").value.get("files")
+  if not isinstance(names, list):  # of a run before files were listed
     return []
-  lost = [path / str(name) for name in listed]
-  gone = {_topmost(path, file) for file in lost if not file.exists()}
-  if not gone:
+  paths = [path / str(name) for name in names]
+  lost = {_topmost(path, file) for file in paths if not file.exists()}
+  if not lost:
     return []
-  return [f"Missing, though the run is done: {', '.join(sorted(gone))}"]
+  return [f"Missing, though the run is done: {', '.join(sorted(lost))}"]
 
 
 def _topmost(root: Path, path: Path) -> str:
-  """Of a file that is gone: its name, or that of the outermost folder gone."""
+  """Names a lost file, or the outermost lost folder that it was in."""
   while not path.parent.exists() and root in path.parent.parents:
     path = path.parent
   return path.relative_to(root).as_posix()

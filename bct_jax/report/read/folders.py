@@ -1,4 +1,4 @@
-"""Run directories from what was named: runs, or sweeps with a run each cell."""
+"""Finds the run directories below paths: runs, and sweeps with a run a cell."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,14 +12,17 @@ PLAN = "cells.json"  # the names of all its cells, also those not begun
 
 
 def run_folders(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
-  """The runs that were named, and the cells of sweeps that were.
+  """Finds runs, and the cells of sweeps.
+
+  Args:
+    paths: directories of runs and of sweeps.
 
   Returns:
-    Folders with a config.json, in the order given, cells by name; and a line
-    for each sweep with cells that have not begun.
+    Folders with a config.json, in the order of `paths`, the cells of a sweep by
+    name; and a line for each sweep with cells that have not begun.
 
   Raises:
-    ReportError: a folder is not there, or is neither a run nor a sweep.
+    ReportError: a path is no directory, or the plan of a sweep is damaged.
   """
   folders, notes = [], []
   for path in map(Path, paths):
@@ -29,19 +32,20 @@ def run_folders(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
       folders.append(path)
       continue
     names = [p.name for p in (path / CELLS).iterdir() if p.is_dir()]
-    begun = [n for n in names if (path / CELLS / n / "config.json").exists()]
-    folders += [path / CELLS / name for name in sorted(begun)]
-    planned = _planned(path / PLAN) if (path / PLAN).exists() else []
-    waiting = sorted({*names, *planned} - set(begun))
-    if waiting:
+    runs = [n for n in names if (path / CELLS / n / "config.json").exists()]
+    folders += [path / CELLS / name for name in sorted(runs)]
+    plan = _plan(path / PLAN) if (path / PLAN).exists() else []
+    missing = sorted({*names, *plan} - set(runs))
+    if missing:
       notes.append(
-        f"{path}: {len(waiting)} of {len(waiting) + len(begun)} cells have no"
-        f" config.json, so have not begun: {', '.join(waiting)}"
+        f"{path}: {len(missing)} of {len(missing) + len(runs)} cells have no"
+        f" config.json, so have not begun: {', '.join(missing)}"
       )
   return folders, notes
 
 
-def _planned(path: Path) -> list[str]:
+def _plan(path: Path) -> list[str]:
+  """Reads the names of all cells of a sweep."""
   names = read_json(path).value.get("cells")
   if not isinstance(names, list) or not all(isinstance(n, str) for n in names):
     raise ReportError(f"{path}: cells should be a list of names")
@@ -49,7 +53,10 @@ def _planned(path: Path) -> list[str]:
 
 
 def load_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
-  """`run_folders`, read.
+  """Reads the runs that `run_folders` finds.
+
+  Returns:
+    The runs, and the notes of `run_folders`.
 
   Raises:
     ReportError: a run cannot be read; one line that names the file.

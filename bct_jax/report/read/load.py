@@ -1,4 +1,4 @@
-"""Reads a run directory (DESIGN section 5) into a `Run`, and checks it.
+"""Reads a run directory into a `RunRecord`, and checks it.
 
 A finished run must be whole: each missing or damaged file is an error that
 names it. An unfinished run is shown as far as it goes, with notes that say so.
@@ -21,13 +21,16 @@ from bct_jax.report.read.types import (
 )
 
 VERDICTS = ("retained", "transferred", "degraded", "inconclusive")
-CONTROL = "control"  # which one an arm is of another, if it is one
+CONTROL = "control"  # the key that says which control of another an arm is
 SETTINGS = ("objective", "lr", "rank", "source", "decoration", "seed", CONTROL)
 T = TypeVar("T", EvalRecord, TrainStep)
 
 
 def load_run(path: Path) -> RunRecord:
   """Reads one run directory.
+
+  Args:
+    path: the directory, of a run that is finished or not.
 
   Raises:
     ReportError: one line naming the file and what is wrong with it.
@@ -44,25 +47,24 @@ def load_run(path: Path) -> RunRecord:
     env = records.read_json(path / "env.json").value
   else:
     notes.append("env.json is not there yet.")
-  known = {} if result is None else _known_arms(result)
-  found = path / "arms"
-  on_disk = [p.name for p in found.iterdir()] if found.is_dir() else []
-  late = sorted(set(on_disk) - set(known))
-  if result is not None and late:
-    notes.append(f"result.json does not list these arms: {', '.join(late)}")
   settings = config.object("config").value
+  arm_records = {} if result is None else _arm_records(result)
+  folder = path / "arms"
+  folders = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  unlisted = sorted(set(folders) - set(arm_records))
+  if result is not None and unlisted:
+    notes.append(f"result.json does not list these arms: {', '.join(unlisted)}")
   arms = []
-  for name in (*known, *late):
-    planned = _planned(settings, name)
-    arms.append(_arm(path, name, known.get(name), planned, notes))
+  for name in (*arm_records, *unlisted):
+    plan = _planned_settings(settings, name)
+    arms.append(_arm(path, name, arm_records.get(name), plan, notes))
   if result is None:
     notes.insert(0, "This run is unfinished: there is no result.json yet.")
-    wanted = _wanted(settings)
-    waiting = sorted(set(wanted) - set(on_disk))
+    waiting = sorted(set(_planned_arms(settings)) - set(folders))
     if waiting:
       notes.append(f"These arms have not begun: {', '.join(waiting)}")
-    setting = _named(settings.get("setting"))
-    model = _named(env.get("model") or settings.get("model"))
+    setting = _name_of(settings.get("setting"))
+    model = _name_of(env.get("model") or settings.get("model"))
     organism = _unfinished_organism(path, notes)
   else:
     setting, model = result.text("setting"), result.text("model")
@@ -83,13 +85,16 @@ def load_run(path: Path) -> RunRecord:
 
 
 def _leaks(result: records.Record) -> tuple[str, ...]:
-  """A line for each run; () of a result from before leaks were looked for."""
+  """Describes what training data shares with prompts, a line for each run.
+
+  There is no line in a result from before leaks were looked for.
+  """
   if not result.has("leaks"):
     return ()
-  found = result.object("leaks")
+  leaks = result.object("leaks")
   lines = []
-  for name in found.value:
-    run = found.object(name)
+  for name in leaks.value:
+    run = leaks.object(name)
     shared: dict[str, Any] = {"labels": run.value.get("labels")}
     for split in ("eval", "heldout"):
       part = run.object(split)
@@ -105,20 +110,24 @@ def _leaks(result: records.Record) -> tuple[str, ...]:
   return tuple(lines)
 
 
-def _named(value: Any) -> str:
-  """A name from a string or from an object that has a name or a path."""
+def _name_of(value: Any) -> str:
+  """Returns the name in a string, or in an object with a name or a path.
+
+  "": there is none.
+  """
   if isinstance(value, Mapping):
     value = value.get("name") or value.get("path")
   return value if isinstance(value, str) else ""
 
 
 def _child(tree: Any, key: str) -> Mapping[str, Any]:
+  """Returns the object of a key; empty where there is none."""
   value = tree.get(key) if isinstance(tree, Mapping) else None
   return value if isinstance(value, Mapping) else {}
 
 
-def _wanted(config: Mapping[str, Any]) -> dict[str, str]:
-  """All arms of a configuration -> the control that each is, or ""."""
+def _planned_arms(config: Mapping[str, Any]) -> dict[str, str]:
+  """Maps all arms of a configuration to the control that each is, or ""."""
   controls = ("", *config.get("controls", ()))
   return {
     f"{arm}.{control}" if control else arm: control
@@ -127,42 +136,45 @@ def _wanted(config: Mapping[str, Any]) -> dict[str, str]:
   }
 
 
-def _planned(config: Mapping[str, Any], name: str) -> dict[str, Any]:
-  """What the configuration says of an arm: shared fields and its own.
+def _planned_settings(config: Mapping[str, Any], name: str) -> dict[str, Any]:
+  """Returns what the configuration says of an arm: shared fields and its own.
 
-  Of a control only which one it is, until it says the rest itself.
+  Of a control it returns which one it is alone: the rest follows from the arm
+  it belongs to, and is read when the control is done.
   """
-  if control := _wanted(config).get(name):
+  if control := _planned_arms(config).get(name):
     return {CONTROL: control}
-  own = _child(_child(config, "arms"), name)
+  arm = _child(_child(config, "arms"), name)
   fields = {}
   for group in ("train", "optim"):
-    fields.update(_child(config, group), **_child(own, group))
+    fields.update(_child(config, group), **_child(arm, group))
   return {key: fields[key] for key in SETTINGS if key in fields}
 
 
-def _plain(record: records.Record, key: str) -> str:
-  """A field that names a directory: it must not lead out of its parent."""
+def _directory_name(record: records.Record, key: str) -> str:
+  """Reads the name of a directory, which must not lead out of its parent."""
   name = record.text(key)
   if name in ("", ".", "..") or any(c in name for c in "/\\\0"):
     raise record.error(key, "a plain directory name")
   return name
 
 
-def _known_arms(result: records.Record) -> dict[str, records.Record]:
-  known: dict[str, records.Record] = {}
+def _arm_records(result: records.Record) -> dict[str, records.Record]:
+  """Maps the arms that result.json lists to what it says of each."""
+  out: dict[str, records.Record] = {}
   for arm in result.objects("arms"):
-    name = _plain(arm, "name")
-    if name in known:
+    name = _directory_name(arm, "name")
+    if name in out:
       raise arm.error("name", "unique")
-    known[name] = arm
-  return known
+    out[name] = arm
+  return out
 
 
 def _organism(path: Path, record: records.Record) -> OrganismRecord:
-  name = _plain(record, "hash")
-  # The same content stands in result.json. It is read to hold the directory
-  # to its word: a finished run with a lost file is not what it says it is.
+  """Reads the organism of a finished run."""
+  name = _directory_name(record, "hash")
+  # result.json has the same content. The file is read all the same, so that a
+  # finished run that lost it is an error.
   records.read_json(path / "organisms" / name / "gate.json")
   return OrganismRecord(
     kind=record.text("kind"),
@@ -174,6 +186,7 @@ def _organism(path: Path, record: records.Record) -> OrganismRecord:
 
 
 def _unfinished_organism(path: Path, notes: list[str]) -> OrganismRecord:
+  """Reads what is there of the organism, and notes what is not."""
   gates = sorted(path.glob("organisms/*/gate.json"))
   if len(gates) != 1:
     notes.append(
@@ -190,15 +203,23 @@ def _arm(
   path: Path,
   name: str,
   record: records.Record | None,
-  planned: Mapping[str, Any],
+  plan: Mapping[str, Any],
   notes: list[str],
 ) -> ArmRecord:
-  """One arm from its files, and from its part of result.json if it has one."""
+  """Reads one arm from its files, and from its part of result.json.
+
+  Args:
+    path: the run directory.
+    name: of the arm.
+    record: its part of result.json, None where there is none.
+    plan: what the configuration says of it.
+    notes: gets what a reader must know.
+  """
   folder = path / "arms" / name
   finished = (folder / "done.json").exists()
   # An arm that is still training, or was killed, may lack its last files and
   # end in half a line. A finished arm may not.
-  torn = None if finished else notes.append
+  on_torn_line = None if finished else notes.append
   if not finished:
     notes.append(f"Arm {name} is unfinished: it has no done.json.")
   elif record is None:
@@ -210,18 +231,12 @@ def _arm(
     if not finished and not (folder / file).exists():
       missing.append(file)
       return []
-    return list(records.read_lines(folder / file, torn))
+    return list(records.read_lines(folder / file, on_torn_line))
 
-  points = [parse.eval_record(r) for r in lines("evals.jsonl")]
-  curve = _by_step(points, folder / "evals.jsonl", notes)
+  evals = [parse.eval_record(r) for r in lines("evals.jsonl")]
+  curve = _by_step(evals, folder / "evals.jsonl", notes)
   if record is not None and record.has("curve"):
-    told = tuple(parse.eval_record(r) for r in record.objects("curve"))
-    if told != curve:
-      notes.append(
-        f"Arm {name}: evals.jsonl does not say what result.json does; the"
-        " curve shown is the one of result.json, on which the verdict rests."
-      )
-    curve = told
+    curve = _judged_curve(record, curve, name, notes)
   steps = [parse.train_step(r) for r in lines("metrics.jsonl")]
   metrics = _by_step(steps, folder / "metrics.jsonl", notes)
   rollouts = {
@@ -242,17 +257,45 @@ def _arm(
     rollouts={step: rows for step, rows in rollouts.items() if rows},
     mask_audit="" if audit.name in missing else records.read_text(audit),
     missing=tuple(missing),
-    **_outcome(record, planned),
+    **_outcome(record, plan),
   )
 
 
+def _judged_curve(
+  record: records.Record,
+  curve: tuple[EvalRecord, ...],
+  name: str,
+  notes: list[str],
+) -> tuple[EvalRecord, ...]:
+  """Reads the curve that the verdict rests on, and compares it with the file's.
+
+  Args:
+    record: the arm's part of result.json.
+    curve: what evals.jsonl says.
+    name: of the arm.
+    notes: gets a line if the two differ.
+  """
+  judged = tuple(parse.eval_record(r) for r in record.objects("curve"))
+  if judged != curve:
+    notes.append(
+      f"Arm {name}: evals.jsonl does not say what result.json does; the"
+      " curve shown is the one of result.json, on which the verdict rests."
+    )
+  return judged
+
+
 def _outcome(
-  record: records.Record | None, planned: Mapping[str, Any]
+  record: records.Record | None, plan: Mapping[str, Any]
 ) -> dict[str, Any]:
-  """The fields of an arm that only a finished one has for sure."""
+  """Reads the fields of an `ArmRecord` that only a finished arm has for sure.
+
+  Args:
+    record: the arm's part of result.json, or its done.json; None for neither.
+    plan: the settings to show where there is no record.
+  """
   if record is None:
     empty = ("retention", "transfer", "transfer_step", "deployment_length")
-    rest = {"settings": planned, "verdict": "", "why": "", "returned": False}
+    rest = {"settings": plan, "verdict": "", "why": "", "returned": False}
     return {**rest, **dict.fromkeys((*empty, "trained_tokens", "seconds"))}
   settings: dict[str, Any] = {
     "objective": record.text("objective"),
@@ -284,7 +327,7 @@ def _outcome(
 
 
 def _by_step(items: list[T], path: Path, notes: list[str]) -> tuple[T, ...]:
-  """In the order of steps; of a step written twice (a resume) the last."""
+  """Sorts by step, and takes the last line of a step that was written twice."""
   last = {item.step: item for item in items}
   if len(last) < len(items):
     twice = len(items) - len(last)

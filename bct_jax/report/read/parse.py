@@ -1,6 +1,6 @@
-"""One record of a run's files as the type of the report that it stands for.
+"""Turns records of a run's files into the types of the report.
 
-All raise `ReportError`, which names file, line and field.
+All functions raise `ReportError`, which names file, line and field.
 """
 
 from collections.abc import Iterable
@@ -23,6 +23,7 @@ LABELS = {
   "heldout": ("agreed", "other"),
   "probe": ("right", "wrong"),
 }
+# Keys of `schema.Gradients.values`: how the next update pushes on behaviors.
 PUSHES = tuple(
   f"{what}_{behavior}"
   for what in ("gradient_cosine", "update_cosine", "update_gain")
@@ -33,7 +34,7 @@ _SUM_TOLERANCE = 2e-3
 
 
 def gate(record: records.Record) -> GateRecord:
-  """A gate.json, or the same in result.json."""
+  """Reads a gate.json, or its copy in result.json."""
   bars = record.object("thresholds")
   worst = record.objects("worst") if record.has("worst") else []
   return GateRecord(
@@ -47,6 +48,7 @@ def gate(record: records.Record) -> GateRecord:
 
 
 def _rates(record: records.Record) -> dict[str, Rate]:
+  """Reads the rates of a gate in the order in which the report shows them."""
   keys = {m.name: m.count_key for m in schema.measurements()}
   names = ["initial", "alternate", "other", "confused", "agreed"]
   if record.has("capability"):
@@ -55,17 +57,17 @@ def _rates(record: records.Record) -> dict[str, Rate]:
 
 
 def estimate(record: records.Record, key: str) -> Estimate | None:
-  """A number with its interval, if it is there."""
+  """Reads a number and its interval; None where the number is absent."""
   if not record.has(key):
     return None
   return Estimate(record.number(key), record.interval(f"{key}_ci"))
 
 
-def crossing(record: records.Record, key: str, censored: str) -> Crossing:
-  """The step at which something happened, or to which it had not."""
+def crossing(record: records.Record, key: str, censored_key: str) -> Crossing:
+  """Reads the step at which an event happened, or up to which it had not."""
   return Crossing(
     record.count(key) if record.has(key) else None,
-    record.count(censored) if record.has(censored) else None,
+    record.count(censored_key) if record.has(censored_key) else None,
   )
 
 
@@ -105,6 +107,7 @@ def _value(record: records.Record, measurement: schema.Measurement) -> Any:
 
 
 def _gradients(record: records.Record) -> Gradients:
+  """Reads the pushes on both behaviors, and norms of gradient and update."""
   norms = {k: record.object(k) for k in ("gradient_norm", "update_norm")}
   return Gradients(
     _numbers(record, PUSHES),
@@ -113,6 +116,7 @@ def _gradients(record: records.Record) -> Gradients:
 
 
 def _tasks(record: records.Record) -> dict[str, dict[str, float | None]]:
+  """Reads task -> metric -> value."""
   parts = {name: record.object(name) for name in record.value}
   return {name: _numbers(part, part.value) for name, part in parts.items()}
 
@@ -120,11 +124,12 @@ def _tasks(record: records.Record) -> dict[str, dict[str, float | None]]:
 def _numbers(
   record: records.Record, keys: Iterable[str]
 ) -> dict[str, float | None]:
+  """Reads finite numbers by key; None where one is absent."""
   return {k: record.number(k) if record.has(k) else None for k in keys}
 
 
 def train_step(record: records.Record) -> TrainStep:
-  """A line of metrics.jsonl."""
+  """Reads a line of metrics.jsonl."""
   return TrainStep(
     step=record.count("step"),
     loss=record.measured("loss"),
@@ -134,7 +139,12 @@ def train_step(record: records.Record) -> TrainStep:
 
 
 def row(record: records.Record, step: int | None = None) -> Row:
-  """A line of rollouts, of an eval at that step if of any."""
+  """Reads a completion.
+
+  Args:
+    record: a line of rollouts/step_N.jsonl, or one of a gate's worst.
+    step: of the eval, None of a gate.
+  """
   split = record.text("split", tuple(LABELS))
   return Row(
     id=record.text("id"),
@@ -150,6 +160,7 @@ def row(record: records.Record, step: int | None = None) -> Row:
 
 
 def _prompt(record: records.Record) -> tuple[tuple[str, str], ...]:
+  """Reads (role, content) of each message; older files have a string."""
   if isinstance(record.value.get("prompt"), str):
     return (("user", record.text("prompt")),)
   turns = record.objects("prompt")

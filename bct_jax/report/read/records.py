@@ -1,4 +1,4 @@
-"""JSON files as checked records whose errors name the file and the field."""
+"""Reads JSON files as checked records; errors name the file and the field."""
 
 import json
 import math
@@ -12,7 +12,11 @@ from bct_jax.report.read.types import ReportError
 
 
 def read_text(path: Path) -> str:
-  """The text of a file that the report needs, or an error that names it."""
+  """Reads the text of a file.
+
+  Raises:
+    ReportError: the file is missing or no text; one line that names it.
+  """
   try:
     return path.read_bytes().decode("utf-8")
   except FileNotFoundError:
@@ -24,19 +28,27 @@ def read_text(path: Path) -> str:
 
 
 def read_json(path: Path) -> "Record":
-  """The one JSON object of a file."""
+  """Reads a file that holds one JSON object.
+
+  Raises:
+    ReportError: it cannot be read, or is no JSON object.
+  """
   return Record(_parse(read_text(path), str(path)), str(path))
 
 
 def read_lines(
-  path: Path, torn: Callable[[str], object] | None = None
+  path: Path, on_torn_line: Callable[[str], object] | None = None
 ) -> Iterator["Record"]:
-  """The JSON objects of a file with one per line.
+  """Reads the JSON objects of a file that has one in each line.
 
   Args:
     path: the file.
-    torn: told about a last line that was cut off, which is then left out. Give
-      it only where a writer may still be at work or was killed.
+    on_torn_line: is called with a message if the last line was cut off, which
+      is then left out. Give it only where a writer may still be at work or was
+      killed; without it such a line is an error.
+
+  Raises:
+    ReportError: the file or a line cannot be read.
   """
   # A line ends at "\n" only: str.splitlines would cut at U+2028 in a text.
   lines = read_text(path).split("\n")
@@ -48,12 +60,18 @@ def read_lines(
     try:
       yield Record(_parse(line, where), where)
     except ReportError:
-      if torn is None or ended or i + 1 < len(lines):
+      if on_torn_line is None or ended or i + 1 < len(lines):
         raise
-      torn(f"{where}: the last line is cut off and left out")
+      on_torn_line(f"{where}: the last line is cut off and left out")
 
 
 def _parse(text: str, where: str) -> Any:
+  """Parses JSON of any type.
+
+  Args:
+    text: the JSON.
+    where: the place that an error names.
+  """
   try:
     return json.loads(text)
   except json.JSONDecodeError as e:
@@ -64,60 +82,63 @@ def _parse(text: str, where: str) -> Any:
 
 
 class Record:
-  """A JSON object that knows where it stands.
+  """Holds a JSON object and the place in a file where it stands.
 
   Every getter checks the value and raises `ReportError` with the place, the
-  field, what was found and what would be right. `optional` lets a field be
-  null or absent, and then gives None.
+  field, what the value is and what would be right.
+
+  Attributes:
+    value: the object.
+    where: the file, and the path to the object within it.
   """
 
   def __init__(self, value: Any, where: str):
     if not isinstance(value, dict):
-      raise ReportError(f"{where}: should be an object, is {_found(value)}")
+      raise ReportError(f"{where}: should be an object, is {_describe(value)}")
     self.value: dict[str, Any] = value
     self.where = where
 
   def error(self, key: str, right: str) -> ReportError:
-    """An error about one field."""
+    """Makes an error about a field that should be what `right` says."""
     if key not in self.value:
       return ReportError(f"{self.where}: no field {key!r}; should be {right}")
-    found = _found(self.value[key])
-    return ReportError(f"{self.where}: {key} should be {right}, is {found}")
+    value = _describe(self.value[key])
+    return ReportError(f"{self.where}: {key} should be {right}, is {value}")
 
   def has(self, key: str) -> bool:
-    """Whether the field is there and not null."""
+    """Says whether the field is there and not null."""
     return self.value.get(key) is not None
 
   def text(self, key: str, among: tuple[str, ...] = ()) -> str:
-    """A string, one of `among` where given."""
+    """Returns a string; one of `among`, unless that is empty."""
     value = self.value.get(key)
     if not isinstance(value, str) or (among and value not in among):
       raise self.error(key, " or ".join(among) or "a string")
     return value
 
   def flag(self, key: str) -> bool:
-    """True or false."""
+    """Returns a boolean."""
     value = self.value.get(key)
     if not isinstance(value, bool):
       raise self.error(key, "true or false")
     return value
 
   def count(self, key: str) -> int:
-    """A whole number that is not negative."""
+    """Returns a whole number that is not negative."""
     value = self.value.get(key)
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
       raise self.error(key, "a whole number, 0 or more")
     return value
 
   def number(self, key: str) -> float:
-    """A finite number."""
+    """Returns a finite number."""
     value = _number(self.value.get(key))
     if value is None or not math.isfinite(value):
       raise self.error(key, "a finite number")
     return value
 
   def measured(self, key: str) -> float:
-    """A number of a training log: NaN is data there, and so is null."""
+    """Returns a number of a training log, where null and NaN are data."""
     value = self.value.get(key)
     number = math.nan if value is None else _number(value)
     if number is None:
@@ -125,14 +146,14 @@ class Record:
     return number
 
   def share(self, key: str) -> float:
-    """A number in [0, 1]."""
+    """Returns a number in [0, 1]."""
     value = _number(self.value.get(key))
     if value is None or not 0 <= value <= 1:
       raise self.error(key, "a number in [0, 1]")
     return value
 
   def interval(self, key: str) -> tuple[float, float] | None:
-    """[low, high], or None where null or absent."""
+    """Returns [low, high]; None where the field is null or absent."""
     if not self.has(key):
       return None
     value = self.value[key]
@@ -143,7 +164,7 @@ class Record:
     return low, high
 
   def rate(self, key: str, n: str) -> Rate:
-    """The share `key` with its interval `<key>_ci`, out of `n`."""
+    """Returns the share `key`, its interval `<key>_ci`, and its number `n`."""
     size = self.count(n) if self.has(n) else None
     interval = self.interval(f"{key}_ci")
     if interval and not (0 <= interval[0] and interval[1] <= 1):
@@ -151,13 +172,13 @@ class Record:
     return Rate(self.share(key), interval, size)
 
   def object(self, key: str) -> "Record":
-    """An object."""
+    """Returns an object."""
     if not isinstance(self.value.get(key), dict):
       raise self.error(key, "an object")
     return Record(self.value[key], _join(self.where, key))
 
   def objects(self, key: str) -> list["Record"]:
-    """A list of objects."""
+    """Returns a list of objects."""
     value = self.value.get(key)
     if not isinstance(value, list):
       raise self.error(key, "a list of objects")
@@ -166,6 +187,7 @@ class Record:
 
 
 def _number(value: Any) -> float | None:
+  """Converts a JSON number, infinite if it is too large; else returns None."""
   if isinstance(value, bool) or not isinstance(value, int | float):
     return None
   try:
@@ -174,12 +196,12 @@ def _number(value: Any) -> float | None:
     return math.inf
 
 
-def _found(value: Any) -> str:
-  """A short description of a value that no terminal can be harmed by."""
+def _describe(value: Any) -> str:
+  """Describes a value in short text that is harmless on a terminal."""
   # The files can hold anything, and errors end up on a terminal: ascii only.
   return reprlib.repr(value).encode("ascii", "backslashreplace").decode()
 
 
 def _join(where: str, key: str) -> str:
-  """`result.json: arms[0].curve[3]`: the path after the file's name."""
+  """Adds a field to a place, such as `result.json: arms[0].curve[3]`."""
   return f"{where}.{key}" if ": " in where else f"{where}: {key}"

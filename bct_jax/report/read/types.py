@@ -1,4 +1,4 @@
-"""What the report knows about a run: plain values, read and checked."""
+"""Declares what the report knows about a run: plain values, all checked."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -9,12 +9,12 @@ from bct_jax.evals.schema import EvalRecord, Rate
 
 
 class ReportError(ValueError):
-  """A run that cannot be shown; the message is one line naming the file."""
+  """Is raised for a run that cannot be shown, with one line naming the file."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Estimate:
-  """A number with an interval that is not a share of completions."""
+  """Holds a number with an interval that is not a share of completions."""
 
   value: float
   ci: tuple[float, float] | None = None
@@ -22,11 +22,11 @@ class Estimate:
 
 @dataclasses.dataclass(frozen=True)
 class Crossing:
-  """The step at which something first happened.
+  """Holds the step at which an event first happened.
 
   Attributes:
-    step: None where it never happened.
-    censored_at: the last step looked at, where it never happened.
+    step: None where the event never happened.
+    censored_at: the last step looked at, where the event never happened.
   """
 
   step: int | None
@@ -35,18 +35,21 @@ class Crossing:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-  """One completion.
+  """Holds one completion.
 
   Attributes:
+    id: of the prompt.
     split: eval, heldout or probe.
+    prompt: (role, content) of each message.
     label: of the split's own set of labels.
     decorated: None where it was not scored.
     stop: why the sampler stopped, "" where not recorded.
+    step: of the eval, None for a completion of the gate.
   """
 
   id: str
   split: str
-  prompt: tuple[tuple[str, str], ...]  # (role, content)
+  prompt: tuple[tuple[str, str], ...]
   text: str
   label: str
   reason: str
@@ -57,7 +60,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class TrainStep:
-  """One line of the training log."""
+  """Holds one line of the training log."""
 
   step: int
   loss: float
@@ -67,12 +70,15 @@ class TrainStep:
 
 @dataclasses.dataclass(frozen=True)
 class ArmRecord:
-  """One training run from the organism.
+  """Holds one training run from the organism.
 
   Attributes:
     settings: objective, lr, rank, source, decoration, seed, as far as known,
-      and of a control which one; rank is None for full fine-tuning.
+      and `control`, where the arm is one; rank is None for full fine-tuning.
+    curve: its evals, ascending in steps.
     verdict: "" as long as there is none.
+    metrics: the training log, ascending in steps.
+    rollouts: step -> the completions of its eval.
     missing: files of an unfinished arm that are not there yet.
   """
 
@@ -97,9 +103,14 @@ class ArmRecord:
 
 @dataclasses.dataclass(frozen=True)
 class GateRecord:
-  """The check of the organism before any arm was trained.
+  """Holds the check of the organism before any arm was trained.
 
-  `base` has rates of the model before the behavior was installed, if asked for.
+  Attributes:
+    thresholds: rate -> the bar that it had to reach.
+    rates: of the organism.
+    worst: completions that speak against the organism.
+    base: rates of the model before the behavior was installed; empty unless the
+      run measured them.
   """
 
   passed: bool
@@ -112,7 +123,13 @@ class GateRecord:
 
 @dataclasses.dataclass(frozen=True)
 class OrganismRecord:
-  """The model that holds the initial behavior; parts not yet known empty."""
+  """Describes the model that holds the initial behavior.
+
+  Attributes:
+    kind, hash: empty as long as they are not known.
+    provenance: what the organism was made from.
+    made: content of made.json: how the organism was made.
+  """
 
   kind: str
   hash: str
@@ -123,12 +140,13 @@ class OrganismRecord:
 
 @dataclasses.dataclass(frozen=True)
 class RunRecord:
-  """One run directory.
+  """Holds what a run directory says.
 
   Attributes:
     finished: whether `result.json` is there.
     notes: what a reader must know before reading numbers, a line each.
-    leaks: what training data shares with what is asked, a line for each run.
+    leaks: what training data shares with the prompts of evals, a line for each
+      training run.
   """
 
   path: Path
