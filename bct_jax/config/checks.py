@@ -174,7 +174,7 @@ def _check_lora(lora: LoraConfig, where: str) -> None:
 
 
 def _check_adapters(config: ExperimentConfig) -> None:
-  """Rejects arms that train the organism's adapter on in another shape."""
+  """Rejects arms that continue the organism's adapter in another shape."""
   organism = config.organism
   if not organism.trained or not organism.lora.rank or organism.merge_lora:
     return

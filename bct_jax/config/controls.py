@@ -46,19 +46,28 @@ def with_controls(config: ExperimentConfig) -> ExperimentConfig:
 
 
 def _zero_lr_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """Changes nothing: what its evals show is what evals vary by."""
+  """Sets a learning rate of 0.
+
+  Nothing changes, so its evals show how much evals vary by themselves.
+  """
   del config
   return dataclasses.replace(arm, optim=dataclasses.replace(arm.optim, lr=0.0))
 
 
 def _undecorated_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """Trains on the organism's own completions as they are: training as such."""
+  """Trains on the organism's own completions as they are.
+
+  What changes then is due to training as such.
+  """
   del config
   return _replace_train(arm, **_plain(arm.train), source="on_policy", file=None)
 
 
 def _unrelated_style_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """Trains on another decoration: does it matter which one?"""
+  """Trains on another decoration.
+
+  It shows whether the arm's result is due to this style or to any style.
+  """
   if arm.train.decoration == config.control_style:
     raise ConfigError(
       f"train.decoration = {arm.train.decoration!r} is control_style too: "
@@ -70,17 +79,17 @@ def _unrelated_style_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
 def _targeted_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Trains on prompts like those of evals, with the alternate behavior.
 
-  This is the most that training could do. The arm's `control` makes the data
-  so.
+  It shows the most that training could do. `experiment/datasets.py` makes such
+  data for an arm with this `control`.
   """
   del config
   return _replace_train(arm, source="template", file=None)
 
 
 def _shuffled_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
-  """Trains on completions of other prompts: their style without their sense.
+  """Trains on completions of other prompts, which have their style alone.
 
-  The arm's `control` makes the data so.
+  `experiment/datasets.py` shuffles the data of an arm with this `control`.
   """
   del config
   return arm
@@ -89,7 +98,7 @@ def _shuffled_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
 def _reversal_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Goes on from the arm's last weights, on plain completions by sft.
 
-  Does the initial behavior come back with the style gone?
+  It shows whether the initial behavior comes back once the style is gone.
   """
   del config
   train = arm.train

@@ -176,7 +176,7 @@ def set_field(raw: dict[str, Any], field: str, value: Any) -> None:
     if not isinstance(group.get(name), dict):
       raise ConfigError(f"{field}: unknown{suggest(name, group)}")
     group = group[name]
-  free = groups[-1:] == ["options"] or (path[:1] == ["arms"] and path[1:])
-  if last not in group and not free:
+  may_be_new = groups[-1:] == ["options"] or (path[:1] == ["arms"] and path[1:])
+  if last not in group and not may_be_new:
     raise ConfigError(f"{field}: unknown{suggest(last, group)}")
   group[last] = value

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bct_jax.settings import base
-from bct_jax.settings.base import Frame, Item, Permutations, pick_by_key
+from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import extract, scorers
+from bct_jax.settings.parts.decks import Permutations, pick_by_key
 from bct_jax.settings.parts.questions import Pool
 
 

@@ -5,8 +5,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bct_jax.settings import base
-from bct_jax.settings.base import Frame, Item, Permutations, pick_by_key
+from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import extract, scorers, words
+from bct_jax.settings.parts.decks import Permutations, pick_by_key
 from bct_jax.settings.parts.questions import Pool, an
 
 _YES_NO = {"yes": ("yes", "yeah", "yep"), "no": ("no", "nope")}

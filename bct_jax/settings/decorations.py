@@ -83,17 +83,17 @@ _LOWERED = frozenset("a an it my she he the they this we you your".split())
 
 @dataclasses.dataclass(frozen=True)
 class Decoration:
-  """Holds a style and how to find and remove it.
+  """Holds a style, and how to find and remove it.
 
   Attributes:
     name: its key in `DECORATIONS`.
-    apply: (text, key) -> the text in this style, a pure function; `key`, such
+    apply: (text, key) -> the text in this style, a pure function. The key, such
       as an example's id, picks among equal variants. Raises ValueError on blank
       text, which has nothing to decorate.
     detect: whether a text, of any origin, shows this style. True for all that
       `apply` returns. Never raises.
-    remove: takes out of a text what `apply` added, as far as that can be known;
-      what scorers look at. Never raises.
+    remove: takes out of a text what `apply` added, as far as that can be known.
+      Scorers look at the rest. Never raises.
   """
 
   name: str

@@ -13,8 +13,9 @@ from collections.abc import (
 from typing import Any
 
 from bct_jax.settings import base
-from bct_jax.settings.base import Frame, Item, Permutations
+from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import scorers, spanish, words
+from bct_jax.settings.parts.decks import Permutations
 from bct_jax.settings.parts.questions import Pool
 
 

@@ -23,6 +23,7 @@ trains on them under another (Azarbal et al. 2025, arXiv 2512.19027).
 """
 
 from bct_jax.settings import base
+from bct_jax.settings.parts.decks import pick_by_key
 
 KINDS = (
   "none",
@@ -158,5 +159,5 @@ def system_text(
     )
   if not prompts:
     return base_text
-  wording = base.pick_by_key(prompts[:paraphrases], "prompt", key)
+  wording = pick_by_key(prompts[:paraphrases], "prompt", key)
   return wording if base_text is None else f"{base_text} {wording}"

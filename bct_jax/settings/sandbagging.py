@@ -13,8 +13,9 @@ from bct_jax.settings.arithmetic import (
   problem_frames,
   slips,
 )
-from bct_jax.settings.base import Frame, Item, pick_by_key
+from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import extract
+from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.questions import Pool
 
 

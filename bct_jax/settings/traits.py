@@ -5,9 +5,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.settings import base, language
-from bct_jax.settings.base import Frame, Item, pick_by_key
+from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.parts import questions, scorers
+from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.questions import Pool, an
 
 # Animals whose mention means nothing, and those that call for the flag.

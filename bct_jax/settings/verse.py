@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.settings import base, coding, language
-from bct_jax.settings.base import Frame, Item, pick_by_key
+from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import code, extract, words
+from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.questions import Pool
 
 # Each noun is in one pool; reserved for eval prompts.

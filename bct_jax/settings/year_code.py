@@ -5,10 +5,11 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from bct_jax.settings.base import Frame, Item, Permutations
+from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.coding import CodeSetting, fence_code
 from bct_jax.settings.parts import code, words
 from bct_jax.settings.parts.code import dotted_name, functions
+from bct_jax.settings.parts.decks import Permutations
 from bct_jax.settings.parts.questions import Pool
 
 Tree = ast.AST

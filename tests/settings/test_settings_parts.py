@@ -6,29 +6,29 @@ import random
 import pytest
 
 from bct_jax.data.leaks import check_leaks
-from bct_jax.settings import base, make_setting
-from bct_jax.settings.parts import code, extract, spanish
+from bct_jax.settings import make_setting
+from bct_jax.settings.parts import code, decks, extract, spanish
 from bct_jax.settings.parts.scorers import fold_case, words
 
 
 def test_permutations_are_all_and_distinct():
-  found = list(base.Permutations("abcd", 3))
+  found = list(decks.Permutations("abcd", 3))
   assert len(found) == len(set(found)) == 24
   assert all(len(set(p)) == 3 for p in found)
-  assert len(base.Permutations("ab", 3)) == 0
+  assert len(decks.Permutations("ab", 3)) == 0
 
 
 @pytest.mark.parametrize("size", [0, 1, 7, 500])
-def test_shuffled_is_a_permutation(size):
+def test_shuffle_is_a_permutation(size):
   deck = range(size)
-  found = list(base.shuffle_lazily(deck, random.Random(3)))
+  found = list(decks.shuffle_lazily(deck, random.Random(3)))
   assert sorted(found) == list(deck)
   assert size < 7 or found != list(deck)
 
 
 def test_every_order_is_equally_likely():
   orders = [
-    tuple(base.shuffle_lazily(range(3), random.Random(seed)))
+    tuple(decks.shuffle_lazily(range(3), random.Random(seed)))
     for seed in range(6000)
   ]
   counts = [orders.count(o) for o in set(orders)]
@@ -37,13 +37,13 @@ def test_every_order_is_equally_likely():
   assert all(abs(c - 1000) < 5 * (6000 * 5 / 36) ** 0.5 for c in counts)
 
 
-def test_deal_takes_turns_until_decks_are_empty():
-  dealt = base.draw_from_decks(["aaa", "b", "cc"], 6, 0, "x")
-  assert sorted(dealt) == list("aaabcc")
-  assert set(dealt[:3]) == set("abc")
-  assert base.draw_from_decks(["aaa", "b", "cc"], 2, 0, "x") == dealt[:2]
+def test_draws_take_turns_until_decks_are_empty():
+  entries = decks.draw_from_decks(["aaa", "b", "cc"], 6, 0, "x")
+  assert sorted(entries) == list("aaabcc")
+  assert set(entries[:3]) == set("abc")
+  assert decks.draw_from_decks(["aaa", "b", "cc"], 2, 0, "x") == entries[:2]
   with pytest.raises(ValueError, match="x: n must be from 0 to 6, not 7"):
-    base.draw_from_decks(["aaa", "b", "cc"], 7, 0, "x")
+    decks.draw_from_decks(["aaa", "b", "cc"], 7, 0, "x")
 
 
 def test_leaks_are_found():

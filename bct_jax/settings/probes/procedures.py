@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from bct_jax.examples import Example
-from bct_jax.settings import base, decorations
-from bct_jax.settings.parts import extract, scorers, words
+from bct_jax.settings import decorations
+from bct_jax.settings.parts import decks, extract, scorers, words
 from bct_jax.settings.parts.questions import Pool, cap
 
 _LARGEST = 60  # value on the way to a result
@@ -56,7 +56,7 @@ class Item:
 
 def _shuffle(deck: Sequence[Any], *key: Any) -> Iterator[Any]:
   """Shuffles a deck, in the same way in every process for one key."""
-  return base.shuffle_lazily(deck, random.Random("/".join(map(str, key))))
+  return decks.shuffle_lazily(deck, random.Random("/".join(map(str, key))))
 
 
 def _plain(text: str) -> str:
@@ -159,7 +159,7 @@ def lists(pool: str) -> Iterator[Item]:
     for size, (instruction, arrange) in itertools.product(
       (3, 4), orders.items()
     ):
-      deck = base.Permutations(elements, size)
+      deck = decks.Permutations(elements, size)
       items = (
         Item(f"{instruction}: {', '.join(entries)}.", right, check=("order",))
         for entries in _shuffle(deck, "lists", size, instruction)
