@@ -13,8 +13,6 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from transformers import AutoTokenizer
-
 from bct_jax.examples import Message
 
 # Any completion without markup does: it shows where the template puts one.
@@ -56,6 +54,9 @@ class Chat:
       ValueError: the tokenizer has no template, or one whose prompt is not a
         prefix of its training text, or has more ids than the model.
     """
+    # Slow to import, more so where torch is installed.
+    from transformers import AutoTokenizer
+
     self.folder = Path(folder)
     try:
       self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
