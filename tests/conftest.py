@@ -1,5 +1,6 @@
 """Tests run on eight virtual CPU devices, set before JAX starts."""
 
+import json
 import os
 from pathlib import Path
 
@@ -17,6 +18,7 @@ os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8" + QUICK
 
 import jax  # noqa: E402
 import pytest  # noqa: E402
+from filelock import FileLock  # noqa: E402
 
 from bct_jax.models import demo  # noqa: E402
 
@@ -36,16 +38,29 @@ def pytest_collection_modifyitems(items):
 
 
 @pytest.fixture(scope="session")
-def tiny_folder(tmp_path_factory):
-  """A random two-layer model folder whose pad token is its end of turn."""
-  return demo.tiny(tmp_path_factory.mktemp("tiny") / "model")
+def common(tmp_path_factory):
+  """A folder that the workers of one call of pytest share."""
+  folder = tmp_path_factory.getbasetemp()
+  return folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder
 
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory, tiny_folder):
-  workdir = tmp_path_factory.mktemp("runs with spaces") / "done"
+def tiny_folder(common):
+  """A random two-layer model folder whose pad token is its end of turn."""
+  return demo.tiny(common / "tiny" / "model")
+
+
+@pytest.fixture(scope="session")
+def finished(common, tiny_folder):
+  """A finished run of configs/tiny.py, and what it printed."""
   from runs import run
 
-  code, out, err = run(workdir, tiny_folder)
-  assert code == 0, err
-  return workdir, out, err
+  workdir = common / "runs with spaces" / "done"
+  printed = workdir.with_name("printed.json")
+  with FileLock(common / "finished.lock"):
+    if not printed.exists():
+      workdir.parent.mkdir()
+      code, out, err = run(workdir, tiny_folder)
+      assert code == 0, err
+      printed.write_text(json.dumps([out, err]))
+  return workdir, *json.loads(printed.read_text())

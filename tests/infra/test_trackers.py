@@ -6,7 +6,7 @@ import events
 import pytest
 from runs import ROOT, run, start_to_kill, wait_for, wait_until
 
-from bct_jax.config import ConfigError, LogConfig, from_dict
+from bct_jax.config import LogConfig, from_dict
 from bct_jax.infra import exit_codes, files, trackers
 from bct_jax.modes import experiment
 from bct_jax.sweep import __main__ as sweep
@@ -145,7 +145,7 @@ def test_a_package_that_is_missing_ends_it_before_anything(
   raw = tiny.get_config().to_dict()
   raw["log"][field] = value
   workdir = tmp_path / "run"
-  with pytest.raises(ConfigError) as caught:
+  with pytest.raises(trackers.TrackerError) as caught:
     experiment.run_experiment(from_dict(raw), raw, {}, workdir)
   message = f"log.{field} = {value!r}: the package {package} is not installed"
   assert str(caught.value) == f"{message}: pip install 'bct_jax[{extra}]'"

@@ -2,14 +2,15 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
+import fork_server
 from conftest import COMPILED, QUICK
+from fork_server import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
 ENV = {
@@ -20,20 +21,25 @@ ENV = {
 
 
 def start(
-  workdir: Path, folder: Path, *flags: str, prefix=(), env=ENV
-) -> subprocess.Popen:
+  workdir: Path, folder: Path, *flags: str, prefix=(), real=False, env=ENV
+) -> subprocess.Popen | ForkedProcess:
+  """Starts a run: forked, or `real` as a user does, with a command before."""
+  argv = [
+    "--config=configs/tiny.py",
+    f"--config.model.path={folder}",
+    f"--workdir={workdir}",
+    *flags,
+  ]
+  if not (prefix or real):
+    return fork_server.start("bct_jax.main", argv, env)
+  return start_module("bct_jax.main", argv, env, prefix=prefix)
+
+
+def start_module(module, argv, env, cwd=ROOT, prefix=()) -> subprocess.Popen:
+  """Starts `python -m module argv` as a user does."""
   return subprocess.Popen(
-    [
-      *prefix,
-      sys.executable,
-      "-m",
-      "bct_jax.main",
-      "--config=configs/tiny.py",
-      f"--config.model.path={folder}",
-      f"--workdir={workdir}",
-      *flags,
-    ],
-    cwd=ROOT,
+    [*prefix, sys.executable, "-m", module, *argv],
+    cwd=cwd,
     env=env,
     stdout=subprocess.PIPE,
     stderr=subprocess.PIPE,
@@ -53,17 +59,18 @@ def caching_apart(folder: Path) -> dict[str, str]:
   """The same of a run that is to be killed, which may cut what it writes."""
   compiled = Path(tempfile.mkdtemp(dir=folder))
   if (COMPILED / "runs").exists():
-    shutil.copytree(COMPILED / "runs", compiled, dirs_exist_ok=True)
+    for path in (COMPILED / "runs").iterdir():
+      (compiled / path.name).symlink_to(path)
   return caching(compiled)
 
 
-def start_to_kill(workdir: Path, folder: Path, *flags: str) -> subprocess.Popen:
+def start_to_kill(workdir: Path, folder: Path, *flags: str):
   env = ENV | caching_apart(workdir.parent)
   return start(workdir, folder, *flags, env=env)
 
 
-def run(workdir: Path, folder: Path, *flags: str):
-  process = start(workdir, folder, *flags, env=ENV | caching())
+def run(workdir: Path, folder: Path, *flags: str, real=False):
+  process = start(workdir, folder, *flags, real=real, env=ENV | caching())
   out, err = process.communicate(timeout=300)
   return process.returncode, out, err
 

@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import fork_server
 from conftest import QUICK
-from runs import ROOT, caching
+from fork_server import ForkedProcess
+from runs import ROOT, caching, start_module
 
 SUPPORT = Path(__file__).parent
 
@@ -58,7 +60,7 @@ DEVICES = 4
 class Cluster:
   """Processes of one command on this machine, over gloo."""
 
-  processes: list[subprocess.Popen]
+  processes: list[subprocess.Popen | ForkedProcess]
 
   @classmethod
   def start(
@@ -76,24 +78,20 @@ class Cluster:
       "BCT_JAX_NUM_PROCESSES": str(count),
     }
     codes = code if isinstance(code, list) else [code] * count
-    return cls(
-      [
-        subprocess.Popen(
-          [
-            *(sys.executable, "-m", "bct_jax.main", "--multihost"),
-            *(f"--config={ROOT}/configs/tiny.py", f"--timeout={timeout}"),
-            *flags,
-            *(own[i] if own else ()),
-          ],
-          cwd=cwd[i] if cwd else ROOT,
-          env=env | {"PYTHONPATH": str(codes[i]), "BCT_JAX_PROCESS_ID": str(i)},
-          stdout=subprocess.PIPE,
-          stderr=subprocess.PIPE,
-          text=True,
-        )
-        for i in range(count)
+    processes = []
+    for i in range(count):
+      argv = [
+        *("--multihost", f"--config={ROOT}/configs/tiny.py"),
+        *(f"--timeout={timeout}", *flags, *(own[i] if own else ())),
       ]
-    )
+      at = cwd[i] if cwd else ROOT
+      more = {"PYTHONPATH": str(codes[i]), "BCT_JAX_PROCESS_ID": str(i)}
+      processes.append(
+        fork_server.start("bct_jax.main", argv, env | more, at)
+        if codes[i] == ROOT
+        else start_module("bct_jax.main", argv, env | more, at)
+      )
+    return cls(processes)
 
   def end(self) -> list[tuple[int, str, str]]:
     """Code, output and error output of each."""

@@ -4,9 +4,9 @@ import json
 import os
 import runpy
 import signal
-import subprocess
 import sys
 
+import fork_server
 import jax
 import pytest
 from fake_run import each_file_gone, told
@@ -332,17 +332,12 @@ def test_bad_commands_end_with_one_line(flags, message, capsys):
 
 
 def begin(root, folder, env=ENV):
-  return subprocess.Popen(
-    [
-      *(sys.executable, "-m", "bct_jax.sweep", f"--sweep={FILE}"),
-      *(f"--workdir={root}", f"--config.model.path={folder}"),
-    ],
-    cwd=ROOT,
-    env=env,
-    stdout=subprocess.PIPE,
-    stderr=subprocess.PIPE,
-    text=True,
+  flags = (
+    f"--sweep={FILE}",
+    f"--workdir={root}",
+    f"--config.model.path={folder}",
   )
+  return fork_server.start("bct_jax.sweep", [f"--sweep={FILE}", *flags], env)
 
 
 @pytest.mark.slow
