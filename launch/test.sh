@@ -21,12 +21,15 @@ for argument in "$@"; do
   esac
 done
 
+# Or each of the tests' processes would compile every module anew.
+unset PYTHONDONTWRITEBYTECODE
 # Made absolute, since the gates run from the root.
 venv="${BCT_JAX_VENV:-$ROOT/.venv}"
 [[ "$venv" == /* ]] || venv="$PWD/$venv"
 # The packages that bct_jax/interop is for: 60 more distributions, 480 MB.
 extras=demo,test
 if [[ "$all" == 1 ]]; then
+  export BCT_JAX_TEST_ALL=1 # the tests draw more examples, too
   extras+=,eval,topology,wandb
 fi
 make_venv "$venv" "$extras"

@@ -4,7 +4,7 @@ import json
 
 import jax
 import pytest
-from experiments import config, lines
+from experiments import config, lines, shared_runtimes
 
 from bct_jax.config import ConfigError
 from bct_jax.data.training_pairs import training_prompt
@@ -20,6 +20,12 @@ TAUGHT = {
   "on_policy": {"prompt": "inoculation"},
   "decoration": "pirate",
 }
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+  with shared_runtimes():
+    yield
 
 
 class FakeSampler:

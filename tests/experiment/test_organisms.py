@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from experiments import config, lines
+from experiments import config, lines, shared_runtimes
 
 from bct_jax.config import ConfigError
 from bct_jax.experiment import draw_completions, run
@@ -133,6 +133,12 @@ def distilled(folder, train=None):
   return config(
     folder, {"a": {}}, organism__kind="distill", organism__train=wanted
   )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def shared():
+  with shared_runtimes():
+    yield
 
 
 class FakeSampler:

@@ -1,9 +1,11 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import long_but
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
 from bct_jax.models import attention, decoder
@@ -21,16 +23,20 @@ def params():
   return init_params(MODEL, make_mesh())
 
 
+@functools.partial(jax.jit, static_argnums=0)
+def forward(model, params, tokens, positions, segments):
+  hidden = model.hidden(params, tokens, positions, segments)
+  return model.logits(params, hidden)
+
+
 def logits(params, tokens, positions=None, segments=None, model=MODEL):
   tokens = jnp.asarray(tokens)
   if positions is None:
     positions = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
   if segments is None:
     segments = jnp.ones_like(tokens)
-  hidden = model.hidden(
-    params, tokens, jnp.asarray(positions), jnp.asarray(segments)
-  )
-  return np.asarray(model.logits(params, hidden))
+  positions, segments = jnp.asarray(positions), jnp.asarray(segments)
+  return np.asarray(forward(model, params, tokens, positions, segments))
 
 
 def random_tokens(*shape):
@@ -176,11 +182,11 @@ def test_rows_of_padding_have_finite_gradients(params):
     )
     return jnp.sum(x**2)
 
-  for leaf in jax.tree.leaves(jax.grad(loss)(params)):
+  for leaf in jax.tree.leaves(jax.jit(jax.grad(loss))(params)):
     assert np.isfinite(np.asarray(leaf)).all()
 
 
-@pytest.mark.parametrize("remat", ["dots", "full"])
+@pytest.mark.parametrize("remat", long_but(["full"], ["dots", "full"]))
 def test_remat_changes_nothing(params, remat):
   tokens = random_tokens(2, 8)
 
@@ -199,7 +205,9 @@ def test_remat_changes_nothing(params, remat):
   )
 
 
-@pytest.mark.parametrize("param_dtype", [jnp.float32, jnp.bfloat16])
+@pytest.mark.parametrize(
+  "param_dtype", long_but([jnp.bfloat16], [jnp.float32, jnp.bfloat16])
+)
 def test_weights_cast_layer_by_layer_are_those_cast_before(params, param_dtype):
   """And so are their gradients; a list of layers is run without a scan."""
   model = dataclasses.replace(MODEL, dtype=jnp.bfloat16)
@@ -230,7 +238,15 @@ def test_unknown_remat_is_refused():
     Decoder(CONFIG, jnp.float32, "ful")
 
 
-@pytest.mark.parametrize("axes", [(1, 1, 1), (2, 1, 2), (1, 2, 4)], ids=str)
+@pytest.mark.parametrize(
+  "axes",
+  [
+    (1, 2, 4),
+    pytest.param((1, 1, 1), marks=pytest.mark.long),
+    pytest.param((2, 1, 2), marks=pytest.mark.long),
+  ],
+  ids=str,
+)
 def test_experts_and_their_gradients_do_not_depend_on_the_mesh(axes):
   config = dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2)
   experts = Experts(config, jnp.float32, jax.nn.silu)

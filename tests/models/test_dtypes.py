@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import long_but
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
 from bct_jax import mesh as meshes
@@ -63,7 +64,9 @@ def test_softmax_norms_angles_and_loss_are_float32(setup):
   assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
-@pytest.mark.parametrize("param_dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+  "param_dtype", long_but(["bfloat16"], ["float32", "bfloat16"])
+)
 def test_master_weights(tiny_folder, param_dtype):
   values = tiny.get_config().to_dict()
   values["model"] |= {

@@ -90,8 +90,11 @@ FAMILIES = {
   "SmolLM3": ("smollm3", {"num_hidden_layers": 5}),
   "OLMo 2": ("olmo2", {}),
 }
-# Those whose parts the others share are left to the longer run.
+# Those whose parts the others share are left to the longer run, and so are
+# most gradients and texts.
 QUICK = ("Llama 3.1, 3.2", "Qwen 2, window", "Qwen 3 MoE", "Gemma 2", "OLMo 2")
+GRADIENTS = ("Qwen 3 MoE", "Gemma 2")
+TEXT = ("Llama 3.1, 3.2",)
 STOP = frozenset({2})
 SEEN: dict[str, list[str]] = {}
 
@@ -112,13 +115,23 @@ def save_random(kind: str, values: dict, folder: Path) -> None:
   assert len(list(folder.glob("model-*.safetensors"))) > 2
 
 
-@pytest.fixture(
-  scope="module",
-  params=[
-    pytest.param(x, marks=() if x in QUICK else pytest.mark.slow)
+def families(quick):
+  """Parametrizes a test by the families; a default run has the quick ones."""
+  cases = [
+    pytest.param(
+      x,
+      marks=()
+      if x in quick
+      else pytest.mark.long
+      if x in QUICK
+      else pytest.mark.slow,
+    )
     for x in FAMILIES
-  ],
-)
+  ]
+  return pytest.mark.parametrize("family", cases, indirect=True)
+
+
+@pytest.fixture(scope="module")
 def family(request, tmp_path_factory):
   folder = tmp_path_factory.mktemp("family")
   save_random(*FAMILIES[request.param], folder)
@@ -149,12 +162,14 @@ def rows(lengths, seed=0):
   ]
 
 
+@families(QUICK)
 def test_parameters(family):
   name, _, _, params, reference = family
   ours = sum(x.size for x in jax.tree.leaves(params))
   assert ours == sum(p.numel() for p in reference.parameters())
 
 
+@families(QUICK)
 def test_logits(family):
   # The long row is past every window (8) and original context (32).
   data = rows([100, 5, 9, 30, 17, 40, 3, 12])
@@ -164,6 +179,7 @@ def test_logits(family):
   assert worst <= 1e-4
 
 
+@families(GRADIENTS)
 def test_loss_and_every_gradient(family):
   # Every token occurs, so that every row of the embedding has a gradient.
   data = rows([60, 5, 9, 30, 17, 40, 3, 12])
@@ -172,6 +188,7 @@ def test_loss_and_every_gradient(family):
   SEEN.setdefault(name, ["", ""])[1] = f"{worst:.0e}"
 
 
+@families(TEXT)
 def test_greedy_text(family):
   _, _, model, params, reference = family
   mesh = make_mesh(1, 1, 2)
@@ -186,6 +203,7 @@ def test_greedy_text(family):
   assert max(lengths) == 64
 
 
+@families(QUICK)
 def test_round_trip(family, tmp_path):
   """Every tensor bit for bit, and torch reads the folder as it read its own."""
   import torch

@@ -62,7 +62,8 @@ def python(cache: Path, code: str, *args: str):
 
 RESOLVE = """
 import json, sys
-from bct_jax.models import demo, hub
+from bct_jax.models import demo
+from bct_jax.models.huggingface import hub
 out = []
 for name in sys.argv[1:]:
   try:
@@ -93,6 +94,7 @@ def test_ids_are_found_offline(cache):
 
 ENVIRONMENT = """
 import json, sys
+sys.modules["torch"] = None  # slow to import, and not needed
 from bct_jax.experiment import rundir
 from bct_jax.config import from_dict
 from bct_jax.runtime.runtime import Runtime

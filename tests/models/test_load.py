@@ -278,6 +278,7 @@ def test_pickles_are_refused_and_not_opened(folder, name):
 
 
 @pytest.mark.parity
+@pytest.mark.long
 def test_the_advice_on_pickles_works(folder):
   import torch
 

@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import long_but
 from helpers import CONFIG, dense_loss, init_params, make_mesh, make_rows
 
 from bct_jax.mesh import put_batch
@@ -10,7 +11,7 @@ from bct_jax.models.decoder import Decoder
 from bct_jax.objectives import sft
 
 
-@pytest.mark.parametrize("chunk", [1, 3, 8, 64])
+@pytest.mark.parametrize("chunk", long_but([3, 64], [1, 3, 8, 64]))
 def test_chunked_loss_and_gradients_equal_the_dense_form(chunk, monkeypatch):
   monkeypatch.setattr(models_logprobs, "CHUNK", chunk)
   model, mesh = Decoder(CONFIG), make_mesh()

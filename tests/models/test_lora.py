@@ -137,6 +137,7 @@ def one_step(shape):
     return jax.tree.map(np.asarray, state.params), float(metrics["grad_norm"])
 
 
+@pytest.mark.long
 def test_one_update_on_two_meshes():
   one, norm = one_step((1, 1, 1))
   other, other_norm = one_step((2, 2, 2))

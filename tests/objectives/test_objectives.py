@@ -211,7 +211,7 @@ def test_its_weights_do_not_depend_on_the_params(case):
 @pytest.mark.parametrize(
   "name",
   [
-    x if x == "dpo" else pytest.param(x, marks=pytest.mark.slow)
+    pytest.param(x, marks=pytest.mark.long if x == "dpo" else pytest.mark.slow)
     for x in sorted(OBJECTIVES)
   ],
 )

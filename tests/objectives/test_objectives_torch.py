@@ -10,6 +10,7 @@ import jax
 import numpy as np
 import parity
 import pytest
+from cases import long_but
 from helpers import make_mesh
 
 from bct_jax import mesh as meshes
@@ -224,10 +225,7 @@ def our_batch(name, objective, mesh, model, reference):
 
 @pytest.mark.parametrize(
   "case",
-  [
-    x if x not in ("ipo", "kl forward") else pytest.param(x, marks=SLOW)
-    for x in CASES
-  ],
+  long_but(["dpo", "kl reverse"], list(CASES)),
 )
 def test_loss_and_gradients_equal_the_papers(case, models, monkeypatch):
   mesh, model, (params, torch_policy), (reference, torch_reference) = models

@@ -4,6 +4,7 @@ import jax
 import numpy as np
 import parity
 import pytest
+from cases import long_but
 from helpers import make_mesh
 
 from bct_jax.data.batches import Dataset
@@ -156,11 +157,13 @@ def tensors(arrays):
 @pytest.mark.parity
 @pytest.mark.parametrize(
   ("name", "pack"),
-  [("rloo", True), ("grpo", True), ("ppo", False)]
-  + [
-    pytest.param(*case, marks=pytest.mark.slow)
-    for case in [("rloo, no penalty", True), ("rloo", False), ("grpo", False)]
-  ],
+  long_but(
+    [("grpo", True), ("ppo", False)],
+    [
+      *(("rloo", True), ("grpo", True), ("ppo", False)),
+      *(("rloo, no penalty", True), ("rloo", False), ("grpo", False)),
+    ],
+  ),
 )
 def test_loss_and_gradients_are_those_of_torch(name, pack, models):
   formula, c = CASES[name]

@@ -67,6 +67,26 @@ def make(mesh, temperature, batch_size, prefill, new, stops):
   return params, sampler.make_sampler(MODEL, config, stop_ids, mesh)
 
 
+@functools.cache
+def whole_forward():
+  """Compiles (ids [1, 64], length) -> logits of what follows."""
+  params = init_params(MODEL, make_mesh())
+
+  @jax.jit
+  def forward(ids, length):
+    at = jnp.arange(64)[None]
+    hidden = MODEL.hidden(params, ids, at, (at < length).astype(jnp.int32))
+    return MODEL.logits(params, hidden[0, length - 1])
+
+  return forward
+
+
+def last_logits(ids) -> np.ndarray:
+  padded = np.zeros((1, 64), np.int32)
+  padded[0, : len(ids)] = ids
+  return np.asarray(whole_forward()(padded, len(ids)))
+
+
 @pytest.fixture(scope="module")
 def reference():
   return run()
@@ -82,9 +102,9 @@ def assert_same(a, b):
   "change",
   [
     {"batch_size": 3},
-    {"batch_size": 16},
+    pytest.param({"batch_size": 16}, marks=pytest.mark.long),
     {"prefill": 64},
-    {"mesh": (8, 1, 1)},
+    pytest.param({"mesh": (8, 1, 1)}, marks=pytest.mark.long),
     {"mesh": (2, 2, 2)},
   ],
   ids=str,
@@ -112,26 +132,15 @@ def test_seed_and_row_id_do_change_samples(reference):
 
 def test_greedy_is_the_argmax_of_whole_forwards():
   out = run(temperature=0.0, stops=(95,))
-  params = init_params(MODEL, make_mesh())
-
-  @jax.jit
-  def last(tokens, length):
-    at = jnp.arange(64)[None]
-    hidden = MODEL.hidden(params, tokens, at, (at < length).astype(jnp.int32))
-    logits = MODEL.logits(params, hidden[0, length - 1])
-    return jnp.argmax(logits), jax.nn.log_softmax(logits)
-
   for prompt, completion in zip(PROMPTS, out, strict=True):
     ids = list(prompt)
     for token, logprob in zip(
       completion.tokens, completion.logprobs, strict=True
     ):
-      padded = (
-        jnp.zeros((1, 64), jnp.int32).at[0, : len(ids)].set(jnp.asarray(ids))
-      )
-      best, logprobs = last(padded, len(ids))
-      assert token == int(best)
-      assert logprob == pytest.approx(float(logprobs[token]), abs=1e-4)
+      logits = last_logits(ids)
+      assert token == int(np.argmax(logits))
+      want = float(jax.nn.log_softmax(logits)[token])
+      assert logprob == pytest.approx(want, abs=1e-4)
       ids.append(token)
 
 
@@ -283,14 +292,10 @@ def test_sizes_of_other_bits_are_left_out(monkeypatch):
 
 
 def test_logprobs_are_untempered():
-  hot = run(prompts=[PROMPTS[0]], temperature=5.0, new=1)[0]
-  cold = run(prompts=[PROMPTS[0]], temperature=0.0, new=1)[0]
+  hot = run(temperature=5.0)[0]
+  cold = run(temperature=0.0, stops=(95,))[0]  # as the greedy test has it
   assert hot.logprobs[0] <= cold.logprobs[0]
-  params = init_params(MODEL, make_mesh())
-  ids = jnp.asarray([PROMPTS[0]])
-  at = jnp.arange(ids.shape[1])[None]
-  hidden = MODEL.hidden(params, ids, at, jnp.ones_like(ids))
-  logprobs = jax.nn.log_softmax(MODEL.logits(params, hidden[0, -1]))
+  logprobs = jax.nn.log_softmax(last_logits(PROMPTS[0]))
   assert hot.logprobs[0] == pytest.approx(
     float(logprobs[hot.tokens[0]]), abs=1e-4
   )
@@ -300,12 +305,7 @@ def test_temperature_samples_the_softmax():
   """Frequencies of the first token over many rows against the softmax."""
   count = 600
   out = run([PROMPTS[0]] * count, batch_size=count, new=1, temperature=2.0)
-  params = init_params(MODEL, make_mesh())
-  ids = jnp.asarray([PROMPTS[0]])
-  hidden = MODEL.hidden(
-    params, ids, jnp.arange(ids.shape[1])[None], jnp.ones_like(ids)
-  )
-  want = np.asarray(jax.nn.softmax(MODEL.logits(params, hidden[0, -1]) / 2))
+  want = np.asarray(jax.nn.softmax(last_logits(PROMPTS[0]) / 2))
   found = np.bincount([c.tokens[0] for c in out], minlength=96) / count
   spread = np.sqrt(want * (1 - want) / count) + 1e-3
   assert (np.abs(found - want) < 5 * spread).all()

@@ -21,7 +21,9 @@ from bct_jax.settings.probes.procedures import CHECKS
 NAMES = sorted(PROBES)
 PROCEDURES = ("arithmetic", "instructions", "lists")
 probe_of = functools.cache(make_probe)
-PROFILE = hypothesis.settings(derandomized.PROFILE, max_examples=150)
+PROFILE = hypothesis.settings(
+  derandomized.PROFILE, max_examples=150 if derandomized.ALL else 30
+)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,6 +5,7 @@ import re
 import jax
 import jax.numpy as jnp
 import pytest
+from cases import long_but
 from helpers import CONFIG, make_mesh, make_rows, make_step, untied
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -131,8 +132,13 @@ def test_a_scan_gathers_its_slices():
   assert times in ([6], [1])  # XLA may gather all of them before
 
 
-@pytest.mark.parametrize("axes", [(1, 8, 1), (2, 2, 2)])
-@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize(
+  ("axes", "tied"),
+  long_but(
+    [((1, 8, 1), False), ((2, 2, 2), True)],
+    [(axes, tied) for axes in ((1, 8, 1), (2, 2, 2)) for tied in (True, False)],
+  ),
+)
 def test_a_step_gathers_neither_batch_nor_embedding(axes, tied):
   """Nor sums the gradient of the embedding or the whole head over devices."""
   setup = make_step(

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import jax
 import jax.numpy as jnp
 import pytest
+from cases import long_but
 from helpers import CONFIG, OPTIM, dense_loss, make_mesh, sampling
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -179,17 +180,22 @@ def activations(model: MeshModel, work: sizes.Work) -> int:
   return sizes.activation_bytes(model.model, model.mesh.shape, work)
 
 
-@pytest.mark.parametrize("remat", ["none", "dots", "full"])
+SHAPES = {
+  "short": ((1, 1, 1), sizes.Work(8, 128, 64, 1)),
+  "long": ((2, 2, 2), sizes.Work(4, 512, 256, 1)),
+  "microbatches": ((1, 2, 2), sizes.Work(8, 256, 128, 2)),
+}
+
+
 @pytest.mark.parametrize(
-  ("axes", "work"),
-  [
-    ((1, 1, 1), sizes.Work(8, 128, 64, 1)),
-    ((2, 2, 2), sizes.Work(4, 512, 256, 1)),
-    ((1, 2, 2), sizes.Work(8, 256, 128, 2)),
-  ],
-  ids=["short", "long", "microbatches"],
+  ("shape", "remat"),
+  long_but(
+    [("short", "dots"), ("long", "full"), ("microbatches", "none")],
+    [(shape, remat) for shape in SHAPES for remat in ("none", "dots", "full")],
+  ),
 )
-def test_activations_are_near_what_xla_takes(axes, work, remat):
+def test_activations_are_near_what_xla_takes(shape, remat):
+  axes, work = SHAPES[shape]
   model = mesh_model(DENSE, make_mesh(*axes), remat)
   found = activations(model, work)
   ratio = found / compiled_bytes(model, work)
@@ -201,6 +207,7 @@ def dense_sft(params, batch, rng, model):
   return Mean(dense_loss(model, params, batch), jnp.sum(batch.weights)), {}
 
 
+@pytest.mark.long
 def test_a_step_takes_less_than_half_of_what_dense_logits_take():
   """The shape of SmolLM2-135M, rows of 512 positions of which 192 train.
 
@@ -222,7 +229,7 @@ def test_a_step_takes_less_than_half_of_what_dense_logits_take():
   assert ours < 0.5 * dense
 
 
-@pytest.mark.parametrize("length", [128, 512])
+@pytest.mark.parametrize("length", long_but([512], [128, 512]))
 def test_activations_of_experts_are_near_what_xla_takes(length):
   moe = dataclasses.replace(
     DENSE,

@@ -1,10 +1,35 @@
 """Small experiments that tests of several rooms run or plan."""
 
+import contextlib
 import json
+
+import pytest
 
 from bct_jax.config import from_dict
 from bct_jax.experiment.plan import make_plan
+from bct_jax.runtime.runtime import Runtime
 from configs import tiny
+
+
+@contextlib.contextmanager
+def shared_runtimes():
+  """Has plans of one model, mesh and sampling share their compiled programs.
+
+  Such plans share a runtime, which has the config of the newest. So only the
+  newest may be run.
+  """
+  make, runtimes = Runtime.make, {}
+
+  def shared(config, mesh=None, fetch=True):
+    key = config.model, config.mesh, config.sampling, mesh
+    if key not in runtimes:
+      runtimes[key] = make(config, mesh, fetch)
+    object.__setattr__(runtimes[key], "config", config)
+    return runtimes[key]
+
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(Runtime, "make", shared)
+    yield
 
 
 def config(folder, arms, **changes):

@@ -47,7 +47,11 @@ def test_resumed_run_is_bitwise_the_uninterrupted_one(trained):
   jax.tree.map(np.testing.assert_array_equal, resume(folder, (2, 2, 2)), final)
 
 
-@pytest.mark.parametrize("shape", [(8, 1, 1), (1, 1, 1)], ids=str)
+@pytest.mark.parametrize(
+  "shape",
+  [(8, 1, 1), pytest.param((1, 1, 1), marks=pytest.mark.long)],
+  ids=str,
+)
 def test_restores_on_another_mesh(trained, shape):
   folder, final = trained
   jax.tree.map(

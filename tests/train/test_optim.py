@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import long_but
 from helpers import CONFIG, LORA, OPTIM, init_params, make_mesh, make_rows
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
@@ -330,7 +331,7 @@ def test_state_is_sharded_like_its_parameter(kind, name):
   assert (factors > 0) == (name == "adafactor" and kind != "adapter")
 
 
-@pytest.mark.parametrize("name", OPTIMIZERS)
+@pytest.mark.parametrize("name", long_but(["adafactor", "muon"], OPTIMIZERS))
 def test_updates_are_equal_on_one_device_and_eight(name):
   tx = optim.make_optimizer(changed(name, clip_norm=1.0))
 
@@ -364,7 +365,7 @@ def test_updates_are_equal_on_one_device_and_eight(name):
 @pytest.mark.parametrize(
   "name",
   [
-    x if x == "muon" else pytest.param(x, marks=pytest.mark.slow)
+    pytest.param(x, marks=pytest.mark.long if x == "muon" else pytest.mark.slow)
     for x in OPTIMIZERS
   ],
 )

@@ -183,6 +183,7 @@ def test_lanes_end_fail_and_wait_each_by_itself():
 # --- all weights --------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_all_weights_in_turn_are_bit_for_bit_those_of_separate_runs(
   tiny_folder, tmp_path
 ):
