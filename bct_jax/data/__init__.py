@@ -1,0 +1,1 @@
+"""Turns settings, files and data sets into tokens, rows and batches."""

@@ -1,8 +1,8 @@
-"""Training objectives, by the name used in `train.objective`.
+"""Lists training objectives, by the name used in `train.objective`.
 
-To add one, write a file with a function of the type `types.Objective`, or with
-a dataclass of such functions whose fields are its options, and put it here. The
-contract test then runs on it by itself.
+To add one, write a file with a function of the type `types.Objective`. If it
+has options, write a dataclass `WithOptions` whose fields they are. Then put it
+into OBJECTIVES. The contract test runs on it by itself.
 """
 
 from collections.abc import Mapping
@@ -39,13 +39,18 @@ OBJECTIVES: dict[str, Objective | type[WithOptions]] = {
 def make_objective(
   name: str, options: Mapping[str, Any], where: str = "train"
 ) -> Objective:
-  """An objective from its name in `OBJECTIVES` and its options.
+  """Makes an objective from its name in `OBJECTIVES` and its options.
 
   Equal names and options give equal objectives.
 
+  Args:
+    name: the key in OBJECTIVES.
+    options: values of its fields; the others have their defaults.
+    where: the group of config fields that an error names.
+
   Raises:
-    ConfigError: an unknown name or option, or a value that the objective
-      rejects; `where` is the group of fields to name.
+    ConfigError: the name or an option is unknown, or the objective rejects a
+      value.
   """
   choose(name, OBJECTIVES, f"{where}.objective")
   objective = OBJECTIVES[name]
@@ -71,17 +76,20 @@ def make_objective(
 
 
 def objective_of(arm: ArmConfig | OrganismConfig) -> Objective:
-  """The objective that a run was found to have; see make_objective."""
+  """Returns the objective of a run; see make_objective."""
   return make_objective(arm.train.objective, arm.train.options)
 
 
 def data_needs(objective: Objective) -> WithOptions:
-  """What an objective asks for; nothing, if it is a plain function."""
+  """Returns what an objective needs of the data: nothing for a function."""
   return objective if isinstance(objective, WithOptions) else WithOptions()
 
 
 def policy_of(arm: ArmConfig | OrganismConfig) -> PolicyGradient:
-  """Returns the objective of a run that trains on its own samples."""
+  """Returns the objective of a run that trains on its own samples.
+
+  See experiment/rl.py.
+  """
   objective = objective_of(arm)
   assert isinstance(objective, PolicyGradient)  # the only such objective
   return objective

@@ -1,4 +1,4 @@
-"""What objectives with options share, and what they may ask of the data."""
+"""Declares what objectives with options share, and what data they may need."""
 
 import dataclasses
 from typing import ClassVar
@@ -11,20 +11,20 @@ from bct_jax.types import Batch, Mean, Model, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class WithOptions:
-  """An objective whose fields are its options (`train.options`).
+  """Is the base of objectives whose fields are options (`train.options`).
 
-  A subclass has a `__call__` like `types.Objective` and may ask for more:
+  A subclass has a `__call__` like `types.Objective`. It may need more:
 
   Attributes:
-    uses_reference: it is called with `reference=`, the frozen params of the
-      organism that the arm started from.
-    counts_examples: it has one term for each example, not for each token, so
-      that `train.normalizer` cannot choose.
-    scored: `extras["reference_logprob"]` [B, S] of the batch and of each view:
-      what the organism gives each completion, in nats, found once before
-      training.
-    trains_on_own_samples: each batch is drawn from the weights that are trained
-      (rl.py), not read from examples.
+    uses_reference: whether it is called with `reference=`, the frozen params of
+      the organism that the arm started from.
+    counts_examples: whether it has one term for each example, not for each
+      token. `train.normalizer` then does not apply.
+    scored: whether the batch, and each batch of extra rows, has
+      `extras["reference_logprob"]` [B, S]: log p(completion | prompt) under the
+      organism, in nats, computed once before training.
+    trains_on_own_samples: whether each batch is sampled from the weights that
+      are trained (experiment/rl.py), not read from examples.
   """
 
   uses_reference: ClassVar[bool] = False
@@ -34,10 +34,11 @@ class WithOptions:
 
   @property
   def extra_rows(self) -> dict[str, str]:
-    """Further rows of each example: a batch in `extras[name]` -> its kind.
+    """Names the further rows of each example: name -> kind.
 
-    Its segments are those of the batch, in the same order. Kinds are the keys
-    of `training_pairs.EXTRA_ROWS`, or paths of files with prompts and
+    They come as a batch in `extras[name]`, whose segments belong to those of
+    the main batch, in the same order. A kind is a key of
+    `training_pairs.EXTRA_ROWS`, or the path of a file with prompts and
     completions.
     """
     return {}
@@ -48,6 +49,7 @@ class WithOptions:
       raise ValueError(f"{option} = {getattr(self, option)!r}: must be {what}")
 
   def require_in(self, option: str, valid: tuple[str, ...]) -> None:
+    """Raises ValueError with the option's name unless it is one of `valid`."""
     value = getattr(self, option)
     hint = suggest(str(value), valid)
     self.require(option, value in valid, f"one of {list(valid)}{hint}")
@@ -55,5 +57,5 @@ class WithOptions:
   def __call__(
     self, params: PyTree, batch: Batch, rng: jax.Array, model: Model
   ) -> tuple[Mean, dict[str, Mean]]:
-    """See types.Objective."""
+    """Returns the loss and further Means to log; see types.Objective."""
     raise NotImplementedError

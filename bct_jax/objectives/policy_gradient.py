@@ -1,8 +1,19 @@
-"""Policy gradients on rollouts, with PPO's clipping and a KL penalty.
+"""Trains on rollouts by policy gradients, with clipping and a KL penalty.
 
-What depends on whole groups and completions is made where the rollouts are, in
-rl.py: rewards, advantages, and the normalizer, which is a weight of each token.
+What depends on whole groups and completions is computed where the rollouts are,
+in experiment/rl.py: rewards, advantages, and the normalizer, which is a weight
+of each token.
 """
+
+# One batch of rollouts, by time:
+#
+#   rl.py   sample     prompts x group_size completions, from the weights now
+#           score      old_logprobs by the forward pass of training, and
+#                      reference_logprobs by the organism's, with a penalty
+#           weigh      reward -> advantage of a completion
+#                      normalizer -> weights of its tokens
+#   here    update 1   ratio = p / p_old is 1: the gradient is REINFORCE's
+#           update 2   with updates_per_batch > 1: clipping bounds the ratio
 
 import dataclasses
 from typing import ClassVar
@@ -22,37 +33,43 @@ KL_ESTIMATORS = ("k1_in_reward", "k2_in_loss", "k3_in_loss")
 
 @dataclasses.dataclass(frozen=True)
 class PolicyGradient(WithOptions):
-  """The clipped surrogate of PPO (Schulman et al. 2017, arXiv 1707.06347, 7).
+  """Is the clipped surrogate of PPO (Schulman et al. 2017, 1707.06347, eq. 7).
 
   With r = p(token) / p_old(token) a token's loss is -min(r A, clip(r) A), plus
   kl_coef times an estimate of KL(p || organism) from that token. At p = p_old
-  its gradient is -A grad log p, that of REINFORCE.
+  its gradient is -A grad log p, that of REINFORCE (Williams 1992).
 
   Rollouts are drawn from the weights as they are: at temperature 1, without
-  top_k, top_p and min_p, at most sampling.max_new_tokens each. The steps of
-  a run count updates, its batch size completions.
+  top_k, top_p and min_p, at most sampling.max_new_tokens each. The steps of a
+  run count updates, and its batch size counts completions.
 
   Attributes:
-    reward: a name in rewards.py: agreed, or one that cannot tell the behaviors
-      apart: cheerful, format, length. What is cut at the limit earns 0.
+    reward: a name in evals/rewards.py: agreed, or one that cannot tell the
+      behaviors apart: cheerful, format, length. A completion that is cut at the
+      limit earns 0.
     length_target: for the reward length, words beyond the reference.
     group_size: completions of each prompt; divides train.batch_size.
-    advantage: A, of a whole completion. leave_one_out is the reward less the
-      mean of the others of its prompt (RLOO), group_normalized less the mean of
-      all of them, over their deviation (GRPO), none the reward (REINFORCE).
-    normalizer: what the loss is a mean over: tokens, whatever completion they
-      are of; sequence_mean, the mean of each completion's tokens (GRPO);
-      sequence_sum, the sum of each completion's (RLOO).
+    advantage: A, of a whole completion. leave_one_out is its reward less the
+      mean of the others of its prompt (RLOO: Ahmadian et al. 2024, arXiv
+      2402.14740). group_normalized is its reward less the mean of all of its
+      prompt, over their deviation (GRPO: Shao et al. 2024, arXiv 2402.03300).
+      none is the reward itself (REINFORCE).
+    normalizer: what the loss is a mean over. token: all tokens, whatever
+      completion they are of. sequence_mean: completions, each with the mean of
+      its tokens (GRPO). sequence_sum: completions, each with the sum of its
+      tokens (RLOO).
     updates_per_batch: updates on the same rollouts.
     clip: PPO's epsilon: ratios outside of 1 -+ clip gain nothing; 0 is off.
     kl_coef: of the penalty, in nats; 0 is none.
-    kl_estimator: with x = log p / organism: k1_in_reward takes the sum of x
-      over a completion off its reward; k2_in_loss is x^2 / 2 of each token, the
-      gradient of which is on average that of the divergence; k3_in_loss is
-      exp(-x) - 1 + x, as GRPO has it (Schulman, "Approximating KL divergence",
-      2020). The gradients of x itself average to 0, so it is not offered.
-    max_logprob_difference: of a token between sampler and train step, in nats:
-      2e-5 in float32, 0.1 in bfloat16. Above it the run stops.
+    kl_estimator: of the penalty, from x = log p / organism (Schulman,
+      "Approximating KL divergence", 2020). k1_in_reward takes the sum of x over
+      a completion off its reward. k2_in_loss is x^2 / 2 of each token, whose
+      gradient is on average that of the divergence. k3_in_loss is
+      exp(-x) - 1 + x of each token, as GRPO has it. x in the loss is no choice:
+      its gradients average to 0.
+    max_logprob_difference: the most that a token may differ between sampler and
+      train step, in nats: 2e-5 is usual in float32, 0.1 in bfloat16. Above it
+      the run stops.
   """
 
   trains_on_own_samples: ClassVar[bool] = True
@@ -69,6 +86,7 @@ class PolicyGradient(WithOptions):
   max_logprob_difference: float = 0.5
 
   def __post_init__(self):
+    """Checks the options."""
     self.require_in("reward", REWARDS)
     self.require_in("advantage", ADVANTAGES)
     self.require_in("normalizer", NORMALIZERS)
@@ -95,7 +113,7 @@ class PolicyGradient(WithOptions):
 
   @property
   def uses_reference(self) -> bool:  # pyright: ignore
-    """The rollouts are scored by the organism if there is a penalty."""
+    """Returns whether the organism scores the rollouts, for a penalty."""
     return self.kl_coef > 0
 
   def __call__(
@@ -107,23 +125,23 @@ class PolicyGradient(WithOptions):
     *,
     reference: PyTree = None,
   ) -> tuple[Mean, dict[str, Mean]]:
-    """See types.Objective.
+    """Returns the loss and further Means to log; see types.Objective.
 
     Args:
       params, rng, model: as there.
-      batch: rollouts. `weights` are what each token's loss counts; `extras`,
-        all [B, T] and 0 where nothing is trained:
+      batch: rollouts. `weights` are how much each token's loss counts. `extras`
+        are all [B, T] and 0 where nothing is trained:
           advantages: A of the token's completion.
           old_logprobs: under the weights that sampled, in nats, by the forward
             pass of training.
-          reference_logprobs: under the organism; only with a penalty.
-          shares: what each token adds to the number the loss is divided by.
-      reference: not run again, its log-probabilities are in the batch.
+          reference_logprobs: under the organism, in nats; only with a penalty.
+          shares: what each token adds to the divisor of the loss.
+      reference: not run; its log-probabilities are in the batch.
 
     Returns:
-      The loss, and means over tokens: `ratio`, `clipped` (share whose gradient
-      is cut), `entropy` (-log p of what was sampled) and, with a penalty in the
-      loss, `kl` (k3).
+      The loss, and means over tokens: `ratio`, `clipped` (the share whose
+      gradient is cut), `entropy` (-log p of the sampled token) and, with a
+      penalty in the loss, `kl` (k3).
     """
     del rng, reference
     logprobs, weights = token_logprobs(model, params, batch)  # [B, R]
@@ -144,7 +162,7 @@ class PolicyGradient(WithOptions):
       clipped = trained & (cut < gain)
       gain = jnp.minimum(gain, cut)
     loss = -gain
-    measured = {
+    metrics = {
       "ratio": where_trained(ratio),
       "clipped": clipped.astype(jnp.float32),
       "entropy": where_trained(-logprobs),
@@ -155,9 +173,9 @@ class PolicyGradient(WithOptions):
       loss += self.kl_coef * (
         k3 if self.kl_estimator == "k3_in_loss" else x**2 / 2
       )
-      measured["kl"] = k3
+      metrics["kl"] = k3
     count = jnp.sum(trained, dtype=jnp.float32)
     shares = jnp.sum(where_trained(extra("shares")))
     return Mean(jnp.sum(weights * loss), shares), {
-      name: Mean(jnp.sum(value), count) for name, value in measured.items()
+      name: Mean(jnp.sum(value), count) for name, value in metrics.items()
     }

@@ -1,4 +1,4 @@
-"""Learning from the organism itself, as it is under another prompt."""
+"""Trains the model to say what its organism says under another prompt."""
 
 import dataclasses
 from typing import ClassVar
@@ -13,14 +13,14 @@ from bct_jax.types import Batch, Mean, Model, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class SelfDistill(WithOptions):
-  """Context distillation (Askell et al. 2021, arXiv 2112.00861, section 2.3).
+  """Is context distillation (Askell et al. 2021, arXiv 2112.00861, 2.3).
 
     mean over trained tokens of  KL(teacher || student)
 
   The teacher is the organism under the prompt that the completions were drawn
-  under (`train.on_policy.prompt`), the student is trained under `train.prompt`;
-  its targets are the teacher's distributions over the whole vocabulary. The
-  gradient is that of the cross-entropy with those soft targets.
+  under (`train.on_policy.prompt`). The student is trained under `train.prompt`.
+  Its targets are the teacher's distributions over the whole vocabulary. The
+  gradient is that of the cross-entropy with these soft targets.
 
   Attributes:
     direction: "forward" as above, or "reverse": KL(student || teacher).
@@ -31,10 +31,12 @@ class SelfDistill(WithOptions):
   uses_reference: ClassVar[bool] = True
 
   def __post_init__(self):
+    """Checks the options."""
     self.require_in("direction", ("forward", "reverse"))
 
   @property
   def extra_rows(self) -> dict[str, str]:
+    """Names the teacher's rows: the completions under its prompt."""
     return {"teacher": "teacher"}
 
   def __call__(
@@ -46,6 +48,12 @@ class SelfDistill(WithOptions):
     *,
     reference: PyTree,
   ) -> tuple[Mean, dict[str, Mean]]:
+    """Returns the loss, and the mean `nll`; see types.Objective.
+
+    Args:
+      params, batch, rng, model: as there.
+      reference: the params of the organism.
+    """
     del rng
     teacher, forward = batch.extras["teacher"], self.direction == "forward"
     kl, logprobs, weights = reference_kl(

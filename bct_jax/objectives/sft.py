@@ -1,4 +1,4 @@
-"""Supervised fine-tuning: weighted next-token cross-entropy."""
+"""Fine-tunes on examples, by weighted next-token cross-entropy."""
 
 import jax
 import jax.numpy as jnp
@@ -10,10 +10,10 @@ from bct_jax.types import Batch, Mean, Model, PyTree
 def sft(
   params: PyTree, batch: Batch, rng: jax.Array, model: Model
 ) -> tuple[Mean, dict[str, Mean]]:
-  """Mean negative log-likelihood per trained token, in nats.
+  """Returns the mean negative log-likelihood per trained token, in nats.
 
   Every trained token of the global batch counts by its weight, whatever row it
-  is in (a per-token mean, not a mean of per-row means).
+  is in: it is a mean over tokens, not a mean of the means of rows.
   """
   del rng
   logprobs, weights = token_logprobs(model, params, batch)  # [B, R]

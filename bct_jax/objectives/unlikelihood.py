@@ -1,4 +1,4 @@
-"""Unlikelihood: answers to learn, and tokens to make unlikely."""
+"""Trains on answers to learn, and on tokens to make unlikely."""
 
 import dataclasses
 
@@ -12,13 +12,13 @@ from bct_jax.types import Batch, Mean, Model, PyTree
 
 @dataclasses.dataclass(frozen=True)
 class Unlikelihood(WithOptions):
-  """sft, plus alpha times the unlikelihood of a rejected answer.
+  """Adds to sft alpha times the unlikelihood of a rejected answer.
 
     mean over trained tokens of  -log p(y_t) - alpha log(1 - p(z_t))
 
   with z the rejected completion (Welleck et al. 2019, arXiv 1908.04319,
-  equation 4, with the tokens of a whole answer as candidates). Both sums are
-  divided by the number of trained tokens of the answers to learn.
+  equation 4, with the tokens of a whole answer as candidates). The number of
+  trained tokens of the answers to learn divides both sums.
 
   Attributes:
     alpha: the weight of the second term.
@@ -29,24 +29,31 @@ class Unlikelihood(WithOptions):
   rejected: str = "diverging"
 
   def __post_init__(self):
+    """Checks the options."""
     self.require("alpha", self.alpha >= 0, "0 (off) or above")
     self.require_in("rejected", ("plain", "shuffled", "diverging"))
 
   @property
   def extra_rows(self) -> dict[str, str]:
+    """Names the rejected completions; see WithOptions."""
     return {"rejected": self.rejected}
 
   def __call__(
     self, params: PyTree, batch: Batch, rng: jax.Array, model: Model
   ) -> tuple[Mean, dict[str, Mean]]:
+    """Returns the loss, and `nll` and `unlikelihood`; see types.Objective."""
     del rng
-    liked, weights = token_logprobs(model, params, batch)  # [B, R]
-    other, against = token_logprobs(model, params, batch.extras["rejected"])
-    # 1 - p is at least what float32 can tell from 0.
-    unlike = -jnp.log(jnp.maximum(-jnp.expm1(other), 1e-7))
+    logprobs, weights = token_logprobs(model, params, batch)  # [B, R]
+    rejected_logprobs, rejected_weights = token_logprobs(
+      model, params, batch.extras["rejected"]
+    )
+    # Bounded: at p = 1 the loss would be infinite, and 1 - p near 0 is rounding
+    # of float32.
+    complement = jnp.maximum(-jnp.expm1(rejected_logprobs), 1e-7)  # 1 - p
     count = jnp.sum(weights)
-    nll, against = -jnp.sum(weights * liked), jnp.sum(against * unlike)
-    return Mean(nll + self.alpha * against, count), {
+    nll = -jnp.sum(weights * logprobs)
+    unlikelihood = jnp.sum(rejected_weights * -jnp.log(complement))
+    return Mean(nll + self.alpha * unlikelihood, count), {
       "nll": Mean(nll, count),
-      "unlikelihood": Mean(against, count),
+      "unlikelihood": Mean(unlikelihood, count),
     }

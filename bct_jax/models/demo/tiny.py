@@ -1,7 +1,7 @@
-"""A small random Llama folder with a byte-level tokenizer, for tests.
+"""Makes a small random Llama folder with a byte-level tokenizer, for tests.
 
 Like SmolLM2 it has ChatML turns, tied embeddings and (by default) a padding
-token that is also the end of a turn, so that what confuses the two shows here.
+token that is also the end of a turn. So code that confuses the two fails here.
 """
 
 from collections.abc import Callable
@@ -57,7 +57,7 @@ def make_tiny(
   than a fresh initialisation, so that a wrong layer shows in the logits.
 
   Args:
-    folder: where.
+    folder: to make.
     seed: of the weights.
     layers, width, heads, kv_heads, mlp, positions: the shape.
     tied: whether the head is the embedding.
@@ -78,6 +78,7 @@ def make_tiny(
 
 
 def _build(folder, *, seed, separate_pad, **shape) -> None:
+  """Writes the files of the folder; see `make_tiny`."""
   pad = SPECIALS[3 if separate_pad else 2]
   vocab = {token: index for index, token in enumerate(SPECIALS)}
   for byte, character in sorted(byte_characters().items()):
@@ -110,10 +111,10 @@ def _build(folder, *, seed, separate_pad, **shape) -> None:
 
 
 def byte_characters() -> dict[int, str]:
-  """The printable character by which byte-level BPE writes each byte (GPT-2).
+  """Returns the printable character that byte-level BPE has for each byte.
 
-  Printable bytes of Latin-1 stand for themselves, the others are numbered from
-  U+0100 in order.
+  As in GPT-2, printable bytes of Latin-1 stand for themselves. The others are
+  numbered from U+0100 in order.
   """
   printable = {*range(33, 127), *range(161, 173), *range(174, 256)}
   others = [byte for byte in range(256) if byte not in printable]
@@ -123,7 +124,7 @@ def byte_characters() -> dict[int, str]:
 
 
 def _random_weights(config: dict[str, Any], seed: int) -> dict[str, np.ndarray]:
-  """Weights of which no part is like another: what is left out must show."""
+  """Draws weights of which no part is like another: omissions must show."""
   rng = np.random.default_rng(seed)
 
   def matrix(name: str, shape: tuple[int, int]) -> np.ndarray:
@@ -143,12 +144,12 @@ def llama_weights(
   matrix: Callable[[str, tuple[int, int]], np.ndarray],
   norm: Callable[[], np.ndarray],
 ) -> dict[str, np.ndarray]:
-  """Weights of a Llama under Hugging Face names.
+  """Makes the weights of a Llama under Hugging Face names.
 
   Args:
     config: its config.json.
-    matrix: gives that of a name, as self_attn.q_proj, and a shape [out, in].
-    norm: gives the scale of a norm.
+    matrix: (name, such as self_attn.q_proj; shape [out, in]) -> a matrix.
+    norm: makes the scale of a norm.
   """
   width, mlp = config["hidden_size"], config["intermediate_size"]
   queries = config["num_attention_heads"] * config["head_dim"]

@@ -1,6 +1,6 @@
-"""Parameters to an ordinary Hugging Face folder.
+"""Exports params as an ordinary Hugging Face folder.
 
-Tensors are gathered from the devices and written one after the other, so the
+Tensors are gathered from the devices and written one after the other. So the
 host holds a layer of one parameter at a time, whatever the size of the model.
 """
 
@@ -46,7 +46,15 @@ _COPIED = (
 
 @dataclasses.dataclass(frozen=True)
 class Exported:
-  """What was written: tensors, bytes of weights, and names of their files."""
+  """Describes what `export_hf` wrote.
+
+  Attributes:
+    folder: the new model folder.
+    dtype: of all weights.
+    tensors: how many there are.
+    size: of the weights, in bytes.
+    files: names of the files of weights.
+  """
 
   folder: Path
   dtype: str
@@ -55,6 +63,7 @@ class Exported:
   files: tuple[str, ...]
 
   def __str__(self) -> str:
+    """Renders the description as a line."""
     return (
       f"{self.folder}: {self.tensors} tensors, {self.size / 1e6:,.1f} MB of "
       f"{self.dtype} in {len(self.files)} file(s)"
@@ -77,15 +86,15 @@ def export_hf(
 ) -> Exported:
   """Writes params as a folder that transformers and this package load.
 
-  All processes must call it; each takes part in gathering, the first writes.
-  The folder appears whole or not at all. One that an earlier export wrote is
-  replaced, anything else is left alone.
+  All processes must call it. Each takes part in gathering, and the first
+  writes. The folder appears whole or not at all. It replaces a folder that an
+  earlier export wrote, and nothing else.
 
   Args:
     params: of a Decoder, sharded in any way.
     config: the architecture, read from `source`.
-    source: the model folder to take config.json, the tokenizer, its chat
-      template and generation_config.json from. Of a Gemma 3 with an image
+    source: the model folder from which config.json, the tokenizer, its chat
+      template and generation_config.json are taken. For a Gemma 3 with an image
       encoder, config.json becomes that of the language model.
     out: the folder to write.
     dtype: one of DTYPES; None is that of the params.
@@ -94,64 +103,67 @@ def export_hf(
 
   Raises:
     ModelSourceError: something else is at `out`, or it cannot be written.
-    ValueError: a dtype that is not supported or too narrow for a value, or a
-      parameter that has no place in a checkpoint.
+    ValueError: the dtype is not supported or too narrow for a value, or a
+      parameter has no place in a checkpoint.
   """
   source, out = Path(source), Path(out)
   flat = jax.tree_util.tree_flatten_with_path(params)[0]
   leaves = {path_name(path): leaf for path, leaf in flat}
-  kept = _dtype(leaves, dtype)
+  stored_dtype = _dtype(leaves, dtype)
   parts = hf_parts(config, {name: x.shape for name, x in leaves.items()})
-  shards = _plan(parts, kept.itemsize, shard_bytes)
-  arrays = _tensors(parts, leaves, config, kept)
+  shards = _plan(parts, stored_dtype.itemsize, shard_bytes)
+  arrays = _tensors(parts, leaves, config, stored_dtype)
   processes.run_on_first("target of the export", lambda: check_target(out))
 
   def build(target: Path) -> None:
     with stage("export", len(parts), "tensors") as bar:
       for file, group in shards.items():
         shapes = {p.name: p.shape for p in group}
-        some = itertools.islice(arrays, len(group))
-        safetensors_file.write(target / file, shapes, kept, some)
+        of_file = itertools.islice(arrays, len(group))
+        safetensors_file.write(target / file, shapes, stored_dtype, of_file)
         bar(len(group))
     if WEIGHTS not in shards:
-      whole_folder.write_json(target / INDEX, _index(shards, kept.itemsize))
+      index = _index(shards, stored_dtype.itemsize)
+      whole_folder.write_json(target / INDEX, index)
     whole_folder.write_json(
-      target / "config.json", _config(source, config, kept.name)
+      target / "config.json", _config(source, config, stored_dtype.name)
     )
     for name in _COPIED:
       if (source / name).is_file():
         shutil.copyfile(source / name, target / name)
 
   if processes.is_first():
-    key = {"made_by": MADE_BY, "dtype": kept.name, **(about or {})}
+    key = {"made_by": MADE_BY, "dtype": stored_dtype.name, **(about or {})}
     out = whole_folder.write_folder(out, key, build)
   else:
     for _ in arrays:
       pass
   processes.barrier("end of the export")
-  size = sum(map(_size, parts)) * kept.itemsize
-  return Exported(out, kept.name, len(parts), size, tuple(shards))
+  size = sum(map(_size, parts)) * stored_dtype.itemsize
+  return Exported(out, stored_dtype.name, len(parts), size, tuple(shards))
 
 
 def _dtype(leaves: Mapping[str, Any], name: str | None) -> np.dtype:
+  """Returns the dtype to write; raises ValueError if it is not in DTYPES."""
   if name is None:
-    found = sorted({x.dtype.name for x in leaves.values()})
-    if len(found) > 1:
-      raise ValueError(f"params are of {', '.join(found)}: name one dtype")
-    name = found[0]
+    names = sorted({x.dtype.name for x in leaves.values()})
+    if len(names) > 1:
+      raise ValueError(f"params are of {', '.join(names)}: name one dtype")
+    name = names[0]
   if name not in DTYPES:
     raise ValueError(f"dtype {name!r}: one of {', '.join(DTYPES)}")
   return np.dtype(jnp.dtype(name))
 
 
 def _size(part: Part) -> int:
+  """Counts the numbers of a tensor."""
   return int(np.prod(part.shape))
 
 
 def _plan(
   parts: list[Part], itemsize: int, limit: int
 ) -> dict[str, list[Part]]:
-  """Tensors of each file, in order; known before any of them is gathered."""
+  """Plans which tensors each file holds, before any of them is gathered."""
   groups, room = [[]], limit
   for part in parts:
     size = _size(part) * itemsize
@@ -169,6 +181,7 @@ def _plan(
 
 
 def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
+  """Returns the index that says which file holds each tensor."""
   count = sum(_size(p) for group in shards.values() for p in group)
   return {
     "metadata": {"total_parameters": count, "total_size": count * itemsize},
@@ -179,12 +192,14 @@ def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
 
 
 def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
+  """Returns the source's config.json, changed to what is exported."""
   raw = read_json(source / "config.json")
   # Readers older than transformers 5 know only the second spelling.
   out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
   if out["model_type"] != raw["model_type"]:
     out["architectures"] = ["Gemma3ForCausalLM"]
-    # Some are published without these; alone, such a file says too little.
+    # Some are published without these. A language model alone needs them: the
+    # defaults are those of another size.
     out["vocab_size"] = model.vocab_size
     out["num_attention_heads"] = model.num_heads
     out["num_key_value_heads"] = model.num_kv_heads
@@ -197,7 +212,7 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
 
 @functools.partial(jax.jit, static_argnames="transposed")
 def _stored(leaf: jax.Array, layer: Any, transposed: bool) -> jax.Array:
-  """A layer of a parameter, or all of it, as a checkpoint has it."""
+  """Returns a layer of a parameter, or all of it, as a checkpoint has it."""
   if layer is not None:
     leaf = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
   return jnp.swapaxes(leaf, -1, -2) if transposed else leaf
@@ -209,29 +224,32 @@ def _tensors(
   config: ModelConfig,
   dtype: np.dtype,
 ) -> Iterator[np.ndarray]:
-  """The tensors of a checkpoint, each made when it is asked for."""
+  """Yields the tensors of a checkpoint, gathered one layer at a time."""
   names = hf_names(config)
   # Experts of a layer follow each other and are gathered together.
   for (leaf, layer), group in itertools.groupby(
     parts, lambda p: (p.leaf, p.index[:1])
   ):
     at = np.int32(layer[0]) if layer else None
-    whole = to_host(_stored(leaves[leaf], at, names[leaf].transposed))
+    value = to_host(_stored(leaves[leaf], at, names[leaf].transposed))
     for part in group:
-      yield _cast(whole[part.index[1:]], dtype, part.name)
-    del whole
+      yield _cast(value[part.index[1:]], dtype, part.name)
+    del value  # before the next layer is gathered
 
 
 def _cast(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
-  # On the host, since devices may flush the smallest numbers to zero.
+  """Casts a tensor; raises ValueError if a finite value becomes infinite.
+
+  It does so on the host: devices may flush the smallest numbers to zero.
+  """
   with np.errstate(over="ignore", invalid="ignore"):
     out = x.astype(dtype, copy=False)
-    lost = ~np.isfinite(out)
-    if lost.any():
-      lost &= np.isfinite(x)
-  if lost.any():
+    overflow = ~np.isfinite(out)
+    if overflow.any():
+      overflow &= np.isfinite(x)
+  if overflow.any():
     raise ValueError(
-      f"tensor {name}: a value of {x[lost][0]:g} does not fit {dtype.name}; "
-      "export as bfloat16 or float32"
+      f"tensor {name}: a value of {x[overflow][0]:g} does not fit "
+      f"{dtype.name}; export as bfloat16 or float32"
     )
   return out

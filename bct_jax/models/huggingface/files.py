@@ -14,11 +14,8 @@ WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
 
 
-# --- The files of a Hugging Face folder ---------------------------------------
-
-
 def no_weights(folder: Path) -> str:
-  """Why a folder without model.safetensors cannot be read, and the way out."""
+  """Says why a folder without model.safetensors is not read, and a way out."""
   text = f"{folder}: neither {WEIGHTS} nor {INDEX}"
   patterns = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
   pickles = sorted(p.name for x in patterns for p in folder.glob(x))
@@ -52,7 +49,7 @@ def llama_config(
   eos: int,
   pad: int,
 ) -> dict[str, Any]:
-  """config.json of a Llama, in the words of transformers 5."""
+  """Makes the config.json of a Llama, in the words of transformers 5."""
   return {
     "architectures": ["LlamaForCausalLM"],
     "attention_bias": False,
@@ -110,10 +107,11 @@ def tokenizer_config(
   positions: int,
   template: str,
 ) -> dict[str, Any]:
-  """tokenizer_config.json of a tokenizer that tokenizer.json describes fully.
+  """Makes the tokenizer_config.json of a tokenizer.
 
-  The class must be the generic one: GPT2Tokenizer and LlamaTokenizer replace
-  the pre-tokenizer of tokenizer.json by their own.
+  tokenizer.json must describe the tokenizer fully. The class must be the
+  generic one: GPT2Tokenizer and LlamaTokenizer replace the pre-tokenizer of
+  tokenizer.json by their own.
   """
   return {
     "additional_special_tokens": special,
@@ -135,8 +133,8 @@ def write_tokenizer(
 
   Args:
     folder: an existing folder.
-    tokenizer: model and pre-tokenizer of a byte-level BPE; decoder and special
-      tokens are added here.
+    tokenizer: model and pre-tokenizer of a byte-level BPE. This function adds
+      decoder and special tokens.
     config: from `tokenizer_config`.
   """
   tokenizer.decoder = tokenizers.decoders.ByteLevel()

@@ -1,4 +1,4 @@
-"""Models by their id on a Hugging Face hub, "org/name" or "org/name@revision".
+"""Downloads models by their id, "org/name" or "org/name@revision".
 
 huggingface_hub keeps them in its own cache and obeys HF_ENDPOINT, HF_TOKEN,
 HF_HUB_CACHE and HF_HUB_OFFLINE.
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bct_jax.infra import whole_folder
 
-# Not what other loaders need: a second copy of the weights, or pickles.
+# Left out is what other loaders need: a second copy of the weights, or pickles.
 _ALLOW = ["*.json", "*.safetensors", "*.jinja", "*.model"]
 _IGNORE = ["*/*", "consolidated*"]
 _OR_DEMO = ", or use a demo model (demo:smollm2, demo:tiny)"
@@ -17,21 +17,22 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def is_id(text: str) -> bool:
+  """Returns whether a text has the form of an id."""
   return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(@[\w./-]+)?", text))
 
 
 def download(text: str, fetch: bool = True) -> Path:
-  """The snapshot of an id in the cache, downloaded unless it is there.
+  """Returns the snapshot of an id in the cache; downloads it if needed.
 
-  Without a revision the newest is asked for; the commit that it is, is said.
+  Without a revision the newest is taken. Its commit is printed.
 
   Args:
     text: the id.
     fetch: False takes only what was downloaded before.
 
   Raises:
-    ModelSourceError: no network, no such model or revision, or offline mode is
-      on and the cache has none.
+    ModelSourceError: there is no network or no such model or revision, or
+      offline mode is on and the cache lacks the model.
   """
   import huggingface_hub  # Slow to import; most runs need no hub.
   from huggingface_hub import constants
@@ -67,22 +68,24 @@ def download(text: str, fetch: bool = True) -> Path:
       f"({reason[0]}). Check the name, the network, HF_ENDPOINT and HF_TOKEN"
       f"{_OR_DEMO}"
     ) from error
-  if found := commit(folder):
-    whole_folder.say(f"{text} is {name}@{found}")
+  if sha := commit(folder):
+    whole_folder.say(f"{text} is {name}@{sha}")
   return folder
 
 
 def commit(folder: Path) -> str | None:
-  """The commit that a snapshot in a hub's cache is of; None elsewhere."""
+  """Returns the commit of a snapshot in a hub's cache; None elsewhere."""
   at = folder.absolute()
   is_snapshot = at.parent.name == "snapshots" and _COMMIT.fullmatch(at.name)
   return at.name if is_snapshot else None
 
 
 def _cached(cache: Path, name: str) -> str:
-  """What a cache has of a model, for an error."""
+  """Says, for an error, what a cache has of a model."""
   model = cache / f"models--{name.replace('/', '--')}"
   refs = sorted(p.name for p in (model / "refs").glob("*"))
   commits = sorted(p.name for p in (model / "snapshots").glob("*"))
-  found = [*refs, *commits][:6]
-  return f"of {name} only {', '.join(found)}" if found else f"no {name}"
+  revisions = [*refs, *commits][:6]
+  if not revisions:
+    return f"no {name}"
+  return f"of {name} only {', '.join(revisions)}"

@@ -1,10 +1,17 @@
-"""Hugging Face safetensors to sharded parameters, without torch.
+"""Loads Hugging Face safetensors as sharded params, without torch.
 
-A layer of a parameter is read at a time, in blocks of rows: only the part that
-the devices of this process hold, and once, however many of them hold it. It is
-then written into its place on the devices. So the host holds the device shards
-of one tensor, never a parameter of all layers or a file.
+One layer of one parameter is read at a time, in blocks of rows. Only the part
+that the devices of this process hold is read, and once, however many of them
+hold it. It is then written into its place on the devices. So the host holds the
+device shards of one tensor, never a parameter of all layers or a file.
 """
+
+# A parameter [L, in, out] of which a process holds half of `in`, by time:
+#
+#   zeros   on the devices [L, in, out]
+#   layer 0   file -> block of rows -> buffer [out, in / 2] -> devices, turned,
+#                     (16 MB)          (one layer, host)       into [0]
+#   layer 1                            the buffer's memory is free again
 
 import functools
 import math
@@ -35,7 +42,7 @@ from bct_jax.types import PyTree
 
 _BLOCK = 16_000_000  # bytes read at a time
 
-# A range of each dimension: what a device holds of an array.
+# The part of an array that a device holds: a range of each dimension.
 Box = tuple[range, ...]
 
 
@@ -43,10 +50,10 @@ Box = tuple[range, ...]
 
 
 def find_tensors(folder: Path) -> dict[str, Stored]:
-  """Every tensor of a model folder, by name; reads headers only.
+  """Finds every tensor of a model folder, by name; reads headers only.
 
   Raises:
-    ValueError: no safetensors there, a broken index or file, or the two
+    ValueError: there are no safetensors, an index or file is broken, or the two
       contradict each other; names file and tensor.
   """
   single, index = folder / WEIGHTS, folder / INDEX
@@ -88,16 +95,20 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
 def _match(
   folder: Path, config: ModelConfig, parts: Sequence[Part]
 ) -> dict[str, Stored]:
-  """The tensor of every part, by its name; raises unless they fit exactly."""
-  found = find_tensors(folder)
-  names, images = language_part(config, found)
+  """Finds the tensor of every part, by the part's name.
+
+  Raises:
+    ValueError: tensors are missing, left over, or of another shape or type.
+  """
+  in_folder = find_tensors(folder)
+  names, images = language_part(config, in_folder)
   # Some tied checkpoints ship a copy of the embedding as head.
-  spare = {"lm_head.weight"} if config.tied else set()
-  wanted = {p.name for p in parts}
-  missing = sorted(wanted - set(names))
+  optional = {"lm_head.weight"} if config.tied else set()
+  required = {p.name for p in parts}
+  missing = sorted(required - set(names))
   extra = sorted(
     names[n]
-    for n in set(names) - wanted - spare
+    for n in set(names) - required - optional
     if "rotary_emb.inv_freq" not in n
   )
   if missing or extra:
@@ -105,7 +116,7 @@ def _match(
       f"{folder}: tensors missing from the checkpoint: {missing[:8]} "
       f"({len(missing)}), not part of the model: {extra[:8]} ({len(extra)})"
     )
-  stored = {p.name: found[names[p.name]] for p in parts}
+  stored = {p.name: in_folder[names[p.name]] for p in parts}
   for p in parts:
     tensor = stored[p.name]
     _ = tensor.dtype  # raises where it is not a float
@@ -115,7 +126,7 @@ def _match(
         f"config.json needs {p.shape}"
       )
   if config.tied and "lm_head.weight" in names:
-    head = found[names["lm_head.weight"]]
+    head = in_folder[names["lm_head.weight"]]
     _check_tied(stored["model.embed_tokens.weight"], head)
   if images and jax.process_index() == 0:
     whole_folder.say(
@@ -126,7 +137,7 @@ def _match(
 
 
 def _check_tied(embed: Stored, head: Stored) -> None:
-  """Raises unless the head is the copy that config.json says it is."""
+  """Raises unless the head is a copy of the embedding, block by block."""
   same = head.shape == embed.shape and head.kind == embed.kind
   blocks = safetensors_file.row_blocks(embed, 0, embed.shape[0], _BLOCK)
   for at in blocks if same else ():
@@ -154,8 +165,8 @@ def load_params(
   Args:
     folder: a Hugging Face folder with safetensors files.
     config: its architecture, from `from_hf`.
-    abstract: shapes and dtypes to make, from jax.eval_shape of Decoder.init;
-      tensors of another floating-point type are cast.
+    abstract: the shapes and dtypes of the params, from jax.eval_shape of
+      Decoder.init; tensors of another floating-point type are cast.
     shardings: a NamedSharding per leaf.
 
   Raises:
@@ -172,13 +183,13 @@ def load_params(
 
   with stage("load", len(parts), "tensors") as bar:
 
-    def one(path, leaf, sharding):
+    def load_leaf(path, leaf, sharding):
       name = path_name(path)
       out = _load(of_leaf[name], leaf, sharding, names[name].transposed)
       bar(len(of_leaf[name]))
       return out
 
-    return jax.tree_util.tree_map_with_path(one, abstract, shardings)
+    return jax.tree_util.tree_map_with_path(load_leaf, abstract, shardings)
 
 
 def _load(
@@ -187,52 +198,53 @@ def _load(
   sharding: NamedSharding,
   transposed: bool,
 ) -> jax.Array:
-  """One parameter from its tensors, which are keyed by their place in it."""
+  """Loads one parameter from its tensors, keyed by their index in it."""
   layered = () not in tensors
   shape = tuple(leaf.shape)
   inner = shape[1:] if layered else shape
   spec = [*sharding.spec, *[None] * (len(shape) - len(sharding.spec))]
   spec = spec[1:] if layered else spec
-  if transposed:  # read as it is stored, and turned on the devices
+  if transposed:  # read as it is stored, and transposed on the devices
     inner = (*inner[:-2], inner[-1], inner[-2])
     spec[-2:] = spec[:-3:-1]
   place = NamedSharding(sharding.mesh, P(*spec))
-  whole, fill = _programs(shape, leaf.dtype, sharding, transposed)
+  place_all, place_layer = _programs(shape, leaf.dtype, sharding, transposed)
   if not layered:
     return jax.block_until_ready(
-      whole(_read(tensors, inner, leaf.dtype, place))
+      place_all(_read(tensors, inner, leaf.dtype, place))
     )
   out = _zeros(shape, leaf.dtype, sharding)()
   for layer in range(shape[0]):
     of_layer = {at[1:]: t for at, t in tensors.items() if at[0] == layer}
     piece = _read(of_layer, inner, leaf.dtype, place)
     # Waited for, so that no second piece is in memory beside it.
-    out = jax.block_until_ready(fill(out, piece, np.int32(layer)))
+    out = jax.block_until_ready(place_layer(out, piece, np.int32(layer)))
   return out
 
 
-# Kept, so that parameters of one shape, and later loads, compile once.
+# Cached, so that parameters of one shape, and later loads, compile once.
 
 
 @functools.lru_cache(maxsize=64)
 def _zeros(shape, dtype, sharding):
+  """Compiles what makes a parameter of zeros on the devices."""
   return jax.jit(lambda: jnp.zeros(shape, dtype), out_shardings=sharding)
 
 
 @functools.lru_cache(maxsize=64)
 def _programs(shape, dtype, sharding, transposed: bool):
-  """How a piece becomes a parameter, or a layer of one in place."""
+  """Compiles what makes a piece a parameter, or a layer of one in place."""
 
-  def turned(piece):
+  def place_all(piece):
     return jnp.swapaxes(piece, -1, -2) if transposed else piece
 
-  def fill(out, piece, layer):
+  def place_layer(out, piece, layer):
     start = (layer, *[0] * (len(shape) - 1))
-    return jax.lax.dynamic_update_slice(out, turned(piece)[None], start)
+    return jax.lax.dynamic_update_slice(out, place_all(piece)[None], start)
 
   return (
-    jax.jit(turned, out_shardings=sharding),
-    jax.jit(fill, out_shardings=sharding, donate_argnums=0),
+    jax.jit(place_all, out_shardings=sharding),
+    jax.jit(place_layer, out_shardings=sharding, donate_argnums=0),
   )
 
 
@@ -242,7 +254,14 @@ def _read(
   dtype: Any,
   sharding: NamedSharding,
 ) -> jax.Array:
-  """An array [*experts, rows, ...] from a tensor per expert, as stored."""
+  """Reads an array [*experts, rows, ...] as stored, a tensor per expert.
+
+  Args:
+    tensors: by their index among the experts; () without experts.
+    shape: of the array.
+    dtype: to which the tensors are cast.
+    sharding: of the array.
+  """
   indices = sharding.addressable_devices_indices_map(shape).values()
   # Replicas on several devices share one copy.
   boxes = {_box(i, shape): i for i in indices if i is not None}
@@ -261,11 +280,12 @@ def _read(
 
 
 def _box(index: Sequence[slice], shape: Sequence[int]) -> Box:
+  """Returns the part of an array that slices select."""
   return tuple(range(*i.indices(n)) for i, n in zip(index, shape, strict=True))
 
 
 def _aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
-  """An empty array that JAX can use on a CPU without copying it."""
+  """Makes an empty array that JAX can use on a CPU without copying it."""
   size = math.prod(shape) * np.dtype(dtype).itemsize
   raw = np.empty(size + 64, np.uint8)
   skip = -raw.ctypes.data % 64

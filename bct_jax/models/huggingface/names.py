@@ -1,4 +1,4 @@
-"""Names of parameters here and in Hugging Face checkpoints."""
+"""Maps names of parameters here to names in Hugging Face checkpoints."""
 
 import itertools
 import re
@@ -9,12 +9,12 @@ from bct_jax.models.config import ModelConfig
 
 
 class HfName(NamedTuple):
-  """Where a parameter is in a checkpoint.
+  """Says where a parameter is in a checkpoint.
 
   Attributes:
-    template: the tensor's name with a {} for each leading dimension that is
+    template: the tensor's name, with a {} for each leading dimension that is
       stacked here: the layer, and the expert behind it.
-    transposed: stored as [out, in], while it is [in, out] here.
+    transposed: whether it is [out, in] there; here it is [in, out].
   """
 
   template: str
@@ -22,12 +22,12 @@ class HfName(NamedTuple):
 
   @property
   def stacked(self) -> int:
-    """Leading dimensions here that are separate tensors there."""
+    """Counts leading dimensions here that are separate tensors there."""
     return self.template.count("{}")
 
 
 def hf_names(config: ModelConfig) -> dict[str, HfName]:
-  """Slash-joined name of every parameter -> its place in a checkpoint."""
+  """Maps the slash-joined name of every parameter to its HfName."""
   layer = "model.layers.{}."
   out = {
     "embed": HfName("model.embed_tokens.weight", False),
@@ -54,7 +54,7 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
     norm("attn_norm", "input_layernorm")
     norm("mlp_norm", "post_attention_layernorm")
   else:
-    # The same word there as for what is a norm of the MLP's input elsewhere.
+    # Elsewhere a norm of this name is one of the MLP's input.
     norm("attn_post_norm", "post_attention_layernorm")
     norm("mlp_post_norm", "post_feedforward_layernorm")
   if config.norms == "both":
@@ -72,13 +72,13 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
 
 
 class Part(NamedTuple):
-  """One tensor of a checkpoint, as a part of a parameter.
+  """Describes one tensor of a checkpoint, as a part of a parameter.
 
   Attributes:
     name: in the checkpoint.
     leaf: slash-joined name of the parameter.
-    index: which of its stacked layers (and experts) the tensor is.
-    shape: in the checkpoint, so transposed where the name says so.
+    index: of the tensor among the stacked layers (and experts) of the leaf.
+    shape: in the checkpoint, so transposed where HfName says so.
   """
 
   name: str
@@ -90,7 +90,7 @@ class Part(NamedTuple):
 def hf_parts(
   config: ModelConfig, shapes: Mapping[str, Sequence[int]]
 ) -> list[Part]:
-  """All tensors of a checkpoint: embedding, layer by layer, the rest.
+  """Lists all tensors of a checkpoint: embedding, layer by layer, the rest.
 
   Args:
     config: the architecture.
@@ -121,26 +121,30 @@ def hf_parts(
   )
 
 
-# Gemma 3 with an image encoder: as written by transformers since 4.52, before.
+# Prefixes in a Gemma 3 with an image encoder, as transformers writes them since
+# version 4.52, and as it wrote them before.
 _LANGUAGE = ("model.language_model.", "language_model.model.")
 _HEADS = ("language_model.lm_head.",)
 _IMAGE = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
 
 
 def language_part(
-  config: ModelConfig, found: Iterable[str]
+  config: ModelConfig, names: Iterable[str]
 ) -> tuple[dict[str, str], int]:
-  """The language model's tensors in a checkpoint that may hold more.
+  """Picks the language model's tensors of a checkpoint that may hold more.
+
+  Args:
+    config: the architecture of the language model.
+    names: of all tensors of the checkpoint.
 
   Returns:
-    The name that such a tensor has in a checkpoint of the language model alone
-    -> its name in this one; and how many tensors of an image encoder there are
-    beside them.
+    The name that a tensor has in a checkpoint of the language model alone ->
+    its name in this one; and the number of tensors of an image encoder.
   """
   if config.family != "gemma3_text":
-    return {name: name for name in found}, 0
+    return {name: name for name in names}, 0
   out, images = {}, 0
-  for name in found:
+  for name in names:
     if _IMAGE.match(name):
       images += 1
       continue

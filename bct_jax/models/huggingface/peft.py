@@ -1,4 +1,4 @@
-"""A low-rank adapter as files that peft and vLLM load."""
+"""Exports a low-rank adapter as files that peft and vLLM load."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +19,10 @@ from bct_jax.types import PyTree
 def adapter_tensors(
   adapter: PyTree, model: ModelConfig, lora: LoraConfig
 ) -> dict[str, np.ndarray]:
-  """peft's name -> tensor, transposed as there; small enough for one file."""
+  """Makes the tensors of an adapter under peft's names, transposed as there.
+
+  They are small enough for one file.
+  """
   host = to_host(adapter)
   out = {}
   for ours, module in target_layers(model, lora).items():
@@ -42,12 +45,12 @@ def export_adapter(
 ) -> Path:
   """Writes adapter_config.json and adapter_model.safetensors.
 
-  All processes must call it; the first writes. As with export_hf, the folder
-  appears whole, and only one that an export wrote is replaced.
+  All processes must call it, and the first writes. As with export_hf, the
+  folder appears whole, and replaces nothing but a folder of an export.
 
   Args:
     out: the folder to write.
-    weights: with an adapter.
+    weights: params with an adapter.
     model: the architecture.
     base: the model that the adapter is over, a hub id or a folder.
     about: JSON values to keep in the folder's manifest.

@@ -1,10 +1,10 @@
-"""The safetensors format: rows read by offset, files written by the tensor.
+"""Reads rows of safetensors by offset, and writes files tensor by tensor.
 
 A file is the length of its header (8 bytes, little-endian), the header (JSON:
 dtype, shape and byte range of every tensor) and the data, row-major
 (https://huggingface.co/docs/safetensors). The library maps files into memory,
-where every page that was read counts as the process's own, and writes from a
-dict of all tensors; here neither a file nor a tensor is ever held whole.
+where every page that was read counts as the process's own, and it writes from a
+dict of all tensors. Here neither a file nor a tensor is ever held whole.
 """
 
 import json
@@ -26,18 +26,27 @@ _MAX_HEADER = 100_000_000  # bytes, as in the library
 
 
 class Stored(NamedTuple):
-  """Where a tensor is; `start` and `stop` are bytes of the file."""
+  """Says where a tensor is stored.
+
+  Attributes:
+    path: the file.
+    name: of the tensor.
+    kind: the format's word for its dtype, such as BF16.
+    shape: of the tensor.
+    start: its first byte in the file.
+    stop: the byte behind its last.
+  """
 
   path: Path
   name: str
-  kind: str  # the format's word for the dtype, such as BF16
+  kind: str
   shape: tuple[int, ...]
   start: int
   stop: int
 
   @property
   def dtype(self) -> np.dtype:
-    """Raises ValueError unless it is one of DTYPES."""
+    """Returns the dtype; raises ValueError unless it is one of DTYPES."""
     if self.kind not in DTYPES:
       raise ValueError(
         f"{self.path}: tensor {self.name} is stored as {self.kind}; "
@@ -47,11 +56,12 @@ class Stored(NamedTuple):
 
 
 def read_header(path: Path) -> dict[str, Stored]:
-  """Every tensor of a file, by name, in the order of their bytes.
+  """Reads where every tensor of a file is, by name, in the order of bytes.
 
   Raises:
-    ValueError: it is missing, not of this format, cut short, or a tensor's
-      bytes do not fit its shape, the file or its neighbours; names the tensor.
+    ValueError: the file is missing, not of this format or cut short; or the
+      bytes of a tensor do not fit its shape, the file or its neighbours. The
+      message names the tensor.
   """
   try:
     size = path.stat().st_size
@@ -93,6 +103,7 @@ def read_header(path: Path) -> dict[str, Stored]:
 
 
 def _no_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+  """Makes a dict of JSON's pairs; raises ValueError if a key occurs twice."""
   out = dict(pairs)
   if len(out) != len(pairs):
     names = [k for k, _ in pairs]
@@ -102,10 +113,10 @@ def _no_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _stored(path: Path, name: str, entry: Any, base: int) -> Stored:
-  """One entry of a header; `base` is where the data begins."""
+  """Reads one entry of a header, with the data beginning at byte `base`."""
 
   def naturals(values: Any) -> tuple[int, ...]:
-    # type, since True is an int
+    # Not isinstance: True is an int.
     if not all(type(n) is int and n >= 0 for n in values):
       raise ValueError
     return tuple(values)
@@ -129,26 +140,29 @@ def _stored(path: Path, name: str, entry: Any, base: int) -> Stored:
 
 
 def read_rows(tensor: Stored, start: int, stop: int) -> np.ndarray:
-  """Rows [start, stop) of a tensor's first dimension."""
+  """Reads the rows [start, stop) of a tensor's first dimension."""
   out = np.empty((stop - start, *tensor.shape[1:]), tensor.dtype)
   row = (tensor.stop - tensor.start) // max(1, tensor.shape[0])
-  left = out.reshape(-1).view(np.uint8).data
+  rest = out.reshape(-1).view(np.uint8).data
   with tensor.path.open("rb", buffering=0) as f:
     f.seek(tensor.start + start * row)
-    while left:
-      count = f.readinto(left)
+    while rest:
+      count = f.readinto(rest)
       if not count:
         raise ValueError(
           f"{tensor.path}: tensor {tensor.name} was cut short while it was read"
         )
-      left = left[count:]
+      rest = rest[count:]
   return out
 
 
 def row_blocks(
   tensor: Stored, start: int, stop: int, size: int
 ) -> Iterable[tuple[int, int]]:
-  """Splits rows into ranges of about `size` bytes, at least a row each."""
+  """Splits the rows [start, stop) into ranges of about `size` bytes.
+
+  A range has one row at least.
+  """
   row = (tensor.stop - tensor.start) // max(1, tensor.shape[0])
   step = max(1, size // max(1, row))
   for at in range(start, stop, step):
@@ -167,10 +181,10 @@ def write(
     path: a new file.
     shapes: of each tensor, by name, in the order of `arrays`.
     dtype: of all of them, one of DTYPES.
-    arrays: the values; an iterator may make each when it is asked for it.
+    arrays: the values, which an iterator may make one by one.
 
   Raises:
-    ValueError: an array is not as announced; names the tensor.
+    ValueError: an array has another shape or dtype; names the tensor.
   """
   kind = next(k for k, v in DTYPES.items() if v == dtype)
   # transformers refuses a file that does not name its framework.

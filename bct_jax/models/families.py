@@ -1,0 +1,119 @@
+"""Describes how the config.json of each model family is read."""
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+# A function takes a configuration of transformers, and returns the fields of
+# ModelConfig in which its family differs from Llama without biases.
+
+
+def _llama(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Llama (arXiv 2407.21783) and SmolLM3."""
+  bias = bool(hf.attention_bias)
+  return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": bool(hf.mlp_bias)}
+
+
+def _qwen3(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Qwen3 (arXiv 2505.09388)."""
+  bias = bool(hf.attention_bias)
+  return {"qkv_bias": bias, "out_bias": bias, "qk_norm": "head"}
+
+
+def _qwen3_moe(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Qwen3's mixtures of experts."""
+  return {
+    **_qwen3(hf),
+    "mlp_width": hf.moe_intermediate_size,
+    "num_experts": hf.num_experts,
+    "experts_per_token": hf.num_experts_per_tok,
+    "renormalize": bool(hf.norm_topk_prob),
+  }
+
+
+def _olmo2(hf: Any) -> dict[str, Any]:
+  """Reads the flags of OLMo 2 (arXiv 2501.00656)."""
+  bias = bool(hf.attention_bias)
+  return {
+    "qkv_bias": bias,
+    "out_bias": bias,
+    "qk_norm": "all",
+    "norms": "post",
+  }
+
+
+def _gemma2(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Gemma 2 (arXiv 2408.00118)."""
+  bias = bool(hf.attention_bias)
+  return {
+    "qkv_bias": bias,
+    "out_bias": bias,
+    "norms": "both",
+    "norm_plus_one": True,
+    "embed_scale": hf.hidden_size**0.5,
+    "query_scale": hf.query_pre_attn_scalar**-0.5,
+    "attn_softcap": hf.attn_logit_softcapping,
+    "final_softcap": hf.final_logit_softcapping,
+  }
+
+
+def _gemma3(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Gemma 3 (arXiv 2503.19786)."""
+  return {**_gemma2(hf), "qk_norm": "head"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+  """Describes how the config.json of a model family is read.
+
+  Attributes:
+    fields: names of its fields besides _COMMON and _HARMLESS, by spaces.
+    only: field -> the values that are supported.
+    flags: a configuration of transformers -> fields of ModelConfig.
+  """
+
+  fields: str
+  only: Mapping[str, Any]
+  flags: Callable[[Any], dict[str, Any]]
+
+
+_WINDOWS = "sliding_window layer_types"
+_QWEN = f"{_WINDOWS} use_sliding_window max_window_layers"
+_GEMMA = (
+  f"{_WINDOWS} attention_bias query_pre_attn_scalar hidden_activation "
+  "attn_logit_softcapping final_logit_softcapping use_bidirectional_attention"
+)
+_CAUSAL = {"use_bidirectional_attention": (None, False)}
+FAMILIES = {
+  "llama": Family(
+    "attention_bias mlp_bias pretraining_tp rope_interleaved",
+    {"pretraining_tp": (1, None), "rope_interleaved": (False, None)},
+    _llama,
+  ),
+  "mistral": Family("sliding_window", {}, lambda hf: {}),
+  "qwen2": Family(
+    f"{_QWEN} use_mrope", {"use_mrope": (False,)}, lambda hf: {"qkv_bias": True}
+  ),
+  "qwen3": Family(f"{_QWEN} attention_bias", {}, _qwen3),
+  "qwen3_moe": Family(
+    f"{_QWEN} attention_bias moe_intermediate_size num_experts "
+    "num_local_experts num_experts_per_tok norm_topk_prob decoder_sparse_step "
+    "mlp_only_layers",
+    {"decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
+    _qwen3_moe,
+  ),
+  "gemma2": Family(_GEMMA, _CAUSAL, _gemma2),
+  "gemma3_text": Family(
+    f"{_GEMMA} rope_local_base_freq sliding_window_pattern "
+    "_sliding_window_pattern",
+    _CAUSAL,
+    _gemma3,
+  ),
+  "smollm3": Family(
+    f"{_WINDOWS} use_sliding_window max_window_layers no_rope_layers "
+    "no_rope_layer_interval attention_bias mlp_bias pretraining_tp",
+    {"pretraining_tp": (1, 2, None)},  # not used in its forward pass
+    _llama,
+  ),
+  "olmo2": Family("attention_bias", {}, _olmo2),
+}
