@@ -17,7 +17,7 @@ from bct_jax.config import ConfigError, SamplingConfig, check_sampling
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.sample.sampler import Sample, common_prefix, make_sampler
-from bct_jax.sample.score import Scored, bucket
+from bct_jax.sample.score import ScoredCompletion, bucket
 from bct_jax.types import Completion
 
 # Samplers that are kept; each holds what it compiled.
@@ -117,7 +117,7 @@ class LocalModel:
     prompts: Sequence[Sequence[int]],
     rest: Sequence[Sequence[int]],
     done: Callable[[int], Any] = lambda count: None,
-  ) -> list[Scored]:
+  ) -> list[ScoredCompletion]:
     """Log-probabilities of what follows each prompt, see sample/score.py."""
     with self._lock, jax.set_mesh(self.runtime.mesh):
       return self.runtime.scorer(self._weights, prompts, rest, done)

@@ -1,11 +1,12 @@
-"""Decoding on the devices: slots that hold a row each until it has ended.
+"""Decodes on the devices, in slots that hold a row each until it has ended.
 
-`prefill` runs prompts, once for all the samples of each; `admit` puts some of
-those into free slots; `advance` decodes all slots until enough of them are free
-again. A row's slot, its neighbours and the time it came in change nothing: its
-keys lie at its own positions, and its random keys are made from (seed, row id,
-position). On a CPU a step costs what its slots cost: `shrink` leaves out those
-that are free when no row waits for one.
+`prefill` runs prompts, each once for all the samples of it; `admit` puts some
+of the prefilled rows into free slots; `advance` decodes all slots until enough
+of them are free again. A row's numbers do not depend on its slot, on its
+neighbours or on when it was admitted: its keys lie at its own positions, and
+its random keys are made from (seed, row id, position). On a CPU a step costs
+what its slots cost, so `shrink` leaves out free slots when no row waits for
+one.
 """
 
 import dataclasses
@@ -29,25 +30,25 @@ from bct_jax.types import PyTree
 
 
 @struct.dataclass
-class State:
-  """All slots; a slot that is not live is free."""
+class DecodeState:
+  """Holds all slots; a slot that is not live is free."""
 
   past: Any  # per layer: Slots
   token: Any  # [B] int32, the newest, whose keys are not in `past` yet
-  position: Any  # [B] int32, of it
+  position: Any  # [B] int32, of the newest token
   key: Any  # [B, 2] uint32, of the row
   arm: Any  # [B] int32, whose adapter it has, if the params hold several
-  limit: Any  # [B] int32, tokens the row may have
+  limit: Any  # [B] int32, new tokens that the row may have
   live: Any  # [B] bool
   tokens: Any  # [B, C] int32, sampled so far
   logprobs: Any  # [B, C] float32
-  lengths: Any  # [B] int32, how many
+  lengths: Any  # [B] int32, how many are sampled
   stopped: Any  # [B] bool, ended by a stop id
 
 
 @struct.dataclass
-class Prompts:
-  """Prompts that are run together, and the rows that are sampled from them."""
+class PackedPrompts:
+  """Holds prompts that are run together, and the rows sampled from them."""
 
   tokens: Any  # [r, T] int32, packed, without the common prefix
   positions: Any  # [r, T] int32, counted from the start of the prefix
@@ -58,8 +59,8 @@ class Prompts:
 
 
 @struct.dataclass
-class Ready:
-  """Rows that have a first token and wait for a slot."""
+class PrefilledRows:
+  """Holds rows that have a first token and wait for a slot."""
 
   past: Any  # per layer: keys, values [r, T, K, H] of the prompts
   token: Any  # [A] int32
@@ -68,11 +69,15 @@ class Ready:
 
 
 @struct.dataclass
-class Places:
-  """Which rows that are ready go where."""
+class SlotAssignment:
+  """Says which prefilled rows go into which slots.
+
+  There are always `a` entries, so that one program serves; those that are no
+  row name a slot that does not exist.
+  """
 
   index: Any  # [a] int32, of A
-  slot: Any  # [a] int32; one that does not exist for what is not a row
+  slot: Any  # [a] int32
   source: Any  # [a, Q] int32, where in r * T each token of its prompt is
   length: Any  # [a] int32, tokens of its prompt with the prefix
   arm: Any  # [a] int32
@@ -80,18 +85,18 @@ class Places:
 
 
 def kv_dtype(config: SamplingConfig, dtype: Any) -> np.dtype:
-  """In which keys and values wait in their slots; `dtype` is the model's."""
+  """Returns the dtype of keys and values in slots; `dtype` is the model's."""
   return jnp.dtype(jnp.int8 if config.kv_cache_dtype == "int8" else dtype)
 
 
-# Rows of the smallest step that is worth a program of its own. With SmolLM2 it
-# takes 2 s to compile and try one, and a step of 64 rows saves 0.03 s of one of
-# 96, 0.06 s of one of 128.
+# Rows of the smallest step that is worth a program of its own. With SmolLM2 a
+# program takes 2 s to compile and try, and a step of 64 rows saves 0.03 s of a
+# step of 96 rows, 0.06 s of one of 128.
 _LEAST = 64
 
 
 def _smaller(size: int) -> list[int]:
-  """Multiples of _LEAST, each at most 3/4 of the one before."""
+  """Lists multiples of _LEAST below a size, each at most 3/4 of the last."""
   out: list[int] = []
   if size < 2 * _LEAST:
     return out
@@ -102,15 +107,15 @@ def _smaller(size: int) -> list[int]:
 
 
 class Engine:
-  """Compiled functions over `State` for one model on one mesh.
+  """Holds the compiled functions over DecodeState for one model on one mesh.
 
   Attributes:
-    start: (positions, rows) -> State with room for that many, and no row yet.
+    start: (positions, rows) -> DecodeState with room for that many, all free.
     prefix: (params, tokens [arms, S]) -> what all prompts begin with.
-    prefill: (params, prefix or None, prompts, seed) -> Ready.
-    admit: (state, prefix or None, ready, places) -> State.
-    advance: (params, state, free, wanted, steps) -> State.
-    shrink: (state, slots [b] int32) -> State of those alone; see `sizes`.
+    prefill: (params, prefix or None, prompts, seed) -> PrefilledRows.
+    admit: (state, prefix or None, prefilled, assignment) -> DecodeState.
+    advance: (params, state, free, wanted, steps) -> DecodeState.
+    shrink: (state, slots [b] int32) -> DecodeState of those slots; see `sizes`.
     batch_size: slots; a multiple of the row shards.
     shards: row shards; packed rows of prompts are a multiple of them.
     rows, whole: shardings over rows and of replicated arrays.
@@ -131,7 +136,7 @@ class Engine:
     self.whole, self.rows = NamedSharding(mesh, P()), meshes.row_sharding(mesh)
     divides = model.config.num_kv_heads % mesh.shape["tensor"] == 0
     past = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
-    place = State(past, *[self.rows] * 10)
+    place = DecodeState(past, *[self.rows] * 10)
     self._place = place
     self.start = jax.jit(
       self._start, static_argnums=(0, 1), out_shardings=place
@@ -148,25 +153,30 @@ class Engine:
     self._sizes: dict[int, tuple[int, ...]] = {}  # by slots
 
   def steps(
-    self, params: PyTree, state: State, free: np.ndarray, wanted: int, most: int
-  ) -> State:
-    """`advance` with numbers of the host."""
+    self,
+    params: PyTree,
+    state: DecodeState,
+    free: np.ndarray,
+    wanted: int,
+    most: int,
+  ) -> DecodeState:
+    """Calls `advance` with numbers of the host."""
     numbers = (free, np.int32(wanted), np.int32(most))
     return self.advance(
       params, state, *(meshes.put(np.asarray(x), self.whole) for x in numbers)
     )
 
   def num_programs(self) -> int:
-    """How many were compiled so far, or taken from the compilation cache."""
+    """Counts the programs that were compiled or read from a cache so far."""
     names = ("start", "prefix", "prefill", "admit", "advance", "shrink")
     return sum(getattr(self, name)._cache_size() for name in names)
 
   def sizes(self, params: PyTree, slots: int) -> tuple[int, ...]:
-    """Numbers of rows to shrink to: each row has the very same bits in them.
+    """Returns the sizes to shrink to, in which a row has the very same bits.
 
-    That is tried out, since it depends on how products are cut into blocks.
-    Elsewhere than on one CPU there are none: a step of few rows takes about as
-    long there as one of many, for it reads the same weights.
+    Sizes are tried out, since rounding depends on how XLA cuts products into
+    blocks. Only one CPU shrinks: on other devices a step of few rows takes
+    about as long as one of many, as it reads the same weights.
     """
     if slots not in self._sizes:
       sizes = _smaller(self.batch_size) if self._one_cpu else []
@@ -181,23 +191,23 @@ class Engine:
     return self._sizes[slots]
 
   def _bits(self, params: PyTree, slots: int, size: int) -> np.ndarray:
-    """What `size` rows give in two steps, the first ones of a made-up state."""
+    """Decodes two steps of made-up rows; returns the bits of their logprobs."""
     rows = np.arange(size, dtype=np.int32)
     state = self.start(slots, size)
-    made: dict[str, np.ndarray] = {
+    fields: dict[str, np.ndarray] = {
       "token": rows % self.model.config.vocab_size,
       "position": rows % (slots - 1),
       "limit": np.full_like(rows, self.config.max_new_tokens),
       "live": rows >= 0,
     }
     state = dataclasses.replace(
-      state, **{k: meshes.put(x, self.rows) for k, x in made.items()}
+      state, **{k: meshes.put(x, self.rows) for k, x in fields.items()}
     )
     state = self.steps(params, state, rows < 0, size + 1, 2)
     return meshes.to_host(state.logprobs).view(np.uint32)
 
-  def abstract_state(self, slots: int) -> State:
-    """Shapes and shardings of what `start` makes."""
+  def abstract_state(self, slots: int) -> DecodeState:
+    """Returns shapes and shardings of what `start` makes."""
     shapes = jax.eval_shape(lambda: self._start(slots, self.batch_size))
 
     def place(x, sharding):
@@ -207,17 +217,17 @@ class Engine:
     rows = jax.tree.map(lambda x: place(x, self.rows), shapes)
     return dataclasses.replace(rows, past=past)
 
-  def _start(self, slots: int, b: int) -> State:
-    """No row yet, room for `slots` positions of each of b."""
+  def _start(self, slots: int, b: int) -> DecodeState:
+    """Makes b free slots with room for `slots` positions each."""
     c = self.model.config
     new = self.config.max_new_tokens
     kv = jax.ShapeDtypeStruct((b, slots, c.num_kv_heads, c.head_dim), "float32")
-    one = jax.eval_shape(lambda kv: as_slots(kv, kv, self.kv_dtype), kv)
+    layer = jax.eval_shape(lambda kv: as_slots(kv, kv, self.kv_dtype), kv)
     past = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), [one] * c.num_layers
+      lambda x: jnp.zeros(x.shape, x.dtype), [layer] * c.num_layers
     )
     zero = jnp.zeros((b,), jnp.int32)
-    return State(
+    return DecodeState(
       past=past,
       token=zero,
       position=zero,
@@ -232,7 +242,7 @@ class Engine:
     )
 
   def _prefix(self, params: PyTree, tokens: jax.Array) -> list[Prefix]:
-    """Keys and values of tokens [arms, S] that all prompts begin with."""
+    """Computes keys and values of tokens [arms, S] that begin all prompts."""
     at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     arms = jnp.broadcast_to(jnp.arange(len(tokens))[:, None], tokens.shape)
     ones = jnp.ones_like(tokens)
@@ -243,9 +253,10 @@ class Engine:
     self,
     params: PyTree,
     prefix: list[Prefix] | None,
-    prompts: Prompts,
+    prompts: PackedPrompts,
     seed: jax.Array,
-  ) -> Ready:
+  ) -> PrefilledRows:
+    """Runs packed prompts and chooses the first token of each row."""
     begin = jax.tree.map(lambda x: x[prompts.arms], prefix)
     arms = jnp.broadcast_to(prompts.arms[:, None], prompts.tokens.shape)
     hidden, past = self.model.prefill(
@@ -258,68 +269,83 @@ class Engine:
     token, logprob = self._pick(
       params, last, keys, jnp.zeros_like(prompts.last)
     )
-    return Ready(past, token, logprob, keys)
+    return PrefilledRows(past, token, logprob, keys)
 
+  # Two samples of prompt B are admitted to slots 5 and 2 of 6, where a = 3:
+  #
+  #   prefilled   keys of packed prompts, flat [r * T]   A A A B B . C C C C . .
+  #   source      where the row's prompt lies, [a, Q]    3 4 | 3 4 | 0 1
+  #   slot        where the row goes, [a]                5   | 2   | 6
+  #   afterwards  slots 5 and 2 hold prefix + B, and each its first token; there
+  #               is no slot 6, so the third entry, which is no row, is dropped
   def _admit(
     self,
-    state: State,
+    state: DecodeState,
     prefix: list[Prefix] | None,
-    ready: Ready,
-    places: Places,
-  ) -> State:
+    prefilled: PrefilledRows,
+    assignment: SlotAssignment,
+  ) -> DecodeState:
+    """Copies prefilled rows into free slots."""
     token, logprob, keys = (
-      x[places.index] for x in (ready.token, ready.logprob, ready.key)
+      x[assignment.index]
+      for x in (prefilled.token, prefilled.logprob, prefilled.key)
     )
     stopped = self._stops(token)
 
     def put(old, new):
-      return old.at[places.slot].set(new.astype(old.dtype), mode="drop")
+      return old.at[assignment.slot].set(new.astype(old.dtype), mode="drop")
 
     def put_past(slots: Slots, kv, begin: Prefix | None) -> Slots:
       # [r, T, K, H] -> [a, Q, K, H]
-      k, v = (x.reshape(-1, *x.shape[2:])[places.source] for x in kv)
+      k, v = (x.reshape(-1, *x.shape[2:])[assignment.source] for x in kv)
       if begin is not None:
-        k = jnp.concatenate([begin.keys[places.arm], k], axis=1)
-        v = jnp.concatenate([begin.values[places.arm], v], axis=1)
+        k = jnp.concatenate([begin.keys[assignment.arm], k], axis=1)
+        v = jnp.concatenate([begin.values[assignment.arm], v], axis=1)
 
       def one(old, new, axis) -> Any:
         if old is None:
           return None
-        part = (places.slot, *[slice(None)] * (axis - 1), slice(k.shape[1]))
+        part = (assignment.slot, *[slice(None)] * (axis - 1), slice(k.shape[1]))
         return old.at[part].set(new, mode="drop")
 
       new = as_slots(k, v, self.kv_dtype)
       return Slots(*map(one, slots, new, POSITIONS))
 
-    begins = prefix or [None] * len(ready.past)
-    return State(
+    begins = prefix or [None] * len(prefilled.past)
+    return DecodeState(
       past=[
         put_past(s, kv, begin)
-        for s, kv, begin in zip(state.past, ready.past, begins, strict=True)
+        for s, kv, begin in zip(state.past, prefilled.past, begins, strict=True)
       ],
       token=put(state.token, token),
-      position=put(state.position, places.length),
+      position=put(state.position, assignment.length),
       key=put(state.key, keys),
-      arm=put(state.arm, places.arm),
-      limit=put(state.limit, places.limit),
-      live=put(state.live, ~stopped & (places.limit > 1)),
-      tokens=state.tokens.at[places.slot, 0].set(token, mode="drop"),
-      logprobs=state.logprobs.at[places.slot, 0].set(logprob, mode="drop"),
-      lengths=put(state.lengths, jnp.ones_like(places.slot)),
+      arm=put(state.arm, assignment.arm),
+      limit=put(state.limit, assignment.limit),
+      live=put(state.live, ~stopped & (assignment.limit > 1)),
+      tokens=state.tokens.at[assignment.slot, 0].set(token, mode="drop"),
+      logprobs=state.logprobs.at[assignment.slot, 0].set(logprob, mode="drop"),
+      lengths=put(state.lengths, jnp.ones_like(assignment.slot)),
       stopped=put(state.stopped, stopped),
     )
 
   def _advance(
     self,
     params: PyTree,
-    state: State,
+    state: DecodeState,
     free: jax.Array,
     wanted: jax.Array,
     steps: jax.Array,
-  ) -> State:
+  ) -> DecodeState:
     """Decodes until `wanted` slots are free, none is live, or `steps` are done.
 
-    `free` [B] marks slots that hold no row: the host ends rows too.
+    Args:
+      params: the sampler's copy.
+      state: see DecodeState.
+      free: [B] bool, slots that hold no row, as the host knows: it ends rows
+        at stop strings, which the devices do not see.
+      wanted: [] int32.
+      steps: [] int32.
     """
     state = dataclasses.replace(state, live=state.live & ~free)
 
@@ -334,7 +360,8 @@ class Engine:
 
     return jax.lax.while_loop(more, body, (jnp.int32(0), state))[1]
 
-  def _step(self, params: PyTree, s: State) -> State:
+  def _step(self, params: PyTree, s: DecodeState) -> DecodeState:
+    """Decodes one token in every slot, and keeps it in those that are live."""
     hidden, past = self.model.decode(params, s.token, s.position, s.past, s.arm)
     token, logprob = self._pick(params, hidden, s.key, s.lengths)
     stopped = s.live & self._stops(token)
@@ -345,10 +372,10 @@ class Engine:
       return old.at[jnp.arange(len(at)), at].set(new, mode="drop")
 
     lengths = s.lengths + s.live
-    return State(
+    return DecodeState(
       past=past,
       token=token,
-      # A free slot stays where it is, inside of its room.
+      # A free slot decodes on at one position, inside of its room.
       position=s.position + s.live,
       key=s.key,
       arm=s.arm,
@@ -361,6 +388,7 @@ class Engine:
     )
 
   def _pick(self, params, hidden, keys, t):
+    """Chooses token number t [B] of rows from their hidden states [B, D]."""
     keys = jax.vmap(jax.random.fold_in)(keys, t)
     token, logprob = choose_token(
       self.model.logits(params, hidden), keys, self.config
@@ -368,4 +396,5 @@ class Engine:
     return token.astype(jnp.int32), logprob
 
   def _stops(self, token: jax.Array) -> jax.Array:  # [B] -> [B] bool
+    """Tells which tokens end a row."""
     return jnp.isin(token, self.stop_ids)

@@ -1,9 +1,10 @@
-"""Choosing the next token from scores: greedy, temperature, top-k, top-p.
+"""Chooses the next token from scores: greedy, temperature, top-k, top-p.
 
-Cut-offs are found exactly without sorting the vocabulary: the ones for top-p by
-bisection over the 32 bits of a float32. Tokens that tie with the last one kept
-are kept too. A draw takes two uniform numbers, not one for every token: it
-inverts the cumulative sum over chunks of the vocabulary, then the one within.
+Cut-offs are exact and need no sorting of the vocabulary: the cut-off of top-p
+comes from a bisection over the 32 bits of a float32. Tokens that tie with the
+last token above a cut-off stay. A draw takes two uniform numbers, not one for
+every token: it inverts the cumulative sum over chunks of the vocabulary, then
+the one within the chunk.
 """
 
 import jax
@@ -20,7 +21,7 @@ def choose_token(
   keys: jax.Array,  # [B, 2] uint32
   config: SamplingConfig,
 ) -> tuple[jax.Array, jax.Array]:  # [B] int32, [B] float32
-  """The next token of each row and its log-probability.
+  """Chooses the next token of each row; returns it and its log-probability.
 
   The log-probability is that of the model, in nats: neither tempered nor
   renormalised to what top-k, top-p and min-p leave over.
@@ -34,7 +35,7 @@ def choose_token(
 
 
 def _argmax(scores: jax.Array) -> jax.Array:  # [B, V] -> [B]
-  """The first of the highest: the best chunk, then the best in it.
+  """Finds the first of the highest scores: the best chunk, then in it.
 
   A single argmax over the vocabulary is a scalar loop on CPU, 10 times slower.
   """
@@ -45,7 +46,7 @@ def _argmax(scores: jax.Array) -> jax.Array:  # [B, V] -> [B]
 
 
 def _draw(scores: jax.Array, keys: jax.Array) -> jax.Array:
-  """A token of each row [B, V] with the probabilities softmax(scores)."""
+  """Draws a token of each row [B, V] with probabilities softmax(scores)."""
   chunks = _chunks(scores)
   uniform = jax.vmap(lambda key: jax.random.uniform(key, (2,)))(keys)  # [B, 2]
   masses = jnp.exp(chunks - jnp.max(scores, axis=-1)[:, None, None])
@@ -55,10 +56,11 @@ def _draw(scores: jax.Array, keys: jax.Array) -> jax.Array:
 
 
 def _invert(masses: jax.Array, uniform: jax.Array) -> jax.Array:
-  """Where `uniform` [B] of all mass is reached in [B, n]; never where is none.
+  """Finds where the share `uniform` [B] of all mass in [B, n] is reached.
 
-  The last sum is the whole by definition, and a uniform number is below 1, but
-  their product may round up to it: then it is the last one with any mass.
+  A place without mass is never returned. The last sum is the whole mass, and a
+  uniform number is below 1, but their product may round up to the whole: then
+  the last place with mass is meant.
   """
   sums = jnp.cumsum(masses, axis=-1)
   at = jnp.sum(sums <= uniform[:, None] * sums[:, -1:], axis=-1)
@@ -67,16 +69,18 @@ def _invert(masses: jax.Array, uniform: jax.Array) -> jax.Array:
 
 
 def _chunks(scores: jax.Array) -> jax.Array:  # [B, V] -> [B, V / n, n]
-  """n is the largest power of 2, up to 512, that divides the vocabulary."""
+  """Cuts the vocabulary into chunks of n, the largest power of 2 up to 512 that
+  divides it."""
   rows, vocab = scores.shape
   return scores.reshape(rows, -1, min(512, vocab & -vocab))
 
 
 def truncate_logits(scores: jax.Array, config: SamplingConfig) -> jax.Array:
-  """Scores [B, V] with tokens that may not be drawn at minus infinity.
+  """Sets the scores [B, V] of tokens that may not be drawn to minus infinity.
 
-  top-k, then top-p (Holtzman et al. 2020, arXiv 1904.09751) among those left,
-  then min-p (Nguyen et al. 2024, arXiv 2407.01082), as in transformers.
+  Applies top-k, then top-p (Holtzman et al. 2020, arXiv 1904.09751) among the
+  tokens that stay, then min-p (Nguyen et al. 2024, arXiv 2407.01082), as in
+  transformers.
   """
   if 0 < config.top_k < scores.shape[-1]:
     last = jax.lax.top_k(scores, config.top_k)[0][:, -1:]
@@ -91,7 +95,7 @@ def truncate_logits(scores: jax.Array, config: SamplingConfig) -> jax.Array:
 
 
 def _nucleus(scores: jax.Array, top_p: float) -> jax.Array:  # [B, V] -> [B, 1]
-  """The highest score at or above which lies at least `top_p` of the mass."""
+  """Finds the highest score at or above which lies `top_p` of the mass."""
   probs = jax.nn.softmax(scores, axis=-1)
   bits = jax.lax.bitcast_convert_type(scores, jnp.int32)
   # Ordered like the floats they come from.
@@ -110,7 +114,7 @@ def _nucleus(scores: jax.Array, top_p: float) -> jax.Array:  # [B, V] -> [B, 1]
   low = jnp.min(order, axis=-1, keepdims=True)
   high = jnp.max(order, axis=-1, keepdims=True) + 1
   low, _ = jax.lax.fori_loop(0, 32, halve, (low, high))
-  # Rounding may leave the whole mass just below top_p; then all are kept.
+  # Rounding may put the whole mass just below top_p; then all tokens stay.
   return jnp.min(
     jnp.where(order >= low, scores, jnp.inf), axis=-1, keepdims=True
   )

@@ -1,8 +1,9 @@
-"""Sampling that goes on where it was killed.
+"""Samples so that a killed run goes on where it was.
 
-Completions are written as they end, to a file beside the one they will be in.
-A sample does not depend on what else is sampled, bit for bit while the set of
-prompts and the devices are the same, so the whole is as if never interrupted.
+Completions are written as they end, to a file beside the one that will hold all
+of them. While the set of prompts and the devices are the same, a sample does
+not depend on what else is sampled, bit for bit. So an interrupted run ends with
+the completions of an uninterrupted one.
 """
 
 import math
@@ -36,25 +37,26 @@ def sample_to_end(
     params: for the sampler.
     prompts: ids of each.
     seed: of the samples.
-    partial: where to keep completions; None keeps none. It is left there: the
-      caller deletes it when it has saved the result.
+    partial: the file that completions are written to; None writes none. The
+      caller deletes the file when it has saved the result.
     made_by: JSON value of what else the completions depend on; a file that was
       made by something else is begun anew.
-    done: called with the number of rows that are new, or known already, and
-      of the tokens that were sampled for them now.
+    done: called with a number of rows that have ended, now or in an earlier
+      run, and of the tokens that were sampled for them now.
     find_stop: see make_sampler.
-    row_ids: None are the numbers of the prompts.
+    row_ids: None means the numbers of the prompts.
     arms, among: see make_sampler.
     skip: numbers of prompts that are not sampled, and not in the result.
 
   Raises:
-    signals.Preempted: a signal asked to stop; `partial` has what ended.
+    signals.Preempted: a signal asked to stop; `partial` has the completions
+      that ended.
   """
   rows = range(len(prompts)) if row_ids is None else row_ids
   ids = [list(map(int, p)) for p in prompts]
   key = files.digest([made_by, seed, ids, list(rows), arms and list(arms)])
-  known = {} if partial is None else _known(partial, key)
-  done(len(known), 0)
+  saved = {} if partial is None else _read_completions(partial, key)
+  done(len(saved), 0)
 
   def finished(row: int, completion: Completion) -> None:
     error = None
@@ -78,20 +80,20 @@ def sample_to_end(
     seed,
     finished,
     find_stop=find_stop,
-    skip=frozenset(known).union(skip),
+    skip=frozenset(saved).union(skip),
     arms=arms,
     among=among,
   )
-  both = {**{i: c for i, c in enumerate(new) if c is not None}, **known}
-  return [both[i] for i in range(len(prompts)) if i not in skip]
+  completions = {i: c for i, c in enumerate(new) if c is not None} | saved
+  return [completions[i] for i in range(len(prompts)) if i not in skip]
 
 
-def _known(path: Path, key: str) -> dict[int, Completion]:
-  """Completions of an earlier run; makes the file ready to be added to."""
+def _read_completions(path: Path, key: str) -> dict[int, Completion]:
+  """Reads completions of an earlier run; readies the file for further lines."""
   lines: list[dict[str, Any]] = shared_files.read_lines(path)
   if not lines or lines[0].get("key") != key:
     lines = [{"key": key}]
-  # Also without a last line that was cut.
+  # Which also drops a last line that was cut.
   shared_files.write_lines(path, lines)
   return {
     line["row"]: Completion(

@@ -1,11 +1,11 @@
-"""The sampler: sharded eval rollouts, apart from training.
+"""Samples completions of a set of prompts, apart from training.
 
-The tokens that all prompts begin with are run once, then each distinct prompt
-once, packed with others; its samples are decoded in slots that take in the next
-rows as soon as some of them are free (see decode.py). So the cost follows the
-mean length of the completions. What is compiled depends on the set of prompts
-alone: five programs for an eval, however often it is run, and on a CPU three or
-four for each size that slots shrink to.
+The tokens that all prompts begin with are run once. Then each distinct prompt
+is run once, packed with others, and its samples are decoded in slots that take
+in the next rows as soon as some slots are free (see decode.py). So the cost
+follows the mean length of the completions. What is compiled depends on the set
+of prompts alone: five programs for an eval, however often it runs, and on a CPU
+three or four more for each size that the slots shrink to.
 """
 
 import dataclasses
@@ -20,14 +20,19 @@ from bct_jax.config import SamplingConfig
 from bct_jax.data.batches import best_fit
 from bct_jax.infra.progress import log_line
 from bct_jax.models.decoder import Decoder
-from bct_jax.sample.decode import Engine, Places, Prompts, Ready, State
+from bct_jax.sample.decode import (
+  DecodeState,
+  Engine,
+  PackedPrompts,
+  PrefilledRows,
+  SlotAssignment,
+)
 from bct_jax.types import Completion, PyTree
 
-# Steps between two looks at the rows, for progress and stop strings.
+# Steps after which the host reads the rows, for progress and stop strings.
 STEPS = 32
 # Tokens of a packed row, if no prompt is longer: attention costs their square.
 LENGTH = 128
-
 
 Sample = Callable[..., list[Any]]
 # Ids sampled so far -> how many of them to keep, or None to go on.
@@ -35,12 +40,12 @@ FindStop = Callable[[Sequence[int]], int | None]
 
 
 @dataclasses.dataclass
-class _Packed:
-  """Prompts that are run together: indices of their rows, and where they lie.
+class _PromptBatch:
+  """Says which prompts are run together, and where they lie.
 
   Attributes:
-    rows: indices of rows, those of a prompt behind each other.
-    first: for each of them, where in the packed tokens its prompt begins.
+    rows: indices of the rows to sample, those of one prompt behind each other.
+    first: for each of these, where in the packed tokens its prompt begins.
     arms: of each packed row.
   """
 
@@ -55,7 +60,7 @@ def make_sampler(
   stop_ids: frozenset[int],
   mesh: Mesh,
 ) -> Sample:
-  """Compiles nothing yet; a set of prompts compiles at its first use.
+  """Makes a sampler, which compiles for a set of prompts at its first use.
 
   Args:
     model: the decoder; its `max_length` bounds prompt plus new tokens.
@@ -66,13 +71,13 @@ def make_sampler(
   Returns:
     sample(params, prompts, row_ids, seed, finished, limits, find_stop, skip,
     arms, among) -> completions in the order of the prompts. `params` are
-    unstacked; `prompts` are lists of ids, equal ones are run once; `row_ids`
-    one integer each; `finished` is called with (index, completion) as rows end;
-    `limits` are new tokens per row, at most `max_new_tokens`; `find_stop` ends
-    a row by its tokens so far; indices in `skip` are not sampled, and None in
-    the result; `arms` says which adapter each row has, if `params` hold
-    several. Sets of as many prompts, taken from the same `among`, share what is
-    compiled.
+    unstacked; `prompts` are lists of ids, of which equal ones are run once;
+    `row_ids` are one integer each, from which random keys are made; `finished`
+    is called with (index, completion) as rows end; `limits` are new tokens per
+    row, at most `max_new_tokens`; `find_stop` ends a row by its tokens so far;
+    indices in `skip` are not sampled, and None in the result; `arms` says which
+    adapter each row has, if `params` hold several. Sets of as many prompts,
+    taken from the same `among`, share what is compiled.
   """
   engine = Engine(model, config, tuple(stop_ids), mesh)
 
@@ -88,14 +93,14 @@ def make_sampler(
     arms: Sequence[int] | None = None,
     among: Sequence[Sequence[int]] | None = None,
   ) -> list[Completion | None]:
-    most = _limits(limits, prompts, config)
-    check_prompts(prompts, model.config.max_length, most)
-    alone = [0] * len(prompts)
+    row_limits = _row_limits(limits, prompts, config)
+    check_prompts(prompts, model.config.max_length, row_limits)
+    one_arm = [0] * len(prompts)
     run = _SamplerRun(
-      engine, params, prompts, row_ids, seed, most, arms or alone, among
+      engine, params, prompts, row_ids, seed, row_limits, arms or one_arm, among
     )
     before = engine.num_programs()
-    out = run.all(finished, find_stop, frozenset(skip))
+    out = run.sample_rows(finished, find_stop, frozenset(skip))
     if new := engine.num_programs() - before:
       log_line(f"sampler: {new} new programs for rows of {run.slots} positions")
     return out
@@ -103,7 +108,8 @@ def make_sampler(
   return sample
 
 
-def _limits(limits, prompts, config: SamplingConfig) -> list[int]:
+def _row_limits(limits, prompts, config: SamplingConfig) -> list[int]:
+  """Returns the new tokens that each row may have; raises if out of range."""
   out = [config.max_new_tokens] * len(prompts) if limits is None else [*limits]
   for i, limit in enumerate(out):
     if not 0 < limit <= config.max_new_tokens:
@@ -115,12 +121,12 @@ def _limits(limits, prompts, config: SamplingConfig) -> list[int]:
 
 
 class _SamplerRun:
-  """One set of prompts: what is admitted when, and what comes back.
+  """Schedules one set of prompts: which rows are admitted when.
 
   All shapes, and which prompts are packed together, follow from the whole set,
-  also from rows that are skipped: rounding depends on shapes, and a restarted
-  eval must give the very same numbers. The sizes that slots shrink to are those
-  on which rounding does not depend.
+  with the rows that are skipped: rounding depends on shapes, and a restarted
+  eval must give the very same numbers. The slots shrink only to sizes on which
+  rounding does not depend.
   """
 
   def __init__(
@@ -128,16 +134,16 @@ class _SamplerRun:
   ):
     self.engine, self.params, self.arms = engine, params, arms
     self.prompts, self.row_ids, self.limits = prompts, row_ids, limits
-    of_all = prompts if among is None else among
-    self.shared = common_prefix(of_all)
-    longest = max(map(len, of_all)) - self.shared
+    possible = prompts if among is None else among
+    self.shared = common_prefix(possible)
+    longest = max(map(len, possible)) - self.shared
     rests = [
       (arm, tuple(prompt[self.shared :]))
       for arm, prompt in zip(arms, prompts, strict=True)
     ]
     self.width = _round_up(longest, 8)  # Q
-    self.share = max(1, engine.batch_size // 8)  # a
-    self.packed, self.shape = _pack(
+    self.admitted_at_once = max(1, engine.batch_size // 8)  # a
+    self.batches, self.shape = _pack(
       rests,
       engine.config.prefill_tokens,
       engine.shards,
@@ -145,77 +151,91 @@ class _SamplerRun:
       None if among is None else longest,
     )
     if among is None:
-      self.most = max(len(p.rows) for p in self.packed)  # A
+      self.batch_rows = max(len(b.rows) for b in self.batches)  # A
       self.slots = num_slots(prompts, limits)  # S
     else:
-      self.most = engine.batch_size
+      self.batch_rows = engine.batch_size
       self.slots = num_slots(among, [engine.config.max_new_tokens] * len(among))
     self.seed = meshes.put(np.asarray(seed, np.uint32), engine.whole)
 
-  def all(self, finished, find_stop, skip) -> list[Completion | None]:
-    """Runs every row that is not skipped."""
+  # Prompts A (of which 3 samples are drawn), B, C and D; 4 slots, of which 2
+  # are filled at once. Lower case are rows.
+  #
+  #   prefill A B, admit a1 a2, admit a3 b1: all slots are taken
+  #   prefill C D, decode until 2 slots are free: a2 and b1 have ended
+  #   admit c1 d1: nothing waits for a slot any more
+  #   decode until a smaller size holds the rows that go on; shrink, decode
+  #
+  # At the latest after STEPS steps decoding pauses: the host reads all rows and
+  # ends those with a stop string.
+  def sample_rows(self, finished, find_stop, skip) -> list[Completion | None]:
+    """Samples every row that is not skipped."""
     engine = self.engine
     out: list[Completion | None] = [None] * len(self.prompts)
-    waiting = [p for p in self.packed if not skip.issuperset(p.rows)]
-    held: list[int | None] = [None] * engine.batch_size  # the row in each slot
-    sizes = engine.sizes(self.params, self.slots) if waiting else ()
-    prefix = self._prefix(waiting)
+    batches = [b for b in self.batches if not skip.issuperset(b.rows)]
+    slot_rows: list[int | None] = [None] * engine.batch_size  # None is free
+    sizes = engine.sizes(self.params, self.slots) if batches else ()
+    prefix = self._prefix() if batches else None
     state = engine.start(self.slots, engine.batch_size)
-    ready: Ready | None = None
-    left: list[tuple[int, int, int]] = []  # of those ready: (index, row, first)
+    prefilled: PrefilledRows | None = None
+    # Rows of `prefilled` that wait for a slot: (index in it, row, first).
+    queue: list[tuple[int, int, int]] = []
 
-    while waiting or left or any(row is not None for row in held):
-      while waiting or left:
-        if not left:
-          packed = waiting.pop(0)
-          ready = engine.prefill(
-            self.params, prefix, self._prompts(packed), self.seed
+    while batches or queue or any(row is not None for row in slot_rows):
+      while batches or queue:
+        if not queue:
+          batch = batches.pop(0)
+          prefilled = engine.prefill(
+            self.params, prefix, self._pack_tokens(batch), self.seed
           )
-          rows = enumerate(zip(packed.rows, packed.first, strict=True))
-          left = [(i, row, at) for i, (row, at) in rows if row not in skip]
-        wanted = min(len(left), self.share)
-        if sum(row is None for row in held) < wanted:
+          rows = enumerate(zip(batch.rows, batch.first, strict=True))
+          queue = [(i, row, at) for i, (row, at) in rows if row not in skip]
+        wanted = min(len(queue), self.admitted_at_once)
+        if sum(row is None for row in slot_rows) < wanted:
           break
-        places = self._places(left[:wanted], held)
-        state = engine.admit(state, prefix, ready, places)
-        left = left[wanted:]
+        assignment = self._assign(queue[:wanted], slot_rows)
+        state = engine.admit(state, prefix, prefilled, assignment)
+        queue = queue[wanted:]
       else:  # nothing waits for a slot
-        state, held = self._shrink(state, held, sizes)
-        below = [n for n in sizes if n < len(held)]
-        wanted = len(held) - max(below, default=-1)
-      free = np.array([row is None for row in held])
+        state, slot_rows = self._shrink(state, slot_rows, sizes)
+        smaller = [n for n in sizes if n < len(slot_rows)]
+        # Without a smaller size, more than all slots: until no row goes on.
+        wanted = len(slot_rows) - max(smaller, default=-1)
+      free = np.array([row is None for row in slot_rows])
       state = engine.steps(self.params, state, free, wanted, STEPS)
-      for slot, row, completion in _ended(state, held, find_stop):
-        held[slot] = None
+      for slot, row, completion in _ended(state, slot_rows, find_stop):
+        slot_rows[slot] = None
         out[row] = completion
         finished(row, completion)
     return out
 
-  def _shrink(self, state, held, sizes) -> tuple[State, list[int | None]]:
-    """The least size with room for all rows that have not ended."""
-    rows = [i for i, row in enumerate(held) if row is not None]
-    size = min((n for n in sizes if n >= len(rows)), default=len(held))
-    if size >= len(held):
-      return state, held
-    free = [i for i, row in enumerate(held) if row is None]
-    kept = rows + free[: size - len(rows)]
-    slots = meshes.put(np.asarray(kept, np.int32), self.engine.whole)
-    return self.engine.shrink(state, slots), [held[i] for i in kept]
+  def _shrink(
+    self, state, slot_rows, sizes
+  ) -> tuple[DecodeState, list[int | None]]:
+    """Shrinks the slots to the least size that holds all rows that go on."""
+    live = [i for i, row in enumerate(slot_rows) if row is not None]
+    size = min((n for n in sizes if n >= len(live)), default=len(slot_rows))
+    if size >= len(slot_rows):
+      return state, slot_rows
+    free = [i for i, row in enumerate(slot_rows) if row is None]
+    slots = live + free[: size - len(live)]
+    on_devices = meshes.put(np.asarray(slots, np.int32), self.engine.whole)
+    return self.engine.shrink(state, on_devices), [slot_rows[i] for i in slots]
 
-  def _prefix(self, waiting):
-    if not self.shared or not waiting:
+  def _prefix(self):
+    """Runs the tokens that all prompts begin with; None if there are none."""
+    if not self.shared:
       return None
     shared = self.prompts[0][: self.shared]
     tokens = np.asarray([shared] * (max(self.arms) + 1), np.int32)
     whole = self.engine.whole
     return self.engine.prefix(self.params, meshes.put(tokens, whole))
 
-  def _prompts(self, packed: _Packed) -> Prompts:
+  def _pack_tokens(self, batch: _PromptBatch) -> PackedPrompts:
+    """Writes the prompts of a batch into packed rows, on the devices."""
     tokens, positions, segments = np.zeros((3, self.shape[0] * self.shape[1]))
-    last, row_id = np.zeros((2, self.most), np.int32)
-    for a, (row, first) in enumerate(
-      zip(packed.rows, packed.first, strict=True)
-    ):
+    last, row_id = np.zeros((2, self.batch_rows), np.int32)
+    for a, (row, first) in enumerate(zip(batch.rows, batch.first, strict=True)):
       ids = self.prompts[row][self.shared :]
       at = slice(first, first + len(ids))
       tokens[at] = ids
@@ -223,35 +243,38 @@ class _SamplerRun:
       segments[at] = 1 + first
       last[a], row_id[a] = at.stop - 1, self.row_ids[row]
     arms = np.zeros(self.shape[0], np.int32)
-    arms[: len(packed.arms)] = packed.arms
+    arms[: len(batch.arms)] = batch.arms
     arrays = [
       x.reshape(self.shape).astype(np.int32)
       for x in (tokens, positions, segments)
     ]
     rows, whole = self.engine.rows, self.engine.whole
-    return Prompts(
+    return PackedPrompts(
       *(meshes.put(x, rows) for x in (*arrays, arms)),
       *(meshes.put(x, whole) for x in (last, row_id)),
     )
 
-  def _places(self, chosen: list[tuple[int, int, int]], held: list) -> Places:
-    """Takes slots for rows."""
-    source = np.zeros((self.share, self.width), np.int32)
-    index, length, arm, limit = np.zeros((4, self.share), np.int32)
-    slot = np.full(self.share, len(held), np.int32)
-    free = [i for i, row in enumerate(held) if row is None]
+  def _assign(
+    self, entries: list[tuple[int, int, int]], slot_rows: list[int | None]
+  ) -> SlotAssignment:
+    """Assigns free slots to entries of the queue; writes them to slot_rows."""
+    count = self.admitted_at_once
+    source = np.zeros((count, self.width), np.int32)
+    index, length, arm, limit = np.zeros((4, count), np.int32)
+    slot = np.full(count, len(slot_rows), np.int32)
+    free = [i for i, row in enumerate(slot_rows) if row is None]
     end = self.shape[0] * self.shape[1] - 1
-    for a, (i, row, first) in enumerate(chosen):
-      index[a], slot[a], held[free[a]] = i, free[a], row
+    for a, (i, row, first) in enumerate(entries):
+      index[a], slot[a], slot_rows[free[a]] = i, free[a], row
       source[a] = np.minimum(first + np.arange(self.width), end)
       length[a], limit[a] = len(self.prompts[row]), self.limits[row]
       arm[a] = self.arms[row]
     arrays = (index, slot, source, length, arm, limit)
-    return Places(*(meshes.put(x, self.engine.whole) for x in arrays))
+    return SlotAssignment(*(meshes.put(x, self.engine.whole) for x in arrays))
 
 
 def num_slots(prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> int:
-  """Positions that a row of the KV cache has room for."""
+  """Returns how many positions a row of the KV cache has room for."""
   ends = [len(p) + n for p, n in zip(prompts, limits, strict=True)]
   shared = common_prefix(prompts)
   longest = max(len(p) - shared for p in prompts)
@@ -259,25 +282,34 @@ def num_slots(prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> int:
 
 
 def _round_up(count: int, multiple: int) -> int:
+  """Rounds up to the next multiple."""
   return -(-count // multiple) * multiple
 
 
+# Rows a1 a2 a3 b1 c1 d1 of prompts A (of which 3 samples are drawn), B, C, D,
+# where a batch samples at most 4 rows:
+#
+#   distinct prompts   A: a1 a2 a3   B: b1   C: c1   D: d1
+#   bins, best fit     A A A B B . | C C C C D .      of `length` tokens each
+#   batches            bin 1 samples 4 rows, so bin 2 begins the next batch
+#   shape              `width` bins of `length` tokens, empty ones included, so
+#                      that one program runs every batch
 def _pack(
   rests: Sequence[tuple[int, tuple[int, ...]]],
   tokens: int,
   shards: int,
   most: int,
   longest: int | None = None,
-) -> tuple[list[_Packed], tuple[int, int]]:
+) -> tuple[list[_PromptBatch], tuple[int, int]]:
   """Packs distinct prompts into rows, best fit first, and rows into batches.
 
   Args:
-    rests: (arm, what is run of its prompt) for each row.
+    rests: for each row its arm and the tokens of its prompt after the prefix.
     tokens: about how many are run together.
     shards: packed rows are a multiple of it.
     most: rows to sample per batch; further samples of a prompt run it again.
-    longest: None is that of `rests`, and the shape fits them; else no prompt
-      is longer, and the shape depends on nothing but that and their number.
+    longest: None lets the shape fit `rests`; a number bounds their lengths, and
+      the shape depends on it and on how many prompts there are, alone.
 
   Returns:
     The batches and their shape (packed rows, tokens of each).
@@ -301,11 +333,11 @@ def _pack(
     ]
   rows = len(bins) if longest is None else -(-len(samples) // (length // bound))
   width = _even(rows, _round_up(max(1, tokens // length), shards), shards)
-  out: list[_Packed] = []
+  out: list[_PromptBatch] = []
   r = width
   for arm, members in bins:
     if r == width or len(out[-1].rows) + sum(len(m[1]) for m in members) > most:
-      out.append(_Packed([], [], []))
+      out.append(_PromptBatch([], [], []))
       r = 0
     out[-1].arms.append(arm)
     at = r * length
@@ -318,17 +350,18 @@ def _pack(
 
 
 def _even(bins: int, most: int, shards: int) -> int:
-  """Packed rows per batch: from half of `most`, with the fewest empty ones."""
+  """Chooses packed rows per batch, from half of `most` on, so that the fewest
+  are empty."""
   widths = range(_round_up(-(-most // 2), shards), most + 1, shards)
   return min(widths, key=lambda w: (-(-bins // w) * w, -w))
 
 
-def _ended(state: State, held, find_stop):
-  """(slot, row, completion) of every row that has ended."""
+def _ended(state: DecodeState, slot_rows, find_stop):
+  """Yields (slot, row, completion) of every row that has ended."""
   live, stopped, lengths, tokens, logprobs = meshes.to_host(
     (state.live, state.stopped, state.lengths, state.tokens, state.logprobs)
   )
-  for slot, row in enumerate(held):
+  for slot, row in enumerate(slot_rows):
     if row is None:
       continue
     n = int(lengths[slot])
@@ -354,8 +387,13 @@ def check_prompts(
   max_length: int,
   limits: Sequence[int] | int,
 ) -> None:
-  """Raises ValueError for a prompt that is empty or leaves no room for its
-  new tokens; one limit holds for all."""
+  """Raises ValueError for an empty prompt, or one too long for its new tokens.
+
+  Args:
+    prompts: ids of each.
+    max_length: what the model was made for.
+    limits: new tokens of each row, or one number for all.
+  """
   if isinstance(limits, int):
     limits = [limits] * len(prompts)
   for i, (prompt, new) in enumerate(zip(prompts, limits, strict=True)):
@@ -367,7 +405,7 @@ def check_prompts(
 
 
 def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-  """How many first tokens all prompts share; each keeps one of its own."""
+  """Counts the first tokens that all prompts share, without the last of any."""
   shortest = min(len(p) for p in prompts)
   columns = zip(*prompts, strict=False)
   same = next((i for i, c in enumerate(columns) if len(set(c)) > 1), shortest)

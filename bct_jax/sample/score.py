@@ -1,9 +1,9 @@
-"""Log-probabilities of given completions, on the forward pass of training.
+"""Scores completions by the log-probabilities of their tokens.
 
-Prompts and completions are packed into rows like training examples, and the
-head runs where a completion is and nowhere else (see models/logprobs.py). The
-shapes of a call are rounded up to a few sizes, so that calls with other
-completions rarely compile anything.
+It runs the forward pass of training: prompts and completions are packed into
+rows like training examples, and the head runs where a completion is and nowhere
+else (see models/logprobs.py). The shapes of a call are rounded up to a few
+sizes, so that calls with other completions rarely compile anything.
 """
 
 import dataclasses
@@ -30,23 +30,23 @@ TOKENS = 2048
 
 
 @dataclasses.dataclass(frozen=True)
-class Scored:
-  """What the model thinks of one completion.
+class ScoredCompletion:
+  """Holds how likely the model finds one completion.
 
   Attributes:
     logprobs: log-probability in nats of each token, untempered.
-    greedy: whether each is the likeliest (the first of those that tie).
+    greedy: whether each is the likeliest token, of ties the first.
   """
 
   logprobs: tuple[float, ...]
   greedy: tuple[bool, ...]
 
 
-Score = Callable[..., list[Scored]]
+Score = Callable[..., list[ScoredCompletion]]
 
 
 def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
-  """Compiles nothing yet; see `bucket` for how often it will.
+  """Makes a scorer; `bucket` says for how many shapes it compiles.
 
   Args:
     model: the decoder; its `max_length` bounds what is run.
@@ -54,11 +54,11 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
     tokens: positions of a batch per row shard.
 
   Returns:
-    score(weights, prompts, completions, done) -> Scored in their order.
+    score(weights, prompts, completions, done) -> a ScoredCompletion for each.
     `weights` are those of training, with or without an adapter; `prompts` and
-    `completions` lists of ids; `done` is called with the number of completions
-    that are new. Raises ValueError for an empty prompt and for more tokens
-    than the model was made for (the last one is not run).
+    `completions` are lists of ids; `done` is called with a number of further
+    completions that are scored. Raises ValueError for an empty prompt and for
+    more tokens than the model was made for (the last token is not run).
   """
   shards = meshes.num_row_shards(mesh)
 
@@ -67,34 +67,34 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
     params: PyTree, adapter: PyTree, config: LoraConfig | None, batch
   ):
     joined = lora.attach_adapter(Weights(params, adapter, config))
-    return at_trained(_judge, model, joined, batch)[0]
+    return at_trained(_score_targets, model, joined, batch)[0]
 
   def score(
     weights: Weights,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
     done: Callable[[int], Any] = lambda count: None,
-  ) -> list[Scored]:
-    examples = _examples(prompts, completions, model.config.max_length)
-    out = [Scored((), ()) for _ in examples]
-    wanted = [i for i, c in enumerate(completions) if len(c)]
-    done(len(out) - len(wanted))
-    layout, bins = _pack(examples, wanted, shards, tokens)
+  ) -> list[ScoredCompletion]:
+    examples = _make_examples(prompts, completions, model.config.max_length)
+    out = [ScoredCompletion((), ()) for _ in examples]
+    nonempty = [i for i, c in enumerate(completions) if len(c)]
+    done(len(out) - len(nonempty))
+    layout, bins = _pack(examples, nonempty, shards, tokens)
     for at in range(0, len(bins), layout.rows):
-      held = bins[at : at + layout.rows]
-      rows = fill_rows(examples, held, layout)
-      found = forward(
+      batch_bins = bins[at : at + layout.rows]
+      rows = fill_rows(examples, batch_bins, layout)
+      scores = forward(
         weights.params,
         weights.adapter,
         weights.lora,
         meshes.put_batch(rows, mesh),
       )
-      logprobs, greedy = meshes.to_host(found)  # [B, R] each
-      for row, members in enumerate(held):
-        start = 0  # completions lie in a row as its members do
+      logprobs, greedy = meshes.to_host(scores)  # [B, R] each
+      for row, members in enumerate(batch_bins):
+        start = 0  # a row's trained positions are its completions, in order
         for i in members:
           part = (row, slice(start, start + len(completions[i])))
-          out[i] = Scored(
+          out[i] = ScoredCompletion(
             tuple(logprobs[part].tolist()), tuple(greedy[part].tolist())
           )
           start += len(completions[i])
@@ -104,15 +104,17 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
   return score
 
 
-def _judge(model: Model, params: PyTree, hidden: jax.Array, targets: jax.Array):
-  """log p(target) and whether it is the likeliest; of shape [...] both."""
+def _score_targets(
+  model: Model, params: PyTree, hidden: jax.Array, targets: jax.Array
+):
+  """Computes log p(target) and whether it is the likeliest; [...] both."""
   logits = model.logits(params, hidden)  # [..., V] float32
   greedy = jnp.argmax(logits, axis=-1) == targets
   return logprobs_of(logits, targets), greedy
 
 
-def _examples(prompts, completions, max_length: int) -> list[Tokens]:
-  """Rows as in training, with weight on the completion alone."""
+def _make_examples(prompts, completions, max_length: int) -> list[Tokens]:
+  """Makes examples as for training, with weight on the completion alone."""
   out = []
   for i, (prompt, rest) in enumerate(zip(prompts, completions, strict=True)):
     if not prompt or len(prompt) + len(rest) > max_length + 1:
@@ -132,26 +134,29 @@ def fill_alike(
   shards: int,
   tokens: int,
 ) -> list[list[Rows]]:
-  """Batches of one shape, in which the sum over tokens is that of a mean.
+  """Fills batches of one shape, whose weights make sums means.
+
+  The weighted sum over the tokens of all batches of a part is the mean over its
+  completions.
 
   Args:
-    parts: prompts and completions, none of them empty, of each.
+    parts: each has prompts and completions, none of them empty.
     max_length: what the model was made for.
     shards: rows of a batch are a multiple of it.
     tokens: positions of a batch per row shard, unless one row is longer.
 
   Returns:
-    The batches of each part. A token of a completion weighs 1 over the number
-    of completions of its part.
+    The batches of each part. A token weighs 1 over the number of completions of
+    its part.
 
   Raises:
     ValueError: as `make_scorer`.
   """
   packed = []
   for prompts, completions in parts:
-    examples = _examples(prompts, completions, max_length)
-    every = range(len(examples))
-    packed.append((examples, *_pack(examples, every, shards, tokens)))
+    examples = _make_examples(prompts, completions, max_length)
+    indices = range(len(examples))
+    packed.append((examples, *_pack(examples, indices, shards, tokens)))
   layouts = [layout for _, layout, _ in packed]
   layout = Layout(
     rows=min(x.rows for x in layouts),
@@ -170,10 +175,10 @@ def fill_alike(
 
 
 def bucket(n: int) -> int:
-  """The least of 1 to 8, 10, 12, 14, 16, 20, 24, 28, 32 ... that `n` fits in.
+  """Rounds `n` up to one of 1 to 8, 10, 12, 14, 16, 20, 24, 28, 32 ...
 
-  Four sizes per doubling: less than a quarter is filling, and all numbers up to
-  8192 have 48 sizes.
+  There are four sizes per doubling, so that less than a quarter is filling and
+  the numbers up to 8192 have 48 sizes.
   """
   step = 1 << max(0, (n - 1).bit_length() - 3)
   return -(-n // step) * step
@@ -181,18 +186,19 @@ def bucket(n: int) -> int:
 
 def _pack(
   examples: Sequence[Tokens],
-  wanted: Sequence[int],
+  indices: Sequence[int],
   shards: int,
   tokens: int,
 ) -> tuple[Layout, list[list[int]]]:
-  """One shape for all batches of a call, and the examples of each row.
+  """Chooses one shape for all batches of a call, and the examples of each row.
 
-  The longest first, each into the row where it leaves the least room.
+  Only the examples at `indices` are packed, by data.batches.best_fit.
   """
-  longest = max((len(examples[i].ids) - 1 for i in wanted), default=1)
+  longest = max((len(examples[i].ids) - 1 for i in indices), default=1)
   length = max(8, bucket(longest))
-  sizes = [(len(examples[i].ids) - 1, 1) for i in wanted]
-  bins = [[wanted[i] for i in b] for b in best_fit(sizes, length, len(wanted))]
+  sizes = [(len(examples[i].ids) - 1, 1) for i in indices]
+  fits = best_fit(sizes, length, len(indices))
+  bins = [[indices[i] for i in b] for b in fits]
   trained = [sum(sum(examples[i].weights) for i in b) for b in bins]
   rows = min(max(1, tokens // length), bucket(-(-len(bins) // shards)))
   most = max(8, bucket(int(max(trained, default=1))))

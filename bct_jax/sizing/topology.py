@@ -24,7 +24,7 @@ from bct_jax.config.chips import CHIPS
 from bct_jax.mesh import row_sharding
 from bct_jax.objectives import data_needs, objective_of
 from bct_jax.runtime.programs import MeshModel, params_view
-from bct_jax.sample.decode import Engine, Prompts
+from bct_jax.sample.decode import Engine, PackedPrompts
 from bct_jax.sizing import hlo
 from bct_jax.sizing.sizes import Work
 from bct_jax.types import Batch, PyTree
@@ -167,7 +167,7 @@ def compile_sampler(
 
   packed = [ids(count, length, place=engine.rows)] * 3
   some = [ids(engine.batch_size, place=engine.whole)] * 2
-  prompts = Prompts(*(*packed, ids(count, place=engine.rows), *some))
+  prompts = PackedPrompts(*(*packed, ids(count, place=engine.rows), *some))
   seed = _whole(model, jnp.uint32)
   state = engine.abstract_state(slots)
   whole = [_whole(model, jnp.int32)] * 2

@@ -170,13 +170,13 @@ def test_samples_of_one_prompt_share_its_prefill(monkeypatch):
   """Three samples each, thirty rows in all, through four slots."""
   prompts = [p for p in PROMPTS for _ in range(3)]
   packed = []
-  run_prompts = sampler._SamplerRun._prompts
+  run_prompts = sampler._SamplerRun._pack_tokens
 
   def counted(self, batch):
     packed.append({*batch.first})
     return run_prompts(self, batch)
 
-  monkeypatch.setattr(sampler._SamplerRun, "_prompts", counted)
+  monkeypatch.setattr(sampler._SamplerRun, "_pack_tokens", counted)
   ids = [100 * (i % 3) + i // 3 for i in range(30)]
   out = sample_all(prompts, ids=ids)
   assert sum(map(len, packed)) == 10
