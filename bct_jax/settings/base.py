@@ -202,7 +202,7 @@ class BaseSetting(abc.ABC):
     return scorers.is_malformed(text)
 
   def require(self, condition: bool, message: str) -> None:
-    """Raises ValueError with the setting's name unless `fine`."""
+    """Raises ValueError with the setting's name unless a condition holds."""
     if not condition:
       raise ValueError(f"{self.name}: {message}")
 
