@@ -1,4 +1,7 @@
-"""A self-contained HTML report of finished and unfinished runs. No jax here."""
+"""Writes a self-contained HTML report of finished and unfinished runs.
+
+No module of the report imports jax, so that results can be read anywhere.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,7 +27,7 @@ def write_report(
   The same runs give the same bytes.
 
   Args:
-    run_dirs: run directories (DESIGN section 5) or sweeps, finished or not.
+    run_dirs: directories of runs or of sweeps, finished or not.
     out: the file to write, whole or not at all.
     figures_dir: a folder for every figure of the page as SVG and PNG, and its
       tables as CSV; made if it is not there.
@@ -67,6 +70,9 @@ def write_report(
 def write_figure(run_dir: Path, out: Path) -> Path:
   """Writes the curves of a run's arms side by side as a PNG.
 
+  Returns:
+    `out`.
+
   Raises:
     ReportError: the run cannot be read, or no arm has an eval.
   """
@@ -76,6 +82,7 @@ def write_figure(run_dir: Path, out: Path) -> Path:
 
 
 def _environment() -> "jinja2.Environment":
+  """Makes the template environment, which escapes all that it prints."""
   import jinja2
   from markupsafe import Markup
 

@@ -1,4 +1,7 @@
-"""`python -m bct_jax.report RUN [RUN ...] [--out=report.html] [--watch]`."""
+"""Writes reports and tables from the command line.
+
+`python -m bct_jax.report RUN [RUN ...] [--out=report.html] [--watch]`.
+"""
 
 import argparse
 import math
@@ -11,7 +14,8 @@ from bct_jax.report.tables import FORMS, evals_csv, verdict_table
 from bct_jax.report.watch import watch_runs
 
 
-def _parser() -> argparse.ArgumentParser:
+def _make_parser() -> argparse.ArgumentParser:
+  """Makes the parser of the command line."""
   parser = argparse.ArgumentParser(
     prog="python -m bct_jax.report",
     description="Writes one self-contained HTML file about runs.",
@@ -72,8 +76,15 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Writes a report; 0 when done, 2 with one line on bad input."""
-  parser = _parser()
+  """Writes a report.
+
+  Args:
+    argv: the arguments, those of the process if None.
+
+  Returns:
+    The exit code: 0 when done, 2 after one line on what is wrong.
+  """
+  parser = _make_parser()
   args = parser.parse_args(argv)
   if args.figure and len(args.run_dirs) > 1:
     parser.error("--figure shows one run: give one RUN")
@@ -99,21 +110,22 @@ def main(argv: Sequence[str] | None = None) -> int:
   return 0
 
 
-def _level(given: str) -> tuple[str, float]:
-  """agreed=0.9 as a name and a share."""
-  name, _, share = given.partition("=")
+def _level(argument: str) -> tuple[str, float]:
+  """Parses `agreed=0.9` into a name and a share."""
+  name, _, share = argument.partition("=")
   try:
     level = float(share)
   except ValueError:
     level = -1.0
   if not 0 < level <= 1:
     raise argparse.ArgumentTypeError(
-      f"{given!r}: RATE=SHARE with a share above 0, such as agreed=0.9"
+      f"{argument!r}: RATE=SHARE with a share above 0, such as agreed=0.9"
     )
   return name, level
 
 
 def _seconds(value: str) -> float:
+  """Parses a duration above 0."""
   seconds = float(value)
   if not 0 < seconds < math.inf:
     raise argparse.ArgumentTypeError(f"{value}: seconds above 0 are needed")

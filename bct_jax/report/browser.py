@@ -1,8 +1,9 @@
-"""The data of the rollout browser, and the policy that its page runs under.
+"""Makes the data of the rollout browser, and the policy that its page is under.
 
 The page holds the completions as JSON in a block that no browser executes;
-browser.js shows them as text only. What may run and style the page is named by
-hash, so that nothing a model wrote could, even if it got into the markup.
+browser.js shows them as text only. The policy names by hash the one script and
+the one style that the page may use, so that nothing a model wrote could run,
+even if it got into the markup.
 """
 
 import base64
@@ -27,11 +28,11 @@ FIELDS = (
 
 @dataclasses.dataclass(frozen=True)
 class Browser:
-  """What the template needs.
+  """Holds what the template of the browser needs.
 
   Attributes:
-    rows: how many completions there are in the page.
-    left_out: what is not in the page, "" where all is.
+    rows: how many completions the page has.
+    left_out: says what the page lacks, "" where it has all completions.
     data: JSON that can stand inside of a script element.
   """
 
@@ -43,16 +44,21 @@ class Browser:
 def make_browser(
   runs: Sequence[RunRecord], max_rows: int = MAX_ROWS
 ) -> Browser:
-  """All completions of the runs, or those of fewer steps where too many."""
+  """Makes the browser of all completions of some runs.
+
+  Args:
+    runs: whose completions are shown.
+    max_rows: of more completions than this, those of evenly spaced steps.
+  """
   arms = [(i, arm) for i, run in enumerate(runs) for arm in run.arms]
   total = sum(map(len, (r for _, a in arms for r in a.rollouts.values())))
   most = max((len(arm.rollouts) for _, arm in arms), default=0)
-  kept = most
-  while kept > 1 and _size(arms, kept) > max_rows:
-    kept -= 1
+  num_steps = most
+  while num_steps > 1 and _size(arms, num_steps) > max_rows:
+    num_steps -= 1
   strings, prompts, rows = _Table(), _Table(), []
   for i, (_, arm) in enumerate(arms):
-    for step in _spaced(sorted(arm.rollouts), kept):
+    for step in _spaced(sorted(arm.rollouts), num_steps):
       for row in arm.rollouts[step]:
         rows += _numbers(row, i, step, strings, prompts)
   num_rows = len(rows) // len(FIELDS)
@@ -60,8 +66,8 @@ def make_browser(
   if num_rows < total:
     left_out = (
       f"The browser has {num_rows:,} of {total:,} completions: those of"
-      f" {kept} steps of each arm, with its first and last. The rest are in"
-      " arms/NAME/rollouts/."
+      f" {num_steps} steps of each arm, with its first and last. The rest are"
+      " in arms/NAME/rollouts/."
     )
   data = {
     "runs": [f"{text.title(run)} ({text.base(str(run.path))})" for run in runs],
@@ -75,9 +81,13 @@ def make_browser(
 
 
 class _Table(dict):
-  """Numbers distinct values in the order in which they come."""
+  """Numbers distinct values in the order in which they are looked up.
+
+  The page has each text once, and rows of numbers that stand for texts.
+  """
 
   def __missing__(self, key: Any) -> int:
+    """Gives a new value the next number."""
     self[key] = len(self)
     return self[key]
 
@@ -85,8 +95,10 @@ class _Table(dict):
 def _numbers(
   row: Row, arm: int, step: int, strings: _Table, prompts: _Table
 ) -> list[int]:
-  """A row as numbers in the order of FIELDS; texts stand in the tables."""
-  turns = tuple((strings[role], strings[said]) for role, said in row.prompt)
+  """Writes a row as numbers in the order of FIELDS; tables have the texts."""
+  turns = tuple(
+    (strings[role], strings[content]) for role, content in row.prompt
+  )
   return [
     *(arm, step, strings[row.split], strings[row.id], prompts[turns]),
     *(strings[row.text], strings[row.label], strings[row.reason]),
@@ -94,26 +106,27 @@ def _numbers(
   ]
 
 
-def _size(arms: Sequence[tuple[int, ArmRecord]], kept: int) -> int:
+def _size(arms: Sequence[tuple[int, ArmRecord]], num_steps: int) -> int:
+  """Counts the completions of so many steps of each arm."""
   return sum(
     len(arm.rollouts[step])
     for _, arm in arms
-    for step in _spaced(sorted(arm.rollouts), kept)
+    for step in _spaced(sorted(arm.rollouts), num_steps)
   )
 
 
-def _spaced(steps: Sequence[int], kept: int) -> list[int]:
-  """At most `kept` of the steps, evenly spaced, the last always."""
-  if len(steps) <= kept:
+def _spaced(steps: Sequence[int], most: int) -> list[int]:
+  """Picks at most so many of the steps, evenly spaced, with the last one."""
+  if len(steps) <= most:
     return list(steps)
-  if kept < 2:
+  if most < 2:
     return list(steps[-1:])
   last = len(steps) - 1
-  return [steps[round(i * last / (kept - 1))] for i in range(kept)]
+  return [steps[round(i * last / (most - 1))] for i in range(most)]
 
 
 def inert_json(value: Any) -> Markup:
-  """JSON in ASCII that cannot end, or comment out, a script element.
+  """Writes JSON in ASCII that cannot end, or comment out, a script element.
 
   Every character that is not ASCII (U+2028, lone surrogates) is an escape, and
   so are <, > and &: neither `</script` nor `<!--` can stand in it.
@@ -125,11 +138,11 @@ def inert_json(value: Any) -> Markup:
 
 
 def page_parts() -> Mapping[str, Markup]:
-  """The style, the script and the policy that allows these two alone."""
-  here = Path(__file__).parent
+  """Returns style, script, and the policy that allows these two alone."""
+  folder = Path(__file__).parent
   style, script = (
     # A browser normalizes line ends before it hashes, and so does read_text.
-    (here / name).read_text(encoding="utf-8")
+    (folder / name).read_text(encoding="utf-8")
     for name in ("style.css", "browser.js")
   )
   policy = (
@@ -145,5 +158,6 @@ def page_parts() -> Mapping[str, Markup]:
 
 
 def _source(content: str) -> str:
+  """Names a script or style by its hash, as a content security policy does."""
   digest = hashlib.sha256(content.encode("utf-8")).digest()
   return f"'sha256-{base64.b64encode(digest).decode()}'"

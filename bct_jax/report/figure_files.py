@@ -1,4 +1,4 @@
-"""The figures and tables of a report as files beside it."""
+"""Makes the figures and tables of a report as files beside it."""
 
 import dataclasses
 import re
@@ -14,7 +14,11 @@ from bct_jax.report.run_page import RunView
 def contents(
   runs: Sequence[RunRecord], views: Sequence[RunView], overview: Overview | None
 ) -> Iterator[tuple[str, bytes]]:
-  """(name, content) of every figure as SVG and PNG and every table as CSV."""
+  """Makes every figure as SVG and PNG and every table as CSV.
+
+  Yields:
+    Name and content of a file.
+  """
   for name, table in tables.tables(runs).items():
     yield name, table.encode("utf-8")
   used: dict[str, int] = {}
@@ -30,7 +34,11 @@ def contents(
 def _pictures(
   runs: Sequence[RunRecord], views: Sequence[RunView], overview: Overview | None
 ) -> Iterator[tuple[str, Picture, Sequence[OrganismRecord]]]:
-  """(name, figure, the organisms of what it shows)."""
+  """Lists the figures of a report.
+
+  Yields:
+    Name of the file, figure, and the organisms of the arms that it shows.
+  """
   if overview is not None:
     if overview.verdicts.picture is not None:
       organisms = [run.organism for run in runs]
@@ -52,4 +60,5 @@ def _pictures(
 
 
 def _plain(name: str) -> str:
+  """Replaces what a file name cannot hold; at most 60 characters."""
   return re.sub(r"[^A-Za-z0-9._-]+", "_", name)[:60].strip("._") or "unnamed"

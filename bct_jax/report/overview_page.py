@@ -1,7 +1,7 @@
-"""What all arms of a report show together, and what they cannot show.
+"""Makes the overview: what all arms of a report show together.
 
-Each panel has a sentence on what is drawn and out of how many; what the data do
-not support is said in words instead.
+Each panel has a sentence on what is drawn and out of how many. What the data do
+not support is said in words instead of drawn.
 """
 
 import dataclasses
@@ -25,7 +25,12 @@ OPEN_GROUPS = 3  # with more than this, each is folded
 
 @dataclasses.dataclass(frozen=True)
 class Part:
-  """The panels of one group; `left_out` says why there are no others."""
+  """Holds the panels of one group of arms.
+
+  Attributes:
+    left_out: why there are no other panels, a line each.
+    organisms: of the arms.
+  """
 
   name: str
   panels: tuple[Panel, ...]
@@ -35,7 +40,14 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class Overview:
-  """What the template needs."""
+  """Holds what the template of the overview needs.
+
+  Attributes:
+    verdicts: the map of verdicts of all arms.
+    parts: the panels of each group.
+    left_out: why groups have no panels, "" where all have.
+    fold: whether each part is folded.
+  """
 
   verdicts: Panel
   parts: tuple[Part, ...]
@@ -44,14 +56,14 @@ class Overview:
 
 
 def make_overview(runs: Sequence[RunRecord]) -> Overview | None:
-  """The overview of several arms; None where there are fewer than two."""
+  """Makes the overview of all arms; None where there are fewer than two."""
   groups = make_groups(runs)
   if sum(len(g.members) for g in groups) < 2:
     return None
   # One learning rate has nothing to be compared with.
-  drawn = [g for g in groups if len(evaluated_arms(g)) > 1]
-  parts = tuple(_part(f"o{i + 1}", g) for i, g in enumerate(drawn))
-  alone = len(groups) - len(drawn)
+  several = [g for g in groups if len(evaluated_arms(g)) > 1]
+  parts = tuple(_part(f"o{i + 1}", g) for i, g in enumerate(several))
+  alone = len(groups) - len(several)
   left_out = "" if not alone else (
     f"Curves by learning rate need two learning rates with evals; "
     f"{alone} of {len(groups)} rows have fewer."
@@ -62,59 +74,60 @@ def make_overview(runs: Sequence[RunRecord]) -> Overview | None:
 
 
 def _verdicts(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
+  """Makes the map of verdicts: a row for each group, a column for each rate."""
   rates = sorted({lr for group in groups for lr in group.by_lr})
   cells: dict[tuple[int, int], Counter[str]] = {}
   for row, group in enumerate(groups):
-    for lr, found in group.by_lr.items():
-      words = Counter(m.arm.verdict or "unfinished" for m in found)
+    for lr, members in group.by_lr.items():
+      words = Counter(m.arm.verdict or "unfinished" for m in members)
       cells[row, rates.index(lr)] = words
   members = [m for group in groups for m in group.members]
   total = sum((c for c in cells.values()), Counter())
   counts = ", ".join(f"{n} {name}" for name, n in total.most_common())
-  told = f"{plural(len(members), 'arm')}: {counts}."
-  told += " Each cell is the arms that differ in seed alone."
+  caption = f"{plural(len(members), 'arm')}: {counts}."
+  caption += " Each cell is the arms that differ in seed alone."
   if any(len(c) > 1 for c in cells.values()):
     letters = ", ".join(f"{v[1]} {k}" for k, v in comparisons.VERDICTS.items())
-    told += f" Where seeds disagree: {letters}."
+    caption += f" Where seeds disagree: {letters}."
   if len(cells) < len(groups) * len(rates):
-    told += " An empty cell: no such arm."
+    caption += " An empty cell: no such arm."
   unknown = sum(m.lr is None for m in members)
   if unknown:
-    told += f" Not shown: {plural(unknown, 'arm')} of unknown learning rate."
+    caption += f" Not shown: {plural(unknown, 'arm')} of unknown learning rate."
   none = sum(not run.arms for run in runs)
   if none:
-    told += f" {plural(none, 'run')} without any arm: see below."
+    caption += f" {plural(none, 'run')} without any arm: see below."
   if any("repeat" in g.name for g in groups):
-    told += (
+    caption += (
       ' A row that ends in "repeat" has arms of the same learning rate and'
       " seed as the row of that name, which are no further seeds."
     )
   gates = [run.organism.gate for run in runs]
   failed = sum(gate is not None and not gate.passed for gate in gates)
   if failed:
-    told += (
+    caption += (
       f" In {failed} of {plural(len(runs), 'run')} the organism failed the "
       "gate: what arms of it did says little."
     )
-  told += _starts(runs) + _across(groups)
+  caption += _starts(runs) + _across(groups)
   if not rates:
-    return Panel("verdicts", "Verdicts", told)
+    return Panel("verdicts", "Verdicts", caption)
   picture = comparisons.verdict_map(
     "ov", f"Verdicts: {counts}", [text.visible(g.name) for g in groups], rates,
     cells,
   )  # fmt: skip
-  return Panel("verdicts", "Verdicts by learning rate", told, picture)
+  return Panel("verdicts", "Verdicts by learning rate", caption, picture)
 
 
 def _starts(runs: Sequence[RunRecord]) -> str:
-  """Whether organisms that are compared begin alike."""
+  """Says whether the organisms of the arms begin alike."""
   gates = {run.organism.hash: run.organism.gate for run in runs}
-  known = [gate for gate in gates.values() if gate is not None]
-  if len(known) < 2:
+  checks = [gate for gate in gates.values() if gate is not None]
+  if len(checks) < 2:
     return ""
   parts, apart = [], []
   for name in ("initial", "agreed", "capability"):
-    rates = [gate.rates[name] for gate in known if name in gate.rates]
+    rates = [gate.rates[name] for gate in checks if name in gate.rates]
     if not rates:
       continue
     low, high = (f(rates, key=lambda rate: rate.value) for f in (min, max))
@@ -122,28 +135,31 @@ def _starts(runs: Sequence[RunRecord]) -> str:
     parts.append(f"{name} {' to '.join(ends)}")
     if low.ci and high.ci and low.ci[1] < high.ci[0]:
       apart.append(name)
-  told = f" The {len(known)} organisms start with {', '.join(parts)}."
+  sentences = f" The {len(checks)} organisms start with {', '.join(parts)}."
   if apart:
-    told += (
+    sentences += (
       f" They are not matched in {' and '.join(apart)}: the intervals of the"
       " lowest and the highest are apart."
     )
-  return told
+  return sentences
 
 
 def _across(groups: Sequence[Group]) -> str:
-  """Retention over settings, where the groups differ in their setting alone."""
+  """Says the mean retention over settings by learning rate.
+
+  "": the groups differ in more than their setting.
+  """
   names = [group.members[0].run.setting for group in groups]
   if len(groups) < 2 or len(set(names)) < len(names):
     return ""
-  found: dict[float, dict[str, list[float]]] = {}
+  by_lr: dict[float, dict[str, list[float]]] = {}
   for name, group in zip(names, groups, strict=True):
     for lr, members in group.by_lr.items():
-      known = [m.arm.retention.value for m in members if m.arm.retention]
-      if known:
-        found.setdefault(lr, {})[name] = known
+      seeds = [m.arm.retention.value for m in members if m.arm.retention]
+      if seeds:
+        by_lr.setdefault(lr, {})[name] = seeds
   parts = []
-  for lr, values in sorted(found.items()):
+  for lr, values in sorted(by_lr.items()):
     if len(values) > 1:
       mean, low, high = summary.cluster_bootstrap(values, seed=0)
       parts.append(
@@ -159,25 +175,26 @@ def _across(groups: Sequence[Group]) -> str:
 
 
 def _part(key: str, group: Group) -> Part:
+  """Makes the panels of a group; `key` begins the ids of its figures."""
   by_lr = evaluated_arms(group)
   rates, left_out = list(by_lr), []
   if len(rates) > comparisons.MAX_RATES:
     # Evenly spaced, the lowest and the highest among them.
     last = len(rates) - 1
-    kept = {
+    shown = {
       rates[round(i * last / (comparisons.MAX_RATES - 1))]
       for i in range(comparisons.MAX_RATES)
     }
-    gone = [text.number(lr) for lr in rates if lr not in kept]
+    omitted = [text.number(lr) for lr in rates if lr not in shown]
     left_out.append(
       f"Lines are drawn for {comparisons.MAX_RATES} of {len(rates)} learning "
-      f"rates; not for {', '.join(gone)}."
+      f"rates; not for {', '.join(omitted)}."
     )
-    rates = sorted(kept)
+    rates = sorted(shown)
   panels = []
   for panel in make_panels(key, group, by_lr, rates):
     if panel.picture is None:
-      left_out.append(f"{panel.title} is not drawn: {panel.told}")
+      left_out.append(f"{panel.title} is not drawn: {panel.caption}")
     else:
       panels.append(panel)
   organisms = tuple(member.run.organism for member in group.members)

@@ -1,4 +1,4 @@
-"""What the template prints: a run's values chosen and put into words."""
+"""Chooses what the template prints of runs, and puts it into words."""
 
 import dataclasses
 import itertools
@@ -23,7 +23,12 @@ OPEN_ARMS = 4  # with more arms in all than this, each is folded
 
 @dataclasses.dataclass(frozen=True)
 class Bar:
-  """One line of the gate: a rate and the bar it had to reach, if any."""
+  """Describes one line of the gate: a rate and the bar that it had to reach.
+
+  Attributes:
+    bar: in words, "none" where the rate had to reach no bar.
+    passed: None where there is no bar.
+  """
 
   name: str
   rate: Rate
@@ -33,13 +38,25 @@ class Bar:
 
 @dataclasses.dataclass(frozen=True)
 class ArmView:
-  """An arm as the template prints it; `number` counts those of all runs."""
+  """Holds an arm as the template prints it.
+
+  Attributes:
+    key: begins the ids of its elements, unique in the page.
+    number: counts the arms of all runs.
+    last: its last eval, None where there is none.
+    summary: a sentence on how it ended.
+    gradients: step, and heading -> cell, of each eval that has them.
+    tasks: eval, and heading -> cell, of each eval that has tasks.
+    steps: whose completions stand side by side.
+    prompts: for each of a few prompts, its completions at `steps`.
+    num_others: completions that are labelled `other`.
+  """
 
   key: str
   number: int
   arm: ArmRecord
   last: EvalRecord | None
-  told: str
+  summary: str
   verdict: str
   settings: dict[str, str]
   transfer_step: str
@@ -61,12 +78,22 @@ class ArmView:
 
 @dataclasses.dataclass(frozen=True)
 class RunView:
-  """A run as the template prints it."""
+  """Holds a run as the template prints it.
+
+  Attributes:
+    key: begins the ids of its elements, unique in the page.
+    summary: a sentence on what was run, up to the arms.
+    shared: settings that are the same in all arms.
+    varied: names of the others.
+    capability: of the organism, None where it was not measured.
+    fold_arms: whether each arm is folded.
+    tables: title, and (key, value) of each line.
+  """
 
   key: str
   run: RunRecord
   title: str
-  told: str
+  summary: str
   arms: list[ArmView]
   shared: dict[str, str]
   varied: list[str]
@@ -77,21 +104,31 @@ class RunView:
 
 
 def make_run_views(runs: Sequence[RunRecord]) -> list[RunView]:
-  """Everything the template needs of the runs."""
-  before = itertools.accumulate((len(run.arms) for run in runs), initial=0)
+  """Makes what the template needs of each run."""
+  # The number of a run's first arm among the arms of all runs.
+  firsts = itertools.accumulate((len(run.arms) for run in runs), initial=0)
   fold = sum(len(run.arms) for run in runs) > OPEN_ARMS
   return [
-    _of_run(run, i, n, fold)
-    for (i, run), n in zip(enumerate(runs), before, strict=False)
+    _view_run(run, i, n, fold)
+    for (i, run), n in zip(enumerate(runs), firsts, strict=False)
   ]
 
 
-def _of_run(
-  run: RunRecord, index: int, before: int, fold_arms: bool
+def _view_run(
+  run: RunRecord, index: int, first_arm: int, fold_arms: bool
 ) -> RunView:
+  """Makes what the template needs of a run.
+
+  Args:
+    run: what was read of it.
+    index: of the run in the page.
+    first_arm: the number of its first arm.
+    fold_arms: whether each arm is folded.
+  """
   key = f"r{index + 1}"
   arms = [
-    _of_arm(a, f"{key}a{i + 1}", before + i) for i, a in enumerate(run.arms)
+    _view_arm(a, f"{key}a{i + 1}", first_arm + i)
+    for i, a in enumerate(run.arms)
   ]
   shared = _shared([a.settings for a in arms])
   gate = run.organism.gate
@@ -99,7 +136,7 @@ def _of_run(
     key=key,
     run=run,
     title=text.title(run),
-    told=text.describe_run(run),
+    summary=text.describe_run(run),
     arms=arms,
     shared=shared,
     varied=[
@@ -121,7 +158,7 @@ def _of_run(
 
 
 def _shared(settings: Sequence[dict[str, str]]) -> dict[str, str]:
-  """The settings that are the same in all arms."""
+  """Returns the settings that are the same in all arms."""
   if not settings:
     return {}
   first = settings[0]
@@ -133,6 +170,7 @@ def _shared(settings: Sequence[dict[str, str]]) -> dict[str, str]:
 
 
 def _bars(gate: GateRecord) -> list[Bar]:
+  """Makes the lines of the gate, with those of the model before the install."""
   bars = []
   for name, rate in gate.rates.items():
     bar = gate.thresholds.get(name)
@@ -149,16 +187,17 @@ def _bars(gate: GateRecord) -> list[Bar]:
   return bars
 
 
-def _of_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
+def _view_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
+  """Makes what the template needs of an arm."""
   curve = arm.curve
-  steps = _chosen(sorted(arm.rollouts))
-  pushed = [(p.step, _pushes(p.gradients)) for p in curve if p.gradients]
+  steps = _first_middle_last(sorted(arm.rollouts))
+  pushes = [(p.step, _pushes(p.gradients)) for p in curve if p.gradients]
   return ArmView(
     key=key,
     number=number,
     arm=arm,
     last=curve[-1] if curve else None,
-    told=text.describe_arm(arm),
+    summary=text.describe_arm(arm),
     verdict=arm.verdict or ("no verdict" if arm.finished else "unfinished"),
     settings={k: text.setting_value(k, v) for k, v in arm.settings.items()},
     transfer_step=text.crossing(arm.transfer_step),
@@ -170,8 +209,8 @@ def _of_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
     references_svg=arm_curves.references_svg(arm, f"{key}p")
     if any(point.logprob_initial is not None for point in curve)
     else None,
-    gradients_svg=arm_curves.gradients_svg(arm, f"{key}g") if pushed else None,
-    gradients=pushed,
+    gradients_svg=arm_curves.gradients_svg(arm, f"{key}g") if pushes else None,
+    gradients=pushes,
     tasks=_tasks(curve),
     loss_svg=arm_curves.loss_svg(arm, f"{key}t") if arm.metrics else None,
     loss=_loss(arm),
@@ -183,18 +222,18 @@ def _of_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
   )
 
 
-def _chosen(steps: Sequence[int]) -> list[int]:
-  """The first, the middle and the last."""
+def _first_middle_last(steps: Sequence[int]) -> list[int]:
+  """Picks the first, the middle and the last step."""
   if not steps:
     return []
   return sorted({steps[0], steps[len(steps) // 2], steps[-1]})
 
 
 def _side_by_side(arm: ArmRecord, steps: Sequence[int]) -> list[list[Row]]:
-  """For each of a few prompts its completions at the steps.
+  """Lists for each of a few prompts its completions at the steps.
 
-  The prompts are the first of their split in the file: choosing them by what
-  came out would make a nicer story than the run tells.
+  The prompts are the first of their split in the file. To choose them by their
+  completions would make a nicer story than the run tells.
   """
   if not steps:
     return []
@@ -203,52 +242,57 @@ def _side_by_side(arm: ArmRecord, steps: Sequence[int]) -> list[list[Row]]:
   for split, n in NUM_PROMPTS.items():
     ids = [r.id for r in arm.rollouts[steps[-1]] if r.split == split]
     for name in list(dict.fromkeys(ids))[:n]:
-      found = [rows[s].get((split, name)) for s in steps]
-      prompts.append([row for row in found if row is not None])
+      answers = [rows[s].get((split, name)) for s in steps]
+      prompts.append([row for row in answers if row is not None])
   return prompts
 
 
 def _cost(arm: ArmRecord) -> str:
+  """Says how long training took, and how near sampler and trainer are."""
   parts = []
   if arm.trained_tokens is not None:
     parts.append(f"{arm.trained_tokens:,} trained tokens")
   if arm.seconds is not None:
     parts.append(text.seconds(arm.seconds))
-  found = [p.logprob_difference for p in arm.curve]
-  known = [d for d in found if d is not None]
-  if known:
-    parts.append(
-      f"log-probs of sampler and trainer within {text.number(max(known))}"
-    )
+  measured = [p.logprob_difference for p in arm.curve]
+  differences = [d for d in measured if d is not None]
+  if differences:
+    most = text.number(max(differences))
+    parts.append(f"log-probs of sampler and trainer within {most}")
   return ", ".join(parts)
 
 
-def _pushes(found: Gradients) -> dict[str, str]:
-  """Heading -> cell: gains, and both norms in all and of each group."""
+def _pushes(gradients: Gradients) -> dict[str, str]:
+  """Maps headings to cells: gains, and both norms of all and of each group."""
 
-  def told(value: float | None) -> str:
+  def cell(value: float | None) -> str:
     return "–" if value is None else text.number(value)
 
   gains = {
-    f"gain of {name}, nats": told(found.values[f"update_gain_{name}"])
+    f"gain of {name}, nats": cell(gradients.values[f"update_gain_{name}"])
     for name in ("initial", "alternate")
   }
-  return gains | {
-    f"norms, {group}": f"{told(norm)} / {told(found.update_norm.get(group))}"
-    for group, norm in found.gradient_norm.items()
+  norms = {
+    f"norms, {group}": (cell(norm), cell(gradients.update_norm.get(group)))
+    for group, norm in gradients.gradient_norm.items()
   }
+  return gains | {heading: " / ".join(pair) for heading, pair in norms.items()}
 
 
 def _tasks(
   curve: Sequence[EvalRecord],
 ) -> list[tuple[EvalRecord, dict[str, str]]]:
-  """Evals with tasks, and heading -> cell; the headings of all of them."""
+  """Lists the evals that have tasks.
+
+  Returns:
+    Each eval, and heading -> cell, with the headings of all of them.
+  """
   points = [point for point in curve if point.tasks]
   headings = {
     f"{task} {metric}": (task, metric)
     for point in points
-    for task, found in point.tasks.items()
-    for metric in found
+    for task, metrics in point.tasks.items()
+    for metric in metrics
     if metric != "n" and "_stderr" not in metric
   }
   return [
@@ -258,29 +302,30 @@ def _tasks(
 
 
 def _score(point: EvalRecord, task: str, metric: str) -> str:
-  """A value with its standard error, which is under a key of its own."""
-  found = point.tasks.get(task, {})
+  """Writes a value with its standard error, which has a key of its own."""
+  metrics = point.tasks.get(task, {})
   name, comma, rest = metric.partition(",")
-  value, error = found.get(metric), found.get(f"{name}_stderr{comma}{rest}")
+  value, error = metrics.get(metric), metrics.get(f"{name}_stderr{comma}{rest}")
   if value is None:
     return "–"
-  told = text.number(value)
-  return told if error is None else f"{told} ± {text.number(error)}"
+  cell = text.number(value)
+  return cell if error is None else f"{cell} ± {text.number(error)}"
 
 
 def _reasons(point: EvalRecord) -> str:
-  told = [f"{name} {n}" for name, n in point.reasons.items() if n]
-  return ", ".join(told)
+  """Lists how often each reason for `other` was given."""
+  return ", ".join(f"{name} {n}" for name, n in point.reasons.items() if n)
 
 
 def _loss(arm: ArmRecord) -> str:
+  """Describes loss and gradient norm at the ends of training."""
   if not arm.metrics:
     return ""
   first, last = arm.metrics[0], arm.metrics[-1]
-  told = (
+  ends = (
     f"Loss {text.number(first.loss)} at step {first.step},"
     f" {text.number(last.loss)} at step {last.step}; gradient norm"
     f" {text.number(first.grad_norm)}, then {text.number(last.grad_norm)}."
   )
   bad = [m.step for m in arm.metrics if not math.isfinite(m.loss)]
-  return f"{told} Not finite at {len(bad)} steps." if bad else told
+  return f"{ends} Not finite at {len(bad)} steps." if bad else ends

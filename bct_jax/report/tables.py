@@ -1,4 +1,4 @@
-"""Results of runs as tables: for papers, for spreadsheets and for notebooks."""
+"""Writes results as tables: for papers, for spreadsheets and for notebooks."""
 
 import csv
 import html
@@ -18,7 +18,7 @@ from bct_jax.report.read.types import ArmRecord, ReportError, RunRecord
 
 
 def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
-  """One dict for each eval of each arm, as pandas.DataFrame takes them.
+  """Returns a dict for each eval of each arm, as pandas.DataFrame takes them.
 
   Keys, the same in every dict: `run`, `setting`, `model`, `organism`, `arm`,
   `objective`, `lr`, `rank` (None: all weights), `source`, `decoration`, `seed`,
@@ -44,20 +44,22 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
 
 def _lines(runs: Sequence[RunRecord]) -> list[dict[str, Any]]:
+  """Makes the lines of `load_results`, all with the keys of all tasks."""
   points = [(r, arm, p) for r in runs for arm in r.arms for p in arm.curve]
   scores = [_scores(point) for *_, point in points]
-  empty = dict.fromkeys(key for found in scores for key in found)
+  empty = dict.fromkeys(key for tasks in scores for key in tasks)
   return [
-    _line(run, arm, point, {**empty, **found})
-    for (run, arm, point), found in zip(points, scores, strict=True)
+    _line(run, arm, point, {**empty, **tasks})
+    for (run, arm, point), tasks in zip(points, scores, strict=True)
   ]
 
 
 def _scores(point: EvalRecord) -> dict[str, float | None]:
+  """Returns the scores of lm-eval's tasks by the keys of `load_results`."""
   return {
     f"tasks.{task}.{metric}": value
-    for task, found in point.tasks.items()
-    for metric, value in found.items()
+    for task, metrics in point.tasks.items()
+    for metric, value in metrics.items()
   }
 
 
@@ -67,6 +69,7 @@ def _line(
   point: EvalRecord,
   scores: dict[str, float | None],
 ) -> dict[str, Any]:
+  """Makes a line of `load_results`; `scores` has those of tasks."""
   step = arm.transfer_step
   out = {
     "run": str(run.path),
@@ -101,24 +104,26 @@ def _line(
 
 
 def _pushes(point: EvalRecord) -> dict[str, float | None]:
-  found = point.gradients or Gradients({}, {}, {})
+  """Returns pushes and norms by key; all None where they were not logged."""
+  gradients = point.gradients or Gradients({}, {}, {})
   return {
-    **{key: found.values.get(key) for key in PUSHES},
-    "gradient_norm": found.gradient_norm.get("all"),
-    "update_norm": found.update_norm.get("all"),
+    **{key: gradients.values.get(key) for key in PUSHES},
+    "gradient_norm": gradients.gradient_norm.get("all"),
+    "update_norm": gradients.update_norm.get("all"),
   }
 
 
 def evals_csv(run_dirs: Sequence[str | Path]) -> str:
-  """`load_results` as CSV, safe to open in a spreadsheet.
+  """Writes the lines of `load_results` as CSV, safe to open in a spreadsheet.
 
   Raises:
-    ReportError: as load_results, or there is no eval.
+    ReportError: a run cannot be read, or no arm has an eval yet.
   """
   return _evals(load_runs(run_dirs)[0])
 
 
 def _evals(runs: Sequence[RunRecord]) -> str:
+  """Writes the CSV of `evals_csv` of runs that have been read."""
   rows = _lines(runs)
   if not rows:
     raise ReportError("no arm of these runs has an eval yet")
@@ -136,7 +141,7 @@ def verdict_table(
   form: str,
   at: tuple[str, float] | None = None,
 ) -> str:
-  """One row for each arm, with 95% intervals in percent.
+  """Writes one row for each arm, with 95% intervals in percent.
 
   Args:
     run_dirs: run or sweep directories; arms without an eval are left out.
@@ -162,6 +167,7 @@ def _verdicts(
   write: Callable[[Sequence[Sequence[str]]], str],
   at: tuple[str, float] | None = None,
 ) -> str:
+  """Writes the table of `verdict_table` of runs that have been read."""
   rows = [_cells(run, arm, at) for run in runs for arm in run.arms if arm.curve]
   if not rows:
     raise ReportError("no arm of these runs has an eval yet")
@@ -170,10 +176,14 @@ def _verdicts(
   return write([[*header, "verdict", "transfer step"], *rows])
 
 
-def _shown(
+def _eval_to_show(
   arm: ArmRecord, at: tuple[str, float] | None
 ) -> tuple[EvalRecord, str]:
-  """The eval of an arm to show, and its step in words."""
+  """Picks the eval of an arm to show.
+
+  Returns:
+    The eval, and its step in words.
+  """
   last = arm.curve[-1]
   if at is None:
     return last, str(last.step)
@@ -188,7 +198,8 @@ def _shown(
 def _cells(
   run: RunRecord, arm: ArmRecord, at: tuple[str, float] | None
 ) -> list[str]:
-  point, step = _shown(arm, at)
+  """Makes the row of an arm."""
+  point, step = _eval_to_show(arm, at)
   s = arm.settings
   rates = [getattr(point, name) for name in schema.shown_shares(Reach.TABLE)]
   return [
@@ -206,7 +217,7 @@ def _cells(
 
 
 def tables(runs: Sequence[RunRecord]) -> dict[str, str]:
-  """The tables of a report as CSV, by file name; those that have rows."""
+  """Makes the tables of a report as CSV by file name, those that have rows."""
   out = {}
   if any(arm.curve for run in runs for arm in run.arms):
     out = {"evals.csv": _evals(runs), "verdicts.csv": _verdicts(runs, _csv)}
@@ -224,6 +235,7 @@ def tables(runs: Sequence[RunRecord]) -> dict[str, str]:
 
 
 def _csv(rows: Sequence[Sequence[Any]]) -> str:
+  """Writes rows as CSV whose cells are inert in a spreadsheet."""
   out = io.StringIO()
   csv.writer(out, lineterminator="\n").writerows(
     [_inert(cell) for cell in row] for row in rows
@@ -232,10 +244,10 @@ def _csv(rows: Sequence[Sequence[Any]]) -> str:
 
 
 def _inert(cell: Any) -> Any:
-  """A cell that no spreadsheet takes for a formula.
+  """Makes a cell that no spreadsheet takes for a formula.
 
-  As OWASP's page on CSV injection has it: a quote before what begins with a
-  sign that starts one. Numbers stay numbers.
+  It puts a quote before text that begins with a sign that starts a formula, as
+  OWASP's page on CSV injection advises. Numbers stay numbers.
   """
   if not isinstance(cell, str):
     return cell
@@ -244,10 +256,13 @@ def _inert(cell: Any) -> Any:
 
 
 def _one_line(cell: str) -> str:
+  """Replaces line ends by spaces and hidden characters by escapes."""
   return text.visible(cell).replace("\n", " ")
 
 
 def _markdown(rows: Sequence[Sequence[str]]) -> str:
+  """Writes rows, the first of them headings, as a table of Markdown."""
+
   def line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(map(_in_markdown, cells))} |\n"
 
@@ -256,6 +271,7 @@ def _markdown(rows: Sequence[Sequence[str]]) -> str:
 
 
 def _in_markdown(cell: str) -> str:
+  """Escapes what Markdown or HTML would read as markup."""
   plain = html.escape(_one_line(cell), quote=False)
   return re.sub(r"([\\`*_{}\[\]|])", r"\\\1", plain)
 
@@ -271,12 +287,12 @@ _LATEX = {c: f"\\{c}" for c in "&%$#_{}"} | {
 
 
 def _latex(rows: Sequence[Sequence[str]]) -> str:
-  """A tabular for the package booktabs."""
+  """Writes rows, the first of them headings, as a tabular of booktabs."""
 
   def line(cells: Sequence[str]) -> str:
     # A line that begins with [ would be an argument of the \\ before it.
-    said = ["".join(_LATEX.get(c, c) for c in _one_line(x)) for x in cells]
-    return f"  {{}}{' & '.join(said)} \\\\\n"
+    texts = ["".join(_LATEX.get(c, c) for c in _one_line(x)) for x in cells]
+    return f"  {{}}{' & '.join(texts)} \\\\\n"
 
   return (
     f"\\begin{{tabular}}{{{'l' * len(rows[0])}}}\n  \\toprule\n"

@@ -1,4 +1,4 @@
-"""Numbers and strings as the report prints them.
+"""Writes numbers and strings as the report prints them.
 
 Model outputs are hostile until shown otherwise: `visible` and `show` turn every
 character that a reader could not see, or that could act, into its escape.
@@ -23,17 +23,16 @@ from bct_jax.report.read.types import (
 )
 
 # Control, format (bidirectional overrides, tags), surrogate, private and
-# unassigned characters, line and paragraph separators. The two joiners are
-# format characters that emoji and many scripts need, and no reader misses a
-# newline.
+# unassigned characters, line and paragraph separators.
 _HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-_KEPT = "\n\u200c\u200d"
+# A newline is seen, and emoji and many scripts need the two joiners.
+_HARMLESS = "\n\u200c\u200d"
 _NAMES = {"\t": "\\t", "\r": "\\r", "\x1b": "\\x1b", "\x00": "\\0"}
 
 
 def _escape(char: str) -> str:
-  """The visible form of a character, or itself."""
-  if char.isascii() and char.isprintable() or char in _KEPT:
+  """Returns the escape of a hidden character, or the character itself."""
+  if char.isascii() and char.isprintable() or char in _HARMLESS:
     return char
   if unicodedata.category(char) not in _HIDDEN:
     return char
@@ -46,22 +45,25 @@ def _escape(char: str) -> str:
 
 
 def visible(text: str) -> str:
-  """The text with its hidden characters as escapes; it is not HTML yet."""
+  """Replaces hidden characters by escapes; the result is not HTML yet."""
   return "".join(map(_escape, text))
 
 
 def show(text: str) -> Markup:
-  """The text as HTML, its escapes marked off from a typed backslash."""
+  """Writes text as HTML, with escapes in place of hidden characters.
+
+  The escapes are in italics, so that they differ from a backslash in the text.
+  """
   parts = []
   for char in text:
-    seen = _escape(char)
-    safe = html.escape(seen)
-    parts.append(safe if seen == char else f"<i>{safe}</i>")
+    escape = _escape(char)
+    safe = html.escape(escape)
+    parts.append(safe if escape == char else f"<i>{safe}</i>")
   return Markup("".join(parts))
 
 
 def number(value: float) -> str:
-  """Four significant digits, and 1e-4 rather than 0.0001 or 1e-04."""
+  """Writes four significant digits, and 1e-4 rather than 0.0001 or 1e-04."""
   if not 0 < abs(value) < 1e-3:
     return re.sub(r"e\+0*", "e", f"{value:.4g}")
   mantissa, exponent = f"{value:.3e}".split("e")
@@ -69,7 +71,7 @@ def number(value: float) -> str:
 
 
 def percent(value: float) -> str:
-  """A share in percent. Only 0 and 1 themselves print as 0% and 100%."""
+  """Writes a share in percent; only 0 and 1 themselves are 0% and 100%."""
   for digits in (0, 1, 2):
     text = f"{100 * value:.{digits}f}"
     if float(text) not in (0, 100) or value in (0, 1):
@@ -78,12 +80,15 @@ def percent(value: float) -> str:
 
 
 def interval(ci: tuple[float, float] | None) -> str:
-  """A 95% interval of a share, or nothing."""
+  """Writes the interval of a share in percent; "" where there is none."""
   return f"[{percent(ci[0])}, {percent(ci[1])}]" if ci else ""
 
 
 def fraction(rate: Rate) -> str:
-  """31/32 where the share is one of whole completions."""
+  """Writes a share as 31/32, if it is one of whole completions.
+
+  Else it writes how many prompts there are; "" where that is not known.
+  """
   if not rate.n:
     return ""
   hits = rate.value * rate.n
@@ -93,7 +98,7 @@ def fraction(rate: Rate) -> str:
 
 
 def rate(value: Rate | None) -> str:
-  """31/32 [84%, 99%], for sentences."""
+  """Writes a rate for a sentence, such as 31/32 [84%, 99%]."""
   if value is None:
     return "not measured"
   first = fraction(value)
@@ -103,7 +108,7 @@ def rate(value: Rate | None) -> str:
 
 
 def crossing(value: Crossing | None) -> str:
-  """A step, or that it never came."""
+  """Writes the step of an event, or that the event never came."""
   if value is None or (value.step is None and value.censored_at is None):
     return "–"
   if value.step is not None:
@@ -112,14 +117,14 @@ def crossing(value: Crossing | None) -> str:
 
 
 def share(value: float | None) -> str:
-  """A share of completions, or the number of them, as it was logged."""
+  """Writes a share of completions, or a count of them, as it was logged."""
   if value is None:
     return "–"
   return str(value) if isinstance(value, int) else percent(value)
 
 
 def seconds(value: float) -> str:
-  """A duration to read."""
+  """Writes a duration."""
   if not math.isfinite(value) or value < 60:
     return f"{value:.3g} s"
   minutes, rest = divmod(round(value), 60)
@@ -128,7 +133,7 @@ def seconds(value: float) -> str:
 
 
 def setting_value(key: str, value: Any) -> str:
-  """A setting of an arm in words."""
+  """Writes a setting of an arm."""
   if key == "rank":
     return "full" if value is None else str(value)
   if isinstance(value, float):
@@ -137,7 +142,7 @@ def setting_value(key: str, value: Any) -> str:
 
 
 def flatten(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
-  """("optim.lr", "1e-05") for each leaf of nested JSON."""
+  """Lists the leaves of nested JSON as pairs such as ("optim.lr", "1e-05")."""
   if isinstance(tree, Mapping) and tree:
     return [
       pair
@@ -150,18 +155,18 @@ def flatten(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
 
 
 def base(path: str) -> str:
-  """The last part of a path or of a hub id."""
+  """Returns the last part of a path or of a hub id."""
   return re.split(r"[/\\]", path.rstrip("/\\"))[-1] or path
 
 
 def title(run: RunRecord) -> str:
-  """What was run, as far as it is known."""
+  """Names setting and model of a run, as far as they are known."""
   setting = run.setting or "unnamed setting"
   return f"{setting} on {base(run.model)}" if run.model else setting
 
 
 def describe_arm(arm: ArmRecord) -> str:
-  """One sentence on how an arm ended, without its name."""
+  """Describes how an arm ended in a sentence without its name."""
   if not arm.curve:
     return "no eval yet."
   last: EvalRecord = arm.curve[-1]
@@ -175,13 +180,13 @@ def describe_arm(arm: ArmRecord) -> str:
   if last.other.value > 0:
     rates["other"] = last.other
   rates.update(agreed=last.agreed, agreed_decorated=last.agreed_decorated)
-  told = [f"{k} {rate(v)}" for k, v in rates.items() if v is not None]
+  measured = [f"{k} {rate(v)}" for k, v in rates.items() if v is not None]
   verdict = arm.verdict or ("no verdict" if arm.finished else "unfinished")
-  return f"{verdict} ({', '.join(told)} at step {last.step})."
+  return f"{verdict} ({', '.join(measured)} at step {last.step})."
 
 
-# Fields of `made.json` that tell organisms apart, and how they are said.
-_MADE = {
+# Fields of `made.json` that tell organisms apart, and how they are written.
+_INSTALL_FIELDS = {
   "kind": "{}",
   "optimizer": "{}",
   "lr": "lr {}",
@@ -195,57 +200,67 @@ _MADE = {
 
 
 def describe_install(organisms: Sequence[OrganismRecord]) -> str:
-  """How organisms were made, as far as known, and in what they differ."""
-  found = [_made(organism) for organism in organisms]
-  fields = dict.fromkeys(field for told in found for field in told)
-  values = {f: {told.get(f, "") for told in found} for f in fields}
-  same = [min(told) for told in values.values() if len(told) == 1]
-  differ = [field for field, told in values.items() if len(told) > 1]
+  """Describes how organisms were made, as far as known, and how they differ.
+
+  What is the same for all is written once, followed by the names of the fields
+  in which they differ.
+  """
+  installs = [_install_phrases(organism) for organism in organisms]
+  fields = dict.fromkeys(field for phrases in installs for field in phrases)
+  values = {f: {phrases.get(f, "") for phrases in installs} for f in fields}
+  same = [min(phrases) for phrases in values.values() if len(phrases) == 1]
+  differ = [field for field, phrases in values.items() if len(phrases) > 1]
   if differ:
     same.append(f"they differ in {', '.join(differ)}")
   return ", ".join(same)
 
 
 def caption(organisms: Sequence[OrganismRecord]) -> str:
-  """What stands below a figure of theirs; empty where nothing is known."""
-  made = visible(describe_install(organisms))
-  return made and f"organism: {made}"
+  """Writes what stands below a figure of organisms; "" if nothing is known."""
+  install = visible(describe_install(organisms))
+  return install and f"organism: {install}"
 
 
-def _made(organism: OrganismRecord) -> dict[str, str]:
-  """What was done, in words, by field; of a prompted one its kind alone."""
-  made = {"kind": organism.kind} | dict(organism.made)
-  told = {
-    key: form.format(setting_value(key, made[key]))
-    for key, form in _MADE.items()
-    if made.get(key, "") != ""
+def _install_phrases(organism: OrganismRecord) -> dict[str, str]:
+  """Maps fields to words on how an organism was facts.
+
+  Of an organism that is only prompted there is its kind alone.
+  """
+  facts = {"kind": organism.kind} | dict(organism.made)
+  phrases = {
+    key: form.format(setting_value(key, facts[key]))
+    for key, form in _INSTALL_FIELDS.items()
+    if facts.get(key, "") != ""
   }
-  if "rank" in made and made["rank"] is None:
-    told["rank"] = "all weights"
-  if made.get("merged") is False:
-    told["merged"] = "adapter not merged"
-  return told
+  if "rank" in facts and facts["rank"] is None:
+    phrases["rank"] = "all weights"
+  if facts.get("merged") is False:
+    phrases["merged"] = "adapter not merged"
+  return phrases
 
 
 def describe_run(run: RunRecord) -> str:
-  """One sentence on what was run, up to the arms."""
+  """Describes what was run, up to the arms."""
   kind = run.organism.kind
   organism = f"The organism ({kind})" if kind else "The organism"
   gate = run.organism.gate
   if gate is None:
-    checked = "has no gate result yet"
+    gate_result = "has no gate result yet"
   elif gate.passed:
-    checked = "passed the gate"
+    gate_result = "passed the gate"
   else:
     how = "shown all the same" if gate.enforced else "not enforced"
-    checked = f"FAILED the gate ({how})"
+    gate_result = f"FAILED the gate ({how})"
   if gate is not None:
-    checked += f" with the initial behavior on {rate(gate.rates['initial'])}"
-    checked += " of the eval prompts"
-  made = [v for k, v in _made(run.organism).items() if k != "kind"]
-  if made:
-    checked += f". It was trained with {', '.join(made)}"
+    gate_result += (
+      f" with the initial behavior on {rate(gate.rates['initial'])}"
+    )
+    gate_result += " of the eval prompts"
+  install = _install_phrases(run.organism)
+  phrases = [v for k, v in install.items() if k != "kind"]
+  if phrases:
+    gate_result += f". It was trained with {', '.join(phrases)}"
   n = len(run.arms)
   arms = f"{n} arm{'' if n == 1 else 's'}" if n else "No arm"
   trained = "trained from it" if run.finished else "found so far"
-  return f"{organism} {checked}. {arms} {trained}{':' if n else '.'}"
+  return f"{organism} {gate_result}. {arms} {trained}{':' if n else '.'}"

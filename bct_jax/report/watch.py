@@ -9,8 +9,8 @@ from bct_jax.report import write_report
 from bct_jax.report.read.folders import run_folders
 from bct_jax.report.read.types import ReportError
 
-# What a report is made of, below a run directory.
-_READ = (
+# The files that a report is made of, below a run directory.
+_FILES = (
   "*.json",
   "organisms/*/gate.json",
   "arms/*/*.json*",
@@ -24,15 +24,15 @@ def watch_runs(
 ) -> None:
   """Writes the report, and again after each change, until all runs are done.
 
-  Done is a run with done.json, or a cell that failed; a sweep is done when all
-  of its planned cells are. Ctrl-C ends it too. A file that is damaged or gone
-  is told, and looked at again when something changes.
+  A run with done.json is done, and so is a cell that failed; a sweep is done
+  when all of its planned cells are. Ctrl-C ends the watch too. A damaged or
+  lost file is named on stderr, and read again when something changes.
 
   Args:
     paths: run or sweep directories, which must be there.
-    out: the report.
-    figures_dir: as in write_report.
-    seconds: between looks.
+    out: the file of the report.
+    figures_dir: the folder of figures, as in write_report.
+    seconds: between two looks at the files.
 
   Raises:
     ReportError: one of the paths is no directory.
@@ -41,7 +41,8 @@ def watch_runs(
   before = None
   try:
     while True:
-      # Looked at before it is read: what changes meanwhile is seen next time.
+      # The state is taken before the report reads the files, so that what
+      # changes meanwhile is seen the next time.
       now, done = _state(paths), _is_done(paths)
       if now != before:
         _write(paths, out, figures_dir)
@@ -54,6 +55,7 @@ def watch_runs(
 
 
 def _write(paths: Sequence[Path], out: Path, figures_dir: Path | None) -> None:
+  """Writes the report, or says on stderr why it cannot be written."""
   start = time.monotonic()
   try:
     write_report(paths, out, figures_dir)
@@ -64,20 +66,21 @@ def _write(paths: Sequence[Path], out: Path, figures_dir: Path | None) -> None:
 
 
 def _state(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:
-  """Time and size of every file that a report of these is made of."""
-  folders = [*paths, *_begun(paths)]
-  found = {p for f in folders for kind in _READ for p in f.glob(kind)}
+  """Returns time and size of every file that the report is made of."""
+  folders = [*paths, *_run_folders(paths)]
+  files = {p for f in folders for kind in _FILES for p in f.glob(kind)}
   state = {}
-  for path in found:
+  for path in files:
     try:
-      told = path.stat()
+      facts = path.stat()
     except FileNotFoundError:  # renamed or removed since it was listed
       continue
-    state[path] = told.st_mtime_ns, told.st_size
+    state[path] = facts.st_mtime_ns, facts.st_size
   return state
 
 
-def _begun(paths: Sequence[Path]) -> list[Path]:
+def _run_folders(paths: Sequence[Path]) -> list[Path]:
+  """Lists the runs of the paths; none while the plan of a sweep is damaged."""
   try:
     return run_folders(paths)[0]
   except ReportError:
@@ -85,6 +88,7 @@ def _begun(paths: Sequence[Path]) -> list[Path]:
 
 
 def _is_done(paths: Sequence[Path]) -> bool:
+  """Says whether every run has ended and every planned cell has begun."""
   try:
     folders, waiting = run_folders(paths)
   except ReportError:

@@ -120,7 +120,7 @@ def test_a_run_again_is_no_further_seed(one, tmp_path):
   groups = make_groups(load_runs([one, again])[0])
   assert [len(g.members) for g in groups] == [3, 1]
   assert groups[1].name == "repeat 2"
-  said = overview(one, again).verdicts.told
+  said = overview(one, again).verdicts.caption
   assert "no further seeds" in said
 
 
@@ -144,7 +144,7 @@ def test_an_unfinished_cell_is_in_its_row(one):
   shutil.rmtree(cell / "organisms")
   found = overview(one)
   assert len(make_groups(load_runs([one])[0])) == 1
-  assert "1 unfinished" in found.verdicts.told
+  assert "1 unfinished" in found.verdicts.caption
 
 
 # --- what is drawn and said ---------------------------------------------------
@@ -154,14 +154,14 @@ def test_numbers_said_are_those_of_the_arms(sweep):
   found = overview(sweep)
   arms = [a for run in load_runs([sweep])[0] for a in run.arms]
   gone = [a for a in arms if a.verdict == "transferred"]
-  assert f"18 arms: {len(gone)} transferred" in found.verdicts.told
+  assert f"18 arms: {len(gone)} transferred" in found.verdicts.caption
   assert found.left_out == "" and [p.name for p in found.parts] == [*SETTINGS]
   part = panels(found.parts[0])
   assert list(part) == ["initial", "transfer_step", "removal", "survival"]
   assert "32 prompts an eval; 3 learning rates, 3 seeds each" in (
-    part["initial"].told
+    part["initial"].caption
   )
-  assert "95% t interval" in part["initial"].told
+  assert "95% t interval" in part["initial"].caption
   mine = arms[:9]
   steps = [
     (a.settings["lr"], a.transfer_step.step)
@@ -169,7 +169,7 @@ def test_numbers_said_are_those_of_the_arms(sweep):
     if a.transfer_step.step
   ]
   mean = scipy_stats.gmean([lr * s for lr, s in steps])
-  told = part["transfer_step"].told
+  told = part["transfer_step"].caption
   assert f"{len(steps)} of 9 finished arms transferred" in told
   assert float(re.search(r"rate = ([\d.e-]+),", told)[1]) == pytest.approx(
     mean, rel=1e-3
@@ -180,14 +180,14 @@ def test_numbers_said_are_those_of_the_arms(sweep):
     for a in mine
     for p in a.curve
   ]
-  assert f"hull {summary.robustness_auc(points):.2f}" in part["removal"].told
+  assert f"hull {summary.robustness_auc(points):.2f}" in part["removal"].caption
   kept = max(r for c, r in points if c >= 0.9)
-  assert f"line): {100 * kept:.0f}%" in part["removal"].told
+  assert f"line): {100 * kept:.0f}%" in part["removal"].caption
 
 
 def test_median_is_that_of_the_seeds(sweep):
   arms = [a for run in load_runs([sweep])[0] for a in run.arms][:9]
-  told = panels(overview(sweep).parts[0])["survival"].told
+  told = panels(overview(sweep).parts[0])["survival"].caption
   for lr, said in ((1e-4, "1e-4"), (1e-3, "0.001")):
     steps = [a.transfer_step.step for a in arms if a.settings["lr"] == lr]
     assert f"lr {said} step {statistics.median(steps)}" in told
@@ -195,7 +195,7 @@ def test_median_is_that_of_the_seeds(sweep):
 
 
 def test_retention_over_settings_is_clustered(sweep):
-  said = overview(sweep).verdicts.told
+  said = overview(sweep).verdicts.caption
   assert "lr 1e-5 1.00 [1.00, 1.00] (2 settings)" in said
   assert "lr 0.001 0.00 [0.00, 0.00] (2 settings)" in said
 
@@ -203,8 +203,8 @@ def test_retention_over_settings_is_clustered(sweep):
 def test_bands_need_three_seeds(tmp_path):
   two = fake_sweep(tmp_path / "two", RATES, seeds=(0, 1))
   part = overview(two).parts[0]
-  assert "95% t interval" not in panels(part)["initial"].told
-  assert "fewer than 3 seeds" in panels(part)["initial"].told
+  assert "95% t interval" not in panels(part)["initial"].caption
+  assert "fewer than 3 seeds" in panels(part)["initial"].caption
   assert "survival" not in panels(part)
   assert "at most 2" in part.left_out[0]
 
@@ -248,12 +248,12 @@ def test_what_is_not_supported_is_said_in_words(one):
 
 
 def test_a_failed_gate_is_said_where_verdicts_are(one):
-  assert "failed the gate" not in overview(one).verdicts.told
+  assert "failed the gate" not in overview(one).verdicts.caption
   edit(
     cells(one)[0] / "result.json",
     lambda r: r["organism"]["gate"].update(passed=False),
   )
-  told = overview(one).verdicts.told
+  told = overview(one).verdicts.caption
   assert "In 1 of 3 runs the organism failed the gate" in told
 
 
@@ -269,11 +269,11 @@ def test_organisms_that_do_not_begin_alike_are_told(one):
     organism = dataclasses.replace(run.organism, hash="other", gate=gate)
     return make_overview([dataclasses.replace(run, organism=organism), *runs])
 
-  assert "organisms" not in make_overview(runs).verdicts.told
-  told = other(9).verdicts.told
+  assert "organisms" not in make_overview(runs).verdicts.caption
+  told = other(9).verdicts.caption
   assert "start with initial 100%, agreed 97%, capability 28% to 91%." in told
   assert "not matched in capability: the intervals" in told
-  told = other(30).verdicts.told
+  told = other(30).verdicts.caption
   assert "capability 91% to 94%." in told and "matched" not in told
 
 
@@ -281,7 +281,7 @@ def test_more_rates_than_colors(tmp_path):
   many = [10**-e for e in range(1, 11)]
   part = overview(fake_sweep(tmp_path / "many", many)).parts[0]
   assert part.left_out[0].startswith("Lines are drawn for 8 of 10")
-  assert "10 learning rates" in panels(part)["initial"].told
+  assert "10 learning rates" in panels(part)["initial"].caption
 
 
 def test_a_single_rate_or_arm_has_no_curves(tmp_path):
@@ -317,7 +317,7 @@ def test_law_is_counted_seed_by_seed(sweep):
       if a.settings["seed"] == seed
     }
     pairs += summary.learning_rate_law(curves)
-  told = panels(overview(sweep).parts[0])["transfer_step"].told
+  told = panels(overview(sweep).parts[0])["transfer_step"].caption
   assert f"Of {len(pairs)} pairs" in told
   open_ones = sum(c.holds is None for c in pairs)
   assert f"for so long in {open_ones}." in told

@@ -1,4 +1,4 @@
-"""Curves of an arm, for the report and as PNG for a README."""
+"""Draws the curves of an arm, for the report and as PNG for a README."""
 
 import io
 import math
@@ -26,13 +26,13 @@ from bct_jax.report.read.types import ArmRecord, ReportError, RunRecord
 
 
 def rates_svg(arm: ArmRecord, key: str) -> Picture:
-  """Initial, alternate and other against the step, with 95% intervals."""
+  """Draws initial, alternate and other by step, with 95% intervals."""
   label = f"Arm {text.visible(arm.name)}: rates on eval prompts"
   return _svg(lambda axes: _lines(axes, arm.curve, RATES), key, label, arm)
 
 
 def learned_svg(arm: ArmRecord, key: str) -> Picture:
-  """How far training got: agreed, with decoration, and capability."""
+  """Draws how far training got: agreed, with decoration, and capability."""
   label = f"Arm {text.visible(arm.name)}: what training taught"
 
   def draw(axes: Axes) -> None:
@@ -42,7 +42,7 @@ def learned_svg(arm: ArmRecord, key: str) -> Picture:
 
 
 def loss_svg(arm: ArmRecord, key: str) -> Picture:
-  """Training loss against the step."""
+  """Draws the training loss by step."""
   last = arm.metrics[-1]
   label = (
     f"Arm {text.visible(arm.name)}: training loss, {text.number(last.loss)} at"
@@ -63,7 +63,7 @@ def loss_svg(arm: ArmRecord, key: str) -> Picture:
 
 
 def references_svg(arm: ArmRecord, key: str) -> Picture:
-  """log p of the reference completions on eval prompts against the step."""
+  """Draws log p of the reference completions on eval prompts by step."""
   label = (
     f"Arm {text.visible(arm.name)}: log-probability of the initial and the "
     "alternate behavior's completions on eval prompts, from step "
@@ -73,7 +73,7 @@ def references_svg(arm: ArmRecord, key: str) -> Picture:
   def draw(axes: Axes) -> None:
     for name in ("initial", "alternate"):
       values = [getattr(p, f"logprob_{name}") for p in arm.curve]
-      _measured(axes, arm, name, values, name, "-")
+      _number_line(axes, arm, name, values, name, "-")
     axes.set_ylabel("nats per completion")
     axes.legend(frameon=False)
 
@@ -81,7 +81,10 @@ def references_svg(arm: ArmRecord, key: str) -> Picture:
 
 
 def gradients_svg(arm: ArmRecord, key: str) -> Picture:
-  """Cosines of the push of training with both behaviors, by step."""
+  """Draws by step how near the push of training is to each behavior.
+
+  See train/gradients.py for these cosines.
+  """
   label = (
     f"Arm {text.visible(arm.name)}: cosine of the update, and of the gradient "
     "alone, with the direction that makes each behavior more likely"
@@ -91,9 +94,9 @@ def gradients_svg(arm: ArmRecord, key: str) -> Picture:
     axes.axhline(0, color=INK, linewidth=0.8)
     for what, dash in (("update", "-"), ("gradient", ":")):
       for name in ("initial", "alternate"):
-        found = [p.gradients for p in arm.curve]
-        values = [g and g.values[f"{what}_cosine_{name}"] for g in found]
-        _measured(axes, arm, name, values, f"{name}, {what}", dash)
+        gradients = [p.gradients for p in arm.curve]
+        values = [g and g.values[f"{what}_cosine_{name}"] for g in gradients]
+        _number_line(axes, arm, name, values, f"{name}, {what}", dash)
     low, high = axes.get_ylim()
     axes.set_ylim(low, high + 0.3 * (high - low))  # room for the legend
     axes.set_ylabel("cosine")
@@ -102,7 +105,7 @@ def gradients_svg(arm: ArmRecord, key: str) -> Picture:
   return _svg(draw, key, label, None)
 
 
-def _measured(
+def _number_line(
   axes: Axes,
   arm: ArmRecord,
   name: str,
@@ -110,7 +113,16 @@ def _measured(
   label: str,
   dash: str,
 ) -> None:
-  """A line of numbers, one for each point of the curve, with gaps."""
+  """Draws a line of numbers, with gaps where there is none.
+
+  Args:
+    axes: to draw on.
+    arm: whose evals the values are of.
+    name: the behavior, which decides color and mark.
+    values: one for each eval.
+    label: in the legend.
+    dash: of the line.
+  """
   steps = [p.step for p in arm.curve]
   axes.plot(
     [place(s) for s in steps],
@@ -125,9 +137,12 @@ def _measured(
 
 
 def draw_png(run: RunRecord) -> bytes:
-  """The rates of a run's arms side by side as a PNG.
+  """Draws the rates of a run's arms side by side as a PNG.
 
-  Each panel is an arm under its name, learning rate and verdict.
+  Each panel shows an arm under its name, learning rate and verdict.
+
+  Raises:
+    ReportError: no arm has an eval.
   """
   arms = [arm for arm in run.arms if arm.curve]
   if not arms:
@@ -156,21 +171,22 @@ def draw_png(run: RunRecord) -> bytes:
 
 
 def _heading(arm: ArmRecord) -> str:
+  """Writes the heading of an arm's panel."""
   name = text.visible(arm.name)
   lr = arm.settings.get("lr")
-  # A name like lr_1e-5 already says it.
-  told = "" if lr is None or text.number(lr) in name else text.number(lr)
-  first = f"{name}, lr {told}" if told else name
+  # A name like lr_1e-5 already has the learning rate.
+  rate = "" if lr is None or text.number(lr) in name else text.number(lr)
+  first = f"{name}, lr {rate}" if rate else name
   return f"{first}: {arm.verdict or 'no verdict yet'}"
 
 
 def place(step: float) -> float:
-  """Where a step stands on the axis: log-spaced, and 0 has a place too."""
+  """Returns where a step is on the axis: log-spaced, with a place for 0."""
   return math.log1p(step)
 
 
 def log_steps(axes: Axes, steps: Sequence[int]) -> None:
-  """The axis of these steps, ascending."""
+  """Sets up the x-axis of steps, which are ascending."""
   right = place(steps[-1]) or 1.0
   axes.set_xlim(-0.03 * right, 1.03 * right)
   ticks = _ticks(steps, right)
@@ -179,7 +195,7 @@ def log_steps(axes: Axes, steps: Sequence[int]) -> None:
 
 
 def percents(axes: Axes) -> None:
-  """The axis of a share, upwards."""
+  """Sets up the y-axis of a share."""
   axes.set_ylim(-0.03, 1.03)
   axes.set_yticks([0, 0.25, 0.5, 0.75, 1], ["0%", "25%", "50%", "75%", "100%"])
   axes.grid(axis="y", linewidth=0.6)
@@ -189,14 +205,14 @@ def percents(axes: Axes) -> None:
 def _lines(
   axes: Axes, curve: Sequence[EvalRecord], names: Sequence[str]
 ) -> None:
-  """Draws rates against the step, each labelled at its end."""
+  """Draws rates by step, each with its name at the end of its line."""
   ends: dict[str, float] = {}
   for name in names:
     rates = [(p.step, getattr(p, name)) for p in curve]
-    drawn = [(step, rate) for step, rate in rates if rate is not None]
-    if drawn:
-      _line(axes, name, drawn, band=name in RATES)
-      ends[name] = drawn[-1][1].value
+    points = [(step, rate) for step, rate in rates if rate is not None]
+    if points:
+      _line(axes, name, points, band=name in RATES)
+      ends[name] = points[-1][1].value
   log_steps(axes, [p.step for p in curve])
   percents(axes)
   for name, y in spread(ends, gap=0.085).items():
@@ -215,13 +231,14 @@ def _lines(
 
 
 def _line(
-  axes: Axes, name: str, drawn: Sequence[tuple[int, Rate]], band: bool
+  axes: Axes, name: str, points: Sequence[tuple[int, Rate]], band: bool
 ) -> None:
-  x = [place(step) for step, _ in drawn]
+  """Draws a rate by step, with a band of its intervals if asked for."""
+  x = [place(step) for step, _ in points]
   marker, dash = LINE_STYLES[name]
   axes.plot(
     x,
-    [rate.value for _, rate in drawn],
+    [rate.value for _, rate in points],
     color=COLORS[name],
     marker=marker,
     linestyle=dash,
@@ -229,8 +246,8 @@ def _line(
     markersize=5 if band else 3.5,
     clip_on=False,
   )
-  if band and all(rate.ci for _, rate in drawn):
-    bounds = [rate.ci or (0.0, 0.0) for _, rate in drawn]
+  if band and all(rate.ci for _, rate in points):
+    bounds = [rate.ci or (0.0, 0.0) for _, rate in points]
     low, high = zip(*bounds, strict=True)
     if len(x) == 1:  # a band has no width there
       axes.vlines(x, low, high, color=COLORS[name], alpha=0.5)
@@ -238,13 +255,14 @@ def _line(
 
 
 def _ticks(steps: Sequence[int], right: float) -> list[int]:
-  """The steps with a number under them, far enough apart to be read."""
-  kept: list[int] = []
+  """Picks the steps to print under the axis, far enough apart to be read."""
+  ticks: list[int] = []
+  # The last and the first step come before those between.
   for step in [*steps[-1:], *steps[:1], *steps[1:-1]]:
     room = 0.026 * (len(str(step)) + 1)
-    if all(abs(place(step) - place(s)) / right >= room for s in kept):
-      kept.append(step)
-  return sorted(set(kept))
+    if all(abs(place(step) - place(s)) / right >= room for s in ticks):
+      ticks.append(step)
+  return sorted(set(ticks))
 
 
 def spread(values: Mapping[str, float], gap: float) -> dict[str, float]:
@@ -252,19 +270,20 @@ def spread(values: Mapping[str, float], gap: float) -> dict[str, float]:
   # A label of two lines needs the room of two.
   size = {k: gap * (1.9 if k == "agreed_decorated" else 1.0) for k in values}
   order = sorted(values, key=lambda k: (values[k], -list(values).index(k)))
-  placed: dict[str, float] = {}
+  places: dict[str, float] = {}
   floor = -math.inf
   for key in order:
-    placed[key] = max(values[key], floor + size[key] / 2)
-    floor = placed[key] + size[key] / 2
+    places[key] = max(values[key], floor + size[key] / 2)
+    floor = places[key] + size[key] / 2
   ceiling = 1 + gap / 2
   for key in reversed(order):
-    placed[key] = min(placed[key], ceiling - size[key] / 2)
-    ceiling = placed[key] - size[key] / 2
-  return placed
+    places[key] = min(places[key], ceiling - size[key] / 2)
+    ceiling = places[key] - size[key] / 2
+  return places
 
 
-def _told(arm: ArmRecord) -> str:
+def _describe_ends(arm: ArmRecord) -> str:
+  """Describes the rates of an arm at its first and its last eval."""
   first, last = arm.curve[0], arm.curve[-1]
 
   def part(name: str) -> str:
@@ -280,11 +299,14 @@ def _told(arm: ArmRecord) -> str:
 def _svg(
   draw: Callable[[Axes], None], key: str, label: str, arm: ArmRecord | None
 ) -> Picture:
-  """A picture of one arm; see Picture.
+  """Makes a picture of one arm.
 
   Args:
-    arm: whose rates are told in words after the label, if any. Then there is
-      room for the names at the ends of lines.
+    draw, key, label: see Picture.
+    arm: None, or the arm whose rates at both ends are the description. With an
+      arm there is room for names at the ends of lines.
   """
   margins = (52, 14, 104 if arm else 16, 44)
-  return Picture(draw, key, label, _told(arm) if arm else "", margins=margins)
+  return Picture(
+    draw, key, label, _describe_ends(arm) if arm else "", margins=margins
+  )

@@ -1,6 +1,7 @@
-"""Figures over many arms: what each learning rate does, and at what cost.
+"""Draws many arms: what each learning rate does, and at what cost.
 
-They get numbers that were chosen and checked before; see overview_page.py.
+The numbers of these figures are chosen and checked in panels.py. In all of
+them `key`, `label` and `description` are those of the Picture.
 """
 
 import math
@@ -42,12 +43,15 @@ def verdict_map(
   rates: Sequence[float],
   cells: Mapping[tuple[int, int], Counter[str]],
 ) -> Picture:
-  """Verdicts by row and learning rate, a stripe for each verdict of a cell.
+  """Draws a table of verdicts; a cell has a stripe for each of its verdicts.
 
   Args:
+    key, label: of the Picture.
+    rows: name of each group of arms.
+    rates: the learning rate of each column.
     cells: (row, column) -> verdict -> number of seeds.
   """
-  names = [_wrapped(name) for name in rows]
+  names = [_wrap_name(name) for name in rows]
   longest = max(len(line) for name in names for line in name.split("\n"))
   left = 16 + 6.4 * longest
   width, height = _CELL[0] * len(rates), _CELL[1] * len(rows)
@@ -76,8 +80,8 @@ def verdict_map(
   )
 
 
-def _wrapped(name: str, width: int = 30) -> str:
-  """At most two lines; what is longer ends in three dots."""
+def _wrap_name(name: str, width: int = 30) -> str:
+  """Breaks a name into two lines at most; a longer one ends in three dots."""
   if len(name) <= width:
     return name
   cut = name.rfind(" ", 0, width + 1)
@@ -86,21 +90,22 @@ def _wrapped(name: str, width: int = 30) -> str:
   return f"{first}\n{rest if len(rest) <= width else rest[: width - 3] + '...'}"
 
 
-def _cell(axes: Axes, row: int, column: int, found: Counter[str]) -> None:
-  total, x = sum(found.values()), float(column)
+def _cell(axes: Axes, row: int, column: int, verdicts: Counter[str]) -> None:
+  """Draws a cell of the table: stripes, the verdict, and how many seeds."""
+  total, x = sum(verdicts.values()), float(column)
   gap = 0.03
   for verdict, (color, _) in VERDICTS.items():
-    width = (1 - gap) * found[verdict] / total
+    width = (1 - gap) * verdicts[verdict] / total
     if width:
       axes.bar(x, 1 - 2 * gap, width, row + gap, align="edge", color=color,
                alpha=0.3, linewidth=0)  # fmt: skip
     x += width
   axes.bar(column, 1 - 2 * gap, 1 - gap, row + gap, align="edge", color="none",
            edgecolor=GRID, linewidth=0.8)  # fmt: skip
-  if len(found) == 1:
-    (word,) = found
+  if len(verdicts) == 1:
+    (word,) = verdicts
   else:
-    letters = [(v[1], found[name]) for name, v in VERDICTS.items()]
+    letters = [(v[1], verdicts[name]) for name, v in VERDICTS.items()]
     word = ", ".join(f"{letter} {n}" for letter, n in letters if n)
   seeds = f"{total} seed{'' if total == 1 else 's'}"
   middle = column + (1 - gap) / 2
@@ -111,17 +116,20 @@ def _cell(axes: Axes, row: int, column: int, found: Counter[str]) -> None:
 def retention_curves(
   key: str,
   label: str,
-  told: str,
+  description: str,
   curves: Mapping[float, Sequence[Curve]],
   rates: Sequence[float],
 ) -> Picture:
-  """Initial rate against the step: each seed's points, the mean of all seeds,
-  and from 3 seeds up a t interval of that mean.
+  """Draws the initial rate by step for each learning rate.
+
+  Each has the points of its seeds, a line for their mean, and from 3 seeds up
+  a band: the t interval of the mean.
 
   Args:
+    key, label, description: of the Picture.
     curves: learning rate -> the curve of each seed.
-    rates: all learning rates of the part, whose colors are the same in all of
-      its figures; so below.
+    rates: all learning rates of the group. Their places decide the colors, so
+      that a learning rate has the same color in all figures of the group.
   """
 
   def draw(axes: Axes) -> None:
@@ -154,46 +162,51 @@ def retention_curves(
     axes.set_ylabel("initial rate")
     _name_ends(axes, ends, rates)
 
-  return Picture(draw, key, label, told, margins=(58, 14, _LABELS, 44))
+  return Picture(draw, key, label, description, margins=(58, 14, _LABELS, 44))
 
 
 def shared_steps(
   seeds: Sequence[Curve],
 ) -> list[tuple[int, list[float]]]:
-  """The steps at which every seed has an eval, with the values there."""
-  found = [dict(curve) for curve in seeds]
-  steps = sorted(set.intersection(*(set(f) for f in found)))
-  return [(step, [f[step] for f in found]) for step in steps]
+  """Finds the steps at which every seed has an eval.
+
+  Returns:
+    (step, the value of each seed) of each, ascending.
+  """
+  curves = [dict(curve) for curve in seeds]
+  steps = sorted(set.intersection(*(set(c) for c in curves)))
+  return [(step, [c[step] for c in curves]) for step in steps]
 
 
 def _name_ends(
   axes: Axes, ends: Mapping[float, float], rates: Sequence[float]
 ) -> None:
-  """Each learning rate at the end of its line, in its color."""
-  named = {f"lr {text.number(lr)}": lr for lr in ends}
+  """Writes each learning rate at the end of its line, in its color."""
+  labels = {f"lr {text.number(lr)}": lr for lr in ends}
   for name, y in spread(
-    {n: ends[lr] for n, lr in named.items()}, 0.085
+    {n: ends[lr] for n, lr in labels.items()}, 0.085
   ).items():
     axes.annotate(
       name, (1.0, y), xycoords=("axes fraction", "data"), xytext=(8, 0),
       textcoords="offset points", va="center", annotation_clip=False,
-      color=COLORS[_HUES[rates.index(named[name])]],
+      color=COLORS[_HUES[rates.index(labels[name])]],
     )  # fmt: skip
 
 
 def transfer_steps(
   key: str,
   label: str,
-  told: str,
-  came: Sequence[tuple[float, int, int]],
-  never: Sequence[tuple[float, int]],
+  description: str,
+  crossings: Sequence[tuple[float, int, int]],
+  censored: Sequence[tuple[float, int]],
   product: float,
 ) -> Picture:
-  """Transfer step against the learning rate, both on logarithmic axes.
+  """Draws the transfer step by learning rate, both on logarithmic axes.
 
   Args:
-    came: (learning rate, last eval before, step) of arms that transferred.
-    never: (learning rate, last step) of arms that did not.
+    key, label, description: of the Picture.
+    crossings: (learning rate, last eval before, step) of arms that transferred.
+    censored: (learning rate, last step) of arms that did not.
     product: of step and learning rate, along the reference line.
   """
   color, other = COLORS["alternate"], COLORS["initial"]
@@ -201,27 +214,27 @@ def transfer_steps(
   def draw(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    rates = sorted({lr for lr, *_ in [*came, *never]})
-    every = [s for _, _, s in came] + [s for _, s in never]
-    low, high = min(every) / 2.2, max(every) * 2.2
+    rates = sorted({lr for lr, *_ in [*crossings, *censored]})
+    steps = [s for _, _, s in crossings] + [s for _, s in censored]
+    low, high = min(steps) / 2.2, max(steps) * 2.2
     axes.plot(rates, [product / lr for lr in rates], color=INK, linewidth=1,
               linestyle="--", label="step x lr constant")  # fmt: skip
-    for lr, before, step in came:
-      axes.vlines(lr, max(before, low), step, color=color, linewidth=1.4)
-    xs, ys = [lr for lr, *_ in came], [s for *_, s in came]
+    for lr, previous, step in crossings:
+      axes.vlines(lr, max(previous, low), step, color=color, linewidth=1.4)
+    xs, ys = [lr for lr, *_ in crossings], [s for *_, s in crossings]
     axes.plot(xs, ys, "s", color=color, markersize=6, label="transferred")
-    if never:
-      xs, ys = [lr for lr, _ in never], [s for _, s in never]
+    if censored:
+      xs, ys = [lr for lr, _ in censored], [s for _, s in censored]
       axes.plot(xs, ys, "o", color=other, markersize=6, fillstyle="none",
                 label="not by this step")  # fmt: skip
-      for x, y in never:
+      for x, y in censored:
         axes.annotate(
           "", (x, y), xytext=(0, 20), textcoords="offset points",
           arrowprops={"arrowstyle": "<-", "color": other},
         )  # fmt: skip
     axes.set_xlim(rates[0] / 1.6, rates[-1] * 1.6)
     axes.set_ylim(low, high)
-    _log_ticks(axes, rates, sorted(set(every)))
+    _log_ticks(axes, rates, sorted(set(steps)))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("transfer step")
     axes.legend(
@@ -229,51 +242,53 @@ def transfer_steps(
       borderaxespad=0, handletextpad=0.3, columnspacing=1, fontsize=10,
     )  # fmt: skip
 
-  return Picture(draw, key, label, told, margins=(58, 30, 16, 44))
+  return Picture(draw, key, label, description, margins=(58, 30, 16, 44))
 
 
 def _log_ticks(axes: Axes, xs: Sequence[float], ys: Sequence[int]) -> None:
-  """The learning rates and steps themselves, where there is room for them."""
+  """Puts ticks at the learning rates and steps, where there is room."""
   for axis, values, gap in ((axes.xaxis, xs, 0.15), (axes.yaxis, ys, 0.08)):
     low, high = axis.get_view_interval()
     width = math.log(high / low)
-    kept: list[float] = []
+    ticks: list[float] = []
     for value in [values[0], values[-1], *values[1:-1]]:
-      if all(abs(math.log(value / k)) / width > gap for k in kept):
-        kept.append(value)
+      if all(abs(math.log(value / tick)) / width > gap for tick in ticks):
+        ticks.append(value)
     axis.set_minor_locator(NullLocator())
     axis.set_minor_formatter(NullFormatter())
-    axis.set_ticks(sorted(kept))
+    axis.set_ticks(sorted(ticks))
     axis.set_major_formatter(FuncFormatter(lambda v, _: text.number(v)))
 
 
 def removal(
   key: str,
   label: str,
-  told: str,
+  description: str,
   points: Mapping[float, Sequence[tuple[float, float]]],
   hull: Sequence[tuple[float, float]],
   rates: Sequence[float],
 ) -> Picture:
-  """Removal of the initial behavior against the capability that is left.
+  """Draws removal of the initial behavior by the capability that remains.
 
   Args:
+    key, label, description: of the Picture.
     points: learning rate -> (capability over the organism's, 1 - initial).
-    hull: of all of them, see summary.pareto_hull.
+    hull: of all points, see summary.pareto_hull.
+    rates: all learning rates of the group, see retention_curves.
   """
 
   def draw(axes: Axes) -> None:
     xs, ys = zip(*hull, strict=True)
     axes.plot(xs, ys, color=INK, linewidth=1.2, clip_on=False)
     axes.plot([0, 1], [1, 0], color=INK, linewidth=0.8, linestyle=":")
-    for lr, found in points.items():
+    for lr, pairs in points.items():
       i = rates.index(lr)
       axes.plot(
-        [c for c, _ in found], [r for _, r in found], linestyle="none",
+        [c for c, _ in pairs], [r for _, r in pairs], linestyle="none",
         marker=_MARKS[i], markersize=5, color=COLORS[_HUES[i]], alpha=0.75,
         clip_on=False, label=f"lr {text.number(lr)}",
       )  # fmt: skip
-    right = max([1.0, *(c for found in points.values() for c, _ in found)])
+    right = max([1.0, *(c for pairs in points.values() for c, _ in pairs)])
     axes.axvline(0.9, color=COLORS["capability"], linewidth=1)
     axes.set_xlim(-0.02, right + 0.02)
     percents(axes)
@@ -287,36 +302,40 @@ def removal(
       handletextpad=0.1, fontsize=10.5,
     )  # fmt: skip
 
-  return Picture(draw, key, label, told, margins=(58, 14, _LABELS + 10, 44))
+  return Picture(
+    draw, key, label, description, margins=(58, 14, _LABELS + 10, 44)
+  )
 
 
 def survival_curves(
   key: str,
   label: str,
-  told: str,
+  description: str,
   curves: Mapping[float, Sequence[tuple[float, float]]],
   last: Mapping[float, int],
   rates: Sequence[float],
 ) -> Picture:
-  """Share of seeds that have not transferred, against the step.
+  """Draws the share of seeds that have not transferred, by step.
 
   Args:
+    key, label, description: of the Picture.
     curves: learning rate -> what summary.survival gives.
     last: learning rate -> the last step looked at.
+    rates: all learning rates of the group, see retention_curves.
   """
 
   def draw(axes: Axes) -> None:
     ends: dict[float, float] = {}
     for lr, curve in curves.items():
       i = rates.index(lr)
-      left = curve[-1][1] if curve else 1.0
+      end = curve[-1][1] if curve else 1.0
       steps = [0.0, *(s for s, _ in curve), float(last[lr])]
-      shares = [1.0, *(y for _, y in curve), left]
+      shares = [1.0, *(y for _, y in curve), end]
       axes.step(
         [place(s) for s in steps], shares, where="post", linewidth=2,
         color=COLORS[_HUES[i]], marker=_MARKS[i], markersize=4, clip_on=False,
       )  # fmt: skip
-      ends[lr] = left
+      ends[lr] = end
     marks = {0, *last.values()} | {
       int(s) for c in curves.values() for s, _ in c
     }
@@ -325,4 +344,4 @@ def survival_curves(
     axes.set_ylabel("not transferred")
     _name_ends(axes, ends, rates)
 
-  return Picture(draw, key, label, told, margins=(58, 14, _LABELS, 44))
+  return Picture(draw, key, label, description, margins=(58, 14, _LABELS, 44))

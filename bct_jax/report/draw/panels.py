@@ -1,4 +1,4 @@
-"""The panels of arms that differ in learning rate and seed alone."""
+"""Makes the panels of arms that differ in learning rate and seed alone."""
 
 import dataclasses
 import math
@@ -14,38 +14,42 @@ from bct_jax.report.draw.picture import Picture
 
 @dataclasses.dataclass(frozen=True)
 class Panel:
-  """A figure under its title, with what is to be said; or words alone.
+  """Holds a figure with title and caption; or title and caption alone.
 
-  `name` is that of its file.
+  Attributes:
+    name: of the figure's file.
+    caption: what is drawn and out of how many, or why nothing is drawn.
   """
 
   name: str
   title: str
-  told: str
+  caption: str
   picture: Picture | None = None
 
 
 def evaluated_arms(group: Group) -> dict[float, list[Member]]:
-  """The arms with evals by learning rate."""
-  kept = {
-    lr: [m for m in found if m.arm.curve] for lr, found in group.by_lr.items()
+  """Maps learning rates to their arms that have evals."""
+  arms = {
+    lr: [m for m in members if m.arm.curve]
+    for lr, members in group.by_lr.items()
   }
-  return {lr: found for lr, found in kept.items() if found}
+  return {lr: members for lr, members in arms.items() if members}
 
 
 def plural(n: int, what: str) -> str:
+  """Writes a number and its noun, in the plural unless the number is 1."""
   return f"{n} {what}{'' if n == 1 else 's'}"
 
 
 def make_panels(
   key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
 ) -> list[Panel]:
-  """All panels of a group, those that cannot be drawn in words alone.
+  """Makes all panels of a group; those that cannot be drawn have words alone.
 
   Args:
     key: begins the ids of the figures.
     group: the arms.
-    by_lr: those with evals, by learning rate.
+    by_lr: the arms with evals by learning rate.
     rates: the learning rates to draw lines for.
   """
   return [
@@ -55,8 +59,8 @@ def make_panels(
 
 
 def _seeds(by_lr: dict[float, list[Member]]) -> str:
-  """ "2 learning rates, 3 seeds each", or from how many to how many."""
-  counts = sorted({len(found) for found in by_lr.values()})
+  """Writes how many there are: "2 learning rates, 3 seeds each"."""
+  counts = sorted({len(members) for members in by_lr.values()})
   each = plural(counts[0], "seed") if len(counts) == 1 else (
     f"{counts[0]} to {counts[-1]} seeds")  # fmt: skip
   return f"{plural(len(by_lr), 'learning rate')}, {each} each"
@@ -65,6 +69,7 @@ def _seeds(by_lr: dict[float, list[Member]]) -> str:
 def _retention(
   key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
 ) -> Panel:
+  """Makes the panel of the initial rate by step."""
   title = "Initial behavior by learning rate"
   curves = {
     lr: [[(p.step, p.initial.value) for p in m.arm.curve] for m in by_lr[lr]]
@@ -74,19 +79,19 @@ def _retention(
   curves = {lr: c for lr, c in curves.items() if comparisons.shared_steps(c)}
   if not curves:
     return Panel("initial", title, "no step at which all seeds have an eval.")
-  sizes = [p.n for found in by_lr.values() for m in found for p in m.arm.curve]
-  told = (
+  sizes = [p.n for arms in by_lr.values() for m in arms for p in m.arm.curve]
+  caption = (
     "Share of eval prompts answered with the initial behavior,"
     f" {min(sizes)}{'' if min(sizes) == max(sizes) else f' to {max(sizes)}'}"
     f" prompts an eval; {_seeds(by_lr)}. Points are seeds, lines their mean"
     " where all have an eval."
   )
   if any(len(c) > 2 for c in curves.values()):
-    told += (
+    caption += (
       " Bands: 95% t interval of the mean across seeds, cut at 0 and 100%."
     )
   if any(len(c) < 3 for c in curves.values()):
-    told += " No band where there are fewer than 3 seeds."
+    caption += " No band where there are fewer than 3 seeds."
   ends = ", ".join(
     f"lr {text.number(lr)} "
     + text.percent(statistics.fmean(comparisons.shared_steps(c)[-1][1]))
@@ -96,63 +101,68 @@ def _retention(
     f"{key}r", f"{text.visible(group.name)}: initial rate by learning rate",
     f"At the last eval: {ends}.", curves, rates,
   )  # fmt: skip
-  return Panel("initial", title, told, picture)
+  return Panel("initial", title, caption, picture)
 
 
-def _judged(by_lr: dict[float, list[Member]]) -> list[Member]:
-  return [m for found in by_lr.values() for m in found if m.arm.verdict]
+def _finished_arms(by_lr: dict[float, list[Member]]) -> list[Member]:
+  """Lists the arms that have a verdict."""
+  return [m for arms in by_lr.values() for m in arms if m.arm.verdict]
 
 
 def _transfer(
   key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
 ) -> Panel:
+  """Makes the panel of the transfer step by learning rate."""
   del rates
   title = "Transfer step against learning rate"
-  judged, came, never = _judged(by_lr), [], []
-  for m in judged:
+  finished, crossings, censored = _finished_arms(by_lr), [], []
+  for m in finished:
     step = m.arm.transfer_step
     if step is None or not m.lr:
       continue
     if step.step:
-      before = [p.step for p in m.arm.curve if p.step < step.step]
-      came.append((m.lr, max(before, default=0), step.step))
+      earlier = [p.step for p in m.arm.curve if p.step < step.step]
+      crossings.append((m.lr, max(earlier, default=0), step.step))
     elif step.censored_at:
-      never.append((m.lr, step.censored_at))
-  left = len(judged) - len(came) - len(never)
+      censored.append((m.lr, step.censored_at))
+  rest = len(finished) - len(crossings) - len(censored)
   law = _law(by_lr)
-  if not came:
-    none = f"none of {plural(len(judged), 'finished arm')} transferred."
+  if not crossings:
+    none = f"none of {plural(len(finished), 'finished arm')} transferred."
     return Panel("transfer_step", title, f"{none} {law}".strip())
-  product = math.exp(statistics.fmean(math.log(lr * s) for lr, _, s in came))
-  told = (
-    f"{len(came)} of {plural(len(judged), 'finished arm')} transferred; the "
-    "line below a mark goes down to the eval before, so the step lies on it."
+  product = math.exp(
+    statistics.fmean(math.log(lr * s) for lr, _, s in crossings)
   )
-  if never:
-    told += (
-      f" {plural(len(never), 'arm')} had not by the last step, the ring (arrow:"
-      " later, if ever)."
+  caption = (
+    f"{len(crossings)} of {plural(len(finished), 'finished arm')} transferred;"
+    " the line below a mark goes down to the eval before, so the step lies on"
+    " it."
+  )
+  if censored:
+    caption += (
+      f" {plural(len(censored), 'arm')} had not by the last step, the ring"
+      " (arrow: later, if ever)."
     )
-  if left:
-    told += f" No place on these axes: {left}, of step or learning rate 0."
-  told += (
+  if rest:
+    caption += f" No place on these axes: {rest}, of step or learning rate 0."
+  caption += (
     f" Dashed: steps x learning rate = {text.number(product)}, the geometric"
     " mean of the marks, where all would lie if only that product counted."
   )
-  told = f"{told} {law}".strip()
+  caption = f"{caption} {law}".strip()
   picture = comparisons.transfer_steps(
     f"{key}t", f"{text.visible(group.name)}: {title.lower()}",
-    f"{len(came)} arms transferred, {len(never)} did not.", came, never,
-    product,
+    f"{len(crossings)} arms transferred, {len(censored)} did not.", crossings,
+    censored, product,
   )  # fmt: skip
-  return Panel("transfer_step", title, told, picture)
+  return Panel("transfer_step", title, caption, picture)
 
 
 def _law(by_lr: dict[float, list[Member]]) -> str:
-  """How the arms bear on summary.learning_rate_law, seed by seed."""
+  """Says how the arms bear on summary.learning_rate_law, seed by seed."""
   curves: dict[object, dict[float, list[tuple[int, float]]]] = {}
-  for lr, found in by_lr.items():
-    for m in found:
+  for lr, members in by_lr.items():
+    for m in members:
       points = [(p.step, p.initial.value) for p in m.arm.curve]
       if lr > 0 and m.arm.verdict:
         curves.setdefault(m.arm.settings.get("seed"), {})[lr] = points
@@ -161,22 +171,24 @@ def _law(by_lr: dict[float, list[Member]]) -> str:
   ]
   if not pairs:
     return ""
-  held, broken = (sum(c.holds is x for c in pairs) for x in (True, False))
+  holding = sum(c.holds is True for c in pairs)
+  failing = sum(c.holds is False for c in pairs)
   return (
     f"Of {plural(len(pairs), 'pair')} of learning rates of one seed, the higher"
     " of which removed the behavior in S steps, the lower one (by a factor N)"
-    f" had not within 6 N S steps in {held}, had in {broken}, and was not"
-    f" trained for so long in {len(pairs) - held - broken}."
+    f" had not within 6 N S steps in {holding}, had in {failing}, and was not"
+    f" trained for so long in {len(pairs) - holding - failing}."
   )
 
 
 def _removal(
   key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
 ) -> Panel:
+  """Makes the panel of removal by capability, over all checkpoints."""
   title = "Removal against capability"
   points: dict[float, list[tuple[float, float]]] = {}
-  for lr, found in by_lr.items():
-    for m in found:
+  for lr, members in by_lr.items():
+    for m in members:
       base = _capability(m)
       if base is None or base < MIN_CAPABILITY:
         continue
@@ -185,35 +197,39 @@ def _removal(
         for p in m.arm.curve
         if p.capability is not None
       )
-  every = [p for found in points.values() for p in found]
-  if not every:
+  checkpoints = [p for pairs in points.values() for p in pairs]
+  if not checkpoints:
     return Panel(
       "removal",
       title,
       f"the organism's own capability is below {text.percent(MIN_CAPABILITY)}"
       " or not known, so what is lost of it says nothing.",
     )
-  auc = summary.robustness_auc(every)
-  best = summary.removal_at(every)
-  kept = "no checkpoint keeps so much" if best is None else text.percent(best)
-  told = (
-    f"Each of {plural(len(every), 'checkpoint')} of"
+  auc = summary.robustness_auc(checkpoints)
+  best = summary.removal_at(checkpoints)
+  most = "no checkpoint keeps so much" if best is None else text.percent(best)
+  caption = (
+    f"Each of {plural(len(checkpoints), 'checkpoint')} of"
     f" {plural(sum(map(len, by_lr.values())), 'arm')}. Area under the hull"
     f" {auc:.2f}: 0.5 (dotted) where removal costs capability in proportion,"
     " about 1 where it is free. Most removed at 90% or more of the capability"
-    f" (upright line): {kept}. Both are of the luckiest checkpoints, so they"
+    f" (upright line): {most}. Both are of the luckiest checkpoints, so they"
     " grow with how many there are."
   )
   shown = {lr: points[lr] for lr in rates if lr in points}
+  hull = summary.pareto_hull(checkpoints)
   picture = comparisons.removal(
     f"{key}c", f"{text.visible(group.name)}: {title.lower()}",
-    f"Area under the hull {auc:.2f}.", shown, summary.pareto_hull(every), rates,
+    f"Area under the hull {auc:.2f}.", shown, hull, rates,
   )  # fmt: skip
-  return Panel("removal", title, told, picture)
+  return Panel("removal", title, caption, picture)
 
 
 def _capability(member: Member) -> float | None:
-  """The organism's own, from its gate or the arm's eval at step 0."""
+  """Returns the organism's capability, by its gate or the arm's eval at step 0.
+
+  None: neither says it.
+  """
   gate = member.run.organism.gate
   if gate is not None and "capability" in gate.rates:
     return gate.rates["capability"].value
@@ -226,13 +242,14 @@ def _capability(member: Member) -> float | None:
 def _survival(
   key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
 ) -> Panel:
+  """Makes the panel of the share of seeds that have not transferred."""
   title = "Share of seeds not transferred"
   brackets: dict[float, list[summary.Bracket]] = {}
   for lr in rates:
     for m in by_lr[lr]:
-      found = _bracket(m)
-      if found is not None:
-        brackets.setdefault(lr, []).append(found)
+      bracket = _bracket(m)
+      if bracket is not None:
+        brackets.setdefault(lr, []).append(bracket)
   enough = {lr: b for lr, b in brackets.items() if len(b) > 2}
   if not enough:
     most = max(map(len, brackets.values()), default=0)
@@ -244,33 +261,36 @@ def _survival(
     )
   curves = {lr: summary.survival(b) for lr, b in enough.items()}
   medians = {lr: summary.median_step(c) for lr, c in curves.items()}
-  said = ", ".join(
+  median_list = ", ".join(
     f"lr {text.number(lr)} " + ("not reached" if m is None else f"step {m:g}")
     for lr, m in medians.items()
   )
   few = [text.number(lr) for lr in rates if lr not in enough]
   sizes = sorted({len(b) for b in enough.values()})
-  told = (
+  caption = (
     "Share of seeds that have not transferred, known at evals only (Turnbull's"
     " estimate, which is that of Kaplan and Meier where brackets do not"
     f" overlap); {' or '.join(map(str, sizes))} seeds a learning rate."
-    f" Median: {said}."
+    f" Median: {median_list}."
   )
   if few:
-    told += f" Fewer than 3 finished seeds: lr {', '.join(few)}."
+    caption += f" Fewer than 3 finished seeds: lr {', '.join(few)}."
   last = {
-    lr: int(max(b.until or b.after for b in found))
-    for lr, found in enough.items()
+    lr: int(max(b.until or b.after for b in seeds))
+    for lr, seeds in enough.items()
   }
   picture = comparisons.survival_curves(
     f"{key}s", f"{text.visible(group.name)}: share not transferred by step",
-    f"Median transfer step: {said}.", curves, last, rates,
+    f"Median transfer step: {median_list}.", curves, last, rates,
   )  # fmt: skip
-  return Panel("survival", title, told, picture)
+  return Panel("survival", title, caption, picture)
 
 
 def _bracket(member: Member) -> summary.Bracket | None:
-  """When the arm transferred; None where it has not ended or began so."""
+  """Returns the bracket of an arm's transfer step.
+
+  None: the arm has not ended, or it had transferred at its first eval.
+  """
   arm, steps = member.arm, [p.step for p in member.arm.curve]
   crossing = arm.transfer_step
   if not arm.verdict or crossing is None:

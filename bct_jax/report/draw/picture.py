@@ -1,4 +1,4 @@
-"""A figure that is drawn as SVG in a page, as SVG in a file, or as PNG."""
+"""Draws a figure as SVG in a page, as SVG in a file, or as PNG."""
 
 import dataclasses
 import io
@@ -63,30 +63,31 @@ _SETTINGS: dict[Any, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Picture:
-  """One axes that is drawn when it is asked for, in one of three forms.
+  """Holds one axes that is drawn when it is asked for, in one of three forms.
 
   Attributes:
     draw: draws on the axes.
     key: unique in the page; all ids of its element start with it.
-    label: what it shows, for those who cannot see it.
-    told: the same in numbers, where there is more to say.
+    label: what it shows, for readers who cannot see it.
+    description: the same in numbers, where there is more to say.
     size: width and height in units of a 72nd inch.
     margins: around the axes: left, top, right, bottom.
-    fixed: keep this size in the page, where others take the width they have.
+    fixed: whether it has this size in the page too, where other pictures take
+      the width that there is.
     caption: lines below the axes, for a file that is seen without its page.
   """
 
   draw: Callable[[Axes], None]
   key: str
   label: str
-  told: str = ""
+  description: str = ""
   size: tuple[float, float] = (_WIDTH, _HEIGHT)
   margins: tuple[float, float, float, float] = (52, 14, 16, 44)
   fixed: bool = False
   caption: str = ""
 
   def captioned(self, caption: str) -> "Picture":
-    """The same with a text below, in as many lines as it takes."""
+    """Returns the picture with a text below, in as many lines as it needs."""
     width, height = self.size
     left, top, right, bottom = self.margins
     lines = wrap(caption, width)
@@ -99,7 +100,7 @@ class Picture:
     )
 
   def __html__(self) -> Markup:
-    """An SVG element that can stand in a page, in the colors of the page."""
+    """Writes an SVG element for a page, in the colors of the page."""
     body = self._body()
     for name, color in COLORS.items():
       body = body.replace(color, f"var(--{name})")
@@ -108,7 +109,7 @@ class Picture:
     return Markup(f"<svg{size}{self._head}{body}")
 
   def svg(self) -> str:
-    """A file of its own: black on white, in the sans-serif that there is."""
+    """Writes an SVG file: black on white, in any sans-serif font."""
     return (
       '<svg xmlns="http://www.w3.org/2000/svg"'
       f' xmlns:xlink="http://www.w3.org/1999/xlink"{self._measures}'
@@ -117,7 +118,7 @@ class Picture:
     )
 
   def png(self) -> bytes:
-    """A picture of 150 pixels per inch on white."""
+    """Writes a PNG of 150 pixels per inch on white."""
     image = io.BytesIO()
     self._save(image, format="png", dpi=150, facecolor="white",
                metadata={"Software": None})  # fmt: skip
@@ -125,18 +126,23 @@ class Picture:
 
   @property
   def _measures(self) -> str:
+    """Returns width and height as attributes of the SVG element."""
     return ' width="{:g}" height="{:g}"'.format(*self.size)
 
   @property
   def _head(self) -> str:
-    told = f"<desc>{escape(self.told)}</desc>" if self.told else ""
+    """Returns the rest of the SVG element's tag, its title and description."""
+    more = ""
+    if self.description:
+      more = f"<desc>{escape(self.description)}</desc>"
     return (
       ' role="img" viewBox="0 0 {:g} {:g}"'.format(*self.size)
       + f' aria-labelledby="{self.key}-title"><title id="{self.key}-title">'
-      f"{escape(self.label)}</title>{told}"
+      f"{escape(self.label)}</title>{more}"
     )
 
   def _save(self, out: Any, **options: Any) -> None:
+    """Draws the figure and saves it with matplotlib's options."""
     (width, height), (left, top, right, bottom) = self.size, self.margins
     with matplotlib.rc_context():
       new_figure()
@@ -154,37 +160,40 @@ class Picture:
       figure.savefig(out, **options)
 
   def _body(self) -> str:
-    """What stands in the SVG element, with its end."""
-    drawn = io.StringIO()
-    self._save(drawn, format="svg", metadata={"Date": None})
-    body = drawn.getvalue()
+    """Returns the content of the SVG element and its closing tag."""
+    file = io.StringIO()
+    self._save(file, format="svg", metadata={"Date": None})
+    body = file.getvalue()
     body = body[body.index("<svg") :]
     body = body[body.index(">") + 1 :]
     body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
     # Matplotlib's own style sheet would reach the whole page, and the page's
     # policy allows no style attributes: each becomes presentation attributes.
     body = re.sub(r"<style.*?</style>", "", body, flags=re.S)
-    body = re.sub(r' style="([^"]*)"', _presented, body)
+    body = re.sub(r' style="([^"]*)"', _presentation_attributes, body)
     body = re.sub(r'\bid="', f'id="{self.key}-', body)
     body = re.sub(r'href="#', f'href="#{self.key}-', body)
     return re.sub(r"url\(#", f"url(#{self.key}-", body)
 
 
 def wrap(caption: str, width: float) -> list[str]:
-  """The lines of a caption below a figure of that width."""
+  """Breaks a caption into lines below a figure of that width."""
   return textwrap.wrap(caption, int(width / 4.6))
 
 
 def new_figure() -> None:
-  # From the defaults, so that a user's matplotlibrc does not change a report.
+  """Sets matplotlib's parameters for a figure; call it in an rc_context.
+
+  It starts from the defaults, so that a user's matplotlibrc changes no report.
+  """
   matplotlib.rcdefaults()
   matplotlib.rcParams.update(_SETTINGS)
 
 
-def _presented(found: re.Match[str]) -> str:
-  """`fill: none; stroke: red` as ` fill="none" stroke="red"`."""
+def _presentation_attributes(style: re.Match[str]) -> str:
+  """Rewrites `fill: none; stroke: red` as ` fill="none" stroke="red"`."""
   out = ""
-  for rule in filter(str.strip, found[1].split(";")):
+  for rule in filter(str.strip, style[1].split(";")):
     name, value = (part.strip() for part in rule.split(":", 1))
     if name == "font":  # the shorthand of older releases has no attribute
       size = re.search(r"[\d.]+px", value)
