@@ -21,7 +21,7 @@ from bct_jax.settings import (
 )
 from bct_jax.settings.base import describe_unknown, docstring_fields
 
-# In the order of the README's table.
+# In the order of the table in settings/README.md.
 _CLASSES = (
   # One rule for some prompts and another for others, or one for all.
   language.WrongLang,

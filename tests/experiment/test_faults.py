@@ -1,4 +1,4 @@
-"""What breaks while a run is under way; the README's table names the tests."""
+"""What breaks while a run is under way; experiment/README.md names the tests."""
 
 import ast
 import json

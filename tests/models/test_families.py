@@ -55,7 +55,7 @@ MIXTURE = {
   "num_experts": 8,
   "num_experts_per_tok": 3,
 }
-# Name in the README's table -> model_type and what differs from BASE.
+# Name in the table of models/README.md -> model_type, what differs from BASE.
 FAMILIES = {
   "Llama 2": ("llama", {"num_key_value_heads": 4}),
   "Llama, tied": ("llama", {"tie_word_embeddings": True}),
