@@ -20,17 +20,17 @@ from bct_jax.types import PyTree, TrainState
 
 @dataclasses.dataclass(frozen=True)
 class TrainRun:
-  """One training run.
+  """Describes one training run.
 
   Attributes:
     name: for the terminal.
     folder: gets checkpoints/, metrics.jsonl and mask_audit.txt.
     arm: the optimizer and the schedule.
-    dataset: what it trains on.
-    eval_steps: when it is evaluated; with `eval.gradients` the folder gets
+    dataset: the examples that the run trains on.
+    eval_steps: when the run is evaluated; with `eval.gradients` the folder gets
       gradients.jsonl then too.
-    task_steps: those of them whose evals take long, so that a kill in one must
-      not train and evaluate again: the state is saved before.
+    task_steps: eval steps whose evals take long. The state is saved before, so
+      that a run killed there need not train and evaluate again.
   """
 
   name: str
@@ -44,7 +44,14 @@ class TrainRun:
 def restore_newest(
   plan: Plan, run: TrainRun, checkpoints: Checkpoints
 ) -> TrainState | None:
-  """The newest checkpoint's state; None if there is none."""
+  """Restores the newest state that can be read; None without a checkpoint.
+
+  With `plan.fall_back` damaged checkpoints are set aside.
+
+  Raises:
+    ValueError: the checkpoint was made from other training data.
+    DamagedCheckpoint: it cannot be read, without `plan.fall_back`.
+  """
   while True:
     try:
       return _newest_state(plan.runtime, run, checkpoints)
@@ -57,6 +64,7 @@ def restore_newest(
 def _newest_state(
   runtime: Runtime, run: TrainRun, checkpoints: Checkpoints
 ) -> TrainState | None:
+  """Restores the newest checkpoint; see `restore_newest`."""
   arm, latest = run.arm, checkpoints.latest()
   if latest is None:
     return None
@@ -75,7 +83,7 @@ def _newest_state(
   abstract = runtime.abstract_state(arm.optim, arm.lora)
   if latest < arm.train.steps:
     return checkpoints.restore(abstract)
-  # A finished run kept what it trained only; what remains is to evaluate it.
+  # A finished run saved what it trained alone: it can only be evaluated.
   trained = checkpoints.restore_params(abstract.params)
   return TrainState(jax.numpy.int32(latest), trained, None, None)
 
@@ -144,5 +152,5 @@ def init_run_state(
 
 @jax.jit
 def copy_tree(tree: PyTree) -> PyTree:
-  """The same arrays in memory of their own."""
+  """Copies arrays into memory of their own."""
   return jax.tree.map(jax.numpy.copy, tree)

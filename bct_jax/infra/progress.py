@@ -1,4 +1,4 @@
-"""A bar per long stage; one line per stage when nobody is watching."""
+"""Shows progress: a bar per long stage, or a line when nobody is watching."""
 
 import contextlib
 import sys
@@ -11,7 +11,7 @@ _silent = False
 
 
 def silence() -> None:
-  """Shows nothing from here on: another process of the run does."""
+  """Shows nothing from here on, where another process of the run does."""
   global _silent
   _silent = True
 
@@ -25,6 +25,7 @@ class Stage:
     self._tokens = 0
 
   def __call__(self, count: int = 1, tokens: int = 0, **values: str) -> None:
+    """Adds finished units and sampled tokens; shows values beside the bar."""
     self._tokens += tokens
     if self._bar is not None:
       if tokens:
@@ -35,12 +36,12 @@ class Stage:
 
   @property
   def seconds(self) -> float:
-    """Since the stage began, compilation included."""
+    """Returns the time since the stage began, compilation included."""
     return max(time.monotonic() - self._start, 1e-9)
 
   @property
   def summary(self) -> str:
-    """How long it took, and new tokens per second where there were any."""
+    """Says how long the stage took, and how many tokens a second it sampled."""
     text = f"{self.seconds:.1f} s"
     if self._tokens:
       text += f", {self._tokens / self.seconds:.0f} new tokens/s"
@@ -63,6 +64,6 @@ def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
 
 
 def log_line(text: str) -> None:
-  """A line for the user, kept apart from any bar."""
+  """Prints a line for the user without breaking a bar."""
   if not _silent:
     tqdm.write(text, file=sys.stderr)

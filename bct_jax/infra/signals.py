@@ -1,4 +1,4 @@
-"""Stopping on a signal, so that the same command goes on later."""
+"""Stops a run on a signal, so that the same command goes on later."""
 
 import contextlib
 import os
@@ -7,27 +7,27 @@ import sys
 import threading
 from collections.abc import Iterator
 
-# What schedulers send before they take a machine away, and Ctrl-C.
+# Schedulers send SIGTERM before they take a machine away; Ctrl-C sends SIGINT.
 STOPPING = (signal.SIGTERM, signal.SIGINT)
 
 _asked = threading.Event()
 
 
 class Preempted(Exception):
-  """A signal asked to stop; what is needed to go on is saved."""
+  """Is raised when a signal asked to stop and the run is saved."""
 
 
 def stop_requested() -> bool:
-  """Whether a signal has asked this process to stop."""
+  """Returns whether a signal has asked this process to stop."""
   return _asked.is_set()
 
 
 @contextlib.contextmanager
 def handle_signals() -> Iterator[None]:
-  """Lets the first signal ask to stop, the second ends the process at once.
+  """Takes the first signal as a request to stop, and ends at the second.
 
-  Signals are told to a thread by a pipe: a Python handler would not run while
-  the main thread compiles or waits for a device, which may take minutes.
+  A pipe passes signals to a thread: a Python handler would not run while the
+  main thread compiles or waits for a device, which may take minutes.
   """
   reader, writer = os.pipe()
   os.set_blocking(writer, False)
@@ -48,6 +48,7 @@ def handle_signals() -> Iterator[None]:
 
 
 def _watch(reader: int) -> None:
+  """Reads signal numbers from a pipe until it is closed."""
   while number := os.read(reader, 1):
     name = signal.Signals(number[0])
     if number[0] not in STOPPING:

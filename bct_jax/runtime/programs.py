@@ -1,7 +1,6 @@
-"""What every stage of a run shares: mesh, model, tokenizer, compiled functions.
+"""Makes the compiled programs of a model on a mesh, and their arrays' shapes.
 
-Making a Runtime checks everything that can be checked before any training, and
-allocates nothing but what the tokenizer needs.
+Nothing is allocated or compiled before it is used.
 """
 
 import dataclasses
@@ -38,7 +37,7 @@ from bct_jax.types import Objective, PyTree, TrainState
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MeshModel:
-  """A model as arrays on a mesh, without a folder, weights or a tokenizer.
+  """Describes a model on a mesh, without a folder, weights or a tokenizer.
 
   For shapes alone the mesh may be an abstract one, see mesh.abstract_mesh.
   """
@@ -49,7 +48,7 @@ class MeshModel:
 
   @functools.cached_property
   def abstract_params(self) -> PyTree:
-    """Shapes of the params in `model.param_dtype`, with their shardings."""
+    """Returns shapes and shardings of the params, in `model.param_dtype`."""
     shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
     rules = partition.rules(self.model.config, self.mesh.shape["tensor"])
     dtype = jnp.dtype(self.config.model.param_dtype)
@@ -69,13 +68,17 @@ class MeshModel:
     )
 
   def abstract_decode(self, config: LoraConfig | None = None) -> PyTree:
-    """Shapes and shardings of the sampler's copy; adapters are whole in it."""
+    """Returns shapes and shardings of the sampler's copy of the params.
+
+    Its adapters are whole on every device.
+    """
     adapter = None if config is None else self.abstract_trained(config)
     relayout = functools.partial(_to_decode, self, (config,))
     shapes = jax.eval_shape(relayout, self.abstract_params, [adapter])
     return _with_sharding(shapes, self._decode_place(shapes))
 
   def _decode_place(self, shapes: PyTree) -> PyTree:
+    """Returns the shardings of the sampler's copy."""
     rules = partition.rules(
       self.model.config, self.mesh.shape["tensor"], decode=True
     )
@@ -88,11 +91,12 @@ class MeshModel:
     return shardings(shapes, rules, self.mesh)
 
   def decode_params(self, *arms: Weights) -> PyTree:
-    """A copy laid out for the sampler: unstacked, compute dtype, no fsdp.
+    """Copies weights for the sampler: unstacked, compute dtype, no fsdp.
 
     Args:
-      arms: one, or several that are sampled together: adapters over the params
-        of the first, which a row chooses by `arms` (see make_sampler).
+      arms: the weights of one arm, or of several that are sampled together:
+        adapters over the params of the first, of which each row chooses one by
+        `arms` (see make_sampler).
 
     Raises:
       ValueError: arms are over other params than the first.
@@ -104,8 +108,7 @@ class MeshModel:
     return relayout(params, [arm.adapter for arm in arms])
 
   def merge_adapter(self, weights: Weights) -> Weights:
-    """Weights without an adapter: one there is made part of the params, which
-    are taken over."""
+    """Makes an adapter part of the params; the old params are donated."""
     if weights.lora is None:
       return weights
     merge = jax.jit(
@@ -120,7 +123,7 @@ class MeshModel:
   def abstract_state(
     self, config: OptimConfig, lora_config: LoraConfig | None
   ) -> TrainState:
-    """Shapes, dtypes and shardings of a training state."""
+    """Returns shapes, dtypes and shardings of a training state."""
     tx = optim.make_optimizer(config)
     trained = self.abstract_trained(lora_config)
     replicated = NamedSharding(self.mesh, P())
@@ -150,7 +153,7 @@ class MeshModel:
   def init_state(
     self, weights: Weights, arm: ArmConfig | OrganismConfig
   ) -> TrainState:
-    """A state at step 0. Takes what is trained over: do not use it again."""
+    """Makes a state at step 0; donates the weights that are trained."""
     tx = optim.make_optimizer(arm.optim)
     abstract = self.abstract_state(arm.optim, arm.lora)
     trained = weights.params
@@ -159,18 +162,15 @@ class MeshModel:
       if trained is None:
         trained = lora.init_adapter(abstract.params, arm.train.seed)
 
-    def make(trained, key):
+    def make(trained, seed):
       ema = None
       if arm.optim.ema_decay:
         ema = jax.tree.map(lambda x: x.astype(jnp.float32), trained)
+      # Made inside of jit, since an eager array is on one device.
+      key = jax.random.PRNGKey(seed)
       return TrainState(jnp.int32(0), trained, tx.init(trained), key, ema)
 
-    # The key is made inside jit too, since an eager array is on one device.
-    init = jax.jit(
-      lambda trained, seed: make(trained, jax.random.PRNGKey(seed)),
-      out_shardings=sharding_of(abstract),
-      donate_argnums=0,
-    )
+    init = jax.jit(make, out_shardings=sharding_of(abstract), donate_argnums=0)
     return init(trained, jnp.uint32(arm.train.seed))
 
   def step(
@@ -194,6 +194,8 @@ class MeshModel:
   def _programs(
     self, arm: ArmConfig | OrganismConfig, view: ParamsView | None
   ) -> tuple[Step, Measure]:
+    """Returns the programs of an arm, shared by arms that need the same."""
+    # A step gets the learning rate as an argument, so its schedule is no part.
     same = dataclasses.replace(
       arm.optim, lr=1.0, schedule="", warmup_steps=0, decay_steps=0
     )
@@ -224,8 +226,10 @@ def params_view(
 
 
 def forget_programs() -> None:
-  """Frees what was compiled, which JAX keeps as long as the process lives: half
-  a GiB for each setting of a sweep over settings with SmolLM2."""
+  """Frees compiled programs, which JAX keeps as long as the process lives.
+
+  They take half a GiB for each setting of a sweep over settings with SmolLM2.
+  """
   _programs.cache_clear()
   _relayout.cache_clear()
   jax.clear_caches()
@@ -272,7 +276,8 @@ def _to_decode(
   params: PyTree,
   adapters: Sequence[PyTree],
 ) -> PyTree:
-  # An adapter stays beside its kernel, as in training: folded into bfloat16
+  """Attaches adapters, unstacks the layers, casts to the compute dtype."""
+  # An adapter stays beside its kernel, as in training: merged into bfloat16
   # kernels, a small one would be rounded away.
   arms = [
     Weights(params, adapter, config)
@@ -293,7 +298,10 @@ def sharding_of(abstract: PyTree) -> PyTree:
 
 
 def set_compilation_cache(folder: str | None) -> None:
-  """Has JAX keep what it compiles in a folder, and take it from there.
+  """Has JAX keep compiled programs in a folder, and read them from there.
+
+  Args:
+    folder: None keeps none.
 
   Raises:
     OSError: the folder cannot be made or written to.
@@ -312,6 +320,7 @@ def set_compilation_cache(folder: str | None) -> None:
 
 
 def _with_sharding(shapes: PyTree, place: PyTree) -> PyTree:
+  """Joins shapes and shardings to ShapeDtypeStructs."""
   return jax.tree.map(
     lambda a, s: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=s),
     shapes,

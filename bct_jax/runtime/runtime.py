@@ -28,7 +28,7 @@ from bct_jax.types import PyTree
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Runtime(MeshModel):
-  """One model on one mesh, with the folder and tokenizer it comes from."""
+  """Holds one model on one mesh, with its folder and its tokenizer."""
 
   folder: Path
   chat: Chat
@@ -44,8 +44,9 @@ class Runtime(MeshModel):
 
     Args:
       config: of the experiment.
-      mesh: None is the one that the config says, over the devices here.
-      fetch: False takes from a hub only what was downloaded before.
+      mesh: None makes the mesh that the config says, over the devices here.
+      fetch: whether a model may be downloaded; False takes from a hub only
+        what was downloaded before.
 
     Raises:
       ModelSourceError: there is no such model.
@@ -62,7 +63,7 @@ class Runtime(MeshModel):
     return cls(config, make_decoder(architecture, config), mesh, folder, chat)
 
   def load(self) -> PyTree:
-    """The params of the model folder."""
+    """Loads the params of the model folder."""
     return load_params(
       self.folder,
       self.model.config,
@@ -72,23 +73,28 @@ class Runtime(MeshModel):
 
   @functools.cached_property
   def sampler(self) -> Sample:
+    """Returns what samples as the config says, for evals."""
     return make_sampler(
       self.model, self.config.sampling, self.chat.stop_ids, self.mesh
     )
 
   @functools.cached_property
   def policy_sampler(self) -> Sample:
-    """Draws from the weights as they are, which is what rl.py trains on."""
+    """Returns what samples without temperature and truncation.
+
+    Policy gradients are estimated with such samples, see experiment/rl.py.
+    """
     sampling = self.config.sampling.untruncated(1.0)
     return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
 
   @functools.cached_property
   def scorer(self) -> Score:
+    """Returns what scores completions, see sample/score.py."""
     return make_scorer(self.model, self.mesh)
 
   @functools.cached_property
   def model_hash(self) -> str:
-    """Content hash of the model folder's config and weights."""
+    """Returns a content hash of the model folder's config and weights."""
     digest = hashlib.sha256()
     files = [self.folder / "config.json"]
     files += sorted(self.folder.glob("*.safetensors"))
@@ -102,7 +108,7 @@ class Runtime(MeshModel):
 def make_decoder(
   architecture: ModelConfig, config: ExperimentConfig
 ) -> Decoder:
-  """The decoder for the chips that the config names, or the devices here.
+  """Makes the decoder for the config's chips, or else for the devices here.
 
   Raises:
     ValueError: the attention that is asked for does not apply.
@@ -123,9 +129,11 @@ def read_architecture(name: str) -> ModelConfig:
   return from_hf(shipped_folder() / "configs" / name)
 
 
-def check_equal(given: ModelConfig, own: ModelConfig, folder: Path) -> None:
+def check_equal(
+  configured: ModelConfig, in_folder: ModelConfig, folder: Path
+) -> None:
   """Raises ValueError unless model.architecture is what the folder says."""
-  a, b = dataclasses.asdict(given), dataclasses.asdict(own)
+  a, b = dataclasses.asdict(configured), dataclasses.asdict(in_folder)
   wrong = [f"{k} {a[k]!r:.80}, not {b[k]!r:.80}" for k in a if a[k] != b[k]]
   if wrong:
     raise ValueError(

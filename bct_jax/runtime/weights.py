@@ -1,4 +1,4 @@
-"""Weights of a run's folder: all params, or an adapter and what it is over."""
+"""Loads the weights of a run's folder: params, or an adapter and its base."""
 
 import dataclasses
 import os
@@ -19,32 +19,36 @@ _FILE = "weights.json"
 def record_origin(
   folder: Path, runtime: Runtime, lora: LoraConfig, base: Path | None
 ) -> None:
-  """Notes what the checkpoints in a folder hold; read by `load_weights`.
+  """Writes what the checkpoints in a folder hold, for `load_weights`.
 
   Args:
     folder: organisms/HASH or arms/NAME of a run.
     runtime: for the model's hash.
     lora: of the adapter that is trained there; rank 0 means all params.
-    base: the folder whose params the adapter is over; None is the model's own.
+    base: the folder whose params the adapter is over; None means the model's.
   """
-  facts = {
+  origin = {
     "lora": dataclasses.asdict(lora) if lora.rank else None,
     "base": os.path.relpath(base, folder) if base and lora.rank else None,
     "model_hash": runtime.model_hash,
   }
-  shared_files.write_json(folder / _FILE, facts)
+  shared_files.write_json(folder / _FILE, origin)
 
 
 def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
-  """Newest weights of a run's organism or arm, or the model's own (None).
+  """Loads the newest weights of a run's organism or arm.
 
-  With `optim.ema_decay` those of a finished one are the average; while it
-  trains, those of the last update.
+  With `optim.ema_decay` the weights of a finished run are the average; those of
+  a run that still trains are the ones after its last saved update.
+
+  Args:
+    runtime: for the model.
+    folder: organisms/HASH or arms/NAME of a run; None is the model itself.
 
   Raises:
-    ConfigError: the folder is not one of those, or an adapter there is over
-      another model.
-    ValueError: a checkpoint is of other shapes or cannot be read.
+    ConfigError: the folder is neither, or an adapter there is over another
+      model.
+    ValueError: a checkpoint has other shapes or cannot be read.
   """
   if folder is None:
     return Weights(runtime.load())
@@ -57,10 +61,10 @@ def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
 def _restore(
   runtime: Runtime, folder: Path
 ) -> tuple[PyTree, LoraConfig | None]:
-  """What was trained there: all params, or an adapter and what it is."""
-  facts = _origin(folder)
-  lora = LoraConfig(**facts["lora"]) if facts["lora"] else None
-  if lora is not None and facts["model_hash"] != runtime.model_hash:
+  """Restores what was trained in a folder, and of an adapter its config."""
+  origin = _origin(folder)
+  lora = LoraConfig(**origin["lora"]) if origin["lora"] else None
+  if lora is not None and origin["model_hash"] != runtime.model_hash:
     raise ConfigError(
       f"{folder}: its adapter is over another model than "
       f"{runtime.config.model.path}; give the --config it was trained with"
@@ -74,10 +78,10 @@ def _restore(
 
 
 def group_by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:
-  """Groups of folders that `load_arms` loads together.
+  """Groups folders that `load_arms` loads together.
 
-  Adapters over the same params are one group, with those params if they are
-  among the folders.
+  Adapters over the same params are one group. The folder of these params, if it
+  is among the folders, belongs to their group.
   """
   groups: dict[Path | None, list[Path | None]] = {}
   for folder in folders:
@@ -87,7 +91,7 @@ def group_by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:
 
 
 def _base(folder: Path | None) -> Path | None:
-  """The folder whose params an adapter is over; of other weights their own."""
+  """Returns the folder that an adapter is over, else the folder itself."""
   if folder is None or _origin(folder)["lora"] is None:
     return folder
   return adapter_base(folder)
@@ -96,7 +100,7 @@ def _base(folder: Path | None) -> Path | None:
 def load_arms(
   runtime: Runtime, folders: Sequence[Path | None]
 ) -> list[Weights]:
-  """Weights of a group of `by_base`, over the same params loaded once."""
+  """Loads the weights of a group of `group_by_base`; all share one base."""
   params = base_params(runtime, _base(folders[0]))
   out = []
   for folder in folders:
@@ -108,12 +112,13 @@ def load_arms(
 
 
 def adapter_base(folder: Path) -> Path | None:
-  """The folder whose params an adapter is over; None is the model's own."""
+  """Returns the folder whose params an adapter is over; None is the model."""
   base = _origin(folder)["base"]
   return None if base is None else folder / base
 
 
 def _origin(folder: Path) -> dict[str, Any]:
+  """Reads what `record_origin` wrote; raises ConfigError without it."""
   origin = shared_files.read_json_or_none(folder / _FILE)
   if origin is None or not shared_files.exists(folder / "checkpoints"):
     raise ConfigError(
@@ -124,5 +129,5 @@ def _origin(folder: Path) -> dict[str, Any]:
 
 
 def base_params(runtime: Runtime, folder: Path | None) -> PyTree:
-  """Params of a folder as an adapter's base: its own adapter is folded in."""
+  """Loads params of a folder to put adapters over; merges its own adapter."""
   return runtime.merge_adapter(load_weights(runtime, folder)).params

@@ -59,16 +59,7 @@ def sample_to_end(
   done(len(saved), 0)
 
   def finished(row: int, completion: Completion) -> None:
-    error = None
-    # JSON has no number for what is not finite; the caller will see it.
-    finite = all(map(math.isfinite, completion.logprobs))
-    if partial is not None and finite:
-      try:
-        shared_files.append_line_unawaited(
-          partial, {"row": row, **vars(completion)}
-        )
-      except OSError as e:
-        error = e  # raised when the other processes know
+    error = None if partial is None else _append(partial, row, completion)
     done(1, len(completion.tokens))
     if bool(processes.vote(signals.stop_requested() or error is not None)):
       raise error or signals.Preempted("while sampling")
@@ -86,6 +77,23 @@ def sample_to_end(
   )
   completions = {i: c for i, c in enumerate(new) if c is not None} | saved
   return [completions[i] for i in range(len(prompts)) if i not in skip]
+
+
+def _append(path: Path, row: int, completion: Completion) -> OSError | None:
+  """Appends a completion to a file.
+
+  Returns:
+    Why it could not be written: the caller raises the error when the other
+    processes know, which would wait for this one for ever.
+  """
+  # JSON has no number for what is not finite; the caller will see it.
+  if not all(map(math.isfinite, completion.logprobs)):
+    return None
+  try:
+    shared_files.append_line_unawaited(path, {"row": row, **vars(completion)})
+  except OSError as e:
+    return e
+  return None
 
 
 def _read_completions(path: Path, key: str) -> dict[int, Completion]:

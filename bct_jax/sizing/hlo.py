@@ -1,4 +1,4 @@
-"""What a compiled program sends between devices, from its optimized HLO."""
+"""Finds what a compiled program sends between devices, in its optimized HLO."""
 
 import dataclasses
 import math
@@ -28,11 +28,11 @@ _MIDDLE = "async_collective_fusion"
 
 @dataclasses.dataclass(frozen=True)
 class Collective:
-  """One collective of a program.
+  """Describes one collective of a program.
 
   Attributes:
     kind: such as all-gather.
-    array: the largest array of it on a device, such as bf16[4096,512].
+    array: its largest array on a device, such as bf16[4096,512].
     size: bytes of that array.
     times: how often the program runs it.
     received: bytes that a device receives each time, sent around a ring.
@@ -49,6 +49,8 @@ class Collective:
 
 @dataclasses.dataclass(frozen=True)
 class _Instruction:
+  """Holds one line of HLO: name = type op(rest."""
+
   name: str
   type: str
   op: str
@@ -57,11 +59,11 @@ class _Instruction:
 
 @dataclasses.dataclass
 class Program:
-  """Instructions by computation, and how often each computation runs."""
+  """Holds the instructions of computations, and how often each runs."""
 
   computations: dict[str, list[_Instruction]]
   times: dict[str, int]
-  owner: dict[str, str]  # of a fused computation: the one it is fused in
+  owner: dict[str, str]  # of a fused computation: the one that it is fused in
 
 
 def parse_hlo(text: str) -> Program:
@@ -76,8 +78,8 @@ def parse_hlo(text: str) -> Program:
     if head := _HEAD.match(line):
       current = computations[head[2]] = []
       entry = head[2] if head[1] else entry
-    elif found := _LINE.match(line):
-      current.append(_Instruction(*found.groups()))
+    elif instruction := _LINE.match(line):
+      current.append(_Instruction(*instruction.groups()))
   if not entry:
     raise ValueError("the text of a compiled program has no ENTRY")
   times: dict[str, int] = defaultdict(int)
@@ -87,54 +89,54 @@ def parse_hlo(text: str) -> Program:
     times[name] += count
     owner.setdefault(name, of)
     for x in computations[name]:
-      called = _CALLED.findall(x.rest)
+      callees = _CALLED.findall(x.rest)
       for group in _MANY.findall(x.rest):
-        called += re.findall(r"%?([\w.\-]+)", group)
-      more = _trips(x, computations) if x.op == "while" else 1
-      for other in called:
+        callees += re.findall(r"%?([\w.\-]+)", group)
+      trips = _trips(x, computations) if x.op == "while" else 1
+      for other in callees:
         if other in computations:
-          fused = x.op not in ("while", "call", "conditional")
-          visit(other, count * more, of if fused else other)
+          is_fused = x.op not in ("while", "call", "conditional")
+          visit(other, count * trips, of if is_fused else other)
 
   visit(entry, 1, entry)
   return Program(computations, dict(times), owner)
 
 
 def _trips(loop: _Instruction, computations) -> int:
-  """How often a loop runs: XLA's own count, or what its condition says."""
-  if known := re.search(r"known_trip_count\D+(\d+)", loop.rest):
-    return int(known[1])
-  named = re.search(r"condition=%?([\w.\-]+)", loop.rest)
-  condition = named[1] if named else ""
+  """Counts how often a loop runs, from XLA's count or from its condition."""
+  if count := re.search(r"known_trip_count\D+(\d+)", loop.rest):
+    return int(count[1])
+  match = re.search(r"condition=%?([\w.\-]+)", loop.rest)
+  condition = match[1] if match else ""
   todo, bounds = [condition], []
   while todo:
     for x in computations.get(todo.pop(), []):
       if x.op == "constant" and (n := re.match(r"(\d+)\)", x.rest)):
         bounds.append(int(n[1]))
       todo += _CALLED.findall(x.rest)
-  # A loop that ends when it likes, as that over sampled tokens, counts once.
+  # A loop of no fixed number, as the one over sampled tokens, counts once.
   if len(set(bounds)) != 1:
     return 1
-  named = re.search(r"body=%?([\w.\-]+)", loop.rest)
-  body = computations.get(named[1], []) if named else []
+  match = re.search(r"body=%?([\w.\-]+)", loop.rest)
+  body = computations.get(match[1], []) if match else []
   return -(-bounds[0] // _stride(computations[condition], body))
 
 
 def _stride(condition: list[_Instruction], body: list[_Instruction]) -> int:
-  """What a turn adds to the counter; 1 where that is not plain to see.
+  """Finds what a turn of a loop adds to its counter; 1 if it is not plain.
 
   A loop over the shards of other devices takes two of them in a turn.
   """
-  asked, made = ({x.name: x for x in xs} for xs in (condition, body))
+  in_condition, in_body = ({x.name: x for x in xs} for xs in (condition, body))
   test = next((x for x in condition if x.op == "compare"), None)
-  counter = asked.get(_operands(test)[0]) if test else None
+  counter = in_condition.get(_operands(test)[0]) if test else None
   place = re.search(r"index=(\d+)", counter.rest) if counter else None
   if place is None or not body or body[-1].op != "tuple":
     return 1
   name, total = _operands(body[-1])[int(place[1])], 0
-  while (x := made.get(name)) is not None and x.op == "add":
+  while (x := in_body.get(name)) is not None and x.op == "add":
     name, other = _operands(x)
-    step = made.get(other)
+    step = in_body.get(other)
     value = re.match(r"\d+", step.rest) if step else None
     if step is None or step.op != "constant" or value is None:
       return 1
@@ -143,15 +145,17 @@ def _stride(condition: list[_Instruction], body: list[_Instruction]) -> int:
 
 
 def _operands(x: _Instruction) -> list[str]:
+  """Lists the names of an instruction's operands."""
   return re.findall(r"%([\w.\-]+)", x.rest.split("), ")[0])
 
 
 def collectives(text: str) -> list[Collective]:
-  """All collectives of a program, the largest traffic first.
+  """Lists the collectives of a program, the largest traffic first.
 
-  One that XLA has spread over several fused computations, to run beside other
-  work, has one channel and counts once; as those in the middle of it are named
-  async_collective_fusion and may be in a loop of that work, they do not count.
+  XLA spreads some collectives over several fused computations, to run beside
+  other work. Such a collective has one channel and counts once; its middle
+  parts, named async_collective_fusion, may be in a loop of that work and do not
+  count.
   """
   program, out, seen = parse_hlo(text), [], set()
   for name, instructions in program.computations.items():
@@ -171,6 +175,7 @@ def collectives(text: str) -> list[Collective]:
 
 
 def _collective(x: _Instruction, kind: str, times: int) -> Collective:
+  """Reads one collective and computes what a device receives by it."""
   arrays = [
     (f"{t}[{dims}]", _size(t, dims)) for t, dims in _ARRAY.findall(x.type)
   ]
@@ -195,12 +200,14 @@ def _collective(x: _Instruction, kind: str, times: int) -> Collective:
 
 
 def _size(dtype: str, dims: str) -> int:
+  """Computes the bytes of an array."""
   width = _BYTES.get(dtype) or max(1, int(re.findall(r"\d+", dtype)[0]) // 8)
   return width * math.prod(int(d) for d in dims.split(",") if d)
 
 
 def _group(rest: str) -> int:
-  """Devices of a group; 2 where it is not said, as in a permutation."""
+  """Counts the devices of a group; 2 if the text does not say, as a
+  permutation's does not."""
   if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
     axes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
     return math.prod(int(axes[a]) for a in re.findall(r"'(\w+)'", mesh[2])) or 1
@@ -212,7 +219,7 @@ def _group(rest: str) -> int:
 
 
 def kernels(text: str) -> dict[str, int]:
-  """Kernels that XLA did not write, and how often the program runs each."""
+  """Counts how often a program runs each kernel that XLA did not write."""
   program, out = parse_hlo(text), defaultdict(int)
   for name, instructions in program.computations.items():
     for x in instructions:

@@ -1,7 +1,7 @@
-"""Bytes per device and tokens per second of a run, from shapes alone.
+"""Computes bytes per device and tokens per second of a run from shapes alone.
 
 Nothing is allocated and no device is needed: params and optimizer state are
-shapes with the shardings a run would give them, on a mesh that may be abstract.
+shapes with the shardings that a run gives them, on a mesh that may be abstract.
 Weights, gradients, optimizer state, the decoder's copy of the weights and the
 KV cache are exact; activations are an estimate, see `activation_bytes`.
 """
@@ -28,7 +28,7 @@ _EXPERTS = re.compile(r"^layers/mlp/(gate|up|down)$")
 
 @dataclasses.dataclass(frozen=True)
 class Work:
-  """What one update runs on.
+  """Says what one update runs on.
 
   Attributes:
     rows: of the global batch.
@@ -45,7 +45,7 @@ class Work:
 
 @dataclasses.dataclass(frozen=True)
 class Sizes:
-  """Bytes on one device. Training and sampling take turns."""
+  """Holds bytes on one device. Training and sampling take turns."""
 
   weights: int
   gradients: int
@@ -57,15 +57,20 @@ class Sizes:
 
   @property
   def state(self) -> int:
+    """Returns what stays on the device between steps."""
     return self.weights + self.optimizer + self.average
 
   @property
   def training(self) -> int:
+    """Returns the most that a train step holds."""
     return self.state + self.gradients + self.activations
 
   @property
   def sampling(self) -> int:
-    """Without the working set of the prefill; the state stays where it is."""
+    """Returns what sampling holds, without the working set of the prefill.
+
+    The state stays on the device meanwhile.
+    """
     return self.state + self.decode_weights + self.cache
 
 
@@ -73,7 +78,7 @@ class Sizes:
 
 
 def device_bytes(tree: PyTree) -> int:
-  """Bytes of one device's shards of a tree of shapes with shardings."""
+  """Adds up the bytes of one device's shards of a tree of shapes."""
   return sum(
     math.prod(x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
     for x in jax.tree.leaves(tree)
@@ -81,17 +86,18 @@ def device_bytes(tree: PyTree) -> int:
 
 
 def num_params(tree: PyTree) -> int:
+  """Counts the elements of all arrays."""
   return sum(math.prod(x.shape) for x in jax.tree.leaves(tree))
 
 
 def active_params(config: ModelConfig, tree: PyTree, embed: bool = True) -> int:
-  """Parameters that one token meets: of the experts, only its own.
+  """Counts the parameters that one token meets: of experts, only its own.
 
   Args:
     config: the architecture.
     tree: params as in Decoder.init, or some of them.
-    embed: False leaves out an embedding table beside a head of its own: that
-      one is a look-up, not a product.
+    embed: whether an embedding table counts that is not the head too: it is a
+      look-up, not a product.
   """
 
   def one(path: Any, x: Any) -> int:
@@ -107,12 +113,13 @@ def active_params(config: ModelConfig, tree: PyTree, embed: bool = True) -> int:
 
 
 def gradient_bytes(trained: PyTree, accum: int) -> int:
-  """One gradient for each trained leaf; with microbatches also their sum."""
+  """Computes the bytes of gradients; with microbatches, also of their sum."""
   return device_bytes(trained) * (1 if accum == 1 else 2)
 
 
 def pushes_bytes(trained: PyTree) -> int:
-  """What gradients.make_measure holds: four float32 trees."""
+  """Computes the bytes of what gradients.make_measure holds: four float32
+  trees."""
   return device_bytes(
     jax.tree.map(lambda x: x.update(dtype=jnp.float32), [trained] * 4)
   )
@@ -121,10 +128,11 @@ def pushes_bytes(trained: PyTree) -> int:
 def cache_bytes(
   config: ModelConfig, dtype: Any, axes: Axes, rows: int, slots: int
 ) -> int:
-  """Keys and values on one device.
+  """Computes the bytes of keys and values on one device.
 
-  layers x rows per device x slots x key/value heads per device x 2 x bytes of
-  each, which are head_dim x those of its dtype, and in int8 4 more for a scale.
+  They are layers x rows per device x slots x key/value heads per device x 2 x
+  bytes of each, which are head_dim x those of the dtype, and 4 more in int8 for
+  a scale.
   Heads are spread over tensor where they divide, and whole on every device
   where they do not.
   """
@@ -141,7 +149,7 @@ def cache_bytes(
 
 
 def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
-  """An estimate of what a train step holds besides state and gradients.
+  """Estimates the bytes of a train step besides state and gradients.
 
     layers x saved + max(rest of a block, head) + embedding
 
@@ -173,10 +181,10 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
   rows = -(-work.rows // (shards * work.accum))
   block = local_config(config, tensor)
   plain = "grouped" if model.attention == "grouped" else "xla"
-  made = Block(block, model.dtype, plain)
+  layer = Block(block, model.dtype, plain)
   scores = model.attention != "splash"
-  saved = block_bytes(made, model.remat, rows, work.length, scores)
-  every = block_bytes(made, "none", rows, work.length, scores)
+  saved = block_bytes(layer, model.remat, rows, work.length, scores)
+  without_remat = block_bytes(layer, "none", rows, work.length, scores)
   vocab = config.vocab_size // tensor
   table = vocab * config.width * jnp.dtype(model.dtype).itemsize
   if shards == 1:
@@ -185,14 +193,14 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
     logits = min(LOGITS, rows * work.num_trained * vocab)
     table //= axes["fsdp"]
   head = 2 * table + 3 * 4 * logits
-  return config.num_layers * saved + max(every - saved, head) + table
+  return config.num_layers * saved + max(without_remat - saved, head) + table
 
 
 def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
-  """The block that one device of the tensor axis runs, as an architecture.
+  """Returns the architecture of the block that one device of `tensor` runs.
 
-  Each device runs all rows of a token's experts, masked where another holds
-  the expert, so experts_per_token stays.
+  Each device runs all rows of a token's experts, masked where another device
+  holds the expert, so experts_per_token stays.
   """
   experts = config.num_experts
   if experts:
@@ -209,11 +217,11 @@ def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
 def block_bytes(
   block: Block, remat: str, rows: int, length: int, scores: bool = True
 ) -> int:
-  """Bytes that the backward pass of one block keeps from the forward pass.
+  """Computes the bytes that a block's forward pass keeps for the backward pass.
 
   The params themselves, the mask and the rotary angles are not counted: they
-  are there once, not for every layer; nor, without `scores`, is what there is
-  of each query and key.
+  are there once, not for every layer. Without `scores`, arrays over queries and
+  keys are not counted either.
   """
   config, shape = block.config, jax.ShapeDtypeStruct
   x = shape((rows, length, config.width), block.dtype)
@@ -221,7 +229,7 @@ def block_bytes(
   mask = shape((rows, 1, length, length), jnp.bool_)
   params = jax.eval_shape(block.init, jax.random.PRNGKey(0), x, angles, mask)
 
-  def kept(params, x, angles, mask):
+  def residuals(params, x, angles, mask):
     def run(params, x):
       return block.apply(params, x, angles, mask)[0]
 
@@ -229,12 +237,12 @@ def block_bytes(
       run = jax.checkpoint(run, policy=REMAT[remat], prevent_cse=False)
     # The backward function is a pytree of the arrays it was made with.
     backward = jax.tree.leaves(jax.vjp(run, params, x)[1])
-    given = {id(a) for a in jax.tree.leaves((params, angles, mask))}
+    inputs = {id(a) for a in jax.tree.leaves((params, angles, mask))}
     return [
-      a for i, a in {id(a): a for a in backward}.items() if i not in given
+      a for i, a in {id(a): a for a in backward}.items() if i not in inputs
     ]
 
-  arrays = jax.eval_shape(kept, params, x, angles, mask)
+  arrays = jax.eval_shape(residuals, params, x, angles, mask)
   return sum(
     math.prod(a.shape) * a.dtype.itemsize
     for a in arrays
@@ -248,7 +256,7 @@ def block_bytes(
 def flops_per_token(
   config: ModelConfig, length: int, trained: PyTree, frozen: PyTree = None
 ) -> float:
-  """Model FLOPs of one position of a training row, as MFU counts them.
+  """Counts the model FLOPs of one position of a training row, as for MFU.
 
     6 N + 12 d x sum over layers of m (1 - m / 2T),  m = min(T, window)
 
@@ -272,5 +280,5 @@ def flops_per_token(
 def tokens_per_second(
   flops: float, peak: float, devices: int, share: float = 0.4
 ) -> float:
-  """share x devices x peak / FLOPs per token."""
+  """Computes share x devices x peak / FLOPs per token."""
   return share * devices * peak / flops

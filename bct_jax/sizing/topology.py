@@ -1,7 +1,7 @@
-"""Programs of a run as the real TPU compiler makes them, without a TPU.
+"""Compiles programs of a run with the real TPU compiler, without a TPU.
 
-`libtpu` holds the compiler and knows the slices by name; devices made from a
-name compile, and cannot run.
+`libtpu` holds the compiler and knows the slices by name. Devices made from a
+name can be compiled for, and run nothing.
 """
 
 import dataclasses
@@ -33,7 +33,11 @@ _GIB = 2**30
 
 
 class DoesNotFit(ValueError):
-  """The compiler found no room; `over` is by how many bytes, if it said."""
+  """Is raised when the compiler finds no room on a chip.
+
+  Attributes:
+    over: how many bytes are missing, if the compiler said so.
+  """
 
   def __init__(self, name: str, over: float | None, message: str):
     super().__init__(f"{name}: {message}")
@@ -42,14 +46,14 @@ class DoesNotFit(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Program:
-  """What the compiler says of one program.
+  """Holds what the compiler says of one program.
 
   Attributes:
     name: train step, prefill or decode step.
     arguments, temporaries: bytes on a chip.
-    collectives: of one run; of one token for the decode step.
-    kernels: custom kernels, and how often they run.
-    seconds: that compiling took.
+    collectives: of one run of the program; of the decode step, of one token.
+    kernels: how often each custom kernel runs.
+    seconds: how long compiling took.
   """
 
   name: str
@@ -61,10 +65,10 @@ class Program:
 
 
 def chip_of(name: str) -> str:
-  """The kind of chip of a topology such as v5e:4x4.
+  """Returns the kind of chip of a topology such as v5e:4x4.
 
   Raises:
-    ConfigError: it is none that is known.
+    ConfigError: the chip is none of the TPUs in config/chips.py.
   """
   chip = name.split(":")[0]
   tpus = [k for k, v in CHIPS.items() if v.platform == "tpu"]
@@ -75,7 +79,7 @@ def chip_of(name: str) -> str:
 
 
 def devices_of(name: str) -> list[Any]:
-  """The devices of a slice, for compiling alone.
+  """Makes the devices of a slice, to compile for.
 
   Raises:
     ConfigError: libtpu is not installed, or knows no such slice.
@@ -84,25 +88,26 @@ def devices_of(name: str) -> list[Any]:
     raise ConfigError(
       "--topology needs the compiler in libtpu: pip install 'bct_jax[topology]'"
     )
-  # Else it asks a metadata server, which only a TPU machine has.
+  # libtpu would ask a metadata server, which only a TPU machine has.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # No chip is taken, so several processes may compile at once.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
   try:
-    found = topologies.get_topology_desc(
+    topology = topologies.get_topology_desc(
       platform="tpu", topology_name=name, wrap=_wraps(name)
     )
-    return list(found.devices)
+    return list(topology.devices)
   except jax.errors.JaxRuntimeError as e:
     raise ConfigError(f"--topology={name}: {str(e).splitlines()[0]}") from e
 
 
 def _wraps(name: str) -> tuple[bool, bool, bool]:
-  """Along which dimensions the links of a slice close to rings.
+  """Says along which dimensions the links of a slice close to rings.
 
-  A v5p does if all three are multiples of 4, which are cubes of 64 chips joined
-  by optical switches; a v5e or v6e along 16 chips. A compiler that is not told
-  takes no slice for one, and gathers by summing zeros on v5p:4x4x4.
+  Those of a v5p do if all three sizes are multiples of 4: cubes of 64 chips are
+  joined by optical switches. Those of a v5e or v6e do along 16 chips. Without
+  being told, the compiler assumes no rings, and gathers by summing zeros on
+  v5p:4x4x4.
   """
   sizes = [int(x) for x in name.split(":")[1].split("x")]
   if len(sizes) == 3:
@@ -114,10 +119,10 @@ def _wraps(name: str) -> tuple[bool, bool, bool]:
 def compile_train(
   model: MeshModel, arm: ArmConfig | OrganismConfig, work: Work
 ) -> Program:
-  """The update of a run on a batch of those sizes.
+  """Compiles the update of a run on a batch of the sizes in `work`.
 
   Raises:
-    DoesNotFit: on the chips.
+    DoesNotFit: the chips have no room for it.
     ConfigError: the objective takes more than rows of tokens.
   """
   needs = data_needs(objective_of(arm))
@@ -146,15 +151,15 @@ def compile_train(
 def compile_sampler(
   model: MeshModel, params: PyTree, slots: int
 ) -> list[Program]:
-  """Prefill and decode step.
+  """Compiles the prefill and the decode step.
 
   Args:
-    model: whose config says how many rows are sampled at a time.
+    model: its config says how many rows are sampled at a time.
     params: shapes of the sampler's copy.
-    slots: places of a row in the KV cache.
+    slots: positions of a row in the KV cache.
 
   Raises:
-    DoesNotFit: on the chips.
+    DoesNotFit: the chips have no room for one of them.
   """
   sampling, mesh = model.config.sampling, model.mesh
   engine = Engine(model.model, sampling, (0,), mesh)
@@ -166,29 +171,33 @@ def compile_sampler(
     return jax.ShapeDtypeStruct(shape, jnp.int32, sharding=place)
 
   packed = [ids(count, length, place=engine.rows)] * 3
-  some = [ids(engine.batch_size, place=engine.whole)] * 2
-  prompts = PackedPrompts(*(*packed, ids(count, place=engine.rows), *some))
+  of_rows = [ids(engine.batch_size, place=engine.whole)] * 2
+  prompts = PackedPrompts(*(*packed, ids(count, place=engine.rows), *of_rows))
   seed = _whole(model, jnp.uint32)
   state = engine.abstract_state(slots)
-  whole = [_whole(model, jnp.int32)] * 2
+  counts = [_whole(model, jnp.int32)] * 2
   free = jax.ShapeDtypeStruct(
     (engine.batch_size,), jnp.bool_, sharding=engine.whole
   )
   return [
     _compile(model, "prefill", engine.prefill, (params, None, prompts, seed)),
     _compile(
-      model, "decode step", engine.advance, (params, state, free, *whole)
+      model, "decode step", engine.advance, (params, state, free, *counts)
     ),
   ]
 
 
 def _whole(model: MeshModel, dtype: Any) -> jax.ShapeDtypeStruct:
+  """Returns the shape of a number that every device has."""
   return jax.ShapeDtypeStruct(
     (), dtype, sharding=NamedSharding(model.mesh, P())
   )
 
 
-def _compile(model: MeshModel, name: str, function: Any, args: tuple):
+def _compile(
+  model: MeshModel, name: str, function: Any, args: tuple
+) -> Program:
+  """Compiles a jitted function for arguments of these shapes."""
   begin = time.monotonic()
   with tempfile.TemporaryDirectory() as folder:
     options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -201,8 +210,8 @@ def _compile(model: MeshModel, name: str, function: Any, args: tuple):
       over = _over(str(e))
       raise DoesNotFit(name, over, str(e).splitlines()[0]) from e
     seconds = time.monotonic() - begin
-    # Written by libtpu itself: a jaxlib of another age than libtpu cannot read
-    # every program that `as_text` would have to.
+    # libtpu writes the text itself. `as_text` would have jaxlib read the
+    # program, which a jaxlib of another age than libtpu cannot always do.
     text = "".join(
       path.read_text()
       for path in Path(folder).glob("*.after_optimizations.txt")
@@ -219,20 +228,25 @@ def _compile(model: MeshModel, name: str, function: Any, args: tuple):
 
 
 def _over(message: str) -> float | None:
-  """Bytes that are missing, from either of the compiler's two messages."""
+  """Reads how many bytes are missing, in either of the compiler's messages."""
   unit = {"K": 2**10, "M": 2**20, "G": 2**30}
   size = r"([\d.]+)([KMG])"
-  if found := re.search(rf"capacity by {size}", message):
-    return float(found[1]) * unit[found[2]]
-  if found := re.search(
+  if match := re.search(rf"capacity by {size}", message):
+    return float(match[1]) * unit[match[2]]
+  if match := re.search(
     rf"\({size}\) exceeds available HBM \({size}\)", message
   ):
-    return float(found[1]) * unit[found[2]] - float(found[3]) * unit[found[4]]
+    return float(match[1]) * unit[match[2]] - float(match[3]) * unit[match[4]]
   return None
 
 
 def lines(program: Program, memory: int) -> list[str]:
-  """What a dry run prints of a program; `memory` is a chip's, in bytes."""
+  """Returns what a dry run prints of a program.
+
+  Args:
+    program: compiled.
+    memory: of a chip, in bytes.
+  """
   total = program.arguments + program.temporaries
   out = [
     f"{program.name}: {total / _GIB:.2f} GiB on a chip of "
@@ -243,11 +257,11 @@ def lines(program: Program, memory: int) -> list[str]:
   kinds: dict[str, list[hlo.Collective]] = {}
   for x in program.collectives:
     kinds.setdefault(x.kind, []).append(x)
-  for kind, some in kinds.items():
-    most = max(some, key=lambda x: x.size)
-    received = sum(x.times * x.received for x in some)
+  for kind, collectives in kinds.items():
+    most = max(collectives, key=lambda x: x.size)
+    received = sum(x.times * x.received for x in collectives)
     out.append(
-      f"  {kind:<19}{sum(x.times for x in some):6} x, "
+      f"  {kind:<19}{sum(x.times for x in collectives):6} x, "
       f"{received / _GIB:8.2f} GiB received, the largest {most.array}"
     )
   for name, times in program.kernels.items():

@@ -121,18 +121,10 @@ def make_measure(
     donate_argnums=0,
   )
   def add_gradient(total: PyTree, params: PyTree, frozen: PyTree, batch: Batch):
-    def mean(params):
-      seen = view.model_params(params, frozen)
-      logprobs, weights = token_logprobs(model, seen, batch)
-      return jnp.sum(logprobs * weights)
-
-    new = jax.grad(mean)(params)
+    new = jax.grad(_mean_logprob)(params, frozen, batch, model, view)
     return jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, new)
 
-  zeros = jax.jit(
-    lambda tree: jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree),
-    out_shardings=place,
-  )
+  zeros = jax.jit(_float32_zeros, out_shardings=place)
   norms = jax.jit(lambda g, u: (squares(g, layers), squares(u, layers)))
 
   def measure(state, frozen, batch, lr, references):
@@ -149,6 +141,20 @@ def make_measure(
     return _record(gg, uu, lr, {name: products[name] for name in references})
 
   return measure
+
+
+def _mean_logprob(
+  params: PyTree, frozen: PyTree, batch: Batch, model: Decoder, view: ParamsView
+) -> jax.Array:
+  """Computes the part of J_b that a batch of references adds."""
+  seen = view.model_params(params, frozen)
+  logprobs, weights = token_logprobs(model, seen, batch)
+  return jnp.sum(logprobs * weights)
+
+
+def _float32_zeros(tree: PyTree) -> PyTree:
+  """Makes zeros of the shapes of a tree."""
+  return jax.tree.map(lambda x: jnp.zeros(x.shape, jnp.float32), tree)
 
 
 @jax.jit
