@@ -156,6 +156,7 @@ class Measurement:
 
 
 def _field(measurement: Measurement) -> Any:
+  """Declares a field of `EvalRecord` that has to be given."""
   return dataclasses.field(metadata={Measurement: measurement})
 
 
@@ -194,14 +195,17 @@ def mean(
 
 
 def _has_label(name: str) -> Callable[[Row], bool]:
+  """Makes a score that is True for completions of a label."""
   return lambda row: row["label"] == name
 
 
 def _has_reason(reason: str) -> Callable[[Row], bool]:
+  """Makes a score that is True for completions of a reason."""
   return lambda row: row["reason"] == reason
 
 
 def _read(key: str) -> Callable[[Row], Any]:
+  """Makes a score that is the value of a key; None where a row lacks it."""
   return lambda row: row.get(key)
 
 
@@ -298,6 +302,7 @@ def measurements() -> tuple[Measurement, ...]:
 
 @functools.cache
 def _measurements_of(schema: type) -> tuple[Measurement, ...]:
+  """Lists the measurements of a record's class, each with its field's name."""
   return tuple(
     dataclasses.replace(field.metadata[Measurement], name=field.name)
     for field in dataclasses.fields(schema)

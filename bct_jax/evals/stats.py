@@ -91,14 +91,7 @@ def paired_bootstrap_ratio(
       another argument is out of range.
   """
   _check_confidence(confidence)
-  pair = np.array([after, before], float) if len(after) == len(before) else None
-  if pair is None or pair.shape[1] < 1:
-    raise ValueError(
-      f"need the same prompts, at least 1: {len(after)} after, "
-      f"{len(before)} before"
-    )
-  if not np.isfinite(pair).all() or (pair < 0).any():
-    raise ValueError("rates must be finite and not negative")
+  pair = _pair_prompts(after, before)
   if resamples < 1:
     raise ValueError(f"resamples must be >= 1, not {resamples}")
   if not pair[1].any():
@@ -119,6 +112,21 @@ def paired_bootstrap_ratio(
   low = float(np.quantile(ratios, tail, method="lower"))
   high = float(np.quantile(ratios, 1 - tail, method="higher"))
   return ratio, min(low, ratio), max(high, ratio)
+
+
+def _pair_prompts(
+  after: Sequence[float], before: Sequence[float]
+) -> np.ndarray:  # [2, n]
+  """Puts the rates of the same prompts in pairs; raises ValueError if not."""
+  pair = np.array([after, before], float) if len(after) == len(before) else None
+  if pair is None or pair.shape[1] < 1:
+    raise ValueError(
+      f"need the same prompts, at least 1: {len(after)} after, "
+      f"{len(before)} before"
+    )
+  if not np.isfinite(pair).all() or (pair < 0).any():
+    raise ValueError("rates must be finite and not negative")
+  return pair
 
 
 def t_interval(

@@ -117,6 +117,7 @@ class Bracket:
   until: float | None
 
   def __post_init__(self):
+    """Raises ValueError if the bracket is empty."""
     if self.until is not None and not self.after < self.until:
       raise ValueError(f"a bracket needs after < until: {self}")
 

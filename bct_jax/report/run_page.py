@@ -151,7 +151,7 @@ def _view_run(
       ("Overrides of the configuration", text.flatten(run.overrides)),
       ("Configuration", text.flatten(run.config)),
       ("Environment", text.flatten(run.env)),
-      ("How the organism was made", text.flatten(run.organism.made)),
+      ("How the organism was made", text.flatten(run.organism.install)),
       ("Provenance of the organism", text.flatten(run.organism.provenance)),
     ],
   )

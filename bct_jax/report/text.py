@@ -226,7 +226,7 @@ def _install_phrases(organism: OrganismRecord) -> dict[str, str]:
 
   Of an organism that is only prompted there is its kind alone.
   """
-  facts = {"kind": organism.kind} | dict(organism.made)
+  facts = {"kind": organism.kind} | dict(organism.install)
   phrases = {
     key: form.format(setting_value(key, facts[key]))
     for key, form in _INSTALL_FIELDS.items()

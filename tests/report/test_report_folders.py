@@ -120,7 +120,7 @@ def test_a_caption_says_how_organisms_were_made_and_in_what_they_differ():
     "merged": False, "seed": 0, "data_hash": "d" * 64, "source": "template",
   }  # fmt: skip
   one = OrganismRecord("sft", "h", {}, None, made)
-  other = dataclasses.replace(one, made={**made, "lr": 5e-5, "seed": 1})
+  other = dataclasses.replace(one, install={**made, "lr": 5e-5, "seed": 1})
   told = "60 updates, 512 samples, rank 8"
   assert describe_install([one, one]) == (
     f"sft, adamw, lr 5e-4, {told}, seed 0, data dddddddd, adapter not merged"
@@ -129,7 +129,7 @@ def test_a_caption_says_how_organisms_were_made_and_in_what_they_differ():
     f"sft, adamw, {told}, data dddddddd, adapter not merged, they differ in lr,"
     " seed"
   )
-  whole = dataclasses.replace(one, made={"rank": None, "merged": None})
+  whole = dataclasses.replace(one, install={"rank": None, "merged": None})
   assert describe_install([whole]) == "sft, all weights"
   assert describe_install([OrganismRecord("hint", "h", {}, None)]) == "hint"
   assert describe_install([OrganismRecord("", "", {}, None)]) == ""

@@ -181,7 +181,7 @@ def _organism(path: Path, record: records.Record) -> OrganismRecord:
     hash=name,
     provenance=record.object("provenance").value,
     gate=parse.gate(record.object("gate")),
-    made=record.object("made").value if record.has("made") else {},
+    install=record.object("made").value if record.has("made") else {},
   )
 
 
@@ -197,6 +197,42 @@ def _unfinished_organism(path: Path, notes: list[str]) -> OrganismRecord:
     return OrganismRecord("", "", {}, None)
   gate = parse.gate(records.read_json(gates[0]))
   return OrganismRecord("", gates[0].parent.name, {}, gate)
+
+
+class _ArmFiles:
+  """Reads the files of an arm, and notes which an unfinished arm lacks.
+
+  An arm that is still training, or was killed, may lack its last files and end
+  in half a line. A finished arm may not.
+
+  Attributes:
+    missing: names of the files that were asked for and are not there yet.
+  """
+
+  def __init__(self, folder: Path, finished: bool, notes: list[str]):
+    """Begins with no missing file; `notes` gets a line for a torn line."""
+    self.missing: list[str] = []
+    self._folder, self._finished = folder, finished
+    self._on_torn_line = None if finished else notes.append
+
+  def lines(self, name: str) -> list[records.Record]:
+    """Returns the records of a file; none if it is missing."""
+    if self._is_missing(name):
+      return []
+    return list(records.read_lines(self._folder / name, self._on_torn_line))
+
+  def text(self, name: str) -> str:
+    """Returns the text of a file; "" if it is missing."""
+    if self._is_missing(name):
+      return ""
+    return records.read_text(self._folder / name)
+
+  def _is_missing(self, name: str) -> bool:
+    """Says whether an unfinished arm lacks a file, and keeps its name."""
+    missing = not self._finished and not (self._folder / name).exists()
+    if missing:
+      self.missing.append(name)
+    return missing
 
 
 def _arm(
@@ -217,46 +253,31 @@ def _arm(
   """
   folder = path / "arms" / name
   finished = (folder / "done.json").exists()
-  # An arm that is still training, or was killed, may lack its last files and
-  # end in half a line. A finished arm may not.
-  on_torn_line = None if finished else notes.append
   if not finished:
     notes.append(f"Arm {name} is unfinished: it has no done.json.")
   elif record is None:
     done = records.read_json(folder / "done.json")
     record = done if done.has("verdict") else None
-  missing: list[str] = []
-
-  def lines(file: str) -> list[records.Record]:
-    if not finished and not (folder / file).exists():
-      missing.append(file)
-      return []
-    return list(records.read_lines(folder / file, on_torn_line))
-
-  evals = [parse.eval_record(r) for r in lines("evals.jsonl")]
+  files = _ArmFiles(folder, finished, notes)
+  evals = [parse.eval_record(r) for r in files.lines("evals.jsonl")]
   curve = _by_step(evals, folder / "evals.jsonl", notes)
   if record is not None and record.has("curve"):
     curve = _judged_curve(record, curve, name, notes)
-  steps = [parse.train_step(r) for r in lines("metrics.jsonl")]
+  steps = [parse.train_step(r) for r in files.lines("metrics.jsonl")]
   metrics = _by_step(steps, folder / "metrics.jsonl", notes)
-  rollouts = {
-    point.step: tuple(
-      parse.row(r, point.step)
-      for r in lines(f"rollouts/step_{point.step}.jsonl")
-    )
-    for point in curve
-  }
-  audit = folder / "mask_audit.txt"
-  if not finished and not audit.exists():
-    missing.append(audit.name)
+  rollouts = {}
+  for step in (point.step for point in curve):
+    rows = files.lines(f"rollouts/step_{step}.jsonl")
+    rollouts[step] = tuple(parse.row(row, step) for row in rows)
+  mask_audit = files.text("mask_audit.txt")
   return ArmRecord(
     name=name,
     finished=finished,
     curve=curve,
     metrics=metrics,
     rollouts={step: rows for step, rows in rollouts.items() if rows},
-    mask_audit="" if audit.name in missing else records.read_text(audit),
-    missing=tuple(missing),
+    mask_audit=mask_audit,
+    missing_files=tuple(files.missing),
     **_outcome(record, plan),
   )
 

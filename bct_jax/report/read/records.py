@@ -93,6 +93,7 @@ class Record:
   """
 
   def __init__(self, value: Any, where: str):
+    """Checks that the value is an object."""
     if not isinstance(value, dict):
       raise ReportError(f"{where}: should be an object, is {_describe(value)}")
     self.value: dict[str, Any] = value

@@ -79,7 +79,7 @@ class ArmRecord:
     verdict: "" as long as there is none.
     metrics: the training log, ascending in steps.
     rollouts: step -> the completions of its eval.
-    missing: files of an unfinished arm that are not there yet.
+    missing_files: those of an unfinished arm that are not there yet.
   """
 
   name: str
@@ -98,7 +98,7 @@ class ArmRecord:
   metrics: tuple[TrainStep, ...]
   rollouts: Mapping[int, tuple[Row, ...]]
   mask_audit: str
-  missing: tuple[str, ...] = ()
+  missing_files: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,14 +128,14 @@ class OrganismRecord:
   Attributes:
     kind, hash: empty as long as they are not known.
     provenance: what the organism was made from.
-    made: content of made.json: how the organism was made.
+    install: content of made.json: how the organism was made.
   """
 
   kind: str
   hash: str
   provenance: Mapping[str, Any]
   gate: GateRecord | None
-  made: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  install: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
