@@ -15,7 +15,8 @@ A new measurement touches these files, the last three only if it needs them:
   1. this one: a field of `EvalRecord`, at its place in the lines of the file;
   2. `evals/evaluate.py`, if the field scores what no row says yet;
   3. `report/legend.html.j2`, which tells readers of a report what it means;
-  4. `report/draw/picture.py`, if it is drawn: the figure, and its line's looks.
+  4. `report/draw/picture.py`, if it is drawn: in which figure, and with what
+     mark, dash and color (one that style.css has, or style.css changes too).
 
 Records of before the field was there lack it, so a new field is optional: the
 reader gives None, and tables have an empty cell.
