@@ -1,0 +1,1 @@
+"""Labels completions, measures rates, checks the gate and judges arms."""

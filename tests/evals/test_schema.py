@@ -4,16 +4,19 @@ import csv
 import dataclasses
 import io
 import json
+import re
 from pathlib import Path
 
 import pytest
 from fake_run import STEPS, edit, fake_run, write
 
+from bct_jax import report
 from bct_jax.evals import schema
 from bct_jax.evals.evaluate import measure_rows
 from bct_jax.evals.schema import EvalRecord, Gradients, Rate, Reach
 from bct_jax.infra import files
 from bct_jax.report import tables, write_report
+from bct_jax.report.draw import picture
 from bct_jax.report.read import parse, records
 from bct_jax.report.read.types import ReportError
 from bct_jax.sweep.run import result_table
@@ -163,6 +166,17 @@ def test_a_field_of_the_file_alone_is_shown_nowhere(run, monkeypatch):
   line = files.read_lines(run / "arms/lr_1e-4/evals.jsonl")[-1]
   assert line["words"] > 1
   assert list(tables.load_results(run)[0]) == before
+
+
+def test_what_a_report_shows_is_explained_and_can_be_drawn():
+  legend = Path(report.__file__).with_name("legend.html.j2").read_text()
+  for name in schema.shown_shares(Reach.RESULTS):
+    assert f"<code>{name}</code>" in legend or re.search(
+      rf"<dt>(\w+, )*{name}\b", legend
+    )
+  for name in (*picture.RATES, *picture.LEARNED):
+    assert name in schema.shown_shares(Reach.RESULTS)
+    assert name in picture.COLORS and name in picture.LINE_STYLES
 
 
 def test_rescoring_compares_every_share():
