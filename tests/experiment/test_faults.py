@@ -1,4 +1,4 @@
-"""What breaks while a run is under way; experiment/README.md names the tests."""
+"""What breaks while a run is under way; named in experiment/README.md."""
 
 import ast
 import json
