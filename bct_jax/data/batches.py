@@ -288,15 +288,15 @@ class Dataset:
 
     candidates = range(shortest, _MAX_ROW * shortest + 1, _ROUND)
     length = min(candidates, key=cost)
-    rows = trained = segments = 0
+    rows = num_trained = segments = 0
     for step in range(steps):
       bins = self._bins(step, length)
       rows = max(rows, len(bins))
       segments = max(segments, *map(len, bins))
       counts = (sum(self._trained_lengths[i] for i in b) for b in bins)
-      trained = max(trained, *counts)
-    rows, trained = _round_up(rows, multiple), _round_up(trained)
-    return Layout(rows, length, trained, packed=True, segments=segments)
+      num_trained = max(num_trained, *counts)
+    rows, num_trained = _round_up(rows, multiple), _round_up(num_trained)
+    return Layout(rows, length, num_trained, packed=True, segments=segments)
 
 
 def _num_trained(example: Tokens) -> int:

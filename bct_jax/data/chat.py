@@ -280,13 +280,13 @@ def mask_audit(chat: Chat, rows: Sequence[Tokens], show: int = 3) -> str:
     rows: of a data set.
     show: how many rows to render; the counts are of all.
   """
-  trained = sum(w > 0 for r in rows for w in r.weights)
-  real = sum(len(r.ids) for r in rows)
+  num_trained = sum(w > 0 for r in rows for w in r.weights)
+  num_real = sum(len(r.ids) for r in rows)
   longest = max(len(r.ids) for r in rows)
   lines = [
-    f"{len(rows)} rows, {real} real tokens, {trained} trained "
-    f"({trained / real:.1%}), {len(rows) * longest - real} pad tokens if all "
-    f"are padded to {longest}",
+    f"{len(rows)} rows, {num_real} real tokens, {num_trained} trained "
+    f"({num_trained / num_real:.1%}), {len(rows) * longest - num_real} pad "
+    f"tokens if all are padded to {longest}",
     f"end of turn: {chat.tokenizer.convert_ids_to_tokens(chat.end_of_turn)!r} "
     f"({chat.end_of_turn}), sampler stops at {sorted(chat.stop_ids)}",
     "",

@@ -66,9 +66,9 @@ def read_examples(source: str, split: str) -> tuple[list[Example], str]:
   ]
   if not examples:
     raise ValueError(f"{source}: no examples")
-  seen: dict[str, int] = {}
+  number_of_id: dict[str, int] = {}
   for number, example in enumerate(examples, 1):
-    if (first := seen.setdefault(example.id, number)) != number:
+    if (first := number_of_id.setdefault(example.id, number)) != number:
       raise ValueError(
         f"{source}: rows {first} and {number} have the same id {example.id!r}"
       )

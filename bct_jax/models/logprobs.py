@@ -42,8 +42,9 @@ def logprobs_of(
   targets: jax.Array,  # [...] int32
 ) -> jax.Array:  # [...] float32
   """Returns log softmax(logits) at each target, in nats."""
-  picked = jnp.take_along_axis(logits, targets[..., None], axis=-1)[..., 0]
-  return picked - jax.nn.logsumexp(logits, axis=-1)
+  index = targets[..., None]
+  target_logits = jnp.take_along_axis(logits, index, axis=-1)[..., 0]
+  return target_logits - jax.nn.logsumexp(logits, axis=-1)
 
 
 def target_logprobs(
@@ -159,7 +160,7 @@ def _by_blocks(model, params, hidden, targets, shards):
   wide = hidden.astype(jnp.float32)
 
   def add_block(carry, xs):
-    highest, total, picked = carry
+    highest, total, target_logits = carry
     block, ids = xs
     block = model.gather_block(block)
     h = constrain(wide.astype(hidden.dtype), ROWS, None, None)
@@ -169,18 +170,18 @@ def _by_blocks(model, params, hidden, targets, shards):
     top = jnp.maximum(highest, top)
     total *= jnp.exp(highest - top)
     total += jnp.sum(jnp.exp(logits - top[..., None]), axis=-1)
-    here = ids == targets[..., None]
-    picked += jnp.sum(jnp.where(here, logits, 0), axis=-1)
-    return (top, total, picked), None
+    is_target = ids == targets[..., None]
+    target_logits += jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
+    return (top, total, target_logits), None
 
   # Not -inf: the difference of two of them is not a number.
   lowest = jnp.full((rows, count), jnp.finfo(jnp.float32).min)
   zero = jnp.zeros((rows, count), jnp.float32)
   add_block = jax.checkpoint(add_block, prevent_cse=False)
-  (top, total, picked), _ = jax.lax.scan(
+  (top, total, target_logits), _ = jax.lax.scan(
     add_block, (lowest, zero, zero), (blocks, jnp.asarray(ids))
   )
-  return picked - top - jnp.log(total)
+  return target_logits - top - jnp.log(total)
 
 
 def at_trained(
@@ -279,8 +280,8 @@ def reference_kl(
     p = jax.nn.log_softmax(model.logits(params, hidden))
     q = jax.nn.log_softmax(model.logits(reference, reference_hidden))
     a, b = (q, p) if forward else (p, q)
-    picked = jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0]
-    return jnp.sum(jnp.exp(a) * (a - b), axis=-1), picked
+    logprobs = jnp.take_along_axis(p, targets[..., None], axis=-1)[..., 0]
+    return jnp.sum(jnp.exp(a) * (a - b), axis=-1), logprobs
 
   arrays = (hidden, reference_hidden, targets)
   kl, logprobs = in_chunks(compare, arrays, chunk)

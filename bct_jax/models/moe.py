@@ -47,7 +47,7 @@ class Experts(nn.Module):
       for name, shape in shapes.items()
     ]
     scores = (x @ router.astype(self.dtype)).astype(jnp.float32)
-    weights, chosen = jax.lax.top_k(
+    weights, experts = jax.lax.top_k(
       jax.nn.softmax(scores, axis=-1), c.experts_per_token
     )  # [B, T, experts per token]
     if c.renormalize:
@@ -58,7 +58,7 @@ class Experts(nn.Module):
     # `init` runs a single row, which cannot be spread over devices.
     spread = not mesh.empty and not self.is_initializing()
 
-    def local(x, weights, chosen, *kernels):
+    def local(x, weights, experts, *kernels):
       if spread:
         # Marked as differing between devices, so that their gradients are
         # summed over tensor. The gather in `_mix` does not mark them.
@@ -71,7 +71,7 @@ class Experts(nn.Module):
       y = _mix(
         x.reshape(-1, x.shape[-1]),
         weights.reshape(-1, c.experts_per_token),
-        chosen.reshape(-1, c.experts_per_token) - first,
+        experts.reshape(-1, c.experts_per_token) - first,
         kernels,
         self.activation,
       ).reshape(x.shape)
@@ -80,19 +80,19 @@ class Experts(nn.Module):
       return jax.lax.psum(y, "tensor") if spread else y
 
     if not spread:
-      return local(x, weights, chosen, *kernels)
+      return local(x, weights, experts, *kernels)
     # Rows are whole on every device of the tensor axis, so each runs its own
     # experts on all of them, and one sum joins the results.
-    rows, experts = P(ROWS), P("tensor")
+    by_rows, by_expert = P(ROWS), P("tensor")
     return jax.shard_map(
-      local, in_specs=(rows,) * 3 + (experts,) * 3, out_specs=rows
-    )(x, weights, chosen, *kernels)
+      local, in_specs=(by_rows,) * 3 + (by_expert,) * 3, out_specs=by_rows
+    )(x, weights, experts, *kernels)
 
 
 def _mix(
   x: jax.Array,  # [N, D]
   weights: jax.Array,  # [N, k]
-  chosen: jax.Array,  # [N, k], an expert elsewhere is below 0 or >= E
+  experts: jax.Array,  # [N, k], an expert elsewhere is below 0 or >= E
   kernels: tuple[jax.Array, ...],  # gate, up [E, D, F], down [E, F, D]
   activation: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:  # [N, D]
@@ -100,12 +100,12 @@ def _mix(
   # Tokens are sorted by expert, so that each expert's are neighbours and one
   # ragged product runs them all:
   #
-  #   chosen   [[1, 0], [1, 2]]           token 0 to experts 1 and 0, ...
+  #   experts  [[1, 0], [1, 2]]           token 0 to experts 1 and 0, ...
   #   order    (0 to 0) (0 to 1) (1 to 1) (1 to 2)
   #   sizes    [1, 2, 1]                  rows of each expert
   gate, up, down = kernels
-  count, per_token = gate.shape[0], chosen.shape[1]
-  expert = chosen.reshape(-1)  # [N * k]
+  count, per_token = gate.shape[0], experts.shape[1]
+  expert = experts.reshape(-1)  # [N * k]
   # Those of other devices come last, behind all groups.
   expert = jnp.where((expert >= 0) & (expert < count), expert, count)
   order = jnp.argsort(expert, stable=True)

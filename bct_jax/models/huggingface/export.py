@@ -211,7 +211,7 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
 
 
 @functools.partial(jax.jit, static_argnames="transposed")
-def _stored(leaf: jax.Array, layer: Any, transposed: bool) -> jax.Array:
+def _as_stored(leaf: jax.Array, layer: Any, transposed: bool) -> jax.Array:
   """Returns a layer of a parameter, or all of it, as a checkpoint has it."""
   if layer is not None:
     leaf = jax.lax.dynamic_index_in_dim(leaf, layer, keepdims=False)
@@ -231,7 +231,7 @@ def _tensors(
     parts, lambda p: (p.leaf, p.index[:1])
   ):
     at = np.int32(layer[0]) if layer else None
-    value = to_host(_stored(leaves[leaf], at, names[leaf].transposed))
+    value = to_host(_as_stored(leaves[leaf], at, names[leaf].transposed))
     for part in group:
       yield _cast(value[part.index[1:]], dtype, part.name)
     del value  # before the next layer is gathered

@@ -37,7 +37,7 @@ from bct_jax.models.huggingface.names import (
   hf_parts,
   language_part,
 )
-from bct_jax.models.huggingface.safetensors_file import Stored
+from bct_jax.models.huggingface.safetensors_file import StoredTensor
 from bct_jax.types import PyTree
 
 _BLOCK = 16_000_000  # bytes read at a time
@@ -49,7 +49,7 @@ Box = tuple[range, ...]
 # --- the tensors of a folder --------------------------------------------------
 
 
-def find_tensors(folder: Path) -> dict[str, Stored]:
+def find_tensors(folder: Path) -> dict[str, StoredTensor]:
   """Finds every tensor of a model folder, by name; reads headers only.
 
   Raises:
@@ -61,10 +61,10 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
     if not single.exists():
       raise ValueError(no_weights(folder))
     return safetensors_file.read_header(single)
-  listed = read_json(index).get("weight_map")
-  if not isinstance(listed, dict) or not listed:
+  weight_map = read_json(index).get("weight_map")
+  if not isinstance(weight_map, dict) or not weight_map:
     raise ValueError(f"{index}: weight_map must map tensors to files")
-  files = sorted(set(map(str, listed.values())))
+  files = sorted(set(map(str, weight_map.values())))
   for file in files:
     # A name alone: an index must not lead to files of other folders.
     if not file.endswith(".safetensors") or Path(file).name != file:
@@ -77,24 +77,26 @@ def find_tensors(folder: Path) -> dict[str, Stored]:
   absent = [file for file in files if not (folder / file).exists()]
   if absent:
     raise ValueError(f"{index} names files that are missing: {absent}")
-  stored = {file: safetensors_file.read_header(folder / file) for file in files}
-  for name, file in listed.items():
-    if name not in stored[file]:
+  by_file = {
+    file: safetensors_file.read_header(folder / file) for file in files
+  }
+  for name, file in weight_map.items():
+    if name not in by_file[file]:
       raise ValueError(
         f"{folder / file}: no tensor {name}, which {INDEX} lists"
       )
-  for file, tensors in stored.items():
+  for file, tensors in by_file.items():
     for name in tensors:
-      if listed.get(name) != file:
+      if weight_map.get(name) != file:
         raise ValueError(
           f"{folder / file}: tensor {name} is not in {INDEX} for this file"
         )
-  return {name: stored[file][name] for name, file in listed.items()}
+  return {name: by_file[file][name] for name, file in weight_map.items()}
 
 
 def _match(
   folder: Path, config: ModelConfig, parts: Sequence[Part]
-) -> dict[str, Stored]:
+) -> dict[str, StoredTensor]:
   """Finds the tensor of every part, by the part's name.
 
   Raises:
@@ -116,9 +118,9 @@ def _match(
       f"{folder}: tensors missing from the checkpoint: {missing[:8]} "
       f"({len(missing)}), not part of the model: {extra[:8]} ({len(extra)})"
     )
-  stored = {p.name: in_folder[names[p.name]] for p in parts}
+  tensors = {p.name: in_folder[names[p.name]] for p in parts}
   for p in parts:
-    tensor = stored[p.name]
+    tensor = tensors[p.name]
     _ = tensor.dtype  # raises where it is not a float
     if tensor.shape != p.shape:
       raise ValueError(
@@ -127,16 +129,16 @@ def _match(
       )
   if config.tied and "lm_head.weight" in names:
     head = in_folder[names["lm_head.weight"]]
-    _check_tied(stored["model.embed_tokens.weight"], head)
+    _check_tied(tensors["model.embed_tokens.weight"], head)
   if images and jax.process_index() == 0:
     whole_folder.say(
       f"{folder}: only the language model is loaded, the image encoder "
       f"({images} tensors) is left out"
     )
-  return stored
+  return tensors
 
 
-def _check_tied(embed: Stored, head: Stored) -> None:
+def _check_tied(embed: StoredTensor, head: StoredTensor) -> None:
   """Raises unless the head is a copy of the embedding, block by block."""
   same = head.shape == embed.shape and head.kind == embed.kind
   blocks = safetensors_file.row_blocks(embed, 0, embed.shape[0], _BLOCK)
@@ -175,10 +177,10 @@ def load_params(
   """
   leaves = jax.tree_util.tree_flatten_with_path(abstract)[0]
   parts = hf_parts(config, {path_name(p): x.shape for p, x in leaves})
-  stored = _match(Path(folder), config, parts)
-  of_leaf: dict[str, dict[tuple[int, ...], Stored]] = {}
+  tensors = _match(Path(folder), config, parts)
+  of_leaf: dict[str, dict[tuple[int, ...], StoredTensor]] = {}
   for p in parts:
-    of_leaf.setdefault(p.leaf, {})[p.index] = stored[p.name]
+    of_leaf.setdefault(p.leaf, {})[p.index] = tensors[p.name]
   names = hf_names(config)
 
   with stage("load", len(parts), "tensors") as bar:
@@ -193,7 +195,7 @@ def load_params(
 
 
 def _load(
-  tensors: Mapping[tuple[int, ...], Stored],
+  tensors: Mapping[tuple[int, ...], StoredTensor],
   leaf: Any,
   sharding: NamedSharding,
   transposed: bool,
@@ -211,12 +213,12 @@ def _load(
   place_all, place_layer = _programs(shape, leaf.dtype, sharding, transposed)
   if not layered:
     return jax.block_until_ready(
-      place_all(_read(tensors, inner, leaf.dtype, place))
+      place_all(_read_array(tensors, inner, leaf.dtype, place))
     )
   out = _zeros(shape, leaf.dtype, sharding)()
   for layer in range(shape[0]):
     of_layer = {at[1:]: t for at, t in tensors.items() if at[0] == layer}
-    piece = _read(of_layer, inner, leaf.dtype, place)
+    piece = _read_array(of_layer, inner, leaf.dtype, place)
     # Waited for, so that no second piece is in memory beside it.
     out = jax.block_until_ready(place_layer(out, piece, np.int32(layer)))
   return out
@@ -248,8 +250,8 @@ def _programs(shape, dtype, sharding, transposed: bool):
   )
 
 
-def _read(
-  tensors: Mapping[tuple[int, ...], Stored],
+def _read_array(
+  tensors: Mapping[tuple[int, ...], StoredTensor],
   shape: tuple[int, ...],
   dtype: Any,
   sharding: NamedSharding,
@@ -271,8 +273,8 @@ def _read(
     for box, buffer in buffers.items():
       outer = box[: len(at)]
       if all(n in r for n, r in zip(at, outer, strict=True)):
-        here = tuple(n - r.start for n, r in zip(at, outer, strict=True))
-        targets.append((box[len(at) :], buffer[here]))
+        index = tuple(n - r.start for n, r in zip(at, outer, strict=True))
+        targets.append((box[len(at) :], buffer[index]))
     _scatter(tensor, targets)
   return jax.make_array_from_callback(
     shape, sharding, lambda index: buffers[_box(index or (), shape)]
@@ -292,7 +294,9 @@ def _aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
   return raw[skip : skip + size].view(dtype).reshape(shape)
 
 
-def _scatter(tensor: Stored, targets: Sequence[tuple[Box, np.ndarray]]) -> None:
+def _scatter(
+  tensor: StoredTensor, targets: Sequence[tuple[Box, np.ndarray]]
+) -> None:
   """Reads a tensor once, into every array that holds a box of it."""
   if not targets:
     return

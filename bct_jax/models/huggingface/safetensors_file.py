@@ -5,6 +5,12 @@ dtype, shape and byte range of every tensor) and the data, row-major
 (https://huggingface.co/docs/safetensors). The library maps files into memory,
 where every page that was read counts as the process's own, and it writes from a
 dict of all tensors. Here neither a file nor a tensor is ever held whole.
+
+Measured against `safetensors.safe_open(...).get_slice` (0.8.0), with blocks of
+16 MB of SmolLM2 (538 MB) and of a gigabyte of bfloat16: an open handle adds the
+whole file to the memory of the process. Opened again for each block it adds no
+more than this module, and takes 1.2 to 4.5 times the CPU time, 1.1 to 3.5 times
+the wall time. A file that shrinks while it is mapped kills the process.
 """
 
 import json
@@ -25,7 +31,7 @@ DTYPES = {
 _MAX_HEADER = 100_000_000  # bytes, as in the library
 
 
-class Stored(NamedTuple):
+class StoredTensor(NamedTuple):
   """Says where a tensor is stored.
 
   Attributes:
@@ -55,7 +61,7 @@ class Stored(NamedTuple):
     return DTYPES[self.kind]
 
 
-def read_header(path: Path) -> dict[str, Stored]:
+def read_header(path: Path) -> dict[str, StoredTensor]:
   """Reads where every tensor of a file is, by name, in the order of bytes.
 
   Raises:
@@ -82,7 +88,7 @@ def read_header(path: Path) -> dict[str, Stored]:
   except (ValueError, RecursionError) as e:
     raise ValueError(f"{path}: bad safetensors header: {e}") from None
   header.pop("__metadata__", None)
-  out = [_stored(path, k, v, 8 + length) for k, v in header.items()]
+  out = [_parse_entry(path, k, v, 8 + length) for k, v in header.items()]
   out.sort(key=lambda t: (t.start, t.stop))
   at = 8 + length
   for t in out:
@@ -112,7 +118,7 @@ def _no_twins(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
   return out
 
 
-def _stored(path: Path, name: str, entry: Any, base: int) -> Stored:
+def _parse_entry(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
   """Reads one entry of a header, with the data beginning at byte `base`."""
 
   def naturals(values: Any) -> tuple[int, ...]:
@@ -136,10 +142,10 @@ def _stored(path: Path, name: str, entry: Any, base: int) -> Stored:
       f"{path}: tensor {name}: {kind} {shape} has other than "
       f"{stop - start} bytes"
     )
-  return Stored(path, name, kind, shape, base + start, base + stop)
+  return StoredTensor(path, name, kind, shape, base + start, base + stop)
 
 
-def read_rows(tensor: Stored, start: int, stop: int) -> np.ndarray:
+def read_rows(tensor: StoredTensor, start: int, stop: int) -> np.ndarray:
   """Reads the rows [start, stop) of a tensor's first dimension."""
   out = np.empty((stop - start, *tensor.shape[1:]), tensor.dtype)
   row = (tensor.stop - tensor.start) // max(1, tensor.shape[0])
@@ -157,7 +163,7 @@ def read_rows(tensor: Stored, start: int, stop: int) -> np.ndarray:
 
 
 def row_blocks(
-  tensor: Stored, start: int, stop: int, size: int
+  tensor: StoredTensor, start: int, stop: int, size: int
 ) -> Iterable[tuple[int, int]]:
   """Splits the rows [start, stop) into ranges of about `size` bytes.
 
