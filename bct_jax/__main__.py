@@ -15,6 +15,7 @@ COMMANDS = {
   "sweep": ("bct_jax.sweep", "runs many arms over a grid of values"),
   "report": ("bct_jax.report", "writes HTML, tables and figures about runs"),
   "linear": ("bct_jax.linear", "runs setting 0, a linear model"),
+  "tour": ("bct_jax.tour", "shows each step of an experiment in a minute"),
   "demo": ("bct_jax.models.demo", "makes a demo model's folder"),
   "harness": ("bct_jax.interop.harness", "runs lm-eval with models of runs"),
 }

@@ -18,7 +18,7 @@ LAYERS = [
   {"interop", "sizing"},
   {"experiment"},
   {"sweep", "modes", "report", "linear"},
-  {"main", "__init__", "__main__"},
+  {"main", "__init__", "__main__", "tour"},
 ]
 # Package -> the rooms, or paths in them, that may import it.
 OWNERS = {

@@ -66,7 +66,7 @@ def run(
     NumericalError: a loss was not finite.
     Preempted: a signal asked to stop; the state is saved.
   """
-  raw = _read_config(config).to_dict()
+  raw = read_config(config).to_dict()
   for field, value in (overrides or {}).items():
     set_field(raw, field, value)
   checked = from_dict(raw)
@@ -78,7 +78,7 @@ def run(
   return files.read_json(folder / "result.json")
 
 
-def _read_config(config: str | Path | ConfigDict) -> ConfigDict:
+def read_config(config: str | Path | ConfigDict) -> ConfigDict:
   """Returns a config, or what `get_config` of a file gives."""
   if isinstance(config, ConfigDict):
     return config
