@@ -16,7 +16,8 @@ import jax
 from bct_jax.config import ConfigError, SamplingConfig, check_sampling
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
-from bct_jax.sample.sampler import Sample, common_prefix, make_sampler
+from bct_jax.sample.prompt_packing import common_prefix
+from bct_jax.sample.sampler import Sample, make_sampler
 from bct_jax.sample.score import ScoredCompletion, bucket
 from bct_jax.types import Completion
 

@@ -19,7 +19,7 @@ from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.runtime.runtime import make_decoder, read_architecture
 from bct_jax.sample.decode import kv_dtype
-from bct_jax.sample.sampler import num_slots
+from bct_jax.sample.prompt_packing import num_slots
 from bct_jax.sizing import sizes, topology
 from bct_jax.sizing.sizes import Sizes, Work
 from bct_jax.train.optim import state_note

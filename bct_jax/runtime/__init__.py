@@ -1,0 +1,1 @@
+"""Joins a model, its weights, its devices and its compiled programs."""

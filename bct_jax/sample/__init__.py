@@ -1,0 +1,1 @@
+"""Samples completions, and scores completions of others."""

@@ -8,7 +8,6 @@ of prompts alone: five programs for an eval, however often it runs, and on a CPU
 three or four more for each size that the slots shrink to.
 """
 
-import dataclasses
 from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
@@ -17,7 +16,6 @@ from jax.sharding import Mesh
 
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
-from bct_jax.data.batches import best_fit
 from bct_jax.infra.progress import log_line
 from bct_jax.models.decoder import Decoder
 from bct_jax.sample.decode import (
@@ -27,31 +25,20 @@ from bct_jax.sample.decode import (
   PrefilledRows,
   SlotAssignment,
 )
+from bct_jax.sample.prompt_packing import (
+  PromptBatch,
+  common_prefix,
+  num_slots,
+  pack_prompts,
+  round_up,
+)
 from bct_jax.types import Completion, PyTree
 
 # Steps after which the host reads the rows, for progress and stop strings.
 STEPS = 32
-# Tokens of a packed row, if no prompt is longer: attention costs their square.
-LENGTH = 128
-
 Sample = Callable[..., list[Any]]
 # Ids sampled so far -> how many of them to keep, or None to go on.
 FindStop = Callable[[Sequence[int]], int | None]
-
-
-@dataclasses.dataclass
-class _PromptBatch:
-  """Says which prompts are run together, and where they lie.
-
-  Attributes:
-    rows: indices of the rows to sample, those of one prompt behind each other.
-    first: for each of these, where in the packed tokens its prompt begins.
-    arms: of each packed row.
-  """
-
-  rows: list[int]
-  first: list[int]
-  arms: list[int]
 
 
 def make_sampler(
@@ -141,9 +128,9 @@ class _SamplerRun:
       (arm, tuple(prompt[self.shared :]))
       for arm, prompt in zip(arms, prompts, strict=True)
     ]
-    self.width = _round_up(longest, 8)  # Q
+    self.width = round_up(longest, 8)  # Q
     self.admitted_at_once = max(1, engine.batch_size // 8)  # a
-    self.batches, self.shape = _pack(
+    self.batches, self.shape = pack_prompts(
       rests,
       engine.config.prefill_tokens,
       engine.shards,
@@ -231,7 +218,7 @@ class _SamplerRun:
     whole = self.engine.whole
     return self.engine.prefix(self.params, meshes.put(tokens, whole))
 
-  def _pack_tokens(self, batch: _PromptBatch) -> PackedPrompts:
+  def _pack_tokens(self, batch: PromptBatch) -> PackedPrompts:
     """Writes the prompts of a batch into packed rows, on the devices."""
     tokens, positions, segments = np.zeros((3, self.shape[0] * self.shape[1]))
     last, row_id = np.zeros((2, self.batch_rows), np.int32)
@@ -271,89 +258,6 @@ class _SamplerRun:
       arm[a] = self.arms[row]
     arrays = (index, slot, source, length, arm, limit)
     return SlotAssignment(*(meshes.put(x, self.engine.whole) for x in arrays))
-
-
-def num_slots(prompts: Sequence[Sequence[int]], limits: Sequence[int]) -> int:
-  """Returns how many positions a row of the KV cache has room for."""
-  ends = [len(p) + n for p, n in zip(prompts, limits, strict=True)]
-  shared = common_prefix(prompts)
-  longest = max(len(p) - shared for p in prompts)
-  return _round_up(max(max(ends), shared + _round_up(longest, 8)), 8)
-
-
-def _round_up(count: int, multiple: int) -> int:
-  """Rounds up to the next multiple."""
-  return -(-count // multiple) * multiple
-
-
-# Rows a1 a2 a3 b1 c1 d1 of prompts A (of which 3 samples are drawn), B, C, D,
-# where a batch samples at most 4 rows:
-#
-#   distinct prompts   A: a1 a2 a3   B: b1   C: c1   D: d1
-#   bins, best fit     A A A B B . | C C C C D .      of `length` tokens each
-#   batches            bin 1 samples 4 rows, so bin 2 begins the next batch
-#   shape              `width` bins of `length` tokens, empty ones included, so
-#                      that one program runs every batch
-def _pack(
-  rests: Sequence[tuple[int, tuple[int, ...]]],
-  tokens: int,
-  shards: int,
-  most: int,
-  longest: int | None = None,
-) -> tuple[list[_PromptBatch], tuple[int, int]]:
-  """Packs distinct prompts into rows, best fit first, and rows into batches.
-
-  Args:
-    rests: for each row its arm and the tokens of its prompt after the prefix.
-    tokens: about how many are run together.
-    shards: packed rows are a multiple of it.
-    most: rows to sample per batch; further samples of a prompt run it again.
-    longest: None lets the shape fit `rests`; a number bounds their lengths, and
-      the shape depends on it and on how many prompts there are, alone.
-
-  Returns:
-    The batches and their shape (packed rows, tokens of each).
-  """
-  samples: dict[tuple[int, tuple[int, ...]], list[int]] = {}
-  for row, key in enumerate(rests):
-    samples.setdefault(key, []).append(row)
-  bound = longest or max(len(rest) for _, rest in samples)
-  length = _round_up(max(bound, min(tokens, LENGTH)), 8)
-  items: dict[int, list[tuple[int, list[int]]]] = {}
-  for (arm, rest), rows in samples.items():
-    for i in range(0, len(rows), most):
-      items.setdefault(arm, []).append((len(rest), rows[i : i + most]))
-  bins: list[tuple[int, list[tuple[int, list[int]]]]] = []
-  for arm, of_arm in items.items():
-    of_arm.sort(key=lambda item: item[1])  # prompts of one length by their row
-    sizes = [(size, len(rows)) for size, rows in of_arm]
-    bins += [
-      (arm, [of_arm[i] for i in members])
-      for members in best_fit(sizes, length, most)
-    ]
-  rows = len(bins) if longest is None else -(-len(samples) // (length // bound))
-  width = _even(rows, _round_up(max(1, tokens // length), shards), shards)
-  out: list[_PromptBatch] = []
-  r = width
-  for arm, members in bins:
-    if r == width or len(out[-1].rows) + sum(len(m[1]) for m in members) > most:
-      out.append(_PromptBatch([], [], []))
-      r = 0
-    out[-1].arms.append(arm)
-    at = r * length
-    for size, rows in members:
-      out[-1].rows.extend(rows)
-      out[-1].first.extend([at] * len(rows))
-      at += size
-    r += 1
-  return out, (width, length)
-
-
-def _even(bins: int, most: int, shards: int) -> int:
-  """Chooses packed rows per batch, from half of `most` on, so that the fewest
-  are empty."""
-  widths = range(_round_up(-(-most // 2), shards), most + 1, shards)
-  return min(widths, key=lambda w: (-(-bins // w) * w, -w))
 
 
 def _ended(state: DecodeState, slot_rows, find_stop):
@@ -402,11 +306,3 @@ def check_prompts(
         f"prompt {i} has {len(prompt)} tokens; with {new} new tokens and a "
         f"context of {max_length} it must have 1 to {max_length - new}"
       )
-
-
-def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
-  """Counts the first tokens that all prompts share, without the last of any."""
-  shortest = min(len(p) for p in prompts)
-  columns = zip(*prompts, strict=False)
-  same = next((i for i, c in enumerate(columns) if len(set(c)) > 1), shortest)
-  return min(same, shortest - 1)

@@ -1,0 +1,1 @@
+"""Says before a run whether it fits its chips, and how fast it can be."""

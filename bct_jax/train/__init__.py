@@ -1,0 +1,1 @@
+"""Trains weights: the step, optimizers, the loop, checkpoints."""

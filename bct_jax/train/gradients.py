@@ -147,8 +147,8 @@ def _mean_logprob(
   params: PyTree, frozen: PyTree, batch: Batch, model: Decoder, view: ParamsView
 ) -> jax.Array:
   """Computes the part of J_b that a batch of references adds."""
-  seen = view.model_params(params, frozen)
-  logprobs, weights = token_logprobs(model, seen, batch)
+  whole = view.model_params(params, frozen)
+  logprobs, weights = token_logprobs(model, whole, batch)
   return jnp.sum(logprobs * weights)
 
 

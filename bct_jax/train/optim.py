@@ -49,7 +49,7 @@ def lr_factors(config: OptimConfig, params: PyTree) -> PyTree:
   """
   names = []
 
-  def one(name: str, _: Any) -> float:
+  def factor_of(name: str, _: Any) -> float:
     names.append(name)
     hits = [(r, x) for r, x in config.lr_groups if re.search(r, name)]
     if len(hits) > 1:
@@ -59,7 +59,7 @@ def lr_factors(config: OptimConfig, params: PyTree) -> PyTree:
       )
     return hits[0][1] if hits else 1.0
 
-  out = _map_names(one, params)
+  out = _map_names(factor_of, params)
   for pattern, _ in config.lr_groups:
     if not any(re.search(pattern, name) for name in names):
       raise ValueError(

@@ -48,8 +48,8 @@ def make_gradient(
     more = {}
     if view.reference:
       more["reference"] = view.reference_params(frozen)
-    seen = view.model_params(params, frozen)
-    loss, metrics = _checked(objective(seen, micro, key, model, **more))
+    whole = view.model_params(params, frozen)
+    loss, metrics = _checked(objective(whole, micro, key, model, **more))
     return loss.total, (loss, metrics)
 
   def sums(params, frozen, micro, key):

@@ -74,9 +74,9 @@ def update_in_one_program(step: Step) -> Update:
     def stacked(trees):
       return jax.tree.map(lambda *x: jnp.stack(x), *trees)
 
-    both = step_of_each(stacked(states), frozen, stacked(batches), lrs)
+    updated = step_of_each(stacked(states), frozen, stacked(batches), lrs)
     count = len(states)
-    return [jax.tree.map(lambda x, i=i: x[i], both) for i in range(count)]
+    return [jax.tree.map(lambda x, i=i: x[i], updated) for i in range(count)]
 
   programs = {}
 

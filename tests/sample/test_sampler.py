@@ -21,6 +21,7 @@ from bct_jax.models import decoder, lora, partition
 from bct_jax.models.lora import Weights
 from bct_jax.sample import sampler
 from bct_jax.sample.decode import Engine
+from bct_jax.sample.prompt_packing import common_prefix
 
 MODEL = decoder.Decoder(CONFIG)
 RNG = np.random.default_rng(3)
@@ -328,7 +329,7 @@ def test_prompt_that_leaves_no_room_is_refused(length):
   ],
 )
 def test_common_prefix_leaves_each_prompt_a_token(prompts, shared):
-  assert sampler.common_prefix(prompts) == shared
+  assert common_prefix(prompts) == shared
 
 
 @pytest.mark.long
