@@ -29,8 +29,12 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 # Only these may differ from the server's own variables: others may have been
-# read while modules were imported.
-FREE = ("BCT_JAX_", "JAX_", "MEASURED_", "PYTEST_", "PYTHONPATH", "XLA_FLAGS")
+# read while modules were imported. A command that runs in the tests' own
+# process leaves the advice of transformers turned off, as the server has it.
+FREE = (
+  *("BCT_JAX_", "JAX_", "MEASURED_", "PYTEST_", "PYTHONPATH", "XLA_FLAGS"),
+  "TRANSFORMERS_NO_ADVISORY_WARNINGS",
+)
 
 
 class ForkedProcess:
@@ -145,10 +149,13 @@ def import_commands() -> None:
   """Imports what the commands import, but not their own modules."""
   sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
   os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
+  import jinja2  # noqa: F401
   import orbax.checkpoint  # noqa: F401
   from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast  # noqa: F401
 
-  import bct_jax.report
+  # A report imports jinja2 and these when it is written; these, matplotlib.
+  import bct_jax.report.figure_files
+  import bct_jax.report.overview_page
   import bct_jax.sweep.run  # noqa: F401
   from bct_jax.modes import (  # noqa: F401
     dry_run,
