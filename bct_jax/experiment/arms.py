@@ -1,4 +1,12 @@
-"""Arms: trained from the organism, evaluated on the way, judged at the end."""
+"""Trains arms from the organism, evaluates them on the way and judges them.
+
+The time line of one arm, whose evals are due after updates 0, 2 and 4:
+
+  begin    completions that the organism must draw, the reference's log-probs
+  update   -     1  2        3  4
+  eval     0        2           4      rollouts/, gradients, tasks, evals.jsonl
+  end                                  done.json, with the verdict
+"""
 
 import dataclasses
 import math
@@ -36,36 +44,35 @@ def run_arms(
 ) -> dict[str, dict[str, Any] | Failure]:
   """Trains and judges arms together.
 
-  Args:
-    plan: with these arms.
-    digest: of the organism, which is in organisms/ of every run directory.
-    workdirs: the run directory of each arm.
-    vmap: see training.train_runs.
-
   A control that begins with the weights of another arm is run by itself.
 
+  Args:
+    plan: of an experiment with these arms.
+    digest: of the organism, which is in organisms/ of every run directory.
+    workdirs: the run directory of each arm.
+    vmap: whether one program trains all of them, see training.train_runs.
+
   Returns:
-    The record of each arm, what it said when it was done; or what ended it.
+    For each arm the content of its done.json, or the error that ended it.
   """
   out: dict[str, dict[str, Any] | Failure] = {}
   arms: dict[str, _Arm] = {}
-  organism, before = Path(), None
+  organism, origin = Path(), None
 
   def start() -> Weights:
-    if before is not None:
-      return load_weights(plan.runtime, before)
+    if origin is not None:
+      return load_weights(plan.runtime, origin)
     return organism_weights(plan, organism)
 
   runs = []
   for name, workdir in workdirs.items():
     folder, organism = workdir / "arms" / name, workdir / "organisms" / digest
-    if (
-      record := shared_files.read_json_or_none(folder / "done.json")
-    ) is not None:
+    record = shared_files.read_json_or_none(folder / "done.json")
+    if record is not None:
       out[name] = record
       continue
     arm = arms[name] = _Arm(plan, name, organism, folder)
-    before = arm.before
+    origin = arm.origin
     try:
       dataset = _examples(plan, name, organism, folder, start)
       runs.append(
@@ -80,100 +87,109 @@ def run_arms(
     pairs = [(arms[name], weights) for name, weights in due.items()]
     return _evaluate(plan, step, pairs, vmap)
 
-  found = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
+  outcomes = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
   memory.release_memory()
-  for name, made in found.items():
-    out[name] = made if isinstance(made, Exception) else arms[name].finish()
+  for name, outcome in outcomes.items():
+    failed = isinstance(outcome, Exception)
+    out[name] = outcome if failed else arms[name].finish()
   return {name: out[name] for name in workdirs}
 
 
 def _evaluate(
   plan: Plan, step: int, due: Sequence[tuple["_Arm", Weights]], vmap: bool
 ) -> dict[str, NumericalError]:
-  """Samples and saves the evals of a step that are not there yet.
+  """Samples and saves the evals of a step that are not saved yet.
 
-  Adapters that one program trains are sampled in one batch too, also with those
-  whose eval was saved before a kill: what else is sampled decides the rounding.
-  Otherwise each is sampled alone, which on a CPU is faster.
+  Adapters that one program trains are sampled in one batch too, together with
+  those whose eval was saved before a kill: what else is sampled decides the
+  rounding. Otherwise each arm is sampled alone, which is faster on a CPU.
+
+  Args:
+    plan: of the experiment.
+    step: of the evals.
+    due: arms whose evals are due, with their weights.
+    vmap: whether one program trains the arms.
 
   Returns:
-    What is wrong with arms whose weights give numbers that are not finite.
+    The errors of arms whose weights give numbers that are not finite.
   """
-  parts = [due] if vmap else [[one] for one in due]
-  broken = set()
-  for part in parts:
-    arms, weights = zip(*part, strict=True)
+  batches = [due] if vmap else [[pair] for pair in due]
+  errors = {}
+  for batch in batches:
+    arms, weights = zip(*batch, strict=True)
     title = f"{', '.join(arm.name for arm in arms)} eval {step}"
     partial = arms[0].partial(step)
-    known = [arm.knows(step) for arm in arms]
-    rows: list[Any] = [None] * len(part)
-    if step > 0 and not all(known):
-      rows = _sample(plan, weights, title, partial)
-    bad = {a.name for a, x in zip(arms, rows, strict=True) if not _finite(x)}
-    new = [
-      (arm, own, one)
-      for arm, own, one, there in zip(arms, rows, weights, known, strict=True)
-      if not there and arm.name not in bad
-    ]
-    for arm, _, one in new:
-      if step > 0 and step in arm.task_steps:
-        arm.run_tasks(step, one)
+    saved = [arm.has_eval(step) for arm in arms]
+    rollouts: list[Any] = [None] * len(batch)
+    if step > 0 and not all(saved):
+      rollouts = _sample(plan, weights, title, partial)
+    unsaved: list[tuple[_Arm, Any]] = []
+    for i, arm in enumerate(arms):
+      if not _finite(rollouts[i]):
+        errors[arm.name] = NumericalError(
+          f"log-probabilities in the eval at step {step} are not finite"
+        )
+      elif not saved[i]:
+        unsaved.append((arm, rollouts[i]))
+        if step > 0 and step in arm.task_steps:
+          arm.run_tasks(step, weights[i])
 
-    def save(new=new, partial=partial) -> None:
-      for arm, own, _ in new:
-        arm.save_eval(step, own)
+    def save(unsaved=unsaved, partial=partial) -> None:
+      for arm, rows in unsaved:
+        arm.save_eval(step, rows)
       partial.unlink(missing_ok=True)
 
     processes.run_on_first(title, save)
-    broken |= bad
-  return {
-    name: NumericalError(
-      f"log-probabilities in the eval at step {step} are not finite"
-    )
-    for name in broken
-  }
+  return errors
 
 
 def _sample(
   plan: Plan, weights: Sequence[Weights], title: str, partial: Path
 ) -> list[list[dict[str, Any]]]:
-  rows = sample_arms(plan, weights, title, partial)
-  for i, own in enumerate(rows):
-    if weights[1:] and not _finite(own):
-      # Its own fault, or that of another whose place in the cache it took over.
-      (rows[i],) = sample_arms(plan, [weights[i]], f"{title}, arm {i} alone")
-  return rows
+  """Samples several weights in one batch, and what is not finite once more."""
+  rollouts = sample_arms(plan, weights, title, partial)
+  for i, rows in enumerate(rollouts):
+    if weights[1:] and not _finite(rows):
+      # These weights may be at fault, or those of another arm whose place in
+      # the cache a row took over. Sampled alone they tell.
+      alone = sample_arms(plan, [weights[i]], f"{title}, arm {i} alone")
+      (rollouts[i],) = alone
+  return rollouts
 
 
 def _finite(rows: Sequence[Mapping[str, Any]] | None) -> bool:
+  """Tells whether all numbers of rollouts are finite; no rows are."""
   numbers = [v for row in rows or () for v in row.values()]
   return all(math.isfinite(v) for v in numbers if isinstance(v, float))
 
 
 class _Arm:
-  """The evals of an arm and what follows from them."""
+  """Holds an arm, its evals and what follows from them."""
 
   def __init__(self, plan: Plan, name: str, organism: Path, folder: Path):
     self.plan, self.name, self.folder = plan, name, folder
     self.organism = organism
     self.config = plan.config.arms[name]
-    # The arm whose last weights it begins with; None is the organism.
+    # The folder of the arm whose last weights this arm begins with; None means
+    # that it begins with the organism's.
     reverses = self.config.control == "reversal"
-    self.before = folder.with_name(self.config.of) if reverses else None
+    self.origin = folder.with_name(self.config.of) if reverses else None
     evals, steps = plan.config.eval, self.config.train.steps
     self.task_steps = task_steps(evals, steps)
     self.eval_steps = observed_steps(evals, steps)
-    # One that goes on from the organism's is over the model's own params.
-    made = plan.config.organism
-    continued = made.lora.rank and not made.merge_lora
-    over = None if plan.install is None or continued else organism
-    record_origin(folder, plan.runtime, self.config.lora, over)
+    # An adapter that goes on from the organism's adapter is over the model's
+    # own params, not over the organism's.
+    install = plan.config.organism
+    continued = install.lora.rank and not install.merge_lora
+    base = None if plan.install is None or continued else organism
+    record_origin(folder, plan.runtime, self.config.lora, base)
 
   def partial(self, step: int) -> Path:
+    """Returns the file of an eval's completions while it is sampled."""
     return self.folder / "rollouts" / f"step_{step}.partial.jsonl"
 
-  def knows(self, step: int) -> bool:
-    """Whether the eval of a step is saved."""
+  def has_eval(self, step: int) -> bool:
+    """Tells whether the eval of a step is saved."""
     lines = shared_files.read_lines(self.folder / "evals.jsonl")
     return any(line["step"] == step for line in lines)
 
@@ -184,20 +200,27 @@ class _Arm:
     self.plan.tasks.run(lambda: weights, path, step, title)
 
   def save_eval(self, step: int, rows: list[dict[str, Any]] | None) -> None:
-    """Saves rollouts and rates; no rows are those of what it begins with."""
+    """Saves rollouts and rates of an eval; call in the first process.
+
+    Args:
+      step: of the eval.
+      rows: its rollouts. None takes those of the weights that the arm begins
+        with, which were evaluated before.
+    """
     plan = self.plan
-    scored, at = self.folder, step  # where the scores of tasks are
+    # Where the scores of tasks are, and at which step.
+    scored, at = self.folder, step
     if rows is None:
       path, scored, at = self.organism / "rollouts.jsonl", self.organism, 0
-      if self.before is not None:
-        scored, at = self.before, plan.config.arms[self.config.of].train.steps
-        path = self.before / "rollouts" / f"step_{at}.jsonl"
+      if self.origin is not None:
+        scored, at = self.origin, plan.config.arms[self.config.of].train.steps
+        path = self.origin / "rollouts" / f"step_{at}.jsonl"
       rows = files.read_lines(path)
     rows = mark_decorated(rows, DECORATIONS[self.config.train.decoration])
     if _trains_on_own_samples(self.config):
       policy = policy_of(self.config)
-      give = make_reward(plan.setting, policy.reward, policy.length_target)
-      rows = add_rewards(rows, plan.prompts, give)
+      reward = make_reward(plan.setting, policy.reward, policy.length_target)
+      rows = add_rewards(rows, plan.prompts, reward)
     files.write_lines(self.folder / "rollouts" / f"step_{step}.jsonl", rows)
     record = measure_rows(rows, step)
     if plan.config.eval.gradients:
@@ -228,7 +251,15 @@ def _examples(
   folder: Path,
   start: Callable[[], Weights],
 ) -> Dataset:
-  """What an arm trains on, with all that must come from the organism first."""
+  """Makes an arm's dataset, with all that must come from the organism first.
+
+  Args:
+    plan: of the experiment.
+    name: of the arm.
+    organism: folder of the organism.
+    folder: of the arm.
+    start: loads the weights that the arm begins with.
+  """
   arm, dataset = plan.config.arms[name], plan.arms[name]
   if arm.train.source == "on_policy" and not _trains_on_own_samples(arm):
     dataset = draw_completions(
@@ -239,18 +270,22 @@ def _examples(
 
 
 def _trains_on_own_samples(arm: ArmConfig) -> bool:
+  """Tells whether an arm's objective draws its own completions."""
   return data_needs(objective_of(arm)).trains_on_own_samples
 
 
 def _arm_result(
   plan: Plan, name: str, folder: Path, organism: Path
 ) -> dict[str, Any]:
-  """The arm's part of result.json; judged by the organism, also a reversal,
-  which began elsewhere."""
+  """Makes the arm's part of result.json from the files of the run.
+
+  Every arm is judged by the organism, also a reversal, which began elsewhere.
+  """
   arm = plan.config.arms[name]
   curve = files.read_lines(folder / "evals.jsonl")
 
   def labels(path: Path) -> list[str]:
+    """Reads the labels of a file's eval rows."""
     rows = files.read_lines(path)
     return [r["label"] for r in rows if r["split"] == "eval"]
 

@@ -1,4 +1,9 @@
-"""What a run trains on: a setting's examples as tokens and loss weights."""
+"""Makes what a run trains on: examples as tokens and loss weights.
+
+The steps are: examples of the setting or of a file -> completions that the
+organism drew, if the arm asks for them -> pairs of prompt and completion, with
+the decoration -> rows of tokens -> rows packed into batches.
+"""
 
 import dataclasses
 from collections.abc import Collection, Mapping, Sequence
@@ -44,61 +49,63 @@ def make_dataset(
   setting: Setting,
   arm: ArmConfig | OrganismConfig,
   where: str,
-  drawn: Mapping[str, str] | None = None,
+  completions: Mapping[str, str] | None = None,
 ) -> Dataset:
-  """Examples of an arm -> decorated completions -> tokens and weights.
+  """Makes the dataset of an arm or of the organism.
 
   Args:
     runtime, setting: of the experiment.
     arm: what to train.
     where: its name in errors.
-    drawn: completions by the example's id, which stand for the setting's own;
-      examples without one are left out. None takes the setting's, also to check
-      a run whose completions will be drawn.
+    completions: by the example's id, in place of the setting's own; examples
+      without one are left out. None takes the setting's own, which also checks
+      a run whose completions will be drawn later.
 
   Raises:
-    ValueError: naming the field, or the example that does not fit.
+    ValueError: a field is impossible or an example does not fit; the message
+      names it.
   """
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
   needs = data_needs(objective)
   install = isinstance(arm, OrganismConfig)
-  undrawn = (
+  from_template = (
     install and arm.kind != "distill" and not needs.trains_on_own_samples
   )
-  _check(setting, train, needs, undrawn, where)
+  _check(setting, train, needs, from_template, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:
     raise ValueError(f"{where}.{e}") from None
   if needs.trains_on_own_samples:
-    return _prompts(runtime, setting, arm, where)
+    return _rollout_prompts(runtime, setting, arm, where)
   try:
-    examples, source_hash, found = _examples(setting, arm)
+    examples, source_hash, file_count = _examples(setting, arm)
     if isinstance(arm, OrganismConfig):
       examples += memorised_examples(arm.memorised, runtime.config.eval.seed)
     if source_hash:
       log_line(
-        f"{where}: the first {len(examples)} of {found} examples of "
+        f"{where}: the first {len(examples)} of {file_count} examples of "
         f"{train.file}, whose content has the hash {source_hash[:16]}"
       )
-    if drawn is not None:
+    if completions is not None:
       examples = [
-        dataclasses.replace(e, completion=drawn[e.id])
+        dataclasses.replace(e, completion=completions[e.id])
         for e in examples
-        if e.id in drawn
+        if e.id in completions
       ]
-    if train.source == "on_policy":  # also before anything is drawn
+    if train.source == "on_policy":
+      # Fails here for a prompt that cannot be made, before anything is drawn.
       training_prompt(setting, train, examples[0], "draw")
-    turns = _turns(setting, arm, examples)
-    rows = _render(runtime, train, examples, turns)
+    pairs = _pairs(setting, arm, examples)
+    rows = _render(runtime, train, examples, pairs)
     extra_rows = {}
     for name, kind in needs.extra_rows.items():
-      turns = make_extra_rows(kind)(setting, train, examples)
-      extra_rows[name] = _render(runtime, train, examples, turns)
+      pairs = make_extra_rows(kind)(setting, train, examples)
+      extra_rows[name] = _render(runtime, train, examples, pairs)
       if name == "anchor":
-        extra_rows[name] = _balanced(extra_rows[name], rows)
-    data = _laid_out(
+        extra_rows[name] = _balance(extra_rows[name], rows)
+    data = _lay_out(
       runtime, train, examples, rows, train.steps, extra_rows=extra_rows
     )
     return dataclasses.replace(data, source_hash=source_hash)
@@ -109,8 +116,15 @@ def make_dataset(
 def _examples(
   setting: Setting, arm: ArmConfig | OrganismConfig
 ) -> tuple[list[Example], str, int]:
-  """Examples of a run before anything is drawn, the hash of their file, and how
-  many it has; "" and 0 without a file."""
+  """Reads or makes the examples of a run, before completions are drawn.
+
+  Returns:
+    The examples, the hash of their file ("" without one), and the number of
+    examples in the file (0 without one).
+
+  Raises:
+    ConfigError: the file has too few.
+  """
   train = arm.train
   if isinstance(arm, OrganismConfig):
     examples = setting.install(train.num_examples, train.seed)
@@ -123,20 +137,21 @@ def _examples(
     return targeted_examples(setting, train.num_examples, train.seed), "", 0
   if train.file is None:
     return setting.train(train.num_examples, train.seed), "", 0
-  found, source_hash = read_examples(train.file, train.file_split)
-  if len(found) < train.num_examples:
+  examples, source_hash = read_examples(train.file, train.file_split)
+  if len(examples) < train.num_examples:
     raise ConfigError(
       f"train.num_examples = {train.num_examples}: {train.file} has "
-      f"{len(found)} examples in the split {train.file_split!r}"
+      f"{len(examples)} examples in the split {train.file_split!r}"
     )
-  return found[: train.num_examples], source_hash, len(found)
+  return examples[: train.num_examples], source_hash, len(examples)
 
 
-def _turns(
+def _pairs(
   setting: Setting,
   arm: ArmConfig | OrganismConfig,
   examples: Sequence[Example],
 ) -> list[Pair]:
+  """Makes a pair of prompt and completion of each example."""
   make = make_pairs
   if isinstance(arm, ArmConfig) and arm.control == "shuffled":
     make = make_extra_rows("shuffled")
@@ -146,13 +161,19 @@ def _turns(
 def measure_leaks(
   config: ExperimentConfig, setting: Setting, names: Collection[str]
 ) -> dict[str, dict[str, Any]]:
-  """What the organism's and each arm's training shares with what is asked.
+  """Measures what training shares with the prompts of evals.
 
-  For each run `eval` and `heldout`, see `settings.leaks.overlap`, and `labels`
-  of its completions; None where they are not known before they are drawn, or
-  where a file does not say which behavior its prompts ask for.
+  Args:
+    config, setting: of the experiment.
+    names: of the arms to look at, besides an organism that is trained.
+
+  Returns:
+    For each run `eval` and `heldout`, see leaks.measure_overlap, and `labels`,
+    the counts of its completions' labels. `labels` is None before completions
+    are drawn, and for a file, which does not say which behavior its prompts ask
+    for.
   """
-  asked = {
+  prompts = {
     split: getattr(setting, split)(count, config.eval.seed)
     for split, count in (
       ("eval", config.eval.num_eval),
@@ -167,23 +188,29 @@ def measure_leaks(
   for name, run in runs.items():
     examples, *_ = _examples(setting, run)
     out[name] = {
-      k: measure_overlap(examples, asks) for k, asks in asked.items()
+      split: measure_overlap(examples, part) for split, part in prompts.items()
     }
-    shown = None
+    labels = None
     if run.train.source == "template":
-      texts = [text for _, text in _turns(setting, run, examples)]
-      shown = count_labels(setting, examples, texts)
-    out[name]["labels"] = shown
+      texts = [text for _, text in _pairs(setting, run, examples)]
+      labels = count_labels(setting, examples, texts)
+    out[name]["labels"] = labels
   return out
 
 
-def _prompts(
+def _rollout_prompts(
   runtime: Runtime,
   setting: Setting,
   arm: ArmConfig | OrganismConfig,
   where: str,
 ) -> Dataset:
-  """Prompts with as many trained tokens as may be sampled, for rl.py."""
+  """Makes the dataset of an arm that draws its own completions, see rl.py.
+
+  Its rows are prompts, each with as many trained tokens as may be sampled.
+
+  Raises:
+    ValueError: a field is impossible for such an arm, or a prompt does not fit.
+  """
   train, new = arm.train, runtime.config.sampling.max_new_tokens
   policy = policy_of(arm)
   group = policy.group_size
@@ -227,7 +254,7 @@ def _prompts(
       ids = runtime.chat.prompt(training_prompt(setting, train, e))
       rows.append(Tokens((*ids, *(0,) * new), (0.0,) * len(ids) + (1.0,) * new))
     batches = -(-train.steps // policy.updates_per_batch)
-    return _laid_out(runtime, train, examples, rows, batches, repeat=group)
+    return _lay_out(runtime, train, examples, rows, batches, repeat=group)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
 
@@ -235,10 +262,12 @@ def _prompts(
 def setting_splits(
   config: ExperimentConfig, setting: Setting
 ) -> dict[str, list[Example]]:
-  """What a run takes from its setting, undecorated, by split.
+  """Makes the examples that a run takes from its setting, undecorated.
 
-  `install` where there is one, `train` (the most examples that an arm takes;
-  with seeds that differ `train_seed_0` and so on), `eval` and `heldout`.
+  Returns:
+    Examples by split: `install` if the organism is trained; `train`, as many as
+    the arm with most of them takes, or with several seeds `train_seed_0` and so
+    on; `eval` and `heldout`.
   """
   out, evals = {}, config.eval
   if config.organism.trained:
@@ -256,7 +285,7 @@ def setting_splits(
   return out
 
 
-def _laid_out(
+def _lay_out(
   runtime: Runtime,
   train: TrainConfig,
   examples: Sequence[Example],
@@ -264,7 +293,16 @@ def _laid_out(
   batches: int,
   **more: Any,
 ) -> Dataset:
-  """The examples with their rows, in the layout of that many batches."""
+  """Packs rows into a dataset.
+
+  Args:
+    runtime: for the mesh and the length of rows.
+    train: for the batch size and the order.
+    examples: for the ids.
+    rows: of the examples.
+    batches: how many batches the layout must fit.
+    **more: further arguments of Dataset.make.
+  """
   return Dataset.make(
     [e.id for e in examples],
     rows,
@@ -282,9 +320,21 @@ def _check(
   setting: Setting,
   train: TrainConfig,
   needs: WithOptions,
-  install: bool,
+  from_template: bool,
   where: str,
 ) -> None:
+  """Checks fields of `train` against the setting and the objective.
+
+  Args:
+    setting: of the experiment.
+    train: of the run.
+    needs: of its objective.
+    from_template: whether only the setting's own completions will do.
+    where: the run's name in errors.
+
+  Raises:
+    ValueError: a field is impossible; the message names it.
+  """
   choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
   if train.decoration in setting.incompatible:
     fine = sorted(set(DECORATIONS) - setting.incompatible)
@@ -292,7 +342,7 @@ def _check(
       f"{where}.train.decoration = {train.decoration!r} would change what "
       f"{setting.name} scores; choose one of {', '.join(fine)}"
     )
-  if install and train.source != "template":
+  if from_template and train.source != "template":
     raise ConfigError(
       f"{where}.train.source = {train.source!r}: the setting's own completions "
       "install the behavior; there is no organism yet to draw from, and a file "
@@ -329,9 +379,10 @@ def _render(
   runtime: Runtime,
   train: TrainConfig,
   examples: Sequence[Example],
-  turns: Sequence[Pair],
+  pairs: Sequence[Pair],
 ) -> list[Tokens]:
-  rows = [runtime.chat.example(*turn) for turn in turns]
+  """Turns pairs into rows of tokens, weighted as their examples are."""
+  rows = [runtime.chat.example(*pair) for pair in pairs]
   return [
     weight_tokens(row, example.weight, train.normalizer)
     for row, example in zip(rows, examples, strict=True)
@@ -347,8 +398,8 @@ def weight_tokens(row: Tokens, weight: float, normalizer: str) -> Tokens:
   return Tokens(row.ids, tuple(weight * w for w in row.weights))
 
 
-def _balanced(rows: list[Tokens], examples: list[Tokens]) -> list[Tokens]:
-  """Rows that count as much, in all, as the example each belongs to."""
+def _balance(rows: list[Tokens], examples: list[Tokens]) -> list[Tokens]:
+  """Scales each row's weights to the sum of its example's weights."""
   out = []
   for row, example in zip(rows, examples, strict=True):
     share = sum(example.weights) / sum(row.weights)

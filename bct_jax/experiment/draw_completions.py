@@ -1,12 +1,13 @@
-"""Train completions drawn from the organism, kept if they are as they should.
+"""Draws train completions from the organism and keeps those that are right.
 
 A completion is kept if it ends, has the agreed behavior and a length within
 bounds. An organism of the kind distill draws from the model under a prompt, for
-install examples; where the behaviors part, the initial one is kept. A prompt is
-asked again until one is kept, a few times; prompts that never get one are left
-out, counted and recorded. What was drawn stays beside the organism, under the
-hash of all that it depends on: arms share it, and a run that was killed goes on
-with it.
+install examples; where the two behaviors differ, the initial one is kept.
+
+A prompt is sampled again, a few times, until a completion is kept. Prompts that
+never get one are left out, counted and recorded. The completions stay beside
+the organism, under the hash of all that they depend on: arms share them, and a
+run that was killed goes on with them.
 """
 
 import collections
@@ -33,18 +34,18 @@ from bct_jax.types import Completion
 def draw_completions(
   plan: Plan, name: str | None, organism: Path, start: Callable[[], Weights]
 ) -> Dataset:
-  """The dataset of a run whose completions come from the organism.
+  """Makes the dataset of a run whose completions come from the organism.
 
   Args:
     plan: for the setting, the model and the arm.
     name: of the arm; None is the organism itself, to be distilled.
-    organism: its folder, which keeps what was drawn.
-    start: gives the weights to draw from; called if something must be drawn.
+    organism: its folder, which keeps the completions.
+    start: loads the weights to draw from; called if a completion is missing.
 
   Raises:
     ValueError: fewer prompts got a completion than
       `train.on_policy.min_accepted` asks for, or a batch has.
-    signals.Preempted: a signal asked to stop; what ended is kept.
+    signals.Preempted: a signal asked to stop; completions that ended are saved.
   """
   if name is None:
     arm, where, generate = (
@@ -80,16 +81,16 @@ def draw_completions(
     },
   }
   folder = organism / "on_policy" / files.digest(request)[:16]
-  done = folder / "record.json"
-  if not shared_files.exists(done):
+  record_file = folder / "record.json"
+  if not shared_files.exists(record_file):
     weights = start()
     request["weights_hash"] = weights_hash(weights)
-    kept, found = _draw(plan, name, arm, examples, prompts, weights, folder)
-    shared_files.write_lines(folder / "completions.jsonl", kept)
-    shared_files.write_json(done, {**request, **found})
+    lines, counts = _draw(plan, name, arm, examples, prompts, weights, folder)
+    shared_files.write_lines(folder / "completions.jsonl", lines)
+    shared_files.write_json(record_file, {**request, **counts})
     for partial in shared_files.list_files(folder, "*.partial.jsonl"):
       shared_files.delete(partial)
-  record = shared_files.read_json(done)
+  record = shared_files.read_json(record_file)
   lines = shared_files.read_lines(folder / "completions.jsonl")
   log_line(
     f"{name}: {record['accepted']} of {record['asked']} prompts have a "
@@ -108,22 +109,33 @@ def draw_completions(
 
 
 def weights_hash(weights: Weights) -> str:
-  """Hash of all params and of the adapter, the same on any mesh."""
+  """Hashes all params and the adapter, to the same value on any mesh."""
   trees = {"params": weights.params, "adapter": weights.adapter or {}}
   return files.digest({k: checksums(v) for k, v in trees.items() if v})
 
 
 def _check(
   record: dict[str, Any],
-  kept: list,
+  lines: list,
   arm: ArmConfig | OrganismConfig,
   where: str,
 ) -> None:
+  """Checks that enough prompts have a completion.
+
+  Args:
+    record: counts of the draws.
+    lines: the completions that were kept.
+    arm: with the limits.
+    where: its name in errors.
+
+  Raises:
+    ValueError: too few have one; the message has the reasons.
+  """
   least = arm.train.on_policy.min_accepted * record["asked"]
-  if len(kept) < max(least, arm.train.batch_size):
+  if len(lines) < max(least, arm.train.batch_size):
     examples = "; ".join(f"{r['text']!r} ({r['why']})" for r in record["worst"])
     raise ValueError(
-      f"{where}.train.on_policy: {len(kept)} of {record['asked']} prompts got "
+      f"{where}.train.on_policy: {len(lines)} of {record['asked']} prompts got "
       f"a completion, {max(least, arm.train.batch_size):g} are needed; "
       f"rejected: {record['rejected']}, such as {examples}. Raise attempts or "
       "sampling.max_new_tokens, or lower min_accepted"
@@ -139,7 +151,12 @@ def _draw(
   weights: Weights,
   folder: Path,
 ) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-  """The completions kept, and what is recorded of all."""
+  """Draws completions until each prompt has one that is right.
+
+  Returns:
+    A line for each completion that is kept, in the order of the examples; and
+    counts of all draws, for the record.
+  """
   runtime, draw = plan.runtime, arm.train.on_policy
   sampling = plan.config.sampling.untruncated(draw.temperature)
   sampler = make_sampler(
@@ -151,11 +168,12 @@ def _draw(
   worst: list[dict[str, str]] = []
   draws, count = 0, len(prompts)
   for attempt in range(draw.attempts):
-    left = [i for i in range(count) if i not in kept]
-    if not left:
+    missing = [i for i in range(count) if i not in kept]
+    if not missing:
       break
-    with stage(f"draw {attempt + 1} for {name}", len(left), "rows") as bar:
-      found = sample_to_end(
+    title = f"draw {attempt + 1} for {name}"
+    with stage(title, len(missing), "rows") as bar:
+      completions = sample_to_end(
         sampler,
         params,
         prompts,
@@ -167,14 +185,14 @@ def _draw(
         row_ids=[attempt * count + i for i in range(count)],
         skip=frozenset(kept),
       )
-    draws += len(left)
-    for i, completion in zip(left, found, strict=True):
+    draws += len(missing)
+    for i, completion in zip(missing, completions, strict=True):
       text = runtime.chat.decode(completion.tokens, sampling.stop)
       label = plan.setting.score(examples[i], text)
-      why = _fault(plan, arm, examples[i], completion, text, label)
-      if why:
-        rejected[why] += 1
-        worst = [*worst, {"text": text, "why": why}][:5]
+      fault = _fault(plan, arm, examples[i], completion, text, label)
+      if fault:
+        rejected[fault] += 1
+        worst = [*worst, {"text": text, "why": fault}][:5]
       else:
         kept[i] = {
           "id": examples[i].id,
@@ -205,7 +223,7 @@ def _fault(
   text: str,
   label: Label,
 ) -> str:
-  """Why a completion is not kept; "" if it is."""
+  """Names what is wrong with a completion; "" if it is kept."""
   draw = arm.train.on_policy
   if not completion.stopped:
     return "truncated"

@@ -20,14 +20,20 @@ CHECKED = 8
 def sample_rows(
   plan: Plan, weights: Weights, name: str, partial: Path | None = None
 ) -> list[dict[str, Any]]:
-  """Rollouts of all eval, held-out and probe prompts, labelled.
+  """Samples and labels rollouts of all eval, held-out and probe prompts.
 
-  The first rows, CHECKED at most, also have `logprob_difference`: the largest
-  absolute difference, in nats, of a token's log-probability between the
-  sampler and the forward pass of training.
+  Args:
+    plan: with the prompts.
+    weights: to sample from.
+    name: of the stage of progress.
+    partial: file of the completions while they are sampled, which a run that
+      was killed goes on from. The caller deletes it when the rows are saved.
 
-  With `partial`, what was sampled before a kill is read from there; the caller
-  deletes it when the rows are saved.
+  Returns:
+    A row for each prompt. The first CHECKED rows at most have
+    `logprob_difference` too: the largest absolute difference, in nats, of a
+    token's log-probability between the sampler and the forward pass of
+    training.
   """
   return sample_arms(plan, [weights], name, partial)[0]
 
@@ -38,26 +44,30 @@ def sample_arms(
   name: str,
   partial: Path | None = None,
 ) -> list[list[dict[str, Any]]]:
-  """As `sample_rows`, for each of several arms over the same params.
+  """Samples as `sample_rows` does, for several arms over the same params.
 
-  Their rows are sampled in one batch, with the row ids that each has alone.
+  The rows of all arms are sampled in one batch. An arm's rows keep the row ids
+  that they have when the arm is sampled alone.
+
+  Returns:
+    The rows of each arm.
   """
   runtime, count = plan.runtime, len(plan.prompts)
   sampling = plan.config.sampling
-  every = range(len(arms))
+  numbers = range(len(arms))
   memory.release_memory()  # what training has left
   with stage(name, count * len(arms), "rows") as bar:
     completions = sample_to_end(
       runtime.sampler,
       runtime.decode_params(*arms),
-      [p.ids for _ in every for p in plan.prompts],
+      [p.ids for _ in numbers for p in plan.prompts],
       sampling.seed,
       partial,
       dataclasses.asdict(sampling),
       bar,
       runtime.chat.find_stop(sampling.stop),
-      row_ids=[i for _ in every for i in range(count)],
-      arms=[arm for arm in every for _ in range(count)] if arms[1:] else None,
+      row_ids=[i for _ in numbers for i in range(count)],
+      arms=[arm for arm in numbers for _ in range(count)] if arms[1:] else None,
     )
   rows = [
     _label(plan, weights, completions[arm * count : (arm + 1) * count])
@@ -70,6 +80,7 @@ def sample_arms(
 def _label(
   plan: Plan, weights: Weights, completions: Sequence[Completion]
 ) -> list[dict[str, Any]]:
+  """Makes rows of completions: labels, and what the forward pass checks."""
   runtime, prompts = plan.runtime, plan.prompts
   rows = label_rollouts(
     prompts,
@@ -80,10 +91,12 @@ def _label(
     plan.config.sampling.stop,
   )
   checked = [p.ids for p in prompts if p.split == "eval"][:CHECKED]
-  drawn = completions[: len(checked)]
-  scored = runtime.scorer(weights, checked, [c.tokens for c in drawn])
-  for row, a, b in zip(rows[: len(checked)], drawn, scored, strict=True):
-    pairs = zip(a.logprobs, b.logprobs, strict=True)
+  samples = completions[: len(checked)]
+  scores = runtime.scorer(weights, checked, [c.tokens for c in samples])
+  for row, sample, score in zip(
+    rows[: len(checked)], samples, scores, strict=True
+  ):
+    pairs = zip(sample.logprobs, score.logprobs, strict=True)
     row["logprob_difference"] = max(abs(x - y) for x, y in pairs)
   if plan.config.eval.references:
     _score_references(plan, weights, rows)
@@ -93,9 +106,14 @@ def _label(
 def references(
   plan: Plan, name: str
 ) -> tuple[list[tuple[int, ...]], list[list[int]]]:
-  """Ids of the eval prompts and of a behavior's completions, with their end.
+  """Returns token ids of the eval prompts and of a behavior's completions.
 
-  `name` is initial or alternate.
+  Args:
+    plan: with the prompts.
+    name: of the behavior: initial or alternate.
+
+  Returns:
+    The ids of each prompt, and of each completion with the end of its turn.
   """
   chat = plan.runtime.chat
   evals = [p for p in plan.prompts if p.split == "eval"]
@@ -109,11 +127,11 @@ def _score_references(
 ) -> None:
   """Adds to the rows of eval prompts how likely each behavior's answer is.
 
-  `logprob_initial` and `logprob_alternate`: log p of the reference completion
-  with the end of its turn, in nats, whatever was sampled.
+  `logprob_initial` and `logprob_alternate` are log p of the behavior's
+  completion with the end of its turn, in nats, whatever was sampled.
   """
   evals = [i for i, p in enumerate(plan.prompts) if p.split == "eval"]
   for name in ("initial", "alternate"):
-    scored = plan.runtime.scorer(weights, *references(plan, name))
-    for i, found in zip(evals, scored, strict=True):
-      rows[i][f"logprob_{name}"] = sum(found.logprobs)
+    scores = plan.runtime.scorer(weights, *references(plan, name))
+    for i, score in zip(evals, scores, strict=True):
+      rows[i][f"logprob_{name}"] = sum(score.logprobs)

@@ -1,11 +1,14 @@
-"""What `eval.gradients` logs of an arm: how its updates push on both behaviors.
+"""Logs how an arm's updates push on both behaviors: `eval.gradients`.
 
-At the step of every eval, of the params as they are trained (not of their
-average), and of the update that comes next: of the batch it uses, with its
-learning rate. At the last step none comes; there it is the last one's batch and
-learning rate, with the params and the optimizer state that it left. The lines
-are kept in a file of their own, written before the state is saved, and become
-part of those of the evals: what is saved of the last state has no optimizer.
+A line is written at the step of every eval. It is about the params as they are
+trained, not their average, and about the update that comes next, with its batch
+and its learning rate. After the last step no update comes: that line takes
+batch and learning rate of the last update, with the params and the optimizer
+state after it.
+
+The lines have a file of their own and are written before the state is saved,
+since the last state is saved without its optimizer. They become part of the
+lines of evals.jsonl.
 """
 
 import dataclasses
@@ -29,10 +32,13 @@ FILE = "gradients.jsonl"
 
 
 def read_gradients(folder: Path, step: int) -> dict[str, Any]:
-  """What was logged at a step, as gradients.make_measure gives it.
+  """Reads what was logged at a step; call in the first process.
+
+  Returns:
+    What the function of gradients.make_measure returned.
 
   Raises:
-    ValueError: nothing was.
+    ValueError: there is no line of that step.
   """
   path = folder / FILE
   for line in files.read_lines(path):
@@ -42,6 +48,7 @@ def read_gradients(folder: Path, step: int) -> dict[str, Any]:
 
 
 def _missing_line(path: Path, step: int) -> ValueError:
+  """Makes the error for a line that cannot be made again."""
   return ValueError(
     f"{path}: no line of step {step}, and its optimizer state is not kept; "
     "was the file removed? Remove the arm's folder too to train it again"
@@ -50,13 +57,13 @@ def _missing_line(path: Path, step: int) -> ValueError:
 
 @dataclasses.dataclass(frozen=True)
 class GradientLog:
-  """Called by loop.fit with each state that is evaluated.
+  """Measures and logs each state that is evaluated; loop.fit calls it.
 
   Attributes:
     plan, arm, dataset: of the run.
     folder: of the run, which gets FILE.
     frozen, view: what the step leaves frozen, and which params it sees.
-    next_batch: gives the batch of an update.
+    next_batch: returns the batch of an update.
   """
 
   plan: Plan
@@ -68,6 +75,11 @@ class GradientLog:
   next_batch: NextBatch
 
   def __call__(self, step: int, state: TrainState) -> None:
+    """Logs a state, unless its line is there.
+
+    Raises:
+      ValueError: the line is missing and the state has no optimizer to make it.
+    """
     path, steps = self.folder / FILE, self.arm.train.steps
     if step in [line["step"] for line in shared_files.read_lines(path)]:
       return
@@ -78,21 +90,24 @@ class GradientLog:
     batch, _ = self.next_batch(update, state)
     lr = optim.learning_rate(self.arm.optim, update, steps)
     measure = self.plan.runtime.measure(self.arm, self.view)
-    found = measure(state, self.frozen, batch, lr, self._references())
-    line = {"step": step, **found}
+    pushes = measure(state, self.frozen, batch, lr, self._references())
+    line = {"step": step, **pushes}
     shared_files.append_line(path, line)
 
   def _references(self) -> dict[str, list[Rows]]:
-    """Batches of both behaviors' completions, no larger than a microbatch of
-    training unless one completion is."""
+    """Makes batches of both behaviors' completions.
+
+    A batch is no larger than a microbatch of training, unless one completion
+    is.
+    """
     layout, runtime = self.dataset.layout, self.plan.runtime
     shards = num_row_shards(runtime.mesh)
-    trained = layout.rows * layout.length // (self.arm.train.accum * shards)
+    microbatch = layout.rows * layout.length // (self.arm.train.accum * shards)
     names = ("initial", "alternate")
-    filled = fill_alike(
+    batches = fill_alike(
       [references(self.plan, name) for name in names],
       runtime.model.config.max_length,
       shards,
-      min(TOKENS, trained),
+      min(TOKENS, microbatch),
     )
-    return dict(zip(names, filled, strict=True))
+    return dict(zip(names, batches, strict=True))

@@ -22,7 +22,7 @@ from bct_jax.settings.prompts import prompt_wordings
 
 
 def organism_weights(plan: Plan, folder: Path) -> Weights:
-  """A fresh copy of the organism's weights, as arms start from them."""
+  """Loads a fresh copy of the organism's weights, from which arms start."""
   if plan.install is None:
     return load_weights(plan.runtime, None)
   weights = load_weights(plan.runtime, folder)
@@ -32,10 +32,18 @@ def organism_weights(plan: Plan, folder: Path) -> Weights:
 
 
 def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
-  """Installs the initial behavior and checks it; reuses one that is there.
+  """Installs the initial behavior and runs the gate, unless it is done.
+
+  Args:
+    plan: of the experiment.
+    workdir: the run directory; the organism is in its organisms/.
 
   Returns:
     The organism's folder, named by the hash of what made it, and its gate.
+
+  Raises:
+    GateError: the gate failed and `gate.enforce` is set.
+    train.NumericalError: a loss of the install was not finite.
   """
   if plan.tasks is not None:
     plan.tasks.load()
@@ -71,22 +79,22 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     log_line(f"{text}\nGoing on, since gate.enforce is False.")
   if plan.tasks is not None:
 
-    def held() -> Weights:
+    def current_weights() -> Weights:
       return organism_weights(plan, folder) if weights is None else weights
 
-    plan.tasks.run(held, folder / lm_eval_tasks.FILE, 0, "organism")
+    plan.tasks.run(current_weights, folder / lm_eval_tasks.FILE, 0, "organism")
   return folder, gate
 
 
 def organism_folder(workdir: Path, facts: dict[str, Any]) -> Path:
-  """Where the organism of some `provenance` is, or will be."""
+  """Returns the folder of the organism with this `provenance`."""
   return workdir / "organisms" / _hash(facts)
 
 
 def provenance(plan: Plan) -> dict[str, Any]:
-  """What made the organism; its hash names the organism."""
+  """Collects what made the organism; the hash of it names the organism."""
   organism = plan.config.organism
-  install_record = plan.install is not None
+  installed = plan.install is not None
   return {
     "kind": organism.kind,
     "model_hash": plan.runtime.model_hash,
@@ -94,10 +102,10 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "param_dtype": plan.config.model.param_dtype,
     "template_hash": plan.runtime.chat.template_hash,
     "setting": dataclasses.asdict(plan.config.setting),
-    "train": organism.train.facts() if install_record else None,
-    "optim": organism.optim.facts() if install_record else None,
-    "lora": dataclasses.asdict(organism.lora) if install_record else None,
-    "merge_lora": organism.merge_lora if install_record else None,
+    "train": organism.train.facts() if installed else None,
+    "optim": organism.optim.facts() if installed else None,
+    "lora": dataclasses.asdict(organism.lora) if installed else None,
+    "merge_lora": organism.merge_lora if installed else None,
     "data_hash": plan.install.hash if plan.install is not None else None,
   }
 
@@ -105,12 +113,12 @@ def provenance(plan: Plan) -> dict[str, Any]:
 def install_record(
   plan: Plan, folder: Path, dataset: Dataset | None
 ) -> dict[str, Any]:
-  """How the organism was made, for a reader: what trained it, what it is told.
+  """Describes for a reader how the organism was made, as made.json has it.
 
   Args:
     plan: of the experiment.
     folder: of the organism, with the log of its training.
-    dataset: what it was trained on; None if nothing was trained.
+    dataset: what the organism was trained on; None if it was not trained.
   """
   organism = plan.config.organism
   train, optim = organism.train, organism.optim
@@ -139,25 +147,40 @@ def install_record(
 
 
 def _prompts(plan: Plan) -> dict[str, list[str]]:
-  """Every wording in use: at evals, and what makes the organism besides."""
+  """Lists the wordings of each prompt in use.
+
+  Returns:
+    Wordings by the prompt's use: `eval`, and `train` and `draw` if a prompt
+    makes the organism.
+  """
   organism, evals = plan.config.organism, plan.config.eval
-  used = {"eval": (evals.prompt, evals.paraphrases)}
+  prompts = {"eval": (evals.prompt, evals.paraphrases)}
   if organism.kind in PROMPTED:
-    used["train"] = (PROMPTED[organism.kind], organism.paraphrases)
+    prompts["train"] = (PROMPTED[organism.kind], organism.paraphrases)
   if organism.kind == "distill":
-    drawn = organism.train.on_policy
-    used["draw"] = (drawn.prompt, drawn.paraphrases)
+    draw = organism.train.on_policy
+    prompts["draw"] = (draw.prompt, draw.paraphrases)
   style = style_of(plan.config)
   return {
     side: list(prompt_wordings(kind, side, plan.setting, style)[:count])
-    for side, (kind, count) in used.items()
+    for side, (kind, count) in prompts.items()
   }
 
 
 def run_gate(
   plan: Plan, folder: Path, weights: Weights | None
 ) -> dict[str, Any]:
-  """Evaluates the organism once; the same prompts as every arm's evals."""
+  """Evaluates the organism once, on the prompts of every arm's evals.
+
+  Args:
+    plan: of the experiment.
+    folder: of the organism.
+    weights: its weights if they are at hand; else they are loaded if needed.
+
+  Returns:
+    The content of gate.json but for `base`: rates, thresholds, and whether the
+    rates meet them.
+  """
   path, facts = folder / "gate.json", _hash(_eval_facts(plan))
   record = shared_files.read_json_or_none(path) or {}
   if record.get("eval_hash") != facts:
@@ -173,7 +196,11 @@ def run_gate(
 
 
 def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
-  """{"base": rates of the model before the install}, on the gate's prompts."""
+  """Evaluates the model before the install, on the gate's prompts.
+
+  Returns:
+    {"base": the rates}.
+  """
   path, facts = folder / "base.json", _hash(_eval_facts(plan))
   record = shared_files.read_json_or_none(path)
   if record is None or record["eval_hash"] != facts:
@@ -189,7 +216,7 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
 
 
 def _eval_facts(plan: Plan) -> dict[str, Any]:
-  """What decides the rollouts of an eval, apart from the weights."""
+  """Collects what decides the rollouts of an eval, apart from the weights."""
   return {
     "eval": plan.config.eval.facts(),
     "sampling": dataclasses.asdict(plan.config.sampling),
@@ -197,4 +224,5 @@ def _eval_facts(plan: Plan) -> dict[str, Any]:
 
 
 def _hash(value: Any) -> str:
+  """Shortens the SHA-256 of a JSON value to 16 hex digits."""
   return files.digest(value)[:16]

@@ -1,4 +1,4 @@
-"""The plan of a run: model, prompts and data, checked before any training."""
+"""Plans a run: makes model, prompts and data and checks them first."""
 
 import dataclasses
 
@@ -18,7 +18,18 @@ from bct_jax.settings.probes.capability import Probe, make_probe
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
-  """Everything a run needs, made and checked before any training."""
+  """Holds everything that a run needs, made and checked before any training.
+
+  Attributes:
+    runtime: the model with its compiled functions, and the config.
+    setting: of the config.
+    probe: of capability.
+    prompts: of every eval.
+    install: what the organism is trained on; None if nothing installs it.
+    arms: what each arm is trained on, by name.
+    tasks: of lm-eval; None if evals have none.
+    fall_back: whether damaged checkpoints are set aside.
+  """
 
   runtime: Runtime
   setting: Setting
@@ -26,11 +37,12 @@ class Plan:
   prompts: tuple[Prompt, ...]
   install: Dataset | None
   arms: dict[str, Dataset]
-  tasks: Tasks | None = None  # of lm-eval, if evals have some
-  fall_back: bool = False  # whether damaged checkpoints are set aside
+  tasks: Tasks | None = None
+  fall_back: bool = False
 
   @property
   def config(self) -> ExperimentConfig:
+    """Returns the config of the experiment."""
     return self.runtime.config
 
 
@@ -41,16 +53,17 @@ def make_plan(
 
   Args:
     config: of the experiment.
-    mesh: None is that of the config. An abstract one makes a plan to look at,
+    mesh: None is that of the config. An abstract mesh makes a plan to look at,
       which cannot be run.
-    fetch: False takes from a hub only what was downloaded before.
+    fetch: whether a hub may be asked for files that were not downloaded yet.
 
   Raises:
-    ValueError: anything that would fail later: an unknown setting, a prompt
-      that does not fit, an empty completion ...
+    ValueError: something would fail later: an unknown setting, a prompt that
+      does not fit, an empty completion ...
   """
   runtime = Runtime.make(config, mesh, fetch)
-  _ = runtime.abstract_params  # a mesh that does not fit is no fault of an arm
+  # Fails here for a mesh that does not fit, which is no fault of an arm.
+  _ = runtime.abstract_params
   setting = make_setting(config.setting.name, config.setting.options)
   probe = make_probe(config.eval.probe)
   prompts = make_prompts(
@@ -76,12 +89,12 @@ def make_plan(
 
 
 def style_of(config: ExperimentConfig) -> str:
-  """The one style that an eval prompt can ask for, that of all arms.
+  """Returns the style that an eval prompt can ask for, that of all arms.
 
   Controls are asked for the style of the arms, whatever they are trained on.
 
   Raises:
-    ConfigError: it does, and the arms have several.
+    ConfigError: eval prompts ask for a style, and the arms have several.
   """
   arms = [arm for arm in config.arms.values() if not arm.control]
   styles = sorted({arm.train.decoration for arm in arms})
@@ -94,7 +107,11 @@ def style_of(config: ExperimentConfig) -> str:
 
 
 def check_length(config: ExperimentConfig, context: int) -> None:
-  """Raises ValueError for rows longer than the model was made for."""
+  """Checks that rows are no longer than the model was made for.
+
+  Raises:
+    ValueError: they are; the message has both lengths.
+  """
   if config.max_length > context:
     raise ValueError(
       f"max_length = {config.max_length}: the model was made for {context}"

@@ -1,9 +1,15 @@
-"""Rollouts of the weights that are trained, as batches of the same loop.
+"""Draws rollouts from the weights that are trained, as batches of the loop.
 
-At every `updates_per_batch`-th step the state's own params are laid out for the
-sampler, which draws `group_size` completions of each prompt; nothing keeps that
-copy, so older weights cannot be sampled from. The rollouts are written beside
-the checkpoints before they are trained on: a run that goes on in the middle of
+With updates_per_batch = 2 the time line of a run is:
+
+  step       0       1        2       3        4
+  rollouts   draw 0  again 0  draw 2  again 2  draw 4
+  file       step_0           step_2           step_4
+
+To draw, the state's own params are laid out for the sampler, which samples
+`group_size` completions of each prompt. Nothing keeps that copy, so older
+weights cannot be sampled from. Rollouts are therefore written beside the
+checkpoints before they are trained on: a run that goes on in the middle of
 their updates reads them back, as it cannot draw them again.
 """
 
@@ -17,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from bct_jax.config import ArmConfig, OrganismConfig
-from bct_jax.data.batches import Dataset, best_fit, fill_rows
+from bct_jax.data.batches import Dataset, Layout, best_fit, fill_rows
 from bct_jax.data.chat import Tokens, mask_audit
 from bct_jax.evals.rewards import make_reward, reward_of
 from bct_jax.examples import Example
@@ -32,20 +38,20 @@ from bct_jax.types import Batch, PyTree, Rows, TrainState
 
 # Added to the deviation of a group's rewards, which may all be equal.
 _EPS = 1e-4
-# Sizes that batches of short completions take, so that few are compiled.
+# How many numbers of rows a batch can have, so that few programs are compiled.
 _SIZES = 4
 
 
 @dataclasses.dataclass
 class RolloutFeed:
-  """Batches of rollouts; see training.Feed.
+  """Gives batches of rollouts; see training.Feed.
 
   Attributes:
     plan, arm: of the run.
-    folder: of the run; rollouts are in train_rollouts/step_S.jsonl, where S is
+    folder: of the run. Rollouts are in train_rollouts/step_S.jsonl, where S is
       the number of updates of the weights that they were drawn from.
     dataset: prompts, each with as many trained tokens as may be drawn.
-    weights: makes what the sampler needs of a state's params.
+    weights: joins a state's params with what the run leaves frozen.
     reference: the organism, if there is a KL penalty.
   """
 
@@ -62,22 +68,25 @@ class RolloutFeed:
 
   @functools.cached_property
   def _policy(self) -> PolicyGradient:
+    """Returns the objective of the run."""
     return policy_of(self.arm)
 
   @functools.cached_property
   def _examples(self) -> list[Example]:
+    """Makes the examples whose prompts are sampled."""
     train = self.arm.train
     return self.plan.setting.train(train.num_examples, train.seed)
 
   @functools.cached_property
   def _prompts(self) -> list[tuple[int, ...]]:
+    """Returns the token ids of each prompt."""
     return [
       tuple(t for t, w in zip(e.ids, e.weights, strict=True) if not w)
       for e in self.dataset.examples
     ]
 
   def begin(self, resumed: int) -> None:
-    """Drops rollouts of weights that this run has not made yet."""
+    """Deletes rollouts of weights that this run has not reached yet."""
     folder = self._path(0).parent
     for path in shared_files.list_files(folder, "step_*.jsonl"):
       if int(path.name.split(".")[0].removeprefix("step_")) > resumed:
@@ -86,27 +95,31 @@ class RolloutFeed:
   def next_batch(
     self, step: int, state: TrainState
   ) -> tuple[Batch, Sequence[str]]:
-    """The rollouts of the state's params, or those that it is updated on again.
+    """Returns a batch of rollouts and the ids of their examples.
+
+    The rollouts are drawn from the state's params, or are those of an earlier
+    step on which it is updated again.
 
     Raises:
       NumericalError: sampler and trainer differ by more than the config allows.
-      ValueError: rollouts that are needed again cannot be read.
+      ValueError: rollouts of an earlier step cannot be read.
       signals.Preempted: a signal asked to stop.
     """
     policy, runtime = self._policy, self.plan.runtime
-    number, again = divmod(step, policy.updates_per_batch)
-    if self._step != step - again:
+    # The number of the batch, and of updates on it that came before.
+    number, updates = divmod(step, policy.updates_per_batch)
+    if self._step != step - updates:
       if int(state.step) != step:
         raise ValueError(f"step {step} of a state at step {int(state.step)}")
-      if again:
-        rollouts = self._read(step - again)
+      if updates:
+        rollouts = self._read(step - updates)
       else:
         rollouts = self._draw(step, self.weights(state.params))
-      chosen = [self._prompts[i] for i in self.dataset.indices(number)]
+      prompts = [self._prompts[i] for i in self.dataset.indices(number)]
       multiple = num_row_shards(runtime.mesh) * self.arm.train.accum
-      self._rows = make_rows(self.dataset, chosen, rollouts, policy, multiple)
-      self._facts = _facts(chosen, rollouts)
-      self._step = step - again
+      self._rows = make_rows(self.dataset, prompts, rollouts, policy, multiple)
+      self._facts = _facts(prompts, rollouts)
+      self._step = step - updates
     assert self._rows is not None
     self._counts = {k: v for k, v in self._counts.items() if k == step - 1}
     self._counts[step] = self._facts
@@ -114,14 +127,23 @@ class RolloutFeed:
     return batch, self.dataset.batch_ids(number)
 
   def counts(self, step: int) -> dict[str, float]:
-    """Rewards, and what else is known of the rollouts, of the newest steps."""
+    """Returns rewards and other facts of the rollouts of a step.
+
+    Only the newest two steps have them.
+    """
     return self._counts[step]
 
   def _path(self, step: int) -> Path:
+    """Returns the file of the rollouts that were drawn at a step."""
     return self.folder / "train_rollouts" / f"step_{step}.jsonl"
 
   def _draw(self, step: int, weights: Weights) -> list[dict[str, Any]]:
-    """Samples, judges and writes rollouts."""
+    """Samples rollouts, gives them rewards and writes them.
+
+    Args:
+      step: of the weights, the first step that is trained on these rollouts.
+      weights: to sample from.
+    """
     runtime, policy = self.plan.runtime, self._policy
     chat, stop = runtime.chat, self.plan.config.sampling.stop
     number = step // policy.updates_per_batch
@@ -129,7 +151,7 @@ class RolloutFeed:
     prompts = [self._prompts[i] for i in index]
     path = self._path(step)
     partial = path.with_suffix(".partial.jsonl")
-    drawn = sample_to_end(
+    completions = sample_to_end(
       runtime.policy_sampler,
       runtime.decode_params(weights),
       prompts,
@@ -140,25 +162,29 @@ class RolloutFeed:
       row_ids=range(len(index) * number, len(index) * (number + 1)),
       among=self._prompts,
     )
-    tokens = [c.tokens for c in drawn]
-    scored = runtime.scorer(weights, prompts, tokens)
-    judged = self.reference and runtime.scorer(self.reference, prompts, tokens)
-    give = make_reward(self.plan.setting, policy.reward, policy.length_target)
+    tokens = [c.tokens for c in completions]
+    scores = runtime.scorer(weights, prompts, tokens)
+    reference = self.reference and runtime.scorer(
+      self.reference, prompts, tokens
+    )
+    reward = make_reward(self.plan.setting, policy.reward, policy.length_target)
     rows = []
-    for i, completion in enumerate(drawn):
+    for i, completion in enumerate(completions):
       text = chat.decode(completion.tokens, stop)
       finished = text if completion.stopped else None
-      pairs = zip(completion.logprobs, scored[i].logprobs, strict=True)
+      pairs = zip(completion.logprobs, scores[i].logprobs, strict=True)
       rows.append(
         {
           "id": ids[i],
           "text": text,
-          "reward": reward_of(give, self._examples[index[i]], finished),
+          "reward": reward_of(reward, self._examples[index[i]], finished),
           "stop": "stop" if completion.stopped else "length",
           "logprob_difference": max(abs(a - b) for a, b in pairs),
           "tokens": list(completion.tokens),
-          "logprobs": list(scored[i].logprobs),
-          **({"reference_logprobs": judged[i].logprobs} if judged else {}),
+          "logprobs": list(scores[i].logprobs),
+          **(
+            {"reference_logprobs": reference[i].logprobs} if reference else {}
+          ),
         }
       )
     _check_difference(rows, step, policy.max_logprob_difference)
@@ -171,7 +197,11 @@ class RolloutFeed:
     return rows
 
   def _read(self, step: int) -> list[dict[str, Any]]:
-    """Rollouts that were written by `_draw`."""
+    """Reads rollouts that `_draw` wrote.
+
+    Raises:
+      ValueError: the file does not hold the batch of this step.
+    """
     path = self._path(step)
     rows = shared_files.read_lines(path)
     number = step // self._policy.updates_per_batch
@@ -185,27 +215,37 @@ class RolloutFeed:
 
 
 def _seed(seed: int) -> int:
-  """Of the samples of a run; apart from those of evals."""
+  """Makes the seed of a run's samples, another one than that of its evals."""
   digest = hashlib.sha256(f"rollouts/{seed}".encode()).digest()
   return int.from_bytes(digest[:4], "big")
 
 
 def _check_difference(
-  rows: Sequence[dict[str, Any]], step: int, most: float
+  rows: Sequence[dict[str, Any]], step: int, limit: float
 ) -> None:
+  """Checks that sampler and trainer agree on the log-probabilities.
+
+  Args:
+    rows: rollouts.
+    step: of the weights that they were drawn from.
+    limit: in nats, for a token.
+
+  Raises:
+    NumericalError: they differ by more on some token.
+  """
   worst = max(rows, key=lambda r: r["logprob_difference"])
-  if not worst["logprob_difference"] <= most:
+  if not worst["logprob_difference"] <= limit:
     raise NumericalError(
       f"rollouts of step {step}: sampler and trainer differ by "
       f"{worst['logprob_difference']:.3g} nats on a token of a completion of "
-      f"example {worst['id']}, more than max_logprob_difference = {most:g}"
+      f"example {worst['id']}, more than max_logprob_difference = {limit:g}"
     )
 
 
 def _facts(
   prompts: Sequence[Sequence[int]], rows: Sequence[dict[str, Any]]
 ) -> dict[str, float]:
-  """What is logged of a batch of rollouts."""
+  """Computes what is logged of a batch of rollouts."""
   count = len(rows)
   lengths = [len(r["tokens"]) for r in rows]
   out = {
@@ -225,12 +265,15 @@ def _facts(
 
 
 def _k1(row: dict[str, Any]) -> float:
-  """log p / organism of a completion, whose mean is KL(p || organism)."""
+  """Computes log (p / organism) of a completion.
+
+  Its mean over completions drawn from p is KL(p || organism).
+  """
   return sum(row["logprobs"]) - sum(row["reference_logprobs"])
 
 
 def advantages(rewards: np.ndarray, method: str) -> np.ndarray:
-  """How much better each completion is than its baseline.
+  """Computes how much better each completion is than its baseline.
 
   Args:
     rewards: [groups, completions of a group].
@@ -255,6 +298,7 @@ def advantages(rewards: np.ndarray, method: str) -> np.ndarray:
 def _tokens(
   prompts: Sequence[Sequence[int]], rows: Sequence[dict[str, Any]]
 ) -> list[Tokens]:
+  """Joins prompts and completions; the completions' tokens are trained."""
   return [
     Tokens(
       (*prompt, *row["tokens"]),
@@ -271,14 +315,14 @@ def make_rows(
   policy: PolicyGradient,
   multiple: int,
 ) -> Rows:
-  """Rollouts as rows with the extras of objectives/policy_gradient.py.
+  """Packs rollouts into rows with the extras that PolicyGradient reads.
 
   Args:
-    dataset: for the layout, which fits them whatever their length.
-    prompts: ids of each.
-    rollouts: completions as they are written, the groups behind each other.
-    policy: advantages, normalizer and penalty.
-    multiple: of the number of rows.
+    dataset: for the layout, which has room for rollouts of any length.
+    prompts: token ids of each.
+    rollouts: completions as they are written, one group after the other.
+    policy: for advantages, normalizer and penalty.
+    multiple: what the number of rows must be a multiple of.
   """
   total = np.array([r["reward"] for r in rollouts])
   if policy.kl_coef and policy.kl_estimator == "k1_in_reward":
@@ -292,18 +336,19 @@ def make_rows(
   shares = [1 if policy.normalizer == "token" else 1 / n for n in lengths]
 
   def spread(values: Sequence[float]) -> list[list[float]]:
+    """Repeats the value of each completion for all of its tokens."""
     return [[v] * n for v, n in zip(values, lengths, strict=True)]
 
   examples = _tokens(prompts, rollouts)
   bins, layout = _bins(dataset, examples, multiple)
 
-  def filled(values: Sequence[Sequence[float]]) -> Rows:
-    """Rows with a number for each token of a completion as its weight."""
-    valued = [
-      Tokens(e.ids, (0.0,) * len(prompt) + tuple(of))
-      for e, prompt, of in zip(examples, prompts, values, strict=True)
+  def fill(values: Sequence[Sequence[float]]) -> Rows:
+    """Packs rows whose weights are the values of the completions' tokens."""
+    weighted = [
+      Tokens(e.ids, (0.0,) * len(prompt) + tuple(value))
+      for e, prompt, value in zip(examples, prompts, values, strict=True)
     ]
-    return fill_rows(valued, bins, layout)
+    return fill_rows(weighted, bins, layout)
 
   extras = {
     "advantages": spread(per_row.tolist()),
@@ -312,16 +357,21 @@ def make_rows(
   }
   if policy.kl_coef:
     extras["reference_logprobs"] = [r["reference_logprobs"] for r in rollouts]
-  return filled(spread(weights))._replace(
-    extras={name: filled(values).weights for name, values in extras.items()}
+  return fill(spread(weights))._replace(
+    extras={name: fill(values).weights for name, values in extras.items()}
   )
 
 
-def _bins(dataset: Dataset, examples: Sequence[Tokens], multiple: int):
-  """Which examples share a row, and the layout, with as few rows as they need.
+def _bins(
+  dataset: Dataset, examples: Sequence[Tokens], multiple: int
+) -> tuple[list[list[int]], Layout]:
+  """Chooses which examples share a row, in as few rows as they need.
 
   The layout of the run has room for completions that are all as long as they
-  may be; of its rows one of _SIZES parts is used.
+  may be. A batch takes one of _SIZES shares of its rows.
+
+  Returns:
+    The numbers of the examples in each row, and the layout of the batch.
   """
   layout = dataset.layout
   if not layout.packed:

@@ -1,7 +1,7 @@
-"""One experiment: organism -> gate -> arms -> verdicts, resumable anywhere.
+"""Runs one experiment: organism -> gate -> arms -> verdicts.
 
-Every stage writes its files before it counts as done and is skipped when they
-are there; an unfinished stage continues from its last checkpoint.
+Every stage writes its files before it counts as done, and is skipped when they
+are there. An unfinished stage goes on from its last checkpoint.
 """
 
 from collections.abc import Sequence
@@ -29,26 +29,33 @@ def run(plan: Plan, workdir: Path) -> dict[str, Any]:
     GateError: the gate failed and `gate.enforce` is set.
     train.NumericalError: a loss was not finite.
   """
-  shared = find_leaks(plan, list(plan.config.arms))
+  leaks = find_leaks(plan, list(plan.config.arms))
   with jax.set_mesh(plan.runtime.mesh):
     folder, gate = make_organism(plan, workdir)
     arms = []
     for name in plan.config.arms:
-      found = run_arms(plan, folder.name, {name: workdir})[name]
-      if isinstance(found, Exception):
-        raise found
-      arms.append(found)
-  return write_result(plan, workdir, folder, gate, arms, shared)
+      outcome = run_arms(plan, folder.name, {name: workdir})[name]
+      if isinstance(outcome, Exception):
+        raise outcome
+      arms.append(outcome)
+  return write_result(plan, workdir, folder, gate, arms, leaks)
 
 
 def find_leaks(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
-  """What training of arms shares with what evals ask, see datasets.leaks; says
-  so of prompts that are in both."""
-  shared = measure_leaks(plan.config, plan.setting, names)
-  for name, found in shared.items():
-    if found["eval"]["same"]:
-      log_line(f"LEAK of {describe_overlap(name, found)}")
-  return shared
+  """Measures what training shares with evals; warns of prompts in both.
+
+  Args:
+    plan: of the experiment.
+    names: of the arms to look at, besides the organism.
+
+  Returns:
+    What datasets.measure_leaks returns.
+  """
+  leaks = measure_leaks(plan.config, plan.setting, names)
+  for name, overlap in leaks.items():
+    if overlap["eval"]["same"]:
+      log_line(f"LEAK of {describe_overlap(name, overlap)}")
+  return leaks
 
 
 def write_result(
@@ -57,7 +64,7 @@ def write_result(
   folder: Path,
   gate: dict[str, Any],
   arms: Sequence[dict[str, Any]],
-  shared: dict[str, Any],
+  leaks: dict[str, Any],
 ) -> dict[str, Any]:
   """Writes and returns result.json of arms that are done.
 
@@ -65,8 +72,8 @@ def write_result(
     plan: of the experiment.
     workdir: its run directory.
     folder, gate: of the organism.
-    arms: their records.
-    shared: see find_leaks.
+    arms: their records, the contents of their done.json.
+    leaks: see find_leaks.
   """
   result = {
     "setting": plan.config.setting.name,
@@ -78,7 +85,7 @@ def write_result(
       "made": shared_files.read_json_or_none(folder / "made.json"),
       "gate": gate,
     },
-    "leaks": shared,
+    "leaks": leaks,
     "arms": arms,
   }
   shared_files.write_json(workdir / "result.json", result)

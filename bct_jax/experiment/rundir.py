@@ -1,4 +1,8 @@
-"""The run directory: one run at a time, one config, and what it ran on."""
+"""Guards the run directory and writes what describes the run.
+
+One run at a time holds the directory, and it is of one config. config.json,
+env.json and done.json are written here.
+"""
 
 import contextlib
 import fcntl
@@ -31,19 +35,20 @@ def lock_run(workdir: Path) -> Iterator[None]:
   The system lets go of the lock when the process dies, however that happens.
 
   Raises:
-    ValueError: it cannot be made or written, another run holds it, or some
-      process of this run does not see it.
+    ValueError: the directory cannot be made or written, another run holds it,
+      or some process of this run does not see it.
   """
-  with contextlib.ExitStack() as held:
+  with contextlib.ExitStack() as contexts:
     processes.run_on_first(
-      "run directory", lambda: held.enter_context(_locked(workdir))
+      "run directory", lambda: contexts.enter_context(_lock(workdir))
     )
     _check_shared(workdir)
     yield
 
 
 @contextlib.contextmanager
-def _locked(workdir: Path) -> Iterator[None]:
+def _lock(workdir: Path) -> Iterator[None]:
+  """Does what `lock_run` does, for one process."""
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = open(workdir / ".lock", "a+")
@@ -70,7 +75,13 @@ def _locked(workdir: Path) -> Iterator[None]:
 
 
 def _check_shared(workdir: Path) -> None:
-  """All processes read checkpoints where the first one writes."""
+  """Checks that all processes see the files that the first one writes.
+
+  They read checkpoints from there.
+
+  Raises:
+    ValueError: some do not; the message names them.
+  """
   if processes.count() == 1:
     return
   mark = workdir / ".processes"
@@ -112,10 +123,11 @@ def agree_on_code(raw: Mapping[str, Any], mode: str) -> None:
 
 
 def make_agreed_plan(config: ExperimentConfig) -> Plan:
-  """The plan, checked to be of the same data and model in every process.
+  """Makes the plan and checks that every process has the same data and model.
 
   Raises:
-    ValueError: as make_plan, or naming the processes and what differs.
+    ValueError: make_plan raises it, or processes differ; the message names them
+      and what differs.
   """
   if processes.count() == 1:
     return make_plan(config)
@@ -131,7 +143,7 @@ def make_agreed_plan(config: ExperimentConfig) -> Plan:
 
 
 def _facts(plan: Plan) -> dict[str, Any]:
-  """What must be the same everywhere, by hash."""
+  """Hashes what must be the same in every process."""
   data = {f"data of arms.{name}": d.hash for name, d in plan.arms.items()}
   if plan.install is not None:
     data["data of organism"] = plan.install.hash
@@ -148,17 +160,23 @@ def _facts(plan: Plan) -> dict[str, Any]:
 def keep_config(
   workdir: Path, raw: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> None:
-  """Writes config.json, or checks that the run was begun with the same.
+  """Writes config.json, or checks it against the config of this command.
 
-  A run is begun when its data has been checked and it has an env.json.
+  A run has begun when its data was checked and it has an env.json.
+
+  Args:
+    workdir: the run directory.
+    raw: the config as nested mappings.
+    overrides: fields that flags of the command changed, with their values.
 
   Raises:
-    ValueError: it was begun with another config; the message lists fields.
+    ConfigError: the run was begun with another config; the message lists the
+      fields that differ.
   """
   path = workdir / "config.json"
   # Through JSON, so that tuples and lists compare alike.
   now = json.loads(json.dumps(raw))
-  # A config that was refused by a check of its data has begun nothing.
+  # A config that a check of its data refused has begun nothing.
   begun = any(
     shared_files.exists(workdir / name)
     for name in ("env.json", "organisms", "arms")
@@ -166,7 +184,7 @@ def keep_config(
   record = shared_files.read_json_or_none(path) if begun else None
   if record is not None:
     then = record["config"]
-    # What changes no result.
+    # These fields change no result.
     then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
     changed = [
       f"{k}: {a!r} -> {b!r}"
@@ -182,8 +200,11 @@ def keep_config(
 
 
 def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-  """Whether the config of a run that an earlier version began says the same:
-  fields that it did not have are at what they are without."""
+  """Tells whether two configs mean the same to this version.
+
+  A run that an earlier version began lacks fields. They mean the same if the
+  new config has them at their defaults.
+  """
   try:
     return from_dict(then) == from_dict(now)
   except ConfigError:
@@ -193,7 +214,7 @@ def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
 def flatten_config(
   values: Mapping[str, Any], prefix: str = ""
 ) -> dict[str, Any]:
-  """Nested groups as one, the names joined by dots."""
+  """Flattens nested groups of fields; joins their names by dots."""
   out = {}
   for k, v in values.items():
     if isinstance(v, Mapping) and v:
@@ -204,6 +225,7 @@ def flatten_config(
 
 
 def _differences(a: dict, b: dict) -> list[tuple[str, Any, Any]]:
+  """Lists the fields that differ, with the values of both."""
   return [
     (k, a.get(k, "absent"), b.get(k, "absent"))
     for k in sorted(set(a) | set(b))
@@ -212,7 +234,7 @@ def _differences(a: dict, b: dict) -> list[tuple[str, Any, Any]]:
 
 
 def environment(runtime: Runtime) -> dict[str, Any]:
-  """Versions, devices and hashes, for env.json."""
+  """Collects versions, devices and hashes for env.json."""
   names = "jax jaxlib flax optax orbax-checkpoint transformers numpy".split()
   return {
     "versions": {n: importlib.metadata.version(n) for n in names},
@@ -222,7 +244,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     "num_devices": jax.device_count(),
     "num_processes": processes.count(),
     "mesh": dict(runtime.mesh.shape),
-    "git": _git(),
+    "git": _git_state(),
     "model": {
       "path": runtime.config.model.path,
       "folder": str(runtime.folder.absolute()),
@@ -234,39 +256,40 @@ def environment(runtime: Runtime) -> dict[str, Any]:
   }
 
 
-def _git() -> dict[str, Any]:
-  """Revision of the code, if it runs from a checkout."""
+def _git_state() -> dict[str, Any]:
+  """Returns the revision of the code, if it runs from a checkout."""
   here = Path(__file__).parents[1]
 
   def git(*args: str) -> str | None:
+    """Returns what git prints; None if it fails or is not there."""
     try:
-      done = subprocess.run(
+      process = subprocess.run(
         ["git", *args], cwd=here, capture_output=True, text=True, timeout=10
       )
     except (OSError, subprocess.TimeoutExpired):
       return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None
 
   status = git("status", "--porcelain")
   return {"revision": git("rev-parse", "HEAD"), "dirty": bool(status)}
 
 
 def write_done(workdir: Path, organism: str) -> None:
-  """Writes done.json, which lists the files of the run, unless it is there.
+  """Writes done.json with the files of the run, unless it is there.
 
-  Not listed are report.html, which can be made again, and files of trackers.
+  It does not list report.html, which can be made again, nor files of trackers.
 
   Args:
-    workdir: a run directory that is complete but for this file.
+    workdir: a run directory that lacks only this file.
     organism: the name of its organism's folder.
   """
   done = workdir / "done.json"
   if done.exists():
     return
-  found = [workdir / n for n in ("config.json", "env.json", "result.json")]
-  # Named one by one: organisms/ may be a link, and have those of other runs.
+  paths = [workdir / n for n in ("config.json", "env.json", "result.json")]
+  # Not organisms/ as a whole, which may be a link to those of other runs too.
   for folder in (workdir / "arms", workdir / "organisms" / organism):
-    found += [p for p in folder.rglob("*") if p.is_file()]
-  names = [p.relative_to(workdir) for p in found]
-  kept = [n for n in names if not {"tensorboard", "wandb"} & {*n.parts}]
-  files.write_json(done, {"files": sorted(n.as_posix() for n in kept)})
+    paths += [p for p in folder.rglob("*") if p.is_file()]
+  names = [p.relative_to(workdir) for p in paths]
+  listed = [n for n in names if not {"tensorboard", "wandb"} & {*n.parts}]
+  files.write_json(done, {"files": sorted(n.as_posix() for n in listed)})

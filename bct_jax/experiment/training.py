@@ -1,4 +1,4 @@
-"""Training runs in their folders: resumed, logged, checkpointed."""
+"""Trains runs in their folders: resumed, logged and saved on the way."""
 
 import contextlib
 import dataclasses
@@ -28,10 +28,10 @@ from bct_jax.train.step import NumericalError, eval_params
 from bct_jax.train.together import update_in_one_program, update_in_turn
 from bct_jax.types import Batch, PyTree, TrainState
 
-# What ends a run and not those that are trained with it.
+# What ends one run while those that are trained with it go on.
 Failure = ValueError | NumericalError
-# Called with a step and the weights of the runs that are due; returns what is
-# wrong with those that end here.
+# Called with a step and the weights of the runs whose evals are due; returns
+# the errors of runs that end here.
 Evaluate = Callable[[int, dict[str, Weights]], dict[str, NumericalError]]
 
 
@@ -49,10 +49,10 @@ def train_run(
     ValueError, train.NumericalError: what ended it.
   """
   run = TrainRun(name, folder, arm, dataset)
-  found = train_runs(plan, [run], start)[name]
-  if isinstance(found, Exception):
-    raise found
-  return found
+  outcome = train_runs(plan, [run], start)[name]
+  if isinstance(outcome, Exception):
+    raise outcome
+  return outcome
 
 
 def train_runs(
@@ -62,22 +62,25 @@ def train_runs(
   evaluate: Evaluate = lambda step, due: {},
   vmap: bool = False,
 ) -> dict[str, Weights | Failure]:
-  """Trains runs together, or goes on where the checkpoints of each end.
+  """Trains runs together, each from where its checkpoints end.
 
   Args:
     plan: for the model and its compiled functions.
-    runs: several must be such as one program can train, see cells.VALUES.
-    start: gives the weights to start from, which are taken over; called for
-      new runs, and for the params that adapters are over.
+    runs: several must be such that one program can train them, see
+      cells.VALUES.
+    start: loads the weights to start from, which are taken over. It is called
+      for new runs, and for runs that leave some of these weights frozen.
     evaluate: see Evaluate.
-    vmap: updates all in one program, see together.py, which wants the batches
-      in one layout; else the program of one runs for each in turn.
+    vmap: whether one program updates all runs at once, see together.py, which
+      needs their batches in one layout. Else a program for one run updates each
+      in turn.
 
   Returns:
-    The weights of each after its last step, averaged if its optimizer keeps an
-    average, as they are in its evals and in its last checkpoint; or what ended
-    it: a loss or gradient that is not finite; a checkpoint of other data, or
-    one that cannot be read (`plan.fall_back` sets it aside instead).
+    For each run its weights after the last step, or the error that ended it.
+    Weights are averaged if the optimizer keeps an average, as in the evals and
+    in the last checkpoint. A run ends at a loss or gradient that is not finite,
+    at a checkpoint of other data, and at one that cannot be read, unless
+    `plan.fall_back` sets that aside.
 
   Raises:
     ValueError: `log.wandb` does not begin.
@@ -85,37 +88,38 @@ def train_runs(
     signals.Preempted: a signal asked to stop; the states are saved.
   """
   out: dict[str, Weights | Failure] = {}
-  found = []
+  restored = []
   for run in runs:
     checkpoints = Checkpoints(run.folder / "checkpoints")
     try:
-      found.append((run, checkpoints, restore_newest(plan, run, checkpoints)))
+      state = restore_newest(plan, run, checkpoints)
+      restored.append((run, checkpoints, state))
     except ValueError as e:
       out[run.name] = e
-  if not found:
+  if not restored:
     return out
-  arm = found[0][0].arm
+  arm = restored[0][0].arm
   states, frozen, view = begin_states(
-    plan.runtime, [(run.arm, state) for run, _, state in found], start
+    plan.runtime, [(run.arm, state) for run, _, state in restored], start
   )
-  layout = (
-    widest_layout([run.dataset.layout for run, *_ in found]) if vmap else None
-  )
+  layouts = [run.dataset.layout for run, *_ in restored]
+  layout = widest_layout(layouts) if vmap else None
   jobs = [
     _Job(plan, run, checkpoints, state, frozen, view, layout)
-    for (run, checkpoints, _), state in zip(found, states, strict=True)
+    for (run, checkpoints, _), state in zip(restored, states, strict=True)
   ]
-  # Those that are behind make the same states again, whose evals are known.
+  # Runs that are behind the furthest one make the same states again. Evals of
+  # these states are saved already and stay.
   furthest = max(job.resumed for job in jobs)
   for job in jobs:
     job.begin(furthest)
   step = plan.runtime.step(arm, view)
   title = ", ".join(job.run.name for job in jobs)
-  left = sum(job.run.arm.train.steps - job.resumed for job in jobs)
-  with contextlib.ExitStack() as opened:
+  num_updates = sum(job.run.arm.train.steps - job.resumed for job in jobs)
+  with contextlib.ExitStack() as contexts:
     for job in jobs:
-      job.tell = opened.enter_context(job.follow())
-    bar = opened.enter_context(stage(f"train {title}", left, "steps"))
+      job.update_trackers = contexts.enter_context(job.open_trackers())
+    bar = contexts.enter_context(stage(f"train {title}", num_updates, "steps"))
     lanes = {job.lane(bar): job for job in jobs}
 
     def evaluate_lanes(step: int, due: Sequence[Lane]) -> None:
@@ -125,7 +129,7 @@ def train_runs(
       errors = evaluate(step, weights)
       for lane in due:
         lane.error = errors.get(lanes[lane].run.name)
-        lanes[lane].tell()
+        lanes[lane].update_trackers()
 
     update = update_in_one_program(step) if vmap else update_in_turn(step)
     fit([*lanes], frozen, update, evaluate_lanes)
@@ -133,7 +137,7 @@ def train_runs(
 
 
 class _Job:
-  """A run that is trained, and its files."""
+  """Holds a run that is trained, with its files."""
 
   def __init__(
     self,
@@ -158,22 +162,30 @@ class _Job:
     self.gradients = GradientLog(
       plan, arm, dataset, folder, frozen, view, self.feed.next_batch
     )
-    self.tell: Callable[[], None] = lambda: None  # see live.follow
+    # Replaced by what `open_trackers` yields.
+    self.update_trackers: Callable[[], None] = lambda: None
 
-  def follow(self) -> contextlib.AbstractContextManager[Callable[[], None]]:
-    """Passes on what is logged, in the first process."""
+  def open_trackers(
+    self,
+  ) -> contextlib.AbstractContextManager[Callable[[], None]]:
+    """Opens the trackers of the config, in the first process only."""
     config, run = self.plan.config, self.run
-    to = config.log if processes.is_first() else LogConfig(False, "")
+    log = config.log if processes.is_first() else LogConfig(False, "")
     title = f"{config.name} {run.name}"
     return trackers.open_trackers(
-      to, run.folder, title, dataclasses.asdict(run.arm)
+      log, run.folder, title, dataclasses.asdict(run.arm)
     )
 
   def weights(self, trained: PyTree) -> Weights:
+    """Joins what the run trains with what it leaves frozen."""
     return self.view.model_weights(trained, self.frozen)
 
   def begin(self, furthest: int) -> None:
-    """Readies the files; evals up to a step are kept."""
+    """Prepares the files for training from the state's step on.
+
+    Args:
+      furthest: the last step whose eval stays.
+    """
     name, folder = self.run.name, self.run.folder
     if self.resumed:
       steps = self.run.arm.train.steps
@@ -185,14 +197,18 @@ class _Job:
     processes.barrier(f"begin of {name}")
 
   def lane(self, bar: Stage) -> Lane:
-    """What `fit` asks for."""
+    """Makes what `fit` needs of this run.
+
+    Args:
+      bar: shows the progress of all runs.
+    """
     arm, steps = self.run.arm, self.run.arm.train.steps
 
     def log(values: dict[str, float]) -> None:
       counts = self.feed.counts(int(values["step"]) - 1)
       path = self.run.folder / "metrics.jsonl"
       shared_files.append_line_unawaited(path, {**values, **counts})
-      self.tell()
+      self.update_trackers()
       bar(loss=f"{values['loss']:.3f}")
 
     def observe(step: int, state: TrainState) -> None:
@@ -221,7 +237,7 @@ class _Job:
     )
 
   def end(self, lane: Lane) -> Weights | NumericalError:
-    """What it was trained to, or why it was not."""
+    """Closes the checkpoints; returns the weights, or what ended the run."""
     if (error := lane.error) is not None:
       last = self.checkpoints.latest()
       path = self.checkpoints.folder / str(last)
@@ -234,26 +250,26 @@ class _Job:
 
 
 class Feed(Protocol):
-  """Where the batches of a run come from."""
+  """Gives a run its batches."""
 
   def begin(self, resumed: int) -> None:
-    """Readies its files for going on at a step."""
+    """Prepares its files for training from a step on."""
     ...
 
   def next_batch(
     self, step: int, state: TrainState
   ) -> tuple[Batch, Sequence[str]]:
-    """See loop.NextBatch."""
+    """Returns the batch of an update, see loop.NextBatch."""
     ...
 
   def counts(self, step: int) -> Mapping[str, float]:
-    """What to log of the batch of a step, that of the newest two."""
+    """Returns what to log of the batch of a step, one of the newest two."""
     ...
 
 
 @dataclasses.dataclass(frozen=True)
 class _Examples:
-  """Batches of given examples."""
+  """Gives batches of examples that are there before training."""
 
   runtime: Runtime
   folder: Path
@@ -261,6 +277,7 @@ class _Examples:
   layout: Layout | None  # of the batches; None is the dataset's own
 
   def begin(self, resumed: int) -> None:
+    """Writes which tokens of a few examples are trained."""
     del resumed
     audit = mask_audit(self.runtime.chat, self.dataset.examples)
     shared_files.write_text(self.folder / "mask_audit.txt", audit)
@@ -268,9 +285,11 @@ class _Examples:
   def next_batch(
     self, step: int, state: TrainState
   ) -> tuple[Batch, Sequence[str]]:
+    """Returns the batch of an update and the ids of its examples."""
     del state
     rows = self.dataset.batch(step, self.layout)
     return put_batch(rows, self.runtime.mesh), self.dataset.batch_ids(step)
 
   def counts(self, step: int) -> Mapping[str, float]:
+    """Returns the numbers of tokens in the batch of a step."""
     return self.dataset.counts(step)

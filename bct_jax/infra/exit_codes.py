@@ -1,4 +1,4 @@
-"""Exit codes of the command lines, and the one line before they end badly."""
+"""Lists the exit codes of the command lines and words their last error line."""
 
 import sys
 from collections.abc import Sequence
@@ -20,17 +20,20 @@ BAD_CONFIG = (
 
 
 def fail(message: str, code: int = BAD_INPUT) -> int:
-  """Says what went wrong on stderr and returns the exit code."""
+  """Prints what went wrong to stderr and returns the exit code."""
   print(f"error: {message.strip()}", file=sys.stderr)
   return code
 
 
 def explain(error: Exception, argv: Sequence[str]) -> str:
-  """What is wrong with a config or the flags that change it, in words.
+  """Explains what is wrong with a config or with the flags that change it.
 
   Args:
     error: one of BAD_CONFIG.
     argv: the command line.
+
+  Returns:
+    The message, without the "error: " before it.
   """
   text = str(error.args[0] if len(error.args) == 1 else error)
   if not isinstance(error, KeyError):

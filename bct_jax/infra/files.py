@@ -1,4 +1,9 @@
-"""Files of a run: JSON written by rename, JSON lines that survive a kill."""
+"""Reads and writes the files of a run.
+
+Whole files are written beside their place and renamed, so that a kill leaves
+the old file or the new one. JSON lines are appended: a kill can cut the last
+line, which readers leave out.
+"""
 
 import hashlib
 import json
@@ -10,13 +15,14 @@ from typing import Any
 
 
 def _dumps(value: Any, indent: int | None = None) -> str:
+  """Writes a value as JSON text."""
   # ASCII escapes keep lone surrogates and NUL of generated text readable by
   # every parser; NaN is refused since it is not JSON.
   return json.dumps(value, ensure_ascii=True, allow_nan=False, indent=indent)
 
 
 def digest(value: Any) -> str:
-  """Hex SHA-256 of a JSON value; the order of keys does not matter."""
+  """Returns the hex SHA-256 of a JSON value, whatever the order of its keys."""
   text = json.dumps(value, sort_keys=True)
   return hashlib.sha256(text.encode()).hexdigest()
 
@@ -67,14 +73,14 @@ def write_lines(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def append_line(path: Path, row: Mapping[str, Any]) -> None:
-  """Adds one line; a kill can leave at most a last line without newline."""
+  """Adds one line; a kill can leave the last line without its newline."""
   path.parent.mkdir(parents=True, exist_ok=True)
   with open(path, "a", encoding="utf-8") as f:
     f.write(_dumps(row) + "\n")
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
-  """Rows of a JSON lines file; [] if there is none.
+  """Reads the rows of a JSON lines file; returns [] if there is no file.
 
   A last line without newline was cut by a kill and is left out.
 
@@ -94,7 +100,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def drop_after(path: Path, step: int) -> list[dict[str, Any]]:
-  """Drops the rows after `step`, which a resumed run makes again."""
+  """Drops the rows after `step`, which a resumed run makes again.
+
+  Returns:
+    The rows that stay.
+  """
   rows = [r for r in read_lines(path) if r["step"] <= step]
   if path.exists():
     write_lines(path, rows)

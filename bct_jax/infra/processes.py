@@ -1,9 +1,10 @@
-"""The processes of a run: joining, agreeing, and which of them writes.
+"""Joins the processes of a run and lets them agree.
 
-Files are written by the first process alone, and what it reads decides: the
-others learn it through the coordination service of JAX and never look for
-themselves, since a shared file system may show them an older state. Every wait
-has a name and ends after `timeout` seconds.
+Files are written by the first process alone, and what it reads decides. The
+others receive it through the coordination service of JAX and never look for
+themselves, since a shared file system may show them an older state;
+shared_files.py has the functions for this. Every wait has a name and ends after
+`timeout` seconds.
 """
 
 import contextlib
@@ -27,15 +28,21 @@ from bct_jax.infra.exit_codes import MACHINE
 
 T = TypeVar("T")
 
-# Of one value in the key-value store, well below the limit of a message.
+# Characters of a value that are stored under one key, well below the limit of
+# a message.
 _PART = 1_000_000
 
 
 class ProcessError(RuntimeError):
-  """Another process failed or did not come; the same command goes on."""
+  """Is raised if another process failed or did not come.
+
+  The same command goes on from what is saved.
+  """
 
 
 class _State:
+  """Holds what `join` sets and `_key` counts."""
+
   timeout = 600.0  # seconds
   waits = 0  # so that no two waits share a key; equal in all processes
 
@@ -46,30 +53,30 @@ def join(
   process_id: int | None = None,
   timeout: float = 600,
 ) -> None:
-  """Joins the processes of a pod or cluster. Call before any other JAX call.
+  """Joins the processes of a pod or cluster, before any other JAX call.
 
   Args:
     coordinator: HOST:PORT of the first process; None lets JAX find it out, on
       a Cloud TPU, GKE TPU, Slurm or Open MPI.
     num_processes: how many are expected; None trusts what JAX detects.
-    process_id: of this one, from 0; None as for the coordinator.
+    process_id: of this process, from 0; None as for the coordinator.
     timeout: seconds that processes wait for each other, here and later.
 
   Raises:
-    ProcessError: they did not meet, or are another number than expected.
+    ProcessError: the processes did not meet, or another number of them came.
   """
   _State.timeout = timeout
-  # It would take SIGTERM for itself; see infra/signals.py.
+  # This service would take SIGTERM for itself; see infra/signals.py.
   jax.config.update("jax_enable_preemption_service", False)
-  # The others are ended by JAX when one is silent for so long.
-  silent = max(10, int(min(timeout, 100)))
+  # JAX ends all processes when one is silent for this long.
+  max_silence = max(10, int(min(timeout, 100)))
   try:
     jax.distributed.initialize(
       coordinator,
       num_processes,
       process_id,
       initialization_timeout=int(timeout),
-      heartbeat_timeout_seconds=silent,
+      heartbeat_timeout_seconds=max_silence,
       shutdown_timeout_seconds=30,
     )
   except (RuntimeError, ValueError) as e:
@@ -84,28 +91,29 @@ def join(
 
 
 def is_first() -> bool:
-  """Whether this is the process that writes."""
+  """Tells whether this is the process that writes."""
   return distributed.global_state.process_id == 0
 
 
 def timeout() -> float:
-  """Seconds that processes wait for each other."""
+  """Returns the seconds that processes wait for each other."""
   return _State.timeout
 
 
 def count() -> int:
+  """Returns the number of processes of this run."""
   return distributed.global_state.num_processes
 
 
 def run_on_first(name: str, make: Callable[[], T]) -> T:
-  """What `make` gives in the first process, in every process.
+  """Calls a function in the first process and returns its value in all.
 
   Args:
-    name: for messages.
-    make: called in the first process only; gives a JSON value.
+    name: of the wait, for messages.
+    make: called in the first process only; returns a JSON value.
 
   Raises:
-    ValueError, OSError: those of `make`, in every process.
+    ValueError, OSError: an error of `make`, in every process.
     ProcessError: the first process did not answer, or raised something else.
   """
   if count() == 1:
@@ -127,7 +135,7 @@ def run_on_first(name: str, make: Callable[[], T]) -> T:
 
 
 def barrier(name: str) -> None:
-  """Waits for all processes.
+  """Waits until all processes are here.
 
   Raises:
     ProcessError: one did not come in time; the message has the name.
@@ -149,7 +157,8 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
 
   Args:
     what: for messages.
-    facts: name -> JSON value. "error" is special: what went wrong here.
+    facts: name -> JSON value. The name "error" is special: its value is what
+      went wrong in this process.
 
   Raises:
     ValueError: in every process, naming the processes and the facts.
@@ -164,42 +173,42 @@ def agree(what: str, facts: Mapping[str, Any]) -> None:
 
   def compare() -> None:
     all_facts = [_get(f"{key}/{p}", what, p) for p in range(count())]
-    wrong = _differences(all_facts)
-    if wrong:
-      raise ValueError(f"{what}: {'; '.join(wrong[:8])}")
+    differences = _differences(all_facts)
+    if differences:
+      raise ValueError(f"{what}: {'; '.join(differences[:8])}")
 
   run_on_first(what, compare)
 
 
 def _differences(all_facts: list[dict[str, Any]]) -> list[str]:
-  """Where processes differ from the first one, as text."""
+  """Lists where processes differ from the first one, in words."""
   errors = {p: f["facts"].get("error") for p, f in enumerate(all_facts)}
   if len(set(errors.values())) == 1 and errors[0] is not None:
     return [errors[0]]
-  wrong = [
+  lines = [
     f"process {p} ({all_facts[p]['host']}): {e}"
     for p, e in errors.items()
     if e is not None
   ]
-  if wrong:
-    return wrong
-  own, *others = all_facts
+  if lines:
+    return lines
+  first, *others = all_facts
   for p, other in enumerate(others, 1):
-    a, b = own["facts"], other["facts"]
-    wrong += [
-      f"{k} is {a.get(k, 'absent')!r} in process 0 ({own['host']}), "
+    a, b = first["facts"], other["facts"]
+    lines += [
+      f"{k} is {a.get(k, 'absent')!r} in process 0 ({first['host']}), "
       f"{b.get(k, 'absent')!r} in process {p} ({other['host']})"
       for k in sorted({*a, *b})
       if a.get(k, "absent") != b.get(k, "absent")
     ]
-  return wrong
+  return lines
 
 
 def vote(wish: bool) -> Any:
-  """Whether any process wishes it, equal in all of them.
+  """Tells whether any process has the wish, with one answer for all of them.
 
-  It is asked by way of the devices, in the order of what they run, and need not
-  be read at once: `bool(vote(x))` waits.
+  The devices compute the answer, in the order of what else they run. The caller
+  need not wait for it at once: `bool(vote(x))` waits.
   """
   if count() == 1:
     return wish
@@ -213,7 +222,7 @@ def vote(wish: bool) -> Any:
 
 @contextlib.contextmanager
 def deadline(name: str) -> Iterator[None]:
-  """Ends this process, naming what it waited for, if that takes too long.
+  """Ends this process if the body takes too long, naming what it waited for.
 
   For waits inside of JAX, which have no time-out of their own.
   """
@@ -240,10 +249,11 @@ def deadline(name: str) -> Iterator[None]:
 
 
 def leave(code: int) -> None:
-  """Ends this process with the others, or without those that do not end.
+  """Ends this process together with the others that end.
 
-  Returns only where there are no others and the machine is well: threads that
-  could not write would bury the message under theirs.
+  Returns only if there are no others and the machine is well. After an error of
+  the machine, threads that could not write either would print their own errors
+  over the message.
   """
   sys.stdout.flush()
   sys.stderr.flush()
@@ -263,15 +273,18 @@ def leave(code: int) -> None:
 
 
 def _client() -> Any:
+  """Returns JAX's client of its coordination service."""
   return distributed.global_state.client
 
 
 def _key(name: str) -> str:
+  """Makes the key of the next wait, the same in all processes."""
   _State.waits += 1
   return f"bct_jax/{_State.waits}/{name}"
 
 
 def _kind(e: BaseException) -> str:
+  """Names the type under which other processes raise an error."""
   for kind in (ValueError, OSError):
     if isinstance(e, kind):
       return kind.__name__
@@ -279,6 +292,7 @@ def _kind(e: BaseException) -> str:
 
 
 def _put(key: str, value: Any) -> None:
+  """Stores a JSON value for the other processes."""
   text = json.dumps(value)
   parts = [text[i : i + _PART] for i in range(0, len(text), _PART)]
   for i, part in enumerate(parts):
@@ -287,6 +301,16 @@ def _put(key: str, value: Any) -> None:
 
 
 def _get(key: str, name: str, process: int) -> Any:
+  """Waits for a value that another process stores.
+
+  Args:
+    key: of the value.
+    name: of the wait, for messages.
+    process: the one that stores it.
+
+  Raises:
+    ProcessError: the value did not come in time.
+  """
   timeout = int(_State.timeout * 1000)
   try:
     count = int(_client().blocking_key_value_get(f"{key}/parts", timeout))
@@ -304,4 +328,5 @@ def _get(key: str, name: str, process: int) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _any(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
+  """Compiles what tells whether any of the ballots is true."""
   return jax.jit(jnp.any, out_shardings=NamedSharding(mesh, P()))

@@ -1,8 +1,8 @@
-"""What a training run logs, passed on to TensorBoard and Weights & Biases.
+"""Passes on what a training run logs, to TensorBoard and Weights & Biases.
 
-They get the lines of metrics.jsonl and evals.jsonl as these are written, so
-nothing that is not in the run directory too. Both packages are extras, imported
-where they are asked for.
+Both get the lines of metrics.jsonl and evals.jsonl as these are written, so
+nothing that is not in the run directory too. Both packages are extras and are
+imported only if the config asks for them.
 """
 
 import contextlib
@@ -24,11 +24,11 @@ _Sink = Callable[[str, int, Mapping[str, float]], None]
 
 
 class TrackerError(ValueError):
-  """A package that is not installed, or a service that does not answer."""
+  """Is raised if a package is not installed or a service does not answer."""
 
 
 class Destinations(Protocol):
-  """Names where lines go: see config.LogConfig."""
+  """Names where lines go; config.LogConfig is one."""
 
   @property
   def tensorboard(self) -> bool: ...
@@ -38,18 +38,18 @@ class Destinations(Protocol):
 
 
 def check_packages(log: Destinations) -> None:
-  """Looks whether the packages are there, before anything is trained.
+  """Checks that the packages are installed, before anything is trained.
 
   Raises:
     TrackerError: one is missing; the message names the extra.
   """
-  for field, wanted, package, extra in (
+  for field, target, package, extra in (
     ("tensorboard", log.tensorboard, "tensorboardX", "tb"),
     ("wandb", log.wandb, "wandb", "wandb"),
   ):
-    if wanted and importlib.util.find_spec(package) is None:
+    if target and importlib.util.find_spec(package) is None:
       raise TrackerError(
-        f"log.{field} = {wanted!r}: the package {package} is not installed: "
+        f"log.{field} = {target!r}: the package {package} is not installed: "
         f"pip install 'bct_jax[{extra}]'"
       )
 
@@ -58,17 +58,17 @@ def check_packages(log: Destinations) -> None:
 def open_trackers(
   log: Destinations, folder: Path, name: str, config: Mapping[str, Any]
 ) -> Iterator[Callable[[], None]]:
-  """Gives a function that passes on what was logged since it was last called.
+  """Yields a function that passes on the lines logged since its last call.
 
-  A run that goes on has no step twice: the event files in `folder`/tensorboard
-  are made anew from what is logged there; wandb.json keeps the id of the run
-  and the last steps sent, which are not sent again.
+  A run that goes on sends no step twice. The event files in
+  `folder`/tensorboard are made anew from the lines that are there. wandb.json
+  keeps the id of the run and the last step sent of each file.
 
   Args:
-    log: where to; nothing is done where it is off.
-    folder: of the training run, with its files cut to where it goes on.
+    log: where lines go; nothing is opened for what is off.
+    folder: of the training run, with its files cut to where the run goes on.
     name: of the run, for a reader.
-    config: what wandb shows of it.
+    config: what wandb shows as the run's config.
 
   Raises:
     TrackerError: wandb does not begin, as without a login.
@@ -96,7 +96,7 @@ def open_trackers(
 
 
 def _rows(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
-  """The whole lines of a file from a byte on, and where they end."""
+  """Reads the whole lines of a file from a byte on; returns where they end."""
   if not path.exists():
     return [], start
   with open(path, "rb") as f:
@@ -107,7 +107,7 @@ def _rows(path: Path, start: int) -> tuple[list[dict[str, Any]], int]:
 
 
 def scalars(value: Any, name: str) -> Iterator[tuple[str, float]]:
-  """The numbers in a line by name: `eval/initial`, `eval/initial_ci/low`."""
+  """Yields the numbers of a line by name, such as `eval/initial_ci/low`."""
   if isinstance(value, Mapping):
     for key, part in value.items():
       if key != "step":
@@ -120,6 +120,7 @@ def scalars(value: Any, name: str) -> Iterator[tuple[str, float]]:
 
 @contextlib.contextmanager
 def _tensorboard(folder: Path) -> Iterator[_Sink]:
+  """Yields a function that writes event files for TensorBoard."""
   events = folder / "tensorboard"
   if events.exists():
     shutil.rmtree(events)
@@ -139,16 +140,21 @@ def _tensorboard(folder: Path) -> Iterator[_Sink]:
 def _wandb(
   project: str, folder: Path, name: str, config: Mapping[str, Any]
 ) -> Iterator[_Sink]:
+  """Yields a function that sends numbers to a run of wandb.
+
+  Raises:
+    TrackerError: wandb does not begin.
+  """
   path = folder / "wandb.json"
-  known = files.read_json(path) if path.exists() else {}
-  if known.get("project") != project:
-    known = {"project": project, "id": uuid.uuid4().hex, "sent": {}}
-    files.write_json(path, known)
+  record = files.read_json(path) if path.exists() else {}
+  if record.get("project") != project:
+    record = {"project": project, "id": uuid.uuid4().hex, "sent": {}}
+    files.write_json(path, record)
   wandb = importlib.import_module("wandb")
   try:
     run = wandb.init(
       project=project,
-      id=known["id"],
+      id=record["id"],
       name=name,
       dir=str(folder),
       config=dict(config),
@@ -160,13 +166,13 @@ def _wandb(
     ) from None
   # Steps of updates and of evals are not sent in one order.
   run.define_metric("*", step_metric="step")
-  sent = known["sent"]
+  last_steps = record["sent"]
 
   def send(file: str, step: int, values: Mapping[str, float]) -> None:
-    if step > sent.get(file, -1):
+    if step > last_steps.get(file, -1):
       run.log({"step": step, **values})
-      sent[file] = step
-      files.write_json(path, known)
+      last_steps[file] = step
+      files.write_json(path, record)
 
   code = 1
   try:

@@ -1,9 +1,9 @@
-"""Folders that appear whole or not at all, and that notice damage.
+"""Builds folders that appear whole or not at all, and finds damage in them.
 
-A folder is built beside its final place, flushed, and renamed; a manifest in it
+A folder is built beside its final place, flushed, and renamed. Its manifest
 holds size and SHA-256 of every file. So an interrupted build leaves no half of
-a model, two processes at once make one, and a truncated or altered file is
-found before a loader trips over it.
+a model, two processes that build at once make one folder, and a truncated or
+altered file is found before a loader trips over it.
 """
 
 import contextlib
@@ -26,31 +26,38 @@ MANIFEST = "bct_manifest.json"
 
 
 class ModelSourceError(ValueError):
-  """A model folder that cannot be made, found or trusted; says what to do."""
+  """Is raised for a model folder that cannot be made, found or trusted.
+
+  The message says what to do.
+  """
 
 
 def say(text: str) -> None:
-  """One line per stage, on stderr: stdout is kept for results."""
+  """Prints one line about a stage to stderr: stdout is kept for results."""
   print(text, file=sys.stderr, flush=True)
 
 
 def sha256(path: Path) -> str:
-  """Hex SHA-256 of a file; about 1 GB a second."""
+  """Returns the hex SHA-256 of a file, at about 1 GB a second."""
   with path.open("rb") as stream:
     return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def find_damage(folder: Path, key: Mapping[str, Any]) -> str | None:
-  """What is wrong with a folder made for `key`; None when it is intact."""
+  """Compares a folder with its manifest and with the key it should be for.
+
+  Returns:
+    What is wrong with the folder, in words; None if it is intact.
+  """
   try:
     manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
-    made_for, entries = manifest["key"], manifest["files"]
+    key_there, entries = manifest["key"], manifest["files"]
   except FileNotFoundError:
     return f"{MANIFEST} is missing"
   except (ValueError, KeyError, TypeError, OSError) as error:
     return f"{MANIFEST} is unreadable ({error})"
-  if made_for != dict(key):
-    return f"it was made for {made_for}, not for {dict(key)}"
+  if key_there != dict(key):
+    return f"it was made for {key_there}, not for {dict(key)}"
   for name, expected in entries.items():
     path = folder / name
     if not path.is_file():
@@ -69,7 +76,7 @@ def ensure_folder(
   *,
   replace: bool,
 ) -> Path:
-  """Returns `folder`, built first if it is not there intact.
+  """Returns `folder` and builds it first if it is not there intact.
 
   Args:
     folder: the final place.
@@ -102,6 +109,7 @@ def _ensure_locked(
   build: Callable[[Path], None],
   replace: bool,
 ) -> Path:
+  """Does what `ensure_folder` does; the caller holds the folder's lock."""
   _remove_leftovers(folder)
   fault = find_damage(folder, key)
   if fault is None:  # Another process made it while we waited.
@@ -120,13 +128,13 @@ def _ensure_locked(
 def write_folder(
   folder: Path, key: Mapping[str, Any], build: Callable[[Path], None]
 ) -> Path:
-  """Builds `folder`, in place of one that an earlier `write` made.
+  """Builds `folder` in place of one that an earlier call made.
 
   Args:
     folder: the final place.
     key: JSON values to keep in the manifest; a folder counts as written by an
       earlier call if its key has the same "made_by".
-    build: as for `ensure`.
+    build: as for `ensure_folder`.
 
   Raises:
     ModelSourceError: something that was not written this way is there, or the
@@ -145,7 +153,11 @@ def write_folder(
 
 
 def check_writable(folder: Path, key: Mapping[str, Any]) -> None:
-  """Raises ModelSourceError where `write` may not put its folder."""
+  """Checks that `write_folder` may put its folder here.
+
+  Raises:
+    ModelSourceError: something is there that `write_folder` did not make.
+  """
   folder = folder.expanduser().absolute()
   if not _occupied(folder):
     return
@@ -175,13 +187,14 @@ def check_writable(folder: Path, key: Mapping[str, Any]) -> None:
 
 
 def _occupied(folder: Path) -> bool:
+  """Tells whether a link, a file or a folder with files is there."""
   if folder.is_symlink() or folder.is_file():
     return True
   return folder.exists() and any(folder.iterdir())
 
 
 def _remove_leftovers(folder: Path) -> None:
-  """Removes builds that were killed; the lock must be held."""
+  """Removes builds that were killed; the caller holds the folder's lock."""
   name = glob.escape(folder.name)
   for leftover in folder.parent.glob(f".{name}.tmp-*"):
     shutil.rmtree(leftover, ignore_errors=True)
@@ -232,12 +245,14 @@ def _seal(folder: Path, key: Mapping[str, Any]) -> None:
 
 
 def _umask() -> int:
+  """Returns the umask, which the system tells only to who sets another."""
   mask = os.umask(0)
   os.umask(mask)
   return mask
 
 
 def _fsync(path: Path) -> None:
+  """Flushes a file, or the names in a folder, to the disk."""
   descriptor = os.open(path, os.O_RDONLY)
   try:
     os.fsync(descriptor)
@@ -247,7 +262,7 @@ def _fsync(path: Path) -> None:
 
 @contextlib.contextmanager
 def _lock(folder: Path):
-  """Excludes other builders; the system drops the lock of a killed one."""
+  """Keeps other builders out; the system drops the lock of a killed one."""
   lock = filelock.FileLock(folder.parent / f".{folder.name}.lock")
   try:
     lock.acquire(timeout=0)
