@@ -10,15 +10,16 @@ ROOT = Path(__file__).parent
 
 
 def _version() -> str:
-  """Read as text: importing the package would need its dependencies."""
+  """Reads the version as text: an import would need the dependencies."""
   text = (ROOT / "bct_jax" / "__init__.py").read_text(encoding="utf-8")
-  found = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
-  if found is None:
+  line = re.search(r'^__version__ = "([^"]+)"$', text, re.MULTILINE)
+  if line is None:
     raise RuntimeError('bct_jax/__init__.py: no line __version__ = "..."')
-  return found[1]
+  return line[1]
 
 
 def _readme() -> str:
+  """Returns the README, or "" where there is none, as in a partial copy."""
   path = ROOT / "README.md"
   return path.read_text(encoding="utf-8") if path.is_file() else ""
 

@@ -47,6 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _usage() -> str:
+  """Returns the help: a line for each command."""
   width = max(map(len, COMMANDS))
   return "\n".join(
     [

@@ -79,17 +79,21 @@ def run(
 
 
 def read_config(config: str | Path | ConfigDict) -> ConfigDict:
-  """Returns a config, or what `get_config` of a file gives."""
+  """Reads a config file, found as on the command line; a config is returned.
+
+  Raises:
+    ConfigError: there is no such file, or its get_config gives no ConfigDict.
+  """
   if isinstance(config, ConfigDict):
     return config
   file, *argument = find_config(str(config), "config").split(":", 1)
   get_config = runpy.run_path(file).get("get_config")
   if get_config is None:
     raise ConfigError(f"--config={file}: get_config() is missing")
-  made = get_config(*argument)
-  if not isinstance(made, ConfigDict):
+  value = get_config(*argument)
+  if not isinstance(value, ConfigDict):
     raise ConfigError(f"--config={file}: get_config must give a ConfigDict")
-  return made
+  return value
 
 
 def load_model(path: str | Path, **options: Any) -> "NotebookModel":
@@ -124,7 +128,7 @@ class NotebookModel:
   def __init__(
     self, runtime: Runtime, weights: Weights, config: ExperimentConfig | None
   ):
-    """Takes what `load_model` read."""
+    """Keeps what `load_model` read; nothing is compiled before it is used."""
     self.runtime, self.config = runtime, config
     self._weights = weights
     self._samplers = sampler_cache(runtime)
@@ -139,8 +143,8 @@ class NotebookModel:
   ) -> list[list[str]]:
     """Samples answers.
 
-    Sample k of a prompt depends on its place in the list and on the seed, and
-    neither on `n` nor on the other prompts.
+    The first samples of a prompt are those of a smaller `n`. They follow from
+    the seed and from the prompt's place among all prompts.
 
     Args:
       prompts: see Prompt.
@@ -213,6 +217,7 @@ class NotebookModel:
 
   @functools.cached_property
   def _decode_params(self) -> PyTree:
+    """Copies the weights, laid out for the sampler."""
     return self.runtime.decode_params(self._weights)
 
   def _sampling(
