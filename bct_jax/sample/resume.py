@@ -23,7 +23,7 @@ def sample_to_end(
   seed: int,
   partial: Path | None,
   made_by: Any,
-  done: Callable[[int, int], Any] = lambda count, tokens: None,
+  on_sampled: Callable[[int, int], Any] = lambda count, tokens: None,
   find_stop: FindStop | None = None,
   row_ids: Sequence[int] | None = None,
   arms: Sequence[int] | None = None,
@@ -41,8 +41,8 @@ def sample_to_end(
       caller deletes the file when it has saved the result.
     made_by: JSON value of what else the completions depend on; a file that was
       made by something else is begun anew.
-    done: called with a number of rows that have ended, now or in an earlier
-      run, and of the tokens that were sampled for them now.
+    on_sampled: called with a number of rows that have ended, now or in an
+      earlier run, and of the tokens that were sampled for them now.
     find_stop: see make_sampler.
     row_ids: None means the numbers of the prompts.
     arms, among: see make_sampler.
@@ -56,11 +56,11 @@ def sample_to_end(
   ids = [list(map(int, p)) for p in prompts]
   key = files.digest([made_by, seed, ids, list(rows), arms and list(arms)])
   saved = {} if partial is None else _read_completions(partial, key)
-  done(len(saved), 0)
+  on_sampled(len(saved), 0)
 
   def finished(row: int, completion: Completion) -> None:
     error = None if partial is None else _append(partial, row, completion)
-    done(1, len(completion.tokens))
+    on_sampled(1, len(completion.tokens))
     if bool(processes.vote(signals.stop_requested() or error is not None)):
       raise error or signals.Preempted("while sampling")
 
@@ -83,8 +83,8 @@ def _append(path: Path, row: int, completion: Completion) -> OSError | None:
   """Appends a completion to a file.
 
   Returns:
-    Why it could not be written: the caller raises the error when the other
-    processes know, which would wait for this one for ever.
+    Why it could not be written. The caller raises the error after it has told
+    the other processes, which would wait for this one for ever.
   """
   # JSON has no number for what is not finite; the caller will see it.
   if not all(map(math.isfinite, completion.logprobs)):

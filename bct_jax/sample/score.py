@@ -54,11 +54,11 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
     tokens: positions of a batch per row shard.
 
   Returns:
-    score(weights, prompts, completions, done) -> a ScoredCompletion for each.
-    `weights` are those of training, with or without an adapter; `prompts` and
-    `completions` are lists of ids; `done` is called with a number of further
-    completions that are scored. Raises ValueError for an empty prompt and for
-    more tokens than the model was made for (the last token is not run).
+    score(weights, prompts, completions, on_scored) -> a ScoredCompletion for
+    each. `weights` are those of training, with or without an adapter; `prompts`
+    and `completions` are lists of ids; `on_scored` is called with a number of
+    further completions that are scored. Raises ValueError for an empty prompt
+    and for more tokens than the model was made for (the last token is not run).
   """
   shards = meshes.num_row_shards(mesh)
 
@@ -73,12 +73,12 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
     weights: Weights,
     prompts: Sequence[Sequence[int]],
     completions: Sequence[Sequence[int]],
-    done: Callable[[int], Any] = lambda count: None,
+    on_scored: Callable[[int], Any] = lambda count: None,
   ) -> list[ScoredCompletion]:
     examples = _make_examples(prompts, completions, model.config.max_length)
     out = [ScoredCompletion((), ()) for _ in examples]
     nonempty = [i for i, c in enumerate(completions) if len(c)]
-    done(len(out) - len(nonempty))
+    on_scored(len(out) - len(nonempty))
     layout, bins = _pack(examples, nonempty, shards, tokens)
     for at in range(0, len(bins), layout.rows):
       batch_bins = bins[at : at + layout.rows]
@@ -98,7 +98,7 @@ def make_scorer(model: Decoder, mesh: Mesh, tokens: int = TOKENS) -> Score:
             tuple(logprobs[part].tolist()), tuple(greedy[part].tolist())
           )
           start += len(completions[i])
-        done(len(members))
+        on_scored(len(members))
     return out
 
   return score

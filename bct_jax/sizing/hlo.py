@@ -58,7 +58,7 @@ class _Instruction:
 
 
 @dataclasses.dataclass
-class Program:
+class ParsedHlo:
   """Holds the instructions of computations, and how often each runs."""
 
   computations: dict[str, list[_Instruction]]
@@ -66,7 +66,7 @@ class Program:
   owner: dict[str, str]  # of a fused computation: the one that it is fused in
 
 
-def parse_hlo(text: str) -> Program:
+def parse_hlo(text: str) -> ParsedHlo:
   """Reads `compiled.as_text()`.
 
   Raises:
@@ -99,7 +99,7 @@ def parse_hlo(text: str) -> Program:
           visit(other, count * trips, of if is_fused else other)
 
   visit(entry, 1, entry)
-  return Program(computations, dict(times), owner)
+  return ParsedHlo(computations, dict(times), owner)
 
 
 def _trips(loop: _Instruction, computations) -> int:

@@ -45,7 +45,7 @@ class DoesNotFit(ValueError):
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class CompiledProgram:
   """Holds what the compiler says of one program.
 
   Attributes:
@@ -118,7 +118,7 @@ def _wraps(name: str) -> tuple[bool, bool, bool]:
 
 def compile_train(
   model: MeshModel, arm: ArmConfig | OrganismConfig, work: Work
-) -> Program:
+) -> CompiledProgram:
   """Compiles the update of a run on a batch of the sizes in `work`.
 
   Raises:
@@ -150,7 +150,7 @@ def compile_train(
 
 def compile_sampler(
   model: MeshModel, params: PyTree, slots: int
-) -> list[Program]:
+) -> list[CompiledProgram]:
   """Compiles the prefill and the decode step.
 
   Args:
@@ -196,7 +196,7 @@ def _whole(model: MeshModel, dtype: Any) -> jax.ShapeDtypeStruct:
 
 def _compile(
   model: MeshModel, name: str, function: Any, args: tuple
-) -> Program:
+) -> CompiledProgram:
   """Compiles a jitted function for arguments of these shapes."""
   begin = time.monotonic()
   with tempfile.TemporaryDirectory() as folder:
@@ -217,7 +217,7 @@ def _compile(
       for path in Path(folder).glob("*.after_optimizations.txt")
     )
   memory = compiled.memory_analysis()
-  return Program(
+  return CompiledProgram(
     name,
     memory.argument_size_in_bytes,
     memory.temp_size_in_bytes,
@@ -240,7 +240,7 @@ def _over(message: str) -> float | None:
   return None
 
 
-def lines(program: Program, memory: int) -> list[str]:
+def lines(program: CompiledProgram, memory: int) -> list[str]:
   """Returns what a dry run prints of a program.
 
   Args:
