@@ -31,9 +31,10 @@ ROOT = Path(__file__).parents[2]
 # Only these may differ from the server's own variables: others may have been
 # read while modules were imported. A command that runs in the tests' own
 # process leaves the advice of transformers turned off, as the server has it.
+# torch, where a test imports it, names a folder for a compiler that none uses.
 FREE = (
   *("BCT_JAX_", "JAX_", "MEASURED_", "PYTEST_", "PYTHONPATH", "XLA_FLAGS"),
-  "TRANSFORMERS_NO_ADVISORY_WARNINGS",
+  *("TORCHINDUCTOR_CACHE_DIR", "TRANSFORMERS_NO_ADVISORY_WARNINGS"),
 )
 
 
