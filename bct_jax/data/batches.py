@@ -309,8 +309,8 @@ def _num_trained(example: Tokens) -> int:
 #                    so the rule must not change, though best fit needs no more
 #                    rows.
 #   sample/score     best_fit by positions; any number of examples in a row.
-#   sample/sampler   best_fit by positions and samples, of the prompts of one
-#                    adapter at a time; then rows into batches (`_even`).
+#   sample/          best_fit by positions and samples, of the prompts of one
+#   prompt_packing   adapter at a time; then rows into batches.
 #   experiment/rl    best_fit by positions and trained positions, as the shape
 #                    is fixed before the completions are known.
 def best_fit(
