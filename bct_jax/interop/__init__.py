@@ -1,1 +1,1 @@
-"""Models of a run, or of a folder, for inspect_ai and lm-eval."""
+"""Lends models of a run, or of a folder, to inspect_ai and lm-eval."""

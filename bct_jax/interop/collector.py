@@ -1,4 +1,4 @@
-"""Requests that come one at a time, answered together."""
+"""Collects requests that come one at a time and answers them together."""
 
 import queue
 import threading
@@ -12,14 +12,18 @@ A = TypeVar("A")
 
 
 class Collector(Generic[Q, A]):
-  """Calls a function with all requests that are there, in a thread of its own.
+  """Calls a function with all waiting requests, in a thread of its own.
 
-  A batch is closed when no request has come for `wait` seconds, or after
-  `most`. What comes while the function runs is the next batch, so that a slow
-  function gets large ones.
+  A batch is closed when no request has come for `wait` seconds, or `most`
+  seconds after its first one. Requests that come while the function runs are
+  the next batch, so a slow function gets large batches:
+
+    requests   a b c            d e f g h            i
+    function        [a b c ------------][d e f g h -------------][i
 
   Args:
-    run: requests -> answers in their order. An exception is that of all.
+    run: requests -> answers in their order. If it raises, every request of the
+      batch gets the exception.
     wait: seconds.
     most: seconds.
   """
@@ -36,7 +40,7 @@ class Collector(Generic[Q, A]):
     self._thread: threading.Thread | None = None
 
   def submit(self, request: Q) -> "Future[A]":
-    """The answer, as soon as there is one; returns at once."""
+    """Adds a request; returns at once what its answer will be in."""
     future: Future[A] = Future()
     with self._lock:
       self._queue.put((request, future))
@@ -46,7 +50,7 @@ class Collector(Generic[Q, A]):
     return future
 
   def close(self) -> None:
-    """Ends the thread after what was submitted."""
+    """Ends the thread once all submitted requests are answered."""
     with self._lock:
       thread, self._thread = self._thread, None
       if thread is not None:
@@ -55,13 +59,14 @@ class Collector(Generic[Q, A]):
       thread.join()
 
   def _work(self) -> None:
+    """Collects batches and answers them, until `close` is called."""
     while True:
       batch = [self._queue.get()]
       end = time.monotonic() + self._most
       while batch[-1] is not None:
-        left = min(self._wait, end - time.monotonic())
+        timeout = min(self._wait, end - time.monotonic())
         try:
-          batch.append(self._queue.get(timeout=max(left, 0)))
+          batch.append(self._queue.get(timeout=max(timeout, 0)))
         except queue.Empty:
           break
       last = batch[-1] is None
@@ -70,7 +75,8 @@ class Collector(Generic[Q, A]):
         return
 
   def _answer(self, jobs: list) -> None:
-    # Those that were cancelled meanwhile are left out.
+    """Answers a batch of pairs of request and future."""
+    # Skips requests that were cancelled while they waited.
     jobs = [(q, f) for q, f in jobs if f.set_running_or_notify_cancel()]
     if not jobs:
       return

@@ -1,4 +1,4 @@
-"""lm-eval's model class: --model bct_jax --model_args path=FOLDER.
+"""Provides lm-eval's model class: --model bct_jax --model_args path=FOLDER.
 
 Releases of lm-eval after 0.4.13 find it by its entry point. For earlier ones,
 `python -m bct_jax.interop.harness` is the command `lm_eval` with this model.
@@ -17,15 +17,15 @@ from bct_jax.interop.open_model import open_model
 
 
 class BctJaxLM(LocalLM):
-  """A model of a run, or any supported folder.
+  """Lends a model of a run, or of any supported folder, to lm-eval.
 
   Args:
-    path: see interop.model.load, also for further options.
-    batch_size: completions decoded at a time; 1, lm-eval's own default, and
-      "auto" are that of the run, or 32.
+    path: see open_model.open_weights, also for further options.
+    batch_size: completions decoded at a time. With 1, lm-eval's own default,
+      and with "auto" it is the run's, or 32.
     truncate: see LocalLM.
-    max_batch_size, device: of lm-eval, whose own default device is ignored;
-      anything else is an error: JAX_PLATFORMS chooses.
+    max_batch_size, device: of lm-eval. Its default device is ignored, anything
+      else is an error: JAX_PLATFORMS chooses the device.
   """
 
   def __init__(
@@ -45,7 +45,7 @@ class BctJaxLM(LocalLM):
     self.path = str(path)
 
   def get_model_info(self) -> dict[str, Any]:
-    """What goes into the results."""
+    """Returns what lm-eval writes about the model into its results."""
     runtime = self.model.runtime
     return {
       "model_path": self.path,
@@ -55,13 +55,13 @@ class BctJaxLM(LocalLM):
 
 
 def register() -> None:
-  """Makes the name bct_jax known to releases that read no entry points."""
+  """Registers the name bct_jax with releases that read no entry points."""
   if "bct_jax" not in registry.MODEL_REGISTRY:
     registry.register_model("bct_jax")(BctJaxLM)
 
 
 def main() -> None:
-  """The command lm_eval, with this model registered."""
+  """Runs the command lm_eval with this model registered."""
   from lm_eval.__main__ import cli_evaluate
 
   register()

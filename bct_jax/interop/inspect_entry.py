@@ -1,4 +1,7 @@
-"""What inspect_ai imports to learn the name; light, since it always does."""
+"""Registers the name bct_jax with inspect_ai.
+
+inspect_ai always imports this module, so it imports nothing heavy.
+"""
 
 # The extra `eval` may not be installed.
 # pyright: reportMissingImports=false
@@ -8,6 +11,7 @@ from inspect_ai.model import ModelAPI, modelapi
 
 @modelapi("bct_jax")
 def bct_jax() -> type[ModelAPI]:
+  """Returns the model provider."""
   from bct_jax.interop.inspect_provider import BctJaxAPI
 
   return BctJaxAPI

@@ -1,8 +1,8 @@
-"""inspect_ai's model provider: --model bct_jax/FOLDER.
+"""Provides inspect_ai with models: --model bct_jax/FOLDER.
 
-inspect asks for one completion at a time from many tasks at once. What it asks
-within a few milliseconds, or while the model is at work, is sampled together in
-a thread of its own.
+inspect asks for one completion at a time, from many tasks at once. Requests
+that come within a few milliseconds, or while the model is at work, are sampled
+together in a thread of its own.
 """
 
 # The extra `eval` may not be installed.
@@ -34,12 +34,13 @@ from bct_jax.interop.local_model import Request, check_options
 from bct_jax.interop.open_model import open_model
 from bct_jax.types import Completion
 
-# What this provider reads of a GenerateConfig.
+# Fields of a GenerateConfig that this provider reads.
 _READ = (
   "max_tokens temperature top_p top_k seed stop_seqs num_choices logprobs "
   "system_message"
 ).split()
-# What inspect does by itself, or what is about other providers' services.
+# Fields that inspect handles by itself, or that are about other providers'
+# services.
 _ELSEWHERE = (
   "max_retries timeout attempt_timeout stream_idle_timeout max_connections "
   "adaptive_connections max_tool_output cache cache_prompt "
@@ -48,13 +49,13 @@ _ELSEWHERE = (
 
 
 class BctJaxAPI(ModelAPI):
-  """A model of a run, or any supported folder.
+  """Lends a model of a run, or of any supported folder, to inspect.
 
   Args:
-    model_name: see interop.model.load.
+    model_name: the path of open_model.open_weights.
     base_url, api_key: must be None: nothing is asked over a network.
     config: of inspect.
-    model_args: options of interop.model.load.
+    **model_args: options of open_model.open_weights.
   """
 
   def __init__(
@@ -68,16 +69,18 @@ class BctJaxAPI(ModelAPI):
     super().__init__(model_name, base_url, api_key, [], config)
     check_options({"base_url": base_url}, model_name)
     self.model = open_model(model_name, **model_args)
-    self._ask = Collector(self.model.generate)
+    self._collector = Collector(self.model.generate)
 
   def close(self) -> None:
-    self._ask.close()
+    """Ends the thread that samples."""
+    self._collector.close()
 
   def max_connections(self) -> int:
-    """As many as are decoded at a time."""
+    """Returns how many completions are decoded at a time."""
     return self.model.sampling.batch_size
 
   def collapse_user_messages(self) -> bool:
+    """Has inspect join user messages that follow each other."""
     return True
 
   async def generate(
@@ -87,19 +90,19 @@ class BctJaxAPI(ModelAPI):
     tool_choice: ToolChoice,
     config: GenerateConfig,
   ) -> ModelOutput:
-    """Continues messages; an assistant message at the end is gone on with.
+    """Answers messages, or continues an assistant message at their end.
 
     Raises:
       ConfigError: an option is set that does nothing here.
-      ValueError: messages that are not text, or leave no room in the context.
+      ValueError: messages are not text, or leave no room in the context.
     """
-    given = config.model_dump(exclude_none=True)
-    given = {k: v for k, v in given.items() if k not in _READ + _ELSEWHERE}
-    check_options({"tools": tools, **given}, "inspect")
+    fields = config.model_dump(exclude_none=True)
+    unread = {k: v for k, v in fields.items() if k not in _READ + _ELSEWHERE}
+    check_options({"tools": tools, **unread}, "inspect")
     chat = self.model.runtime.chat
-    ids, begun = chat.prompt_and_prefix([_message(m) for m in input])
-    prompt = (*ids, *begun)
-    wanted = config.max_tokens or self.model.sampling.max_new_tokens
+    ids, prefix = chat.prompt_and_prefix([_message(m) for m in input])
+    prompt = (*ids, *prefix)
+    limit = config.max_tokens or self.model.sampling.max_new_tokens
     room = self.model.max_length - len(prompt)
     request = Request(
       prompt,
@@ -109,7 +112,7 @@ class BctJaxAPI(ModelAPI):
         top_k=config.top_k,
         seed=config.seed,
         stop=None if config.stop_seqs is None else tuple(config.stop_seqs),
-        max_new_tokens=max(1, min(wanted, room)),
+        max_new_tokens=max(1, min(limit, room)),
       ),
       config.num_choices or 1,
     )
@@ -118,8 +121,8 @@ class BctJaxAPI(ModelAPI):
         f"num_choices = {request.count}: with a temperature of 0 all would be "
         "the same; set temperature"
       )
-    completions = await _finished(self._ask.submit(request))
-    cut: StopReason = "max_tokens" if wanted <= room else "model_length"
+    completions = await _result(self._collector.submit(request))
+    cut: StopReason = "max_tokens" if limit <= room else "model_length"
     return ModelOutput(
       model=self.model_name,
       choices=[
@@ -138,7 +141,7 @@ class BctJaxAPI(ModelAPI):
     )
 
   def _logprobs(self, completion: Completion) -> Logprobs:
-    """Of the tokens that were drawn, the end of the turn included."""
+    """Lists the log-probability of each token, the end of the turn included."""
     names = self.model.runtime.chat.tokenizer.convert_ids_to_tokens(
       list(completion.tokens)
     )
@@ -146,14 +149,22 @@ class BctJaxAPI(ModelAPI):
     return Logprobs(content=[Logprob(token=t, logprob=x) for t, x in pairs])
 
 
-def _usage(asked: int, completions: list[Completion]) -> ModelUsage:
+def _usage(prompt_length: int, completions: list[Completion]) -> ModelUsage:
+  """Counts the tokens of a request."""
   new = sum(len(c.tokens) for c in completions)
   return ModelUsage(
-    input_tokens=asked, output_tokens=new, total_tokens=asked + new
+    input_tokens=prompt_length,
+    output_tokens=new,
+    total_tokens=prompt_length + new,
   )
 
 
 def _message(message: ChatMessage) -> Message:
+  """Converts a message of inspect.
+
+  Raises:
+    ValueError: it is not text, or is a tool's.
+  """
   content = message.content
   kinds = {c.type for c in content} if isinstance(content, list) else {"text"}
   if message.role == "tool" or kinds - {"text"}:
@@ -164,8 +175,8 @@ def _message(message: ChatMessage) -> Message:
   return {"role": message.role, "content": message.text}
 
 
-async def _finished(future: Future) -> Any:
-  """The result of another thread's work, without holding up the event loop."""
+async def _result(future: Future) -> Any:
+  """Waits for another thread's result without holding up the event loop."""
   event, token = anyio.Event(), lowlevel.current_token()
   here = threading.get_ident()
 

@@ -1,4 +1,4 @@
-"""lm-eval's model class over weights in memory."""
+"""Provides lm-eval's model class over weights in memory."""
 
 # The extra `eval` may not be installed.
 # pyright: reportMissingImports=false
@@ -16,24 +16,24 @@ from bct_jax.config import ConfigError
 from bct_jax.infra.progress import stage
 from bct_jax.interop.local_model import LocalModel, Request, check_options
 
-# What generate_until reads of a task's generation options.
+# Generation options of a task that generate_until reads.
 _READ = (
   "until do_sample temperature top_p top_k min_p seed max_gen_toks".split()
 )
 
 
 class LocalLM(TemplateLM):
-  """A local model as lm-eval asks one.
+  """Answers requests of lm-eval with a local model.
 
   Text is encoded as lm-eval's own Hugging Face class does: with the special
   tokens that the tokenizer adds by itself, unless the text begins with them.
 
   Args:
-    model: to ask.
-    truncate: cut what is too long for the model from the left, as other
-      classes do; else that is an error.
+    model: that answers.
+    truncate: whether a text that is too long for the model is cut from the
+      left, as other classes do; else it is an error.
     title: what the stages of progress begin with.
-    ended: called as requests end; an error of it ends all.
+    ended: called as requests end. If it raises, the run ends.
   """
 
   def __init__(
@@ -51,16 +51,18 @@ class LocalLM(TemplateLM):
 
   @property
   def eot_token_id(self) -> int:
+    """Returns the token that ends a text."""
     return self.tokenizer.eos_token_id
 
   @property
   def prefix_token_id(self) -> int:
+    """Returns the token that a text without context is scored after."""
     bos = self.tokenizer.bos_token_id
     return self.eot_token_id if bos is None else bos
 
   @property
   def tokenizer_name(self) -> str:
-    # lm-eval keeps rendered prompts by this name.
+    """Returns the name under which lm-eval caches rendered prompts."""
     chat = self.model.runtime.chat
     name = f"{chat.tokenizer_hash}{chat.template_hash}"
     return f"bct_jax-{utils.hash_string(name)[:16]}"
@@ -68,6 +70,7 @@ class LocalLM(TemplateLM):
   def tok_encode(
     self, string: str, add_special_tokens: bool | None = None, **kwargs: Any
   ) -> list[int]:
+    """Encodes a text, see the class for special tokens."""
     check_options(kwargs, "tok_encode")
     begin = self.tokenizer.decode([self.prefix_token_id])
     if add_special_tokens is None and string.startswith(begin):
@@ -81,7 +84,13 @@ class LocalLM(TemplateLM):
   def apply_chat_template(
     self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
   ) -> str:
-    """The prompt of messages, or with False one whose last is continued."""
+    """Renders messages as text.
+
+    Args:
+      chat_history: the messages.
+      add_generation_prompt: whether an answer to the messages follows; else the
+        last message is continued.
+    """
     return self.tokenizer.apply_chat_template(
       chat_history,
       tokenize=False,
@@ -92,6 +101,7 @@ class LocalLM(TemplateLM):
   def loglikelihood_rolling(
     self, requests: list[Instance], disable_tqdm: bool = False
   ) -> list[float]:
+    """Sums the log-probabilities of whole texts, in windows of the context."""
     windows = [
       [
         utils.make_disjoint_window(w)
@@ -104,9 +114,9 @@ class LocalLM(TemplateLM):
       ]
       for r in requests
     ]
-    flat = [("", *w) for own in windows for w in own]
-    found = iter(self._score(flat, "loglikelihood_rolling"))
-    out = [sum(next(found)[0] for _ in own) for own in windows]
+    flat = [("", *w) for of_text in windows for w in of_text]
+    scores = iter(self._score(flat, "loglikelihood_rolling"))
+    out = [sum(next(scores)[0] for _ in of_text) for of_text in windows]
     for request, value in zip(requests, out, strict=True):
       self.cache_hook.add_partial("loglikelihood_rolling", request.args, value)
     return out
@@ -114,6 +124,7 @@ class LocalLM(TemplateLM):
   def _loglikelihood_tokens(
     self, requests: list[tuple[Any, list[int], list[int]]], **kwargs: Any
   ) -> list[tuple[float, bool]]:
+    """Scores continuations of contexts."""
     out = self._score(requests, "loglikelihood")
     for (key, *_), value in zip(requests, out, strict=True):
       self.cache_hook.add_partial("loglikelihood", key, value)
@@ -122,18 +133,24 @@ class LocalLM(TemplateLM):
   def _score(
     self, requests: Sequence[tuple[Any, list[int], list[int]]], name: str
   ) -> list[tuple[float, bool]]:
-    """Sums of log-probabilities, and whether all tokens are the likeliest."""
-    kept = [
+    """Sums log-probabilities, and tells whether all tokens are the likeliest.
+
+    Args:
+      requests: key, ids of the context and ids of the continuation of each.
+      name: of the stage of progress.
+    """
+    contexts = [
       self._cut(context, self.max_length + 1 - len(rest))
       for _, context, rest in requests
     ]
     with self._stage(name, len(requests)) as done:
-      found = self.model.score(kept, [rest for *_, rest in requests], done)
-    return [(sum(s.logprobs), all(s.greedy)) for s in found]
+      rests = [rest for *_, rest in requests]
+      scores = self.model.score(contexts, rests, done)
+    return [(sum(s.logprobs), all(s.greedy)) for s in scores]
 
   @contextlib.contextmanager
   def _stage(self, name: str, count: int) -> Iterator[Callable[..., None]]:
-    """Gives what is called with a number of requests that ended."""
+    """Yields a function to call with the number of requests that ended."""
     with stage(f"{self.title}{name}", count, "requests") as bar:
 
       def done(count: int, tokens: int = 0) -> None:
@@ -143,7 +160,11 @@ class LocalLM(TemplateLM):
       yield done
 
   def _cut(self, context: list[int], room: int) -> list[int]:
-    """The last tokens of a context that there is room for."""
+    """Returns the last tokens of a context that there is room for.
+
+    Raises:
+      ConfigError: the context is too long, and `truncate` is not set.
+    """
     if len(context) <= room:
       return context
     if not self.truncate or room < 1:
@@ -157,18 +178,24 @@ class LocalLM(TemplateLM):
   def generate_until(
     self, requests: list[Instance], disable_tqdm: bool = False
   ) -> list[str]:
-    asked = [self._request(*r.args) for r in requests]
-    with self._stage("generate_until", len(asked)) as done:
-      found = self.model.generate(asked, done)
+    """Samples a completion of each context."""
+    prompts = [self._request(*r.args) for r in requests]
+    with self._stage("generate_until", len(prompts)) as done:
+      completions = self.model.generate(prompts, done)
     out = [
-      self.model.text(c, request.sampling.stop)
-      for request, (c,) in zip(asked, found, strict=True)
+      self.model.text(c, prompt.sampling.stop)
+      for prompt, (c,) in zip(prompts, completions, strict=True)
     ]
     for request, text in zip(requests, out, strict=True):
       self.cache_hook.add_partial("generate_until", request.args, text)
     return out
 
   def _request(self, context: str, options: dict[str, Any]) -> Request:
+    """Converts a request of lm-eval.
+
+    Raises:
+      ConfigError: an option means nothing here, or the context is too long.
+    """
     options = dict(normalize_gen_kwargs(options, self.max_gen_toks))
     unknown = {k: v for k, v in options.items() if k not in _READ}
     check_options(unknown, "generate_until")
@@ -189,5 +216,5 @@ class LocalLM(TemplateLM):
 
   @property
   def max_gen_toks(self) -> int:
-    """New tokens where a task does not say how many."""
+    """Returns the limit of new tokens for tasks that set none."""
     return self.model.sampling.max_new_tokens

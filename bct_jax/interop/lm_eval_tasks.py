@@ -1,8 +1,8 @@
-"""Tasks of lm-eval on weights of a run: `eval.tasks`.
+"""Runs tasks of lm-eval on weights of a run: `eval.tasks`.
 
 They are run in memory, on the mesh and with the programs of the run, as
-interop/harness.py runs them on a folder. What a task gave is kept in a file of
-its own as soon as it ends: benchmarks may take longer than training does.
+interop/harness.py runs them on a folder. The scores of a task are written to a
+file of their own as soon as it ends: benchmarks may take longer than training.
 """
 
 # The extra `eval` may not be installed.
@@ -37,7 +37,7 @@ Scores = dict[str, dict[str, float | None]]
 
 
 class Tasks:
-  """The tasks that a config names, which any weights of the run can be given.
+  """Holds the tasks that a config names, to run on any weights of the run.
 
   Raises:
     ConfigError: lm-eval is not installed, or there is no such task.
@@ -50,12 +50,12 @@ class Tasks:
 
   @functools.cached_property
   def _loaded(self) -> dict[str, tuple[Any, str]]:
-    """Each task, or what a group or tag is of, and the hash of its requests."""
+    """Loads each name's task or tasks, with the hash of their requests."""
     evals = self._runtime.config.eval
     return {name: _load(name, evals) for name in evals.tasks}
 
   def load(self) -> None:
-    """Reads their data, which lm-eval downloads where it is not there yet.
+    """Reads the tasks' data, which lm-eval downloads if it is not there yet.
 
     Raises:
       ValueError: a task cannot be loaded or run here, or other processes have
@@ -71,41 +71,41 @@ class Tasks:
   def run(
     self, weights: Callable[[], Weights], path: Path, step: int, title: str
   ) -> None:
-    """Runs those of which the file has no line of this step yet.
+    """Runs the tasks that have no line of this step in the file yet.
 
     Args:
-      weights: called once, if there is one.
-      path: gets a line for each as soon as it ended.
+      weights: returns the weights; called once, if there is a task to run.
+      path: file that gets a line for each task as soon as it ends.
       step: of the weights.
       title: of the stages of progress.
 
     Raises:
       ConfigError: a prompt is too long for the model.
-      signals.Preempted: a signal asked to stop; those that ended are saved.
+      signals.Preempted: a signal asked to stop; tasks that ended are saved.
     """
     lines = shared_files.read_lines(path)
-    known = {line["task"] for line in self._of_step(lines, step)}
-    left = [name for name in self._loaded if name not in known]
-    if not left:
+    finished = {line["task"] for line in self._of_step(lines, step)}
+    missing = [name for name in self._loaded if name not in finished]
+    if not missing:
       return
-    given = weights()
-    for name in left:
-      _, made_of = self._loaded[name]
-      scores = self._scores(name, given, f"{title}, {name}: ")
-      line = {"step": step, "task": name, "hash": made_of, "scores": scores}
+    loaded_weights = weights()
+    for name in missing:
+      _, digest = self._loaded[name]
+      scores = self._scores(name, loaded_weights, f"{title}, {name}: ")
+      line = {"step": step, "task": name, "hash": digest, "scores": scores}
       lines.append(line)
       # Written anew, since a kill may have left half a line at the end.
       shared_files.write_lines(path, lines)
 
   def read(self, path: Path, step: int) -> Scores:
-    """What was found at a step; call in the first process.
+    """Reads the scores of a step; call in the first process.
 
     Raises:
       ValueError: a task has no line of it.
     """
     lines = self._of_step(files.read_lines(path), step)
-    known = {line["task"] for line in lines}
-    if missing := [name for name in self._loaded if name not in known]:
+    finished = {line["task"] for line in lines}
+    if missing := [name for name in self._loaded if name not in finished]:
       raise ValueError(
         f"{path}: no line of step {step} and task {missing[0]}; was the file "
         "removed or changed?"
@@ -116,7 +116,7 @@ class Tasks:
     self, lines: Sequence[dict[str, Any]], step: int
   ) -> list[dict[str, Any]]:
     """Returns the lines of a step whose requests are those of now."""
-    hashes = {name: found for name, (_, found) in self._loaded.items()}
+    hashes = {name: digest for name, (_, digest) in self._loaded.items()}
     return [
       line
       for line in lines
@@ -124,33 +124,41 @@ class Tasks:
     ]
 
   def _scores(self, name: str, weights: Weights, title: str) -> Scores:
+    """Runs a task on weights.
+
+    Args:
+      name: of the task, as the config has it.
+      weights: to evaluate.
+      title: what the stages of progress begin with.
+    """
     from lm_eval import evaluate
 
     from bct_jax.interop.lm_eval_model import LocalLM
 
-    # Its samples depend on what was asked before, so each task has its own.
+    # A model's samples depend on what it was asked before, so each task has a
+    # model of its own.
     model = LocalModel(self._runtime, weights, self._samplers)
     loaded, _ = self._loaded[name]
     _seed(loaded)
     # The bootstrap would fork, and threads of JAX hold locks.
     os.environ.setdefault("DISABLE_MULTIPROC", "1")
     with contextlib.redirect_stdout(sys.stderr):
-      found = evaluate(
-        LocalLM(model, title=title, ended=_heed),
+      results = evaluate(
+        LocalLM(model, title=title, ended=_raise_if_stopped),
         loaded,
         limit=self._runtime.config.eval.task_limit or None,
         bootstrap_iters=BOOTSTRAP,
         log_samples=False,
       )
-    assert found is not None  # it is where there is one rank, as here
-    return _told(name, found)
+    assert results is not None  # only other ranks get None, and there is one
+    return _scores_of(name, results)
 
 
 def _check(evals: EvalConfig) -> None:
-  """Looks at names alone, so that a dry run needs no data.
+  """Checks the names of the tasks alone, so that a dry run needs no data.
 
   Raises:
-    ConfigError: naming the field.
+    ConfigError: lm-eval or a task is missing; the message names the field.
   """
   if importlib.util.find_spec("lm_eval") is None:
     raise ConfigError(
@@ -159,10 +167,10 @@ def _check(evals: EvalConfig) -> None:
     )
   if evals.task_path is not None and not Path(evals.task_path).is_dir():
     raise ConfigError(f"eval.task_path = {evals.task_path!r}: no such folder")
-  known = _manager(evals.task_path).all_tasks
+  valid = _manager(evals.task_path).all_tasks
   for name in evals.tasks:
-    if name not in known:
-      near = ", ".join(difflib.get_close_matches(name, known, 3))
+    if name not in valid:
+      near = ", ".join(difflib.get_close_matches(name, valid, 3))
       where = " or eval.task_path" if evals.task_path else ""
       raise ConfigError(
         f"eval.tasks: {name!r} is no task of lm-eval{where}"
@@ -172,19 +180,24 @@ def _check(evals: EvalConfig) -> None:
 
 @functools.lru_cache(maxsize=1)
 def _manager(path: str | None) -> Any:
-  """The index of all tasks, which takes seconds to make."""
+  """Makes the index of all tasks, which takes seconds."""
   from lm_eval.tasks import TaskManager
 
   return TaskManager(include_path=path)
 
 
 def _load(name: str, evals: EvalConfig) -> tuple[Any, str]:
+  """Loads a task, group or tag, and hashes its requests.
+
+  Raises:
+    ConfigError: it cannot be loaded or run here.
+  """
   random.seed(0)  # as lm-eval itself before it loads, for tasks that draw
   np.random.seed(1234)  # noqa: NPY002
   try:
     loaded = _manager(evals.task_path).load([name])
     _seed(loaded)
-    made = [
+    requests = [
       _requests(task, evals.task_limit or None)
       for task in loaded["tasks"].values()
     ]
@@ -192,11 +205,11 @@ def _load(name: str, evals: EvalConfig) -> tuple[Any, str]:
     raise ConfigError(
       f"eval.tasks: {name!r} cannot be loaded: {type(e).__name__}: {e}"
     ) from e
-  return loaded, files.digest(made)[:16]
+  return loaded, files.digest(requests)[:16]
 
 
 def _seed(loaded: Any) -> None:
-  """Has few-shot examples drawn as lm-eval draws them by default."""
+  """Sets the seed with which lm-eval draws few-shot examples by default."""
   from lm_eval.defaults import DEFAULT_OTHER_SEED
 
   for task in loaded["tasks"].values():
@@ -204,7 +217,11 @@ def _seed(loaded: Any) -> None:
 
 
 def _requests(task: Any, limit: int | None) -> list[Any]:
-  """All that the model is asked in a task."""
+  """Builds all requests of a task.
+
+  Raises:
+    ValueError: the task needs more than text, or runs code.
+  """
   for name, what in (
     ("MULTIMODAL", "its questions are not of text alone"),
     ("UNSAFE_CODE", "it would run what the model writes"),
@@ -215,19 +232,22 @@ def _requests(task: Any, limit: int | None) -> list[Any]:
   return [[r.request_type, list(r.args)] for r in task.instances]
 
 
-def _told(name: str, found: Mapping[str, Any]) -> Scores:
-  """Metrics of a task or of a group as a whole; of a tag, or a group that is
-  none, those of each of its tasks."""
-  counts = {k: v["effective"] for k, v in found["n-samples"].items()}
-  whole = _numbers(found["results"].get(name, {}))
+def _scores_of(name: str, results: Mapping[str, Any]) -> Scores:
+  """Extracts metrics from the results of lm-eval.
+
+  They are those of a task, or of a group as a whole. A tag, and a group without
+  metrics of its own, has those of each of its tasks.
+  """
+  counts = {k: v["effective"] for k, v in results["n-samples"].items()}
+  metrics = results["results"]
+  whole = _numbers(metrics.get(name, {}))
   if whole:
     return {name: {**whole, "n": sum(counts.values())}}
-  results = found["results"]
-  return {k: {**_numbers(results[k]), "n": n} for k, n in counts.items()}
+  return {k: {**_numbers(metrics[k]), "n": n} for k, n in counts.items()}
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
-  """Those under keys "metric,filter"; the filter "none" is not told."""
+  """Extracts numbers under keys "metric,filter"; drops the filter "none"."""
   out: dict[str, float | None] = {}
   for key, value in values.items():
     if "," in key:
@@ -236,6 +256,7 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
   return out
 
 
-def _heed() -> None:
+def _raise_if_stopped() -> None:
+  """Raises Preempted in all processes if a signal asked one to stop."""
   if bool(processes.vote(signals.stop_requested())):
     raise signals.Preempted("in a task of an eval")

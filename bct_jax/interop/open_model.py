@@ -1,6 +1,6 @@
-"""A model by its folder, of a run or any other.
+"""Opens a model by its folder, of a run or any other.
 
-Loaded in one place for all packages that ask for it by name.
+All packages that ask for a model by name load it here.
 """
 
 import dataclasses
@@ -29,7 +29,7 @@ from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import make_setting
 from bct_jax.settings.prompts import prompt_wordings
 
-# How a folder that is of no run is sampled, where nothing else is asked for.
+# How a folder that is of no run is sampled, unless the package says otherwise.
 SAMPLING = SamplingConfig(
   temperature=0.0,
   top_k=0,
@@ -46,7 +46,7 @@ SAMPLING = SamplingConfig(
 
 @dataclasses.dataclass(frozen=True)
 class _Parts:
-  """The parts of a config that a Runtime reads."""
+  """Holds the parts of a config that a Runtime reads."""
 
   model: ModelOptions
   mesh: MeshConfig
@@ -132,7 +132,10 @@ def open_weights(
 
 
 def _has_weights(folder: Path) -> bool:
-  """False for an organism that is the model itself, maybe under a prompt."""
+  """Tells whether a folder of a run has weights of its own.
+
+  An organism that is the model itself, maybe under a prompt, has none.
+  """
   facts = folder / "provenance.json"
   if not facts.is_file():
     return True
@@ -140,7 +143,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _tell_prompt(config: ExperimentConfig, folder: Path) -> None:
-  """Says which prompt of the run's evals its user has to give here."""
+  """Logs the prompt of the run's evals, which the user has to give here."""
   kind = config.eval.prompt
   if kind in PROMPTED.values():
     setting = make_setting(config.setting.name, config.setting.options)

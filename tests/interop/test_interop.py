@@ -363,7 +363,9 @@ def test_inspect_answers_are_those_of_its_own_backend(
   calls = []
   api = inspect_model.api
   real = api.model.generate
-  api._ask._run = lambda requests: calls.append(len(requests)) or real(requests)
+  api._collector._run = lambda requests: (
+    calls.append(len(requests)) or real(requests)
+  )
   options = {"max_tokens": 24, "temperature": 0.0}
   ours = inspect_run(inspect_task(**options), inspect_model, tmp_path / "a")
   theirs = inspect_run(
@@ -480,19 +482,19 @@ def test_inspect_waits_without_holding_up_the_loop():
   pytest.importorskip("inspect_ai")
   import anyio
 
-  from bct_jax.interop.inspect_provider import _finished
+  from bct_jax.interop.inspect_provider import _result
 
   done, later, never = Future(), Future(), Future()
   done.set_result(1)
 
   async def run():
-    assert await _finished(done) == 1
+    assert await _result(done) == 1
     with anyio.move_on_after(0.01) as scope:
-      await _finished(never)
+      await _result(never)
     assert scope.cancelled_caught and never.cancelled()
     threading.Timer(0.05, later.set_exception, [KeyError("x")]).start()
     with pytest.raises(KeyError):
-      await _finished(later)
+      await _result(later)
 
   for backend in ("asyncio", "trio") if find_spec("trio") else ("asyncio",):
     anyio.run(run, backend=backend)
