@@ -1,4 +1,4 @@
-"""Command line: python -m bct_jax.sweep --sweep=FILE --workdir=DIR [...].
+"""Runs a sweep: python -m bct_jax.sweep --sweep=FILE --workdir=DIR [...].
 
 Each cell has a run directory DIR/cells/NAME, whose organisms/ is a link to
 DIR/organisms: what has the same hash is made once. Cells that differ in their
@@ -34,8 +34,8 @@ from bct_jax.sweep.run import result_table, run_cells
 
 
 def main(argv: Sequence[str]) -> int:
-  """Runs a sweep or goes on with it, and returns its exit code."""
-  # It would tell that torch is absent, which is how it is meant.
+  """Runs a sweep or goes on with it; returns its exit code."""
+  # transformers would warn that torch is absent, which it is on purpose.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   try:
     options, cells = _read(argv)
@@ -49,7 +49,11 @@ def main(argv: Sequence[str]) -> int:
 
 
 def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
-  """Flags and all cells."""
+  """Reads the flags and the sweep file.
+
+  Returns:
+    The values of the flags, and all cells of the sweep.
+  """
   given = flags.FlagValues()
   config_flags.DEFINE_config_file(
     "config",
@@ -94,8 +98,9 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   return given, cells
 
 
-def _run(options: Any, every: Sequence[Cell]) -> int:
-  cells = share(every, options.cells)
+def _run(options: Any, all_cells: Sequence[Cell]) -> int:
+  """Runs this command's part of the cells; returns the exit code."""
+  cells = share(all_cells, options.cells)
   if options.dry_run:
     lines = plan_lines(cells, options.time, options.together, options.vmap)
     print("\n".join(lines))
@@ -112,8 +117,8 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
     trackers.check_packages(cell.config.log)
   if cells:
     set_compilation_cache(cells[0].config.compilation_cache)
-  # All of them, so that a report knows which have not begun.
-  write_json(root / PLAN, {"cells": [cell.name for cell in every]})
+  # The cells of all parts, so that a report knows which have not begun.
+  write_json(root / PLAN, {"cells": [cell.name for cell in all_cells]})
   try:
     with signals.handle_signals():
       if options.gates:
@@ -128,13 +133,13 @@ def _run(options: Any, every: Sequence[Cell]) -> int:
 
 
 def _gates(cells: Sequence[Cell], root: Path) -> int:
-  """Makes the organisms alone; prints how they and their gates are."""
+  """Makes the organisms alone and prints their gates; returns the exit code."""
   from bct_jax.sweep import organisms
 
-  found = organisms.run_gates(cells, root)
-  print(organisms.gate_table(found))
-  fine = all("gate" in x and x["gate"]["passed"] for x in found.values())
-  return DONE if fine else FAILED
+  records = organisms.run_gates(cells, root)
+  print(organisms.gate_table(records))
+  passed = all("gate" in x and x["gate"]["passed"] for x in records.values())
+  return DONE if passed else FAILED
 
 
 if __name__ == "__main__":

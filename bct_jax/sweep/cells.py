@@ -1,8 +1,11 @@
-"""Cells of a sweep: overrides of a base config, joined by small combinators.
+"""Makes the cells of a sweep from overrides of a base config.
 
-A list of overrides is a list of mappings {dotted field: value}; combinators
-take such lists and give one. A cell is one arm, named by what it overrides.
-No jax here.
+A list of overrides is a list of mappings {dotted field: value}. Combinators
+such as `product` take such lists and return one:
+
+  product(values("optim.lr", 1e-5, 1e-4), values("train.seed", 0, 1))
+
+has four cells. A cell is one arm, named by what it overrides. No jax here.
 """
 
 import copy
@@ -24,8 +27,8 @@ Overrides = Mapping[str, Any]
 # Not a field: what to call the fields of a cell in its name, see `named`.
 _LABELS = "labels"
 
-# Fields of an arm that change what its program is given and not the program:
-# arms that are alike in all others can be trained together.
+# Fields of an arm that change the inputs of its program but not the program.
+# Arms that are equal in all other fields can be trained together.
 VALUES = frozenset(
   "optim.lr optim.schedule optim.warmup_steps optim.decay_steps "
   "train.steps train.num_examples train.source train.file train.file_split "
@@ -37,7 +40,13 @@ VALUES = frozenset(
 
 @dataclasses.dataclass(frozen=True)
 class Cell:
-  """One arm: `raw` is a whole config with this arm alone, of this name."""
+  """Describes one arm of a sweep.
+
+  Attributes:
+    name: of the arm, and of its folder.
+    raw: a whole config as nested mappings, with this arm alone.
+    config: the same, checked.
+  """
 
   name: str
   raw: Mapping[str, Any]
@@ -45,28 +54,28 @@ class Cell:
 
 
 def values(field: str, *options: Any) -> list[Overrides]:
-  """One field, each of the values in turn."""
+  """Lists overrides of one field, with each of the values in turn."""
   return [{field: option} for option in options]
 
 
 def named(label: str, **fields: Any) -> list[Overrides]:
-  """Several fields at once, which are one word in the name of a cell.
+  """Makes an override of several fields that is one word in a cell's name.
 
   Args:
     label: the word.
     fields: values by dotted names, with __ for each dot.
   """
-  given = {field.replace("__", "."): value for field, value in fields.items()}
-  return [{_LABELS: {label: tuple(given)}, **given}]
+  dotted = {field.replace("__", "."): value for field, value in fields.items()}
+  return [{_LABELS: {label: tuple(dotted)}, **dotted}]
 
 
 def product(*parts: Sequence[Overrides]) -> list[Overrides]:
-  """Every choice of one from each part; the last part changes fastest."""
+  """Joins each choice of one per part; the last part changes fastest."""
   return [_join(chosen) for chosen in itertools.product(*parts)]
 
 
 def zipped(*parts: Sequence[Overrides]) -> list[Overrides]:
-  """The first of each part together, the second of each ...
+  """Joins the first of each part, the second of each part, and so on.
 
   Raises:
     ConfigError: the parts are of unequal length.
@@ -79,21 +88,22 @@ def zipped(*parts: Sequence[Overrides]) -> list[Overrides]:
 
 
 def chain(*parts: Sequence[Overrides]) -> list[Overrides]:
-  """One part after another."""
+  """Lists one part after another."""
   return [overrides for part in parts for overrides in part]
 
 
 def make_cells(
   base: Mapping[str, Any], overrides: Sequence[Overrides]
 ) -> list[Cell]:
-  """The checked configs of all cells.
+  """Checks the configs of all cells.
 
   Args:
     base: values of a config without arms.
     overrides: of each cell, by dotted names such as "optim.lr".
 
   Raises:
-    ConfigError: a cell is wrong, naming it and the field; or two are alike.
+    ConfigError: a field of a cell is wrong, or two cells have one name; the
+      message names the cell and the field.
   """
   if base.get("arms"):
     raise ConfigError(
@@ -119,14 +129,14 @@ def make_cells(
 
 
 def cell_name(overrides: Overrides) -> str:
-  """A folder's name, such as dpo-lr_0.0001-seed_1.
+  """Names a cell by its overrides, such as dpo-lr_0.0001-seed_1.
 
-  First come the words for several fields (`named`). Other fields give their
-  last part, or all parts where two end alike.
+  First come the words for several fields (`named`). Another field is shown by
+  its last part, or by all parts if two fields end alike.
   """
   labels: Mapping[str, Sequence[str]] = overrides.get(_LABELS, {})
-  told = {field for fields in labels.values() for field in fields}
-  rest = [field for field in _overridden(overrides) if field not in told]
+  labelled = {field for fields in labels.values() for field in fields}
+  rest = [field for field in _overridden(overrides) if field not in labelled]
   lasts = [field.split(".")[-1] for field in rest]
   parts = list(labels)
   for field, last in zip(rest, lasts, strict=True):
@@ -139,7 +149,7 @@ def cell_name(overrides: Overrides) -> str:
 
 
 def group_by_organism(cells: Sequence[Cell]) -> list[list[Cell]]:
-  """Cells that differ in their arm only, together; in order of the first."""
+  """Groups cells that differ in their arm only, in order of the first."""
   groups: list[list[Cell]] = []
   for cell in cells:
     alone = dataclasses.replace(cell.config, arms={})
@@ -155,15 +165,18 @@ def group_by_organism(cells: Sequence[Cell]) -> list[list[Cell]]:
 def split_groups(
   cells: Sequence[Cell], most: int, alone: Collection[str] = ()
 ) -> list[list[Cell]]:
-  """Cells of one organism by what one program can train, in order of the first.
+  """Groups cells of one organism that one program can train.
 
-  It depends on all of them, not on which are done, so that the same command
-  makes the same groups again.
+  The groups depend on all cells, not on which are done, so that the same
+  command makes the same groups again.
 
   Args:
     cells: of one organism.
-    most: of a group.
-    alone: names of those that are in no group with others.
+    most: cells of a group.
+    alone: names of cells that share a group with no other.
+
+  Returns:
+    The groups, in order of their first cells.
   """
   groups: list[list[Cell]] = []
   for cell in cells:
@@ -182,13 +195,13 @@ def split_groups(
 
 
 def static_differences(a: Cell, b: Cell) -> list[str]:
-  """Fields for which no program can train the arms of both; see VALUES."""
+  """Lists fields for which no program can train both arms; see VALUES."""
   first, second = (_fields(x.config.arms[x.name]) for x in (a, b))
   return [k for k in first if k not in VALUES and first[k] != second[k]]
 
 
 def _fields(arm: ArmConfig) -> dict[str, Any]:
-  """Those of its groups; the arm of a cell is no control of another."""
+  """Flattens the groups of an arm: {"optim.lr": 1e-4, ...}."""
   return {
     f"{group}.{field}": value
     for group, fields in dataclasses.asdict(arm).items()
@@ -198,13 +211,17 @@ def _fields(arm: ArmConfig) -> dict[str, Any]:
 
 
 def share(cells: Sequence[Cell], part: str) -> list[Cell]:
-  """Part i of n, from "i/n" with i from 1; cells of an organism stay near.
+  """Takes part i of n of the cells.
 
-  Parts are runs of the cells in order of their organisms, of sizes that
-  differ by one at most; with more parts than cells some are empty.
+  The cells are put in order of their organisms and cut into n parts whose sizes
+  differ by one at most. With more parts than cells some are empty.
+
+  Args:
+    cells: of the sweep.
+    part: "i/n", with i from 1.
 
   Raises:
-    ConfigError: it is not of that form.
+    ConfigError: `part` is not of that form.
   """
   i, slash, n = part.partition("/")
   if not (slash and i.isdecimal() and n.isdecimal()) or not (
@@ -217,10 +234,16 @@ def share(cells: Sequence[Cell], part: str) -> list[Cell]:
 
 
 def _overridden(overrides: Overrides) -> list[str]:
+  """Lists the fields of overrides."""
   return [field for field in overrides if field != _LABELS]
 
 
 def _join(parts: Sequence[Overrides]) -> Overrides:
+  """Joins overrides of different fields.
+
+  Raises:
+    ConfigError: a field is in two of them.
+  """
   out: dict[str, Any] = {}
   labels: dict[str, Any] = {}
   for part in parts:

@@ -1,4 +1,4 @@
-"""Plans of the cells of a sweep, and what a dry run says of them."""
+"""Lists the cells of a sweep with their sizes and times: a dry run."""
 
 import time
 from collections.abc import Sequence
@@ -15,11 +15,17 @@ def plan_lines(
   together: int = 1,
   vmap: bool | None = None,
 ) -> list[str]:
-  """What would be run: cells by organism, with tokens, bytes and seconds.
+  """Lists what would be run: cells by organism, with tokens, bytes and seconds.
 
-  Seconds are those of the updates alone: a step that has compiled is timed on
-  this machine, once for each organism's first cell. Checkpoints keep weights,
-  and the state of the optimizer until an arm is done.
+  Seconds are those of the updates alone. A compiled step is timed on this
+  machine, once for the first cell of each organism. Checkpoints keep weights
+  and, until an arm is done, the state of the optimizer.
+
+  Args:
+    cells: of the sweep.
+    timed: whether to time a step.
+    together: how many cells are trained at a time.
+    vmap: see groups.can_share_program.
   """
   from bct_jax.sizing import sizes
   from bct_jax.sweep import groups
@@ -28,10 +34,10 @@ def plan_lines(
   for number, group in enumerate(group_by_organism(cells), 1):
     plan = plan_of(group)
     install = plan.install
-    said = "" if install is None else (
+    note = "" if install is None else (
       f", {plan.config.organism.train.steps} updates of the install"
     )  # fmt: skip
-    lines.append(f"organism {number}, {len(group)} cells{said}")
+    lines.append(f"organism {number}, {len(group)} cells{note}")
     parts = groups.groups_trained_together(group, together)
     if together > 1:
       forms = [groups.can_share_program(part, vmap) for part in parts]
@@ -60,10 +66,10 @@ def plan_lines(
 
 
 def _step_seconds(plan: Any, name: str) -> float:
-  """Seconds of an update of an arm, from the model's own weights.
+  """Times an update of an arm, in seconds, from the model's own weights.
 
   Raises:
-    ConfigError: there is no such batch before there is an organism.
+    ConfigError: the batch needs the organism, which is not made in a dry run.
   """
   import jax
   import jax.numpy as jnp

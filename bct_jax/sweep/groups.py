@@ -1,4 +1,4 @@
-"""Which cells of a sweep are trained together, and how."""
+"""Decides which cells of a sweep are trained together, and how."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -14,7 +14,12 @@ from bct_jax.sweep.cells import Cell, split_groups, static_differences
 def groups_trained_together(
   group: Sequence[Cell], together: int
 ) -> list[list[Cell]]:
-  """Cells of an organism that are trained at a time."""
+  """Groups cells of an organism that are trained at the same time.
+
+  Args:
+    group: cells of one organism.
+    together: the most cells of a group.
+  """
   alone = [
     c.name for c in group if _trains_on_own_samples(c) or c.config.controls
   ]
@@ -22,20 +27,26 @@ def groups_trained_together(
 
 
 def _trains_on_own_samples(cell: Cell) -> bool:
+  """Tells whether a cell's objective draws its own completions."""
   objective = objective_of(cell.config.arms[cell.name])
   return data_needs(objective).trains_on_own_samples
 
 
 def can_share_program(part: Sequence[Cell], vmap: bool | None) -> bool:
-  """Whether one program trains all cells of a part, see train/together.py.
+  """Tells whether one program trains all cells of a part at once.
 
-  It reads what adapters are over once for all of them, which on a CPU saves
-  nothing: there the program of one runs for each in turn, as it does where all
-  params are trained, of which each arm has its own.
+  Such a program reads the frozen weights once for all adapters, see
+  train/together.py. On a CPU this saves nothing, so there a program for one
+  cell runs for each in turn. The same holds for cells that train all params,
+  since each has its own.
+
+  Args:
+    part: cells that are trained together.
+    vmap: what the command asks for; None chooses by the device.
 
   Raises:
-    ConfigError: it is asked for where all params are trained: rounding adds up
-      to more than two runs of the same arm may differ by.
+    ConfigError: `vmap` is set for cells that train all params. Rounding would
+      add up to more than two runs of the same arm may differ by.
   """
   adapts = part[0].config.arms[part[0].name].lora.rank > 0
   if vmap and len(part) > 1 and not adapts:
@@ -51,7 +62,12 @@ def can_share_program(part: Sequence[Cell], vmap: bool | None) -> bool:
 def describe_groups(
   of_group: Sequence[Sequence[Cell]], forms: Sequence[bool]
 ) -> list[str]:
-  """What is trained together, how, and why not with the rest."""
+  """Lists which cells are trained together, how, and why not with the rest.
+
+  Args:
+    of_group: the parts of the cells of one organism.
+    forms: for each part, whether one program trains it.
+  """
   lines = []
   for part, vmapped in zip(of_group, forms, strict=True):
     form = "in one program" if vmapped else "by the program of one, in turn"
@@ -71,7 +87,7 @@ def describe_groups(
 
 
 def plan_of(group: Sequence[Cell]) -> Any:
-  """The plan of cells of one organism, whose arms are those of all of them."""
+  """Makes one plan for cells of one organism, with the arms of all of them."""
   from bct_jax.experiment.plan import make_plan
 
   arms = {name: arm for c in group for name, arm in c.config.arms.items()}
@@ -79,11 +95,18 @@ def plan_of(group: Sequence[Cell]) -> Any:
 
 
 def make_room(last: Cell | None, cell: Cell) -> None:
-  """Frees the programs of an organism that another one has no use for: data of
-  another setting has other shapes."""
+  """Frees compiled programs if the next cell cannot use them.
+
+  Data of another setting has other shapes.
+
+  Args:
+    last: the cell before; None if there is none.
+    cell: the next cell.
+  """
   from bct_jax.runtime.programs import forget_programs
 
   def shapes(config: ExperimentConfig) -> tuple[object, ...]:
+    """Returns what the shapes of a cell's arrays follow from."""
     return config.setting, config.model, config.mesh
 
   if last is not None and shapes(last.config) != shapes(cell.config):

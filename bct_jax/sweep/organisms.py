@@ -1,4 +1,4 @@
-"""Organisms of a sweep and their gates alone, before any arm is paid for."""
+"""Makes the organisms of a sweep and runs their gates, before any arm."""
 
 import contextlib
 import sys
@@ -24,11 +24,11 @@ from bct_jax.train.step import NumericalError
 def run_gates(
   cells: Sequence[Cell], root: Path
 ) -> dict[str, Mapping[str, Any]]:
-  """Makes and checks the organism of each cell; those of before are reused.
+  """Makes the organism of each cell and runs its gate, unless it is done.
 
   Args:
     cells: of the sweep; one organism may serve several.
-    root: its directory, whose `organisms` the arms take them from later.
+    root: directory of the sweep; arms take organisms from its `organisms`.
 
   Returns:
     {"gate": ..., "made": ...} by the name of an organism's first cell, or
@@ -37,7 +37,7 @@ def run_gates(
   Raises:
     signals.Preempted: a signal asked to stop.
   """
-  found: dict[str, Mapping[str, Any]] = {}
+  records: dict[str, Mapping[str, Any]] = {}
   groups, last = group_by_organism(cells), None
   for number, group in enumerate(groups, 1):
     if signals.stop_requested():
@@ -45,16 +45,17 @@ def run_gates(
     make_room(last, group[0])
     last = group[0]
     name = group[0].name
-    found[name] = _make(group, root)
-    said = found[name].get("error") or (
-      "passed" if found[name]["gate"]["passed"] else "FAILED the gate"
+    record = records[name] = _make(group, root)
+    outcome = record.get("error") or (
+      "passed" if record["gate"]["passed"] else "FAILED the gate"
     )
     head = f"organism {number} of {len(groups)}, {name}"
-    print(f"{head}: {said}", file=sys.stderr, flush=True)
-  return found
+    print(f"{head}: {outcome}", file=sys.stderr, flush=True)
+  return records
 
 
 def _make(group: Sequence[Cell], root: Path) -> Mapping[str, Any]:
+  """Makes the organism of some cells; returns its gate, or its error."""
   (root / "organisms").mkdir(parents=True, exist_ok=True)
   try:
     plan = plan_of(group)
@@ -70,19 +71,23 @@ def _make(group: Sequence[Cell], root: Path) -> Mapping[str, Any]:
     return {"error": str(e)}
 
 
-def gate_table(found: Mapping[str, Mapping[str, Any]]) -> str:
-  """A row of Markdown for each organism: how it was made, and its rates."""
+def gate_table(records: Mapping[str, Mapping[str, Any]]) -> str:
+  """Writes a Markdown table: how each organism was made, and its rates.
+
+  Args:
+    records: what `run_gates` returns.
+  """
   lines = [
     "| organism | install | model: initial, agreed | initial | confused "
     "| agreed | gate |",
     "|---|---|---|---|---|---|---|",
   ]
-  for name, one in found.items():
-    if "error" in one:
-      said = one["error"].splitlines()[0].replace("|", "\\|")
-      lines.append(f"| `{name}` | {said} | | | | | failed |")
+  for name, record in records.items():
+    if "error" in record:
+      error = record["error"].splitlines()[0].replace("|", "\\|")
+      lines.append(f"| `{name}` | {error} | | | | | failed |")
       continue
-    gate = one["gate"]
+    gate = record["gate"]
     base = gate.get("base")
     before = f"{base['initial']:.0%}, {base['agreed']:.0%}" if base else ""
     rates = " | ".join(
@@ -90,17 +95,17 @@ def gate_table(found: Mapping[str, Mapping[str, Any]]) -> str:
       for k in ("initial", "confused", "agreed")
     )
     passed = "passed" if gate["passed"] else "failed"
-    lines.append(
-      f"| `{name}` | {_install(one['made'])} | {before} | {rates} | {passed} |"
-    )
+    install = _install(record["made"])
+    lines.append(f"| `{name}` | {install} | {before} | {rates} | {passed} |")
   return "\n".join(lines)
 
 
-def _install(made: Mapping[str, Any]) -> str:
-  if "steps" not in made:
-    return str(made["kind"])
-  rank = f", rank {made['rank']}" if made["rank"] else ""
+def _install(record: Mapping[str, Any]) -> str:
+  """Describes how an organism was made, from its made.json."""
+  if "steps" not in record:
+    return str(record["kind"])
+  rank = f", rank {record['rank']}" if record["rank"] else ""
   return (
-    f"{made['kind']}, {made['steps']} x {made['batch_size']} at "
-    f"{made['lr']:g}{rank}"
+    f"{record['kind']}, {record['steps']} x {record['batch_size']} at "
+    f"{record['lr']:g}{rank}"
   )

@@ -11,8 +11,9 @@ import filelock
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
 
-Organism = tuple[str, dict[str, Any]] | None  # its hash and gate, once made
-# The arms of a cell, or what ended it.
+# Hash and gate of an organism; None before it is made.
+Organism = tuple[str, dict[str, Any]] | None
+# The records of a cell's arms, or the error that ended it.
 CellOutcome = list[Mapping[str, Any]] | Exception
 
 
@@ -22,15 +23,17 @@ def run_cells(
   together: int = 1,
   vmap: bool | None = None,
 ) -> dict[str, Mapping[str, Any]]:
-  """Runs what is not done; returns each arm, or {"error": text} of a cell.
-
-  The arm of a cell has its name; its controls are behind it.
+  """Runs the cells that are not done.
 
   Args:
     cells: of the sweep.
     root: its directory.
     together: how many cells are trained at a time, if their arms allow it.
-    vmap: see groups.one_program.
+    vmap: see groups.can_share_program.
+
+  Returns:
+    The record of each arm by its name, or {"error": text} by the name of a cell
+    that failed. The arm of a cell has the cell's name, and its controls follow.
 
   Raises:
     ValueError: data or model of a cell does not fit, before any is trained.
@@ -38,41 +41,42 @@ def run_cells(
   """
   from bct_jax.sweep import groups
 
-  by_one = group_by_organism(cells)
-  parts = [groups.groups_trained_together(group, together) for group in by_one]
+  by_organism = group_by_organism(cells)
+  parts = [groups.groups_trained_together(g, together) for g in by_organism]
   forms = [
-    [groups.can_share_program(p, vmap) for p in of_one] for of_one in parts
+    [groups.can_share_program(part, vmap) for part in of_organism]
+    for of_organism in parts
   ]
-  todo = [[c for c in g if not _is_done(root, c)] for g in by_one]
-  plans = [plan_of(left) if left else None for left in todo]
+  todo = [[c for c in g if not _is_done(root, c)] for g in by_organism]
+  plans = [plan_of(rest) if rest else None for rest in todo]
   results: dict[str, Mapping[str, Any]] = {}
   count, last = 0, None
-  for plan, of_one, how in zip(plans, parts, forms, strict=True):
+  for plan, of_organism, vmaps in zip(plans, parts, forms, strict=True):
     if together > 1:
       print(
-        "\n".join(groups.describe_groups(of_one, how)),
+        "\n".join(groups.describe_groups(of_organism, vmaps)),
         file=sys.stderr,
         flush=True,
       )
     organism: Organism = None
-    for part, vmapped in zip(of_one, how, strict=True):
-      left = [c for c in part if plan and c.name in plan.config.arms]
-      made: dict[str, CellOutcome] = {}
+    for part, vmapped in zip(of_organism, vmaps, strict=True):
+      rest = [c for c in part if plan and c.name in plan.config.arms]
+      outcomes: dict[str, CellOutcome] = {}
       try:
-        if plan and left:
-          make_room(last, left[0])
-          last = left[0]
-          made, organism = _run_part(plan, left, root, organism, vmapped)
+        if plan and rest:
+          make_room(last, rest[0])
+          last = rest[0]
+          outcomes, organism = _run_part(plan, rest, root, organism, vmapped)
       except failed_cells() as e:
-        made = {cell.name: e for cell in left}
+        outcomes = {cell.name: e for cell in rest}
       for cell in part:
         count += 1
-        found = made.get(cell.name) or read_finished(cell, root)
-        if isinstance(found, Exception):
-          results[cell.name] = {"error": str(found)}
-          write_error(cell_folder(root, cell), str(found))
+        outcome = outcomes.get(cell.name) or read_finished(cell, root)
+        if isinstance(outcome, Exception):
+          results[cell.name] = {"error": str(outcome)}
+          write_error(cell_folder(root, cell), str(outcome))
         else:
-          results |= {arm["name"]: arm for arm in found}
+          results |= {arm["name"]: arm for arm in outcome}
         report_cell(
           f"cell {count} of {len(cells)}, {cell.name}", results[cell.name]
         )
@@ -83,15 +87,17 @@ def run_cells(
 
 
 def cell_folder(root: Path, cell: Cell) -> Path:
+  """Returns the run directory of a cell."""
   return root / "cells" / cell.name
 
 
 def _is_done(root: Path, cell: Cell) -> bool:
+  """Tells whether the run of a cell is done."""
   return (cell_folder(root, cell) / "done.json").exists()
 
 
 def failed_cells() -> tuple[type[Exception], ...]:
-  """What ends a cell and not the sweep."""
+  """Lists the exceptions that end a cell and not the sweep."""
   from bct_jax.evals.gate import GateError
   from bct_jax.train.step import NumericalError
 
@@ -99,6 +105,7 @@ def failed_cells() -> tuple[type[Exception], ...]:
 
 
 def write_error(folder: Path, error: str) -> None:
+  """Writes error.json, for reports."""
   from bct_jax.infra.files import write_json
 
   folder.mkdir(parents=True, exist_ok=True)
@@ -106,6 +113,7 @@ def write_error(folder: Path, error: str) -> None:
 
 
 def report_cell(name: str, arm: Mapping[str, Any]) -> None:
+  """Prints the verdict of a cell's arm, or its error, to stderr."""
   failed = "error" in arm
   print(
     f"{name}: {'failed: ' + arm['error'] if failed else arm['verdict']}",
@@ -115,7 +123,7 @@ def report_cell(name: str, arm: Mapping[str, Any]) -> None:
 
 
 def read_finished(cell: Cell, root: Path) -> CellOutcome:
-  """The arms of a cell that is done, or an error that names a lost file."""
+  """Reads the arms of a cell that is done; returns an error for a lost file."""
   from bct_jax.experiment import rundir
   from bct_jax.infra import progress
   from bct_jax.infra.files import read_json
@@ -142,10 +150,17 @@ def _run_part(
   organism: Organism,
   vmap: bool,
 ) -> tuple[dict[str, CellOutcome], Organism]:
-  """Trains and judges cells together; makes the organism unless it is given.
+  """Trains and judges cells together.
+
+  Args:
+    plan: of the cells' organism.
+    cells: to train together.
+    root: directory of the sweep.
+    organism: None if it is still to be made.
+    vmap: whether one program trains the cells.
 
   Returns:
-    What became of each cell, and the organism.
+    The outcome of each cell, and the organism.
   """
   import jax
 
@@ -157,23 +172,23 @@ def _run_part(
     raise signals.Preempted("between two cells")
   results: dict[str, CellOutcome] = {}
   begun: list[Cell] = []
-  with contextlib.ExitStack() as held:
+  with contextlib.ExitStack() as contexts:
     for cell in cells:
       folder = cell_folder(root, cell)
       try:
-        held.enter_context(rundir.lock_run(folder))
+        contexts.enter_context(rundir.lock_run(folder))
         _begin(plan, cell, folder, root)
         begun.append(cell)
       except ValueError as e:
         results[cell.name] = e
     if not begun:
       return results, organism
-    held.enter_context(jax.set_mesh(plan.runtime.mesh))
+    contexts.enter_context(jax.set_mesh(plan.runtime.mesh))
     if organism is None:
       # Other machines of the sweep wait here rather than make it too.
       with filelock.FileLock(root / "organisms" / ".lock"):
-        made, gate = make_organism(plan, cell_folder(root, begun[0]))
-      organism = made.name, gate
+        folder, gate = make_organism(plan, cell_folder(root, begun[0]))
+      organism = folder.name, gate
     arms = _run_arms(plan, begun, root, organism[0], vmap)
     for cell in begun:
       results[cell.name] = _end(plan, cell, root, organism, arms)
@@ -183,8 +198,14 @@ def _run_part(
 def _run_arms(
   plan: Any, cells: Sequence[Cell], root: Path, digest: str, vmap: bool
 ) -> dict[str, Any]:
-  """The arm of each cell, trained together, or of a cell alone and then its
-  controls, which may begin with what it ended with; see arms.run_arms."""
+  """Trains the arms of cells together; controls come after their arm.
+
+  A control may begin with the weights that its arm ended with. Cells with
+  controls are therefore trained alone.
+
+  Returns:
+    What arms.run_arms returns, for the arms of all cells.
+  """
   from bct_jax.experiment.arms import run_arms
 
   folders = {cell.name: cell_folder(root, cell) for cell in cells}
@@ -198,7 +219,7 @@ def _run_arms(
 
 
 def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
-  """Writes what a run directory has before anything is trained."""
+  """Writes the files that a run directory has before anything is trained."""
   from bct_jax.experiment import rundir
   from bct_jax.infra import progress
   from bct_jax.infra.files import write_json
@@ -222,27 +243,32 @@ def _end(
   organism: tuple[str, dict[str, Any]],
   arms: Mapping[str, Any],
 ) -> CellOutcome:
-  """Writes the result of a cell whose arms are done; else what ended one."""
+  """Writes the result of a cell, or returns the error that ended an arm."""
   from bct_jax.experiment import run
   from bct_jax.experiment.rundir import write_done
 
-  found = [arms[name] for name in cell.config.arms if name in arms]
-  failed = [arm for arm in found if isinstance(arm, Exception)]
-  if failed:
-    return failed[0]
+  records = [arms[name] for name in cell.config.arms if name in arms]
+  errors = [record for record in records if isinstance(record, Exception)]
+  if errors:
+    return errors[0]
   folder, (digest, gate) = cell_folder(root, cell), organism
-  shared = run.find_leaks(plan, list(cell.config.arms))
-  whole = folder / "organisms" / digest
-  run.write_result(plan, folder, whole, gate, found, shared)
+  leaks = run.find_leaks(plan, list(cell.config.arms))
+  organism_folder = folder / "organisms" / digest
+  run.write_result(plan, folder, organism_folder, gate, records, leaks)
   (folder / "error.json").unlink(missing_ok=True)
   write_done(folder, digest)
-  return found
+  return records
 
 
 def result_table(
   results: Mapping[str, Mapping[str, Any]], waiting: Sequence[str] = ()
 ) -> str:
-  """What became of each cell, and which wait, for the terminal."""
+  """Writes a table of cells for the terminal.
+
+  Args:
+    results: what `run_cells` returns.
+    waiting: names of cells that have not been run yet.
+  """
   from bct_jax.evals.schema import Reach, shown_shares
 
   names = shown_shares(Reach.TABLE)
