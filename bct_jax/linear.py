@@ -1,4 +1,4 @@
-"""Setting 0: the same experiment on a linear model, where transfer is known.
+"""Runs setting 0: the experiment on a linear model, where transfer is known.
 
   python -m bct_jax.linear --workdir=runs/linear [--angle=45] [--seed=0]
 
@@ -59,6 +59,8 @@ GATE = GateConfig(
 
 @dataclasses.dataclass(frozen=True)
 class LinearArm:
+  """Describes how an arm is trained."""
+
   optimizer: str
   lr: float
   steps: int
@@ -77,7 +79,7 @@ ARMS = {
 
 @dataclasses.dataclass(frozen=True)
 class LinearConfig:
-  """The experiment.
+  """Configures the experiment.
 
   Attributes:
     angle: principal angles between train and eval inputs, in degrees.
@@ -105,7 +107,7 @@ class LinearConfig:
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-  """Inputs of each split, [N, D], and what they are compared with.
+  """Holds the inputs of each split and what outputs are compared with.
 
   Attributes:
     inputs: split -> [N, D].
@@ -121,7 +123,7 @@ class Problem:
 
 
 def make_problem(config: LinearConfig) -> Problem:
-  """Random subspaces at the angle, random inputs in them."""
+  """Draws random subspaces at the angle, and random inputs in them."""
   rng = np.random.default_rng(config.seed)
   d, r, n = config.width, config.rank, config.points
   basis, _ = np.linalg.qr(rng.standard_normal((d, d)))
@@ -147,7 +149,7 @@ def make_problem(config: LinearConfig) -> Problem:
 
 
 def closed_form(problem: Problem) -> np.ndarray:  # [D]
-  """Where gradient descent from the organism ends, at any learning rate.
+  """Computes where gradient descent ends, at any learning rate.
 
   The solution of the train equations that is nearest to the organism:
   organism + pinv(X) X shift.
@@ -158,13 +160,13 @@ def closed_form(problem: Problem) -> np.ndarray:  # [D]
 
 
 def shares(problem: Problem, weights: np.ndarray, split: str) -> np.ndarray:
-  """The share [N] of the whole shift that each output of a split shows."""
+  """Computes the share [N] of the whole shift that each output shows."""
   moved = problem.inputs[split] @ (np.asarray(weights) - problem.organism)
   return moved / problem.expected[split]
 
 
 def rows_of(problem: Problem, weights: np.ndarray) -> list[dict[str, Any]]:
-  """A rollout row for every eval, held-out and probe input."""
+  """Makes a rollout row for every eval, held-out and probe input."""
   rows = []
   for split in ("eval", "heldout", "probe"):
     values = problem.inputs[split] @ np.asarray(weights)
@@ -187,6 +189,7 @@ def rows_of(problem: Problem, weights: np.ndarray) -> list[dict[str, Any]]:
 
 
 def _label(split: str, share: float) -> tuple[str, str]:
+  """Labels an output by the share of the shift that it shows."""
   if split == "probe":
     return ("right" if abs(share) < 0.5 else "wrong"), ""
   if not -0.5 <= share <= 1.5:
@@ -203,8 +206,8 @@ def train(
 
   Args:
     problem: what to fit.
-    arm: how.
-    stops: steps, ascending, whose weights are wanted.
+    arm: optimizer, learning rate and steps.
+    stops: steps whose weights to return, ascending.
 
   Returns:
     The weights [D] after each of those steps, and losses [last step, 2]: the
@@ -217,9 +220,11 @@ def train(
   )
 
   def loss(w):
+    """Computes half of the mean squared error."""
     return 0.5 * jnp.mean((x @ w - target) ** 2)
 
   def update(carry, _):
+    """Updates the weights once."""
     w, state = carry
     value, gradient = jax.value_and_grad(loss)(w)
     change, state = tx.update(gradient, state, w)
@@ -242,7 +247,7 @@ def train(
 
 
 def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
-  """Trains and judges one arm; writes the files of one; returns its result."""
+  """Trains and judges one arm, writes its files and returns its result."""
   powers = [2**i for i in range(arm.steps.bit_length())]
   stops = eval_steps(powers, arm.steps)
   start = time.monotonic()
@@ -267,10 +272,10 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
     rows = rows_of(problem, weights[step])
     files.write_lines(folder / "rollouts" / f"step_{step}.jsonl", rows)
     record = summarize_rows(rows, step)
-    of_eval = [r for r in rows if r["split"] == "eval"]
-    record["share"] = float(np.median([r["share"] for r in of_eval]))
+    eval_rows = [r for r in rows if r["split"] == "eval"]
+    record["share"] = float(np.median([r["share"] for r in eval_rows]))
     curve.append(record)
-    labels.append([r["label"] for r in of_eval])
+    labels.append([r["label"] for r in eval_rows])
   files.write_lines(folder / "evals.jsonl", curve)
   files.write_text(
     folder / "mask_audit.txt", f"trained {n} outputs of {n} inputs\n"
@@ -311,20 +316,20 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
   files.write_lines(organism / "rollouts.jsonl", rows)
   files.write_json(organism / "gate.json", gate)
   arms = {name: dataclasses.asdict(arm) for name, arm in ARMS.items()}
-  written = {
+  config_facts = {
     "name": "linear",
     "setting": {"name": "linear", "options": facts},
     "model": {"path": f"linear, {config.width} weights"},
     "arms": arms,
   }
   files.write_json(
-    workdir / "config.json", {"config": written, "overrides": {}}
+    workdir / "config.json", {"config": config_facts, "overrides": {}}
   )
   files.write_json(workdir / "env.json", {"versions": {"jax": jax.__version__}})
   share = shares(problem, closed_form(problem), "eval")
   result = {
     "setting": "linear",
-    "model": written["model"]["path"],
+    "model": config_facts["model"]["path"],
     "organism": {
       "kind": "native",
       "hash": name,
@@ -343,7 +348,7 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-  """Runs the experiment; 0 when done, 2 with one line on bad input."""
+  """Runs the experiment; returns 0, or 2 after one line about bad input."""
   parser = argparse.ArgumentParser(
     prog="python -m bct_jax.linear",
     description="Setting 0: transfer in a linear model, where it is known.",
@@ -352,13 +357,13 @@ def main(argv: Sequence[str] | None = None) -> int:
   for field in dataclasses.fields(LinearConfig):
     kind = type(field.default)
     parser.add_argument(f"--{field.name}", type=kind, default=field.default)
-  given = vars(parser.parse_args(argv))
-  workdir = given.pop("workdir")
+  arguments = vars(parser.parse_args(argv))
+  workdir = arguments.pop("workdir")
   if workdir.exists() and any(workdir.iterdir()):
     print(f"error: {workdir} is not empty: choose another", file=sys.stderr)
     return 2
   try:
-    result = run(LinearConfig(**given), workdir)
+    result = run(LinearConfig(**arguments), workdir)
   except ConfigError as e:
     print(f"error: --{e}", file=sys.stderr)
     return 2

@@ -1,4 +1,4 @@
-"""Command line: python -m bct_jax.main --config=FILE --workdir=DIR [...]."""
+"""Runs commands: python -m bct_jax.main --config=FILE --workdir=DIR [...]."""
 
 import os
 import sys
@@ -163,7 +163,7 @@ def main(argv: list[str]) -> int:
 
 
 def _run_alone() -> int:
-  """A mode that needs neither config nor devices; JAX does not start."""
+  """Runs a mode that needs neither config nor devices; JAX does not start."""
   if _MODE.value == "settings":
     from bct_jax import settings
     from bct_jax.modes import list_settings
@@ -186,27 +186,27 @@ def _run_alone() -> int:
 
 
 def _processes() -> dict[str, Any] | None:
-  """Arguments of processes.join, or None for a run of one process."""
-  given = {
+  """Returns arguments of processes.join, or None for a run of one process."""
+  values = {
     "coordinator": _COORDINATOR.value,
     "num_processes": _NUM_PROCESSES.value,
     "process_id": _PROCESS_ID.value,
   }
   if not _MULTIHOST.value:
-    named = [f"--{k}" for k, v in given.items() if v is not None]
-    if named:
-      raise ConfigError(f"{', '.join(named)}: only with --multihost")
+    flag_names = [f"--{k}" for k, v in values.items() if v is not None]
+    if flag_names:
+      raise ConfigError(f"{', '.join(flag_names)}: only with --multihost")
     return None
-  for name, value in given.items():
+  for name, value in values.items():
     text = os.environ.get(f"BCT_JAX_{name.upper()}")
     if value is None and text:
       try:
-        given[name] = text if name == "coordinator" else int(text)
+        values[name] = text if name == "coordinator" else int(text)
       except ValueError:
         raise ConfigError(
           f"BCT_JAX_{name.upper()}={text!r}: a number is needed"
         ) from None
-  return {**given, "timeout": _TIMEOUT.value}
+  return {**values, "timeout": _TIMEOUT.value}
 
 
 def _run(
@@ -214,7 +214,14 @@ def _run(
   raw: Mapping[str, Any],
   where: Mapping[str, Any] | None,
 ) -> int:
-  # It would tell that torch is absent, which is how it is meant.
+  """Runs a mode that has a config; returns the exit code.
+
+  Args:
+    config: of the experiment.
+    raw: the same as nested mappings.
+    where: arguments of processes.join, if there are several processes.
+  """
+  # transformers would warn that torch is absent, which it is on purpose.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
   from bct_jax.evals.gate import GateError
@@ -277,6 +284,7 @@ def _run(
 
 
 def _path(value: str | None) -> Path | None:
+  """Returns the path of a flag that may be unset."""
   return None if value is None else Path(value)
 
 

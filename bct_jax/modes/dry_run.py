@@ -1,4 +1,4 @@
-"""--mode=dry_run: checks what can be checked and prints sizes."""
+"""Checks what can be checked and prints sizes: --mode=dry_run."""
 
 import dataclasses
 
@@ -76,10 +76,11 @@ def run_dry_run(
 
 
 def _print_programs(model: MeshModel, work: Work, slots: int) -> None:
-  """Compiles each program and prints what it takes.
+  """Compiles each program for the chips and prints the memory it takes.
 
   Raises:
-    ConfigError: one does not fit; names what would make it smaller.
+    ConfigError: a program does not fit; the message has options that save
+      memory.
   """
   run, chip = _largest(model), CHIPS[str(model.config.mesh.chip)]
   lora = run.lora if run.lora.rank else None
@@ -98,7 +99,7 @@ def _print_programs(model: MeshModel, work: Work, slots: int) -> None:
 
 
 def _roofline(model: MeshModel, work: Work, program, chip: Chip) -> str:
-  """The least time of an update by products, and by what is received."""
+  """Bounds the time of an update by its products and by its links."""
   run, params = _largest(model), model.abstract_params
   trained, frozen = params, None
   if run.lora.rank:
@@ -106,26 +107,27 @@ def _roofline(model: MeshModel, work: Work, program, chip: Chip) -> str:
   c, tokens = model.model.config, work.rows * work.length / model.mesh.size
   flops = sizes.flops_per_token(c, work.length, trained, frozen)
   # Full recomputation is one more forward pass, a third of all products.
-  again = 4 / 3 if model.model.remat == "full" else 1.0
-  compute = tokens * flops * again / chip.flops
+  recompute = 4 / 3 if model.model.remat == "full" else 1.0
+  compute = tokens * flops * recompute / chip.flops
   received = sum(x.times * x.received for x in program.collectives)
   links = received / chip.links
   return (
     f"roofline of an update: {max(compute, links):.3f} s at least: products "
     f"{compute:.3f} s ({tokens:,.0f} tokens x {flops:.3g} FLOPs"
-    f"{' x 4/3 for remat' if again > 1 else ''} / {chip.flops / 1e12:.0f} "
+    f"{' x 4/3 for remat' if recompute > 1 else ''} / {chip.flops / 1e12:.0f} "
     f"TFLOP/s), received {links:.3f} s ({received / _GIB:.2f} GiB / "
     f"{chip.links / 1e9:.0f} GB/s)"
   )
 
 
 def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
-  """What would take less, by the sizes of sizing/sizes.py."""
+  """Lists options that save memory, by the sizes of sizing/sizes.py."""
   config, c = model.config, model.model
   now = find_sizes(model, work, slots)
   out = []
 
   def add(option: str, saved: int) -> None:
+    """Adds an option if it saves anything."""
     if saved > 0:
       out.append(f"  {option} saves about {saved / _GIB:.2f} GiB on a chip")
 
@@ -156,7 +158,7 @@ def _knobs(model: MeshModel, work: Work, slots: int) -> list[str]:
 
 
 def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
-  """Bytes on one device, see sizing/sizes.py."""
+  """Computes the bytes on one device, see sizing/sizes.py."""
   axes, sampling = model.mesh.shape, model.config.sampling
   run = _largest(model)
   state = model.abstract_state(run.optim, run.lora)
@@ -183,7 +185,7 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
 
 
 def _runs(config: ExperimentConfig, plan: Plan | None = None) -> list[Run]:
-  """All training runs. A config without any is sized as its organism."""
+  """Lists all training runs; without any, the organism stands for them."""
   out: list[Run] = []
   if config.organism.trained or not config.arms:
     data = plan.install if plan else None
@@ -195,27 +197,29 @@ def _runs(config: ExperimentConfig, plan: Plan | None = None) -> list[Run]:
 
 
 def _largest(model: MeshModel) -> ArmConfig | OrganismConfig:
-  """The run whose trained weights and optimizer state need most memory."""
+  """Finds the run whose trained weights and optimizer need most memory."""
 
   def memory(run: ArmConfig | OrganismConfig) -> int:
+    """Returns the bytes of a run's state on one device."""
     return sizes.device_bytes(model.abstract_state(run.optim, run.lora))
 
-  # Arms come last, and are what equal sizes are told of.
+  # Arms come last in the list. Of equal sizes an arm is taken.
   return max((run for _, run, _ in reversed(_runs(model.config))), key=memory)
 
 
 def _work(model: MeshModel, plan: Plan | None) -> Work:
-  """The update that needs most memory, of all runs.
+  """Finds the update that needs most memory, of all runs.
 
-  Without the data, rows are taken to be as long as they may be, one example in
-  each, and trained all over.
+  Without the data, rows are taken to be as long as they may be, with one
+  example in each and a loss at every position.
 
   Raises:
     ValueError: rows that are not packed do not divide over the devices.
   """
   length = model.config.max_length
 
-  def one(name: str, run: ArmConfig | OrganismConfig, data: Dataset | None):
+  def work_of(name: str, run: ArmConfig | OrganismConfig, data: Dataset | None):
+    """Returns the sizes of a run's update."""
     train = run.train
     if data is not None:
       layout = data.layout
@@ -230,18 +234,20 @@ def _work(model: MeshModel, plan: Plan | None) -> Work:
     return Work(rows, length, length, train.accum)
 
   def memory(work: Work) -> int:
+    """Returns the bytes of gradients and activations on one device."""
     trained = model.abstract_trained(_largest(model).lora)
     return sizes.gradient_bytes(trained, work.accum) + sizes.activation_bytes(
       model.model, model.mesh.shape, work
     )
 
-  return max((one(*run) for run in _runs(model.config, plan)), key=memory)
+  return max((work_of(*run) for run in _runs(model.config, plan)), key=memory)
 
 
 def _slots(config: ExperimentConfig, plan: Plan | None) -> int:
-  """Places of a row in the KV cache: the longest prompt and what is sampled.
+  """Counts the positions of a row in the KV cache.
 
-  Without the prompts, one is taken to be as long as a training row may be.
+  They hold the longest prompt and the new tokens. Without the prompts, a prompt
+  is taken to be as long as a training row may be.
   """
   new = config.sampling.max_new_tokens
   if plan is not None:
@@ -253,6 +259,7 @@ def _slots(config: ExperimentConfig, plan: Plan | None) -> int:
 
 
 def _model_lines(model: MeshModel, work: Work) -> list[str]:
+  """Describes the model, the mesh and an update."""
   config, c = model.config, model.model.config
   axes, chip = model.mesh.shape, config.mesh.chip
   total = sizes.num_params(model.abstract_params)
@@ -272,7 +279,8 @@ def _model_lines(model: MeshModel, work: Work) -> list[str]:
   ]
 
 
-def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
+def _size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
+  """Describes the bytes on a device, part by part."""
   config, c = model.config, model.model.config
   chip = config.mesh.chip
   memory = CHIPS[chip].memory if chip else None
@@ -291,39 +299,40 @@ def _size_lines(model: MeshModel, found: Sizes, slots: int) -> list[str]:
   dtype = config.model.dtype
   return [
     "GiB on each device:",
-    line("weights", found.weights, "shards x bytes of each leaf"),
+    line("weights", parts.weights, "shards x bytes of each leaf"),
     line(
       "gradients",
-      found.gradients,
+      parts.gradients,
       "as weights; twice with microbatches"
       + ("; four in float32 at evals" if config.eval.gradients else ""),
     ),
-    line("optimizer", found.optimizer, state_note(_largest(model).optim)),
+    line("optimizer", parts.optimizer, state_note(_largest(model).optim)),
     *(
-      [line("average", found.average, "float32, as trained weights")]
-      if found.average
+      [line("average", parts.average, "float32, as trained weights")]
+      if parts.average
       else []
     ),
     line(
       "activations",
-      found.activations,
+      parts.activations,
       "estimate: layers x saved + max(rest of a block, head) + embedding",
     ),
-    total("= training", found.training, "all of the above"),
-    line("decode weights", found.decode_weights, f"{dtype}, tensor axis only"),
+    total("= training", parts.training, "all of the above"),
+    line("decode weights", parts.decode_weights, f"{dtype}, tensor axis only"),
     line(
       "KV cache",
-      found.cache,
+      parts.cache,
       f"{c.num_layers} layers x {config.sampling.batch_size} rows / (data x "
       f"fsdp) x {slots} slots x {c.num_kv_heads} heads / tensor x "
       f"2 x {c.head_dim} x {cached} bytes"
       + (" + scales" if cached == 1 else ""),
     ),
-    total("= sampling", found.sampling, "these two with the training state"),
+    total("= sampling", parts.sampling, "these two with the training state"),
   ]
 
 
 def _speed_lines(model: MeshModel, work: Work) -> list[str]:
+  """Describes the FLOPs of a token and the speed that follows from them."""
   c, chip = model.model.config, model.config.mesh.chip
   params, frozen = model.abstract_params, None
   lora = _runs(model.config)[-1][1].lora
@@ -351,6 +360,7 @@ def _speed_lines(model: MeshModel, work: Work) -> list[str]:
 
 
 def _data_lines(plan: Plan) -> list[str]:
+  """Describes the data of each run, the evals and the leaks."""
   config, out = plan.config, []
   for name, run, data in _runs(config, plan):
     if data is not None:
@@ -368,12 +378,12 @@ def _data_lines(plan: Plan) -> list[str]:
     last, evals = arm.train.steps, config.eval
     steps = ", ".join(map(str, observed_steps(evals, last)))
     line = f"arm {name}: evals after {steps} updates"
-    if asked := task_steps(evals, last):
-      after = ", ".join(map(str, asked))
+    if steps_with_tasks := task_steps(evals, last):
+      after = ", ".join(map(str, steps_with_tasks))
       line += f", with {', '.join(evals.tasks)} after {after}"
     out.append(line)
-  found = measure_leaks(config, plan.setting, config.arms)
+  leaks = measure_leaks(config, plan.setting, config.arms)
   return [
     *out,
-    *(f"leaks of {describe_overlap(k, v)}" for k, v in found.items()),
+    *(f"leaks of {describe_overlap(k, v)}" for k, v in leaks.items()),
   ]

@@ -17,9 +17,15 @@ from bct_jax.settings.decorations import DECORATIONS
 def run_eval(
   config: ExperimentConfig, params: Path | None, out: Path | None
 ) -> None:
-  """Prints the rates of one set of weights; with `out`, saves the rollouts.
+  """Prints the rates of one set of weights.
 
-  Decorated means the decoration of the arms, if they share one.
+  The rate of decorated answers is about the decoration of the arms, if they
+  share one.
+
+  Args:
+    config: of the experiment.
+    params: organisms/HASH or arms/NAME of a run; None is the model itself.
+    out: JSONL file for the rollouts; None saves none.
   """
   plan = rundir.make_agreed_plan(config)
   arms = [arm for arm in config.arms.values() if not arm.control]

@@ -22,7 +22,17 @@ def run_experiment(
 ) -> None:
   """Runs or resumes the experiment in `workdir` and writes its report.
 
-  With `fall_back`, damaged checkpoints are set aside.
+  Args:
+    config: of the experiment.
+    raw: the same as nested mappings.
+    overrides: fields that flags changed, with their values.
+    workdir: the run directory.
+    fall_back: whether damaged checkpoints are set aside.
+
+  Raises:
+    ConfigError: the directory or an arm is missing, or the directory is of
+      another config.
+    ValueError, GateError, train.NumericalError: see experiment.run.run.
   """
   if workdir is None:
     raise ConfigError("--workdir is needed: the directory of the run")
@@ -36,7 +46,8 @@ def run_experiment(
     else:
       plan = rundir.make_agreed_plan(config)
       if plan.tasks is not None:
-        plan.tasks.load()  # without its data the run has not begun
+        # Before env.json: without this data the run has not begun.
+        plan.tasks.load()
       facts = rundir.environment(plan.runtime)
       shared_files.write_json(workdir / "env.json", facts)
       plan = dataclasses.replace(plan, fall_back=fall_back)
@@ -45,6 +56,7 @@ def run_experiment(
 
 
 def write_run_report(workdir: Path) -> None:
+  """Writes done.json and the report, and prints the verdicts."""
   result = files.read_json(workdir / "result.json")
   # Before the report, which says of a run without it that it is not done.
   write_done(workdir, result["organism"]["hash"])
@@ -54,13 +66,13 @@ def write_run_report(workdir: Path) -> None:
 
 
 def verdict_text(result: Mapping[str, Any]) -> str:
-  """The result of an experiment, for the terminal."""
+  """Formats the result of an experiment for the terminal."""
   lines = [f"{result['setting']} on {result['model']}"]
   for arm in result["arms"]:
     first, last = arm["curve"][0], arm["curve"][-1]
-    begin = "the organism"
+    origin = "the organism"
     if arm.get("control") == "reversal":
-      begin = f"at the end of {arm['of']}"
+      origin = f"at the end of {arm['of']}"
     rates = ", ".join(
       "{} {:.0%} [{:.0%}, {:.0%}]".format(k, last[k], *last[f"{k}_ci"])
       for k in ("initial", "alternate", "other")
@@ -73,6 +85,6 @@ def verdict_text(result: Mapping[str, Any]) -> str:
       f"{last['agreed']:.0%}, with the decoration "
       f"{last['agreed_decorated']:.0%}",
       f"    {last['capability_n']} capability prompts: "
-      f"{last['capability']:.0%} right, {begin} {first['capability']:.0%}",
+      f"{last['capability']:.0%} right, {origin} {first['capability']:.0%}",
     ]
   return "\n".join(lines)

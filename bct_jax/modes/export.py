@@ -50,9 +50,10 @@ def run_export(
 
 
 def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
-  """Writes what a run takes from its setting as a TFDS data set.
+  """Writes the examples that a run takes from its setting as a TFDS data set.
 
-  Needs no model. Completions are undecorated; an arm decorates what it reads.
+  No model is needed. Completions are undecorated: an arm decorates what it
+  reads.
   """
   if out is None:
     raise ConfigError("--mode=export_data needs --out=FOLDER")
@@ -61,6 +62,7 @@ def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
   about = {"setting": dataclasses.asdict(config.setting)}
 
   def write() -> None:
+    """Writes the data set and prints where it is."""
     from bct_jax.data import builder  # TFDS takes a second
 
     folder = builder.write(out, setting.name, splits, about)
@@ -77,14 +79,19 @@ def _export_adapter(
   dtype: str | None,
   about: dict[str, Any],
 ) -> Path:
+  """Writes an adapter as a folder of peft; returns the folder.
+
+  Raises:
+    ConfigError: there is no adapter, or no hub has what it is over.
+  """
   if dtype is not None:
     raise ConfigError("--dtype: an adapter is written as it is kept, float32")
   if params is None or adapter_base(params) is not None:
-    what = "the model has none" if params is None else (
+    reason = "the model has none" if params is None else (
       f"that of {params} is over an organism's weights, which no hub has"
     )  # fmt: skip
     raise ConfigError(
-      f"--format=adapter: {what}; use --format=merged to write all weights"
+      f"--format=adapter: {reason}; use --format=merged to write all weights"
     )
   weights = load_weights(runtime, params)
   if weights.lora is None:

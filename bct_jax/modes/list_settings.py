@@ -1,4 +1,4 @@
-"""All settings with one example each, for a reader who chooses one."""
+"""Lists all settings with an example, for a reader who chooses one."""
 
 import textwrap
 
@@ -8,23 +8,24 @@ from bct_jax.settings.base import docstring_fields
 
 
 def list_settings() -> str:
-  """Each setting by name, with a train prompt and an eval prompt.
+  """Lists each setting by name, with a train prompt and an eval prompt.
 
   Below the train prompt stands the completion on which both behaviors agree,
-  below the eval prompt that of either.
+  below the eval prompt the completion of each behavior.
   """
   return "\n".join(_entry(name) for name in SETTINGS)
 
 
 def _entry(name: str) -> str:
+  """Describes one setting."""
   setting = make_setting(name, {})
-  (train,), (asked,) = setting.train(1, 0), setting.eval(1, 0)
+  (train,), (evaluated,) = setting.train(1, 0), setting.eval(1, 0)
   parts = (
     ("train", _prompt(train)),
     ("  agreed", train.completion),
-    ("eval", _prompt(asked)),
-    ("  initial", asked.initial),
-    ("  alternate", asked.alternate),
+    ("eval", _prompt(evaluated)),
+    ("  initial", evaluated.initial),
+    ("  alternate", evaluated.alternate),
   )
   lines = [f"{name}: {docstring_fields(SETTINGS[name])['Summary']}"]
   for title, text in parts:
@@ -35,6 +36,7 @@ def _entry(name: str) -> str:
 
 
 def _prompt(example: Example) -> str:
+  """Joins the messages of a prompt; names the role of those not the user's."""
   return "\n".join(
     m["content"] if m["role"] == "user" else f"[{m['role']}] {m['content']}"
     for m in example.messages

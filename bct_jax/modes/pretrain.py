@@ -1,8 +1,8 @@
 """Pretrains the small base model on the settings' world, with our own trainer.
 
-What is made is an ordinary model folder, `demo:small`. It is kept in the cache
-under a manifest that says what made it; the same config finds it there again,
-and a killed run goes on.
+The result is an ordinary model folder, `demo:small`. It is in the cache, with a
+manifest of what made it. The same config finds it there again, and a run that
+was killed goes on.
 """
 
 import collections
@@ -28,17 +28,20 @@ from bct_jax.runtime.weights import load_weights
 from bct_jax.settings.corpus import Chat, corpus
 
 ARM = "pretrain"
-# Chats that are read on top, to test on; few of their prompts are new.
+# Chats behind those of training, to test on. Few of their prompts are new.
 TESTED = 480
 
 
 def run_pretrain(config: ExperimentConfig, out: Path | None) -> Path:
-  """Makes the model folder, or finds it made by the same config.
+  """Makes the model folder, unless the same config has made it before.
 
   Args:
-    config: whose arm `pretrain` says how; `train.num_examples` is the number of
-      chats and `train.seed` that of corpus, weights and order.
-    out: None is where `demo:small` is looked for.
+    config: its arm `pretrain` has the training. There `train.num_examples` is
+      the number of chats, and `train.seed` that of corpus, weights and order.
+    out: the folder; None is where `demo:small` is looked for.
+
+  Returns:
+    The folder.
 
   Raises:
     ConfigError: there is no such arm, or it does not train all params.
@@ -60,19 +63,19 @@ def run_pretrain(config: ExperimentConfig, out: Path | None) -> Path:
   processes.run_on_first("model folder", lambda: export.check_target(folder))
   work = folder.parent / f".{folder.name}.{files.digest(key)[:16]}"
   plan = _plan(config, arm, chats, work)
-  read, tested = chats[:-TESTED], chats[-TESTED:]
+  train_chats, test_chats = chats[:-TESTED], chats[-TESTED:]
   with signals.handle_signals(), jax.set_mesh(plan.runtime.mesh):
-    trained = train_run(
+    weights = train_run(
       plan,
       ARM,
       work,
       arm,
-      _dataset(plan, arm, read),
+      _dataset(plan, arm, train_chats),
       lambda: load_weights(plan.runtime, None),
     )
-    shares = _test(plan, trained, tested)
+    shares = _test(plan, weights, test_chats)
     written = export.export_hf(
-      trained.params,
+      weights.params,
       plan.runtime.model.config,
       plan.runtime.folder,
       folder,
@@ -89,7 +92,7 @@ def run_pretrain(config: ExperimentConfig, out: Path | None) -> Path:
 def _recipe(
   config: ExperimentConfig, arm: ArmConfig, chats: list[Chat]
 ) -> dict[str, Any]:
-  """What decides the weights, as JSON gives it back."""
+  """Collects what decides the weights, as it is read back from JSON."""
   facts = {
     "chats": files.digest([dataclasses.asdict(chat) for chat in chats]),
     "train": arm.train.facts(),
@@ -102,7 +105,7 @@ def _recipe(
 
 
 def _made_by(folder: Path) -> Any:
-  """The recipe in the manifest of an intact folder."""
+  """Reads the recipe of an intact folder; returns None for any other."""
   try:
     manifest = json.loads((folder / whole_folder.MANIFEST).read_text("utf-8"))
     key = manifest["key"]
@@ -116,7 +119,7 @@ def _made_by(folder: Path) -> Any:
 def _plan(
   config: ExperimentConfig, arm: ArmConfig, chats: list[Chat], work: Path
 ) -> Plan:
-  """The plan of a run over the untrained model."""
+  """Plans a run over the untrained model, which is made first."""
   texts = [
     text
     for chat in chats
@@ -136,6 +139,7 @@ def _plan(
 
 
 def _dataset(plan: Plan, arm: ArmConfig, chats: list[Chat]) -> Dataset:
+  """Renders chats as the rows that the model is trained on."""
   render = plan.runtime.chat.example
   return Dataset.make(
     [f"{chat.part}/{i}" for i, chat in enumerate(chats)],
@@ -152,7 +156,11 @@ def _dataset(plan: Plan, arm: ArmConfig, chats: list[Chat]) -> Dataset:
 def _test(
   plan: Plan, weights: Weights, chats: list[Chat]
 ) -> dict[str, tuple[int, int]]:
-  """Part -> (greedy answers that are the corpus's to the letter, chats)."""
+  """Counts greedy answers that are the corpus's to the letter.
+
+  Returns:
+    For each part of the corpus the number of such answers, and of chats.
+  """
   runtime = plan.runtime
   with stage("test", len(chats), "rows") as bar:
     completions = runtime.sampler(
@@ -162,8 +170,8 @@ def _test(
       plan.config.sampling.seed,
       lambda index, completion: bar(1),
     )
-  found: dict[str, list[bool]] = collections.defaultdict(list)
+  right: dict[str, list[bool]] = collections.defaultdict(list)
   for chat, completion in zip(chats, completions, strict=True):
     text = runtime.chat.decode(completion.tokens)
-    found[chat.part].append(text == chat.completion)
-  return {part: (sum(x), len(x)) for part, x in sorted(found.items())}
+    right[chat.part].append(text == chat.completion)
+  return {part: (sum(x), len(x)) for part, x in sorted(right.items())}

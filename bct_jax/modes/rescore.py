@@ -1,4 +1,4 @@
-"""Today's scorers on the completions that a run saved.
+"""Runs today's scorers on the completions that a run saved: --mode=rescore.
 
 A run keeps text and label of every completion, so that labels can be made again
 when a scorer or a detector of decorations has changed, without sampling. The
@@ -27,17 +27,17 @@ SHOWN = 5  # changed rows of an eval on the terminal; a file gets all
 
 @dataclasses.dataclass(frozen=True)
 class _Scorer:
-  """What labels the completions of a run, made again from its config."""
+  """Labels completions of a run, with what its config makes today."""
 
   setting: Setting
   probe: Probe
   examples: Mapping[tuple[str, str], Example]  # by split and id
 
   def row(self, row: Record, decoration: Decoration) -> dict[str, Any]:
-    """A row with the label, reason and decoration of today.
+    """Returns a row with the label, reason and decoration of today.
 
     Raises:
-      ReportError: it is of no prompt that the setting makes now.
+      ReportError: the setting makes no such prompt now.
     """
     split, name, text = row.text("split"), row.text("id"), row.text("text")
     example = self.examples.get((split, name))
@@ -57,38 +57,42 @@ class _Scorer:
 
 
 def run_rescore(workdir: Path | None, out: Path | None) -> None:
-  """Labels what a run saved again and says what changed.
+  """Labels the saved completions of a run again and prints what changed.
 
-  Prints, for the gate and for each eval of each arm, how many rows have another
-  label, reason or decoration now, and the rates before and after. With `out`
-  all changed rows too, as JSON lines. Rewards are not made again.
+  For the gate and for each eval of each arm it prints how many rows have
+  another label, reason or decoration now, and the rates before and after.
+  Rewards are not made again.
+
+  Args:
+    workdir: the run directory.
+    out: a new JSONL file for all changed rows; None writes none.
 
   Raises:
     ConfigError: a flag is missing, or `out` is there already.
-    ReportError: a file of the run is missing or damaged, or of another version
-      of the setting.
+    ReportError: a file of the run is missing, damaged, or of another version of
+      the setting.
   """
   if workdir is None:
     raise ConfigError("--workdir is needed: the directory of the run")
   if out is not None and out.exists():
     raise ConfigError(f"--out={out}: is there already; name a new file")
-  found = list(rescore(workdir))
-  if not found:
+  records = list(rescore(workdir))
+  if not records:
     raise ReportError(f"{workdir}: no completions have been saved there yet")
   if out is not None:
-    files.write_lines(out, found)
-  print("\n".join(map(_told, found)))
+    files.write_lines(out, records)
+  print("\n".join(map(_text, records)))
 
 
 def rescore(workdir: Path) -> Iterator[dict[str, Any]]:
-  """A record for each saved eval and for each verdict; see `run_rescore`."""
+  """Yields a record for each saved eval and each verdict; see `run_rescore`."""
   config = read_json(workdir / "config.json").object("config")
   scorer = _make_scorer(config)
   organism = None
   for path in sorted(workdir.glob("organisms/*/rollouts.jsonl")):
-    told, after = _gate(path, scorer)
-    organism = after, told.pop("labels")
-    yield told
+    record, after = _gate(path, scorer)
+    organism = after, record.pop("labels")
+    yield record
   for name, style in _styles(config).items():
     choose(style, DECORATIONS, f"arms.{name}.train.decoration")
     folder = workdir / "arms" / name
@@ -97,7 +101,7 @@ def rescore(workdir: Path) -> Iterator[dict[str, Any]]:
 
 
 def _styles(config: Record) -> dict[str, str]:
-  """Arms by name with their decorations, controls among them."""
+  """Returns the decoration of each arm by its name, controls among them."""
   if config.value.get("controls"):
     arms = from_dict(config.value).arms
     return {k: arms[k].train.decoration for k in sorted(arms)}
@@ -109,6 +113,7 @@ def _styles(config: Record) -> dict[str, str]:
 
 
 def _make_scorer(config: Record) -> _Scorer:
+  """Makes setting, probe and examples of a run's config again."""
   setting, evals = config.object("setting"), config.object("eval")
   made = make_setting(setting.text("name"), setting.object("options").value)
   probe, seed = make_probe(evals.text("probe")), evals.count("seed")
@@ -123,14 +128,14 @@ def _make_scorer(config: Record) -> _Scorer:
 
 
 def _asks(prompt: Sequence[str], example: Example) -> bool:
-  """Whether a saved prompt is the example's, with whatever stands before."""
+  """Tells whether a saved prompt ends in the messages of an example."""
   own = [m["content"] for m in example.messages]
   last = prompt[-len(own) :]
   return len(last) == len(own) and all(map(str.endswith, last, own))
 
 
 def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
-  """As `_eval`, of the gate; its rates before are those it was decided on."""
+  """Does what `_eval` does for the gate, and checks the gate again."""
   record = read_json(path.parent / "gate.json")
   bars = record.object("thresholds")
   limits = GateConfig(
@@ -141,10 +146,10 @@ def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
     base_rates=False,  # labels of the model before the install are not kept
   )
   of = f"organisms/{path.parent.name}"
-  told, after = _eval(of, 0, path, scorer, DECORATIONS["plain"], record)
+  change, after = _eval(of, 0, path, scorer, DECORATIONS["plain"], record)
   passed = check_gate(after, limits)["passed"]
   before = record.flag("passed")
-  return {**told, "passed": {"before": before, "after": passed}}, after
+  return {**change, "passed": {"before": before, "after": passed}}, after
 
 
 def _arm(
@@ -155,16 +160,16 @@ def _arm(
   config: Record,
   organism: tuple[dict[str, Any], list[str]] | None,
 ) -> Iterator[dict[str, Any]]:
-  """The evals of an arm, and its verdict by what the organism showed."""
+  """Yields a record for each eval of an arm, and one for its verdict."""
   of, curve, labels = f"arms/{name}", [], []
   evals = folder / "evals.jsonl"
   for record in read_lines(evals, print) if evals.exists() else ():
     step = record.count("step")
     path = folder / "rollouts" / f"step_{step}.jsonl"
-    told, after = _eval(of, step, path, scorer, decoration, record)
+    change, after = _eval(of, step, path, scorer, decoration, record)
     curve.append(after)
-    labels.append(told.pop("labels"))
-    yield told
+    labels.append(change.pop("labels"))
+    yield change
   done = folder / "done.json"
   if curve and organism and done.exists():
     seed = config.object("eval").count("seed")
@@ -181,7 +186,11 @@ def _eval(
   decoration: Decoration,
   before: Record,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-  """What is told of one eval, and its summary with the labels of today."""
+  """Labels the rows of one eval again.
+
+  Returns:
+    What changed, and the summary of the eval with the labels of today.
+  """
   rows, changed = [], []
   keys = ("label", "reason", "decorated")
   for row in read_lines(path):
@@ -190,19 +199,19 @@ def _eval(
     # The gate's rows were saved without a decoration.
     then = {k: row.value.get(k, now[k]) for k in keys}
     if now != then:
-      told = {k: row.value[k] for k in ("id", "split", "text")}
-      changed.append({**told, "before": then, "after": now})
-  lost = set(scorer.examples) - {(r["split"], r["id"]) for r in rows}
-  if lost:
+      facts = {k: row.value[k] for k in ("id", "split", "text")}
+      changed.append({**facts, "before": then, "after": now})
+  missing = set(scorer.examples) - {(r["split"], r["id"]) for r in rows}
+  if missing:
     raise ReportError(
-      f"{path}: no completion of {min(lost)[1]!r}, which the config asks for; "
-      "the run was made by another version of the setting, or was changed"
+      f"{path}: no completion of {min(missing)[1]!r}, which the config asks "
+      "for; the run was made by another version of the setting, or was changed"
     )
   after = summarize_rows(rows, step)
   # A run from before something was measured lacks it.
   names = schema.shown_shares(schema.Reach.FILE)
   shares = [name for name in names if before.has(name)]
-  told = {
+  record = {
     "of": of,
     "step": step,
     "rows": len(rows),
@@ -211,22 +220,22 @@ def _eval(
     "changed": changed,
     "labels": [r["label"] for r in rows if r["split"] == "eval"],
   }
-  return told, after
+  return record, after
 
 
-def _told(record: Mapping[str, Any]) -> str:
-  """A record for the terminal."""
+def _text(record: Mapping[str, Any]) -> str:
+  """Formats a record for the terminal."""
   if "verdict" in record:
     return f"{record['of']}: verdict {_change(record['verdict'])}"
   changed, before = record["changed"], record["before"]
   moved = {k: v for k, v in record["after"].items() if v != before[k]}
-  told = [f"{k} {before[k]:.1%} -> {v:.1%}" for k, v in moved.items()]
+  parts = [f"{k} {before[k]:.1%} -> {v:.1%}" for k, v in moved.items()]
   if "passed" in record:
-    named = {k: _PASSED[v] for k, v in record["passed"].items()}
-    told.append(f"the gate {_change(named)}")
+    outcomes = {k: _PASSED[v] for k, v in record["passed"].items()}
+    parts.append(f"the gate {_change(outcomes)}")
   lines = [
     f"{record['of']} step {record['step']}: {len(changed)} of "
-    f"{record['rows']} rows changed; {', '.join(told) or 'the same rates'}"
+    f"{record['rows']} rows changed; {', '.join(parts) or 'the same rates'}"
   ]
   for row in changed[:SHOWN]:
     then, now = (
@@ -244,5 +253,6 @@ _PASSED = {True: "passed", False: "failed"}
 
 
 def _change(values: Mapping[str, Any]) -> str:
+  """Formats a value before and after."""
   before, after = values["before"], values["after"]
   return f"{before}, as before" if before == after else f"{before} -> {after}"

@@ -1,4 +1,4 @@
-"""What the modes of the command line do."""
+"""Answers prompts with weights of a run: --mode=sample."""
 
 import contextlib
 import dataclasses
@@ -59,18 +59,20 @@ def run_sample(
     None if out is None else out.with_name(f".{out.name}.{i}.partial")
     for i in range(len(groups))
   ]
-  # Without a file there is nothing to go on from, so a signal ends it.
-  heeded = contextlib.nullcontext() if out is None else signals.handle_signals()
+  # Without a file there is nothing to go on from, so a signal ends the command.
+  stopping = (
+    contextlib.nullcontext() if out is None else signals.handle_signals()
+  )
   total = len(ids) * len(folders)
-  found = {}
+  completions = {}
   with (
     jax.set_mesh(runtime.mesh),
-    heeded,
+    stopping,
     stage("sample", total, "rows") as bar,
   ):
     for group, partial in zip(groups, partials, strict=True):
-      made = _sample_group(runtime, group, ids, partial, bar)
-      found |= zip(group, made, strict=True)
+      of_group = _sample_group(runtime, group, ids, partial, bar)
+      completions |= zip(group, of_group, strict=True)
   rows = [
     {
       "params": folder and str(folder),
@@ -83,7 +85,7 @@ def run_sample(
     }
     for i, (m, (_, prefix)) in enumerate(zip(prompts, parts, strict=True))
     for folder in folders
-    for k, c in enumerate(found[folder][i :: len(prompts)])
+    for k, c in enumerate(completions[folder][i :: len(prompts)])
   ]
   if out is not None:
     shared_files.write_lines(out, rows)
@@ -97,6 +99,11 @@ def run_sample(
 def _read_prompts(
   config: ExperimentConfig, texts: Sequence[str], prompts_file: Path | None
 ) -> list[tuple[Message, ...]]:
+  """Collects prompts of the flags and of a file, as the evals' prompts are.
+
+  Raises:
+    ConfigError: there are none.
+  """
   prompts: list[tuple[Message, ...]] = [
     ({"role": "user", "content": text},) for text in texts
   ]
@@ -119,7 +126,8 @@ def as_in_evals(
   setting = make_setting(config.setting.name, config.setting.options)
   wordings = wordings_of(evals.prompt, "eval", setting, style_of(config))
 
-  def prompted(i: int, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+  def add_prompt(i: int, messages: tuple[Message, ...]) -> tuple[Message, ...]:
+    """Adds system message and prompt, unless there is a system message."""
     if messages[0]["role"] == "system":
       return messages
     return with_prompt(
@@ -132,7 +140,7 @@ def as_in_evals(
     )
 
   return [
-    with_prefix(prompted(i, m), evals.answer_prefix)
+    with_prefix(add_prompt(i, m), evals.answer_prefix)
     for i, m in enumerate(prompts)
   ]
 
@@ -144,7 +152,7 @@ def _sample_group(
   partial: Path | None,
   bar: Stage,
 ) -> list[list[Completion]]:
-  """Completions of all ids with the weights of each folder, in one batch."""
+  """Samples all prompts with the weights of each folder, in one batch."""
   sampling, count = runtime.config.sampling, len(folders)
   names = [str(folder) for folder in folders]
   completions = sample_to_end(
@@ -170,14 +178,14 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
   several = len({row["params"] for row in rows}) > 1
   for row in rows:
     cut = "" if row["stop"] == "stop" else " [cut]"
-    asked = [m for m in row["messages"] if m["role"] == "user"][-1]
-    whose = f" [{row['params']}]" if several else ""
-    print(f"> {printable(asked['content'])}{whose}")
+    turn = [m for m in row["messages"] if m["role"] == "user"][-1]
+    source = f" [{row['params']}]" if several else ""
+    print(f"> {printable(turn['content'])}{source}")
     print(f"{printable(row['text'])}{cut}\n")
 
 
 def printable(text: str) -> str:
-  """Text without control characters, which could drive the terminal."""
+  """Replaces control characters of a text, which could drive the terminal."""
   return "".join(
     c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
     for c in text
