@@ -44,7 +44,7 @@ _SAMPLE = 512
 _TWICE = 1024
 
 
-def _round_up(n: int, multiple: int = _ROUND) -> int:
+def round_up(n: int, multiple: int = _ROUND) -> int:
   """Returns the least multiple that is not below n."""
   return -(-n // multiple) * multiple
 
@@ -271,20 +271,20 @@ class Dataset:
       )
     return Layout(
       self.batch_size,
-      _round_up(max(self._lengths)),
-      _round_up(max(self._trained_lengths)),
+      round_up(max(self._lengths)),
+      round_up(max(self._trained_lengths)),
       packed=False,
       segments=1,
     )
 
   def _packed_layout(self, steps: int, multiple: int) -> Layout:
     """Chooses the row length that costs least, then rows for every step."""
-    shortest = _round_up(max(self._lengths))
+    shortest = round_up(max(self._lengths))
     sample = range(0, steps, -(-steps // _SAMPLE))
 
     def cost(length: int) -> float:
       rows = max(len(self._bins(s, length)) for s in sample)
-      return _round_up(rows, multiple) * length * (1 + length / _TWICE)
+      return round_up(rows, multiple) * length * (1 + length / _TWICE)
 
     candidates = range(shortest, _MAX_ROW * shortest + 1, _ROUND)
     length = min(candidates, key=cost)
@@ -295,7 +295,7 @@ class Dataset:
       segments = max(segments, *map(len, bins))
       counts = (sum(self._trained_lengths[i] for i in b) for b in bins)
       num_trained = max(num_trained, *counts)
-    rows, num_trained = _round_up(rows, multiple), _round_up(num_trained)
+    rows, num_trained = round_up(rows, multiple), round_up(num_trained)
     return Layout(rows, length, num_trained, packed=True, segments=segments)
 
 

@@ -3,7 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 
-from bct_jax.data.batches import best_fit
+from bct_jax.data.batches import best_fit, round_up
 
 # Tokens of a packed row, if no prompt is longer: attention costs their square.
 LENGTH = 128
@@ -108,8 +108,3 @@ def common_prefix(prompts: Sequence[Sequence[int]]) -> int:
   columns = zip(*prompts, strict=False)
   same = next((i for i, c in enumerate(columns) if len(set(c)) > 1), shortest)
   return min(same, shortest - 1)
-
-
-def round_up(count: int, multiple: int) -> int:
-  """Rounds up to the next multiple."""
-  return -(-count // multiple) * multiple

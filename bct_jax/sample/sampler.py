@@ -16,6 +16,7 @@ from jax.sharding import Mesh
 
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
+from bct_jax.data.batches import round_up
 from bct_jax.infra.progress import log_line
 from bct_jax.models.decoder import Decoder
 from bct_jax.sample.decode import (
@@ -30,7 +31,6 @@ from bct_jax.sample.prompt_packing import (
   common_prefix,
   num_slots,
   pack_prompts,
-  round_up,
 )
 from bct_jax.types import Completion, PyTree
 
