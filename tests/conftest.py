@@ -30,7 +30,10 @@ jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 
 # Files that take longest. They begin first, so that none is left to one worker
 # at the end.
-LONGEST = ("test_faults", "test_parity", "test_families", "test_multihost")
+LONGEST = (
+  *("test_experiment", "test_faults"),
+  *("test_families", "test_multihost", "test_parity"),
+)
 
 
 def pytest_collection_modifyitems(items):

@@ -192,14 +192,6 @@ def kill_at(stage, how, workdir, folder):
     assert how == signal.SIGKILL or "Traceback" not in err
 
 
-@pytest.mark.slow
-def test_killed_in_the_middle_of_an_arm(finished, tiny_folder, tmp_path):
-  kill_at("first arm middle", signal.SIGKILL, tmp_path / "run", tiny_folder)
-  code, _, err = run(tmp_path / "run", tiny_folder)
-  assert code == 0, err
-  assert comparable(tmp_path / "run") == comparable(finished[0])
-
-
 @pytest.mark.long
 def test_checkpoint_of_other_data_is_refused(finished, tiny_folder, tmp_path):
   """A changed tokenizer or generator must not go on with old weights."""

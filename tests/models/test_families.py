@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import parity
 import pytest
+from cases import long_but
 from helpers import make_mesh
 from safetensors.numpy import load_file
 
@@ -117,17 +118,7 @@ def save_random(kind: str, values: dict, folder: Path) -> None:
 
 def families(quick):
   """Parametrizes a test by the families; a default run has the quick ones."""
-  cases = [
-    pytest.param(
-      x,
-      marks=()
-      if x in quick
-      else pytest.mark.long
-      if x in QUICK
-      else pytest.mark.slow,
-    )
-    for x in FAMILIES
-  ]
+  cases = long_but(quick, list(FAMILIES))
   return pytest.mark.parametrize("family", cases, indirect=True)
 
 

@@ -2,6 +2,7 @@
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import parity
 import pytest
 from helpers import make_mesh, sampling
@@ -73,16 +74,23 @@ def hundred_prompts(chat):
   ]
 
 
-def test_smollm2_greedy_text_of_100_prompts(smollm2):
+@pytest.fixture(scope="module")
+def texts(smollm2):
+  """A hundred prompts, the first of them `REAL`, and their greedy text."""
+  mesh, model, params, chat, _ = smollm2
+  prompts = hundred_prompts(chat)
+  ours = parity.greedy(mesh, model, params, prompts, 64, chat.stop_ids)
+  return list(zip(prompts, ours, strict=True))
+
+
+def test_smollm2_greedy_text_of_100_prompts(smollm2, texts):
   """Up to 64 tokens, each the one that transformers would choose after those
   before it, so that by induction the texts are equal; ties are printed."""
-  mesh, model, params, chat, reference = smollm2
-  prompts = hundred_prompts(chat)
-  lengths = sorted(map(len, prompts))
-  assert len(prompts) == 100 and lengths[0] < 40 and lengths[-1] > 140
-  ours = parity.greedy(mesh, model, params, prompts, 64, chat.stop_ids)
+  *_, chat, reference = smollm2
+  lengths = sorted(len(prompt) for prompt, _ in texts)
+  assert len(texts) == 100 and lengths[0] < 40 and lengths[-1] > 140
   ties = 0
-  for i, (prompt, completion) in enumerate(zip(prompts, ours, strict=True)):
+  for i, (prompt, completion) in enumerate(texts):
     tokens = completion.tokens
     ends = [n for n, token in enumerate(tokens, 1) if token in chat.stop_ids]
     assert (ends or [64]) == [len(tokens)]
@@ -94,11 +102,9 @@ def test_smollm2_greedy_text_of_100_prompts(smollm2):
   assert ties <= 3
 
 
-def test_smollm2_greedy_text_of_generate(smollm2):
-  mesh, model, params, chat, reference = smollm2
-  prompts = real_prompts(chat)[:6]
-  ours = parity.greedy(mesh, model, params, prompts, 64, chat.stop_ids)
-  for prompt, completion in zip(prompts, ours, strict=True):
+def test_smollm2_greedy_text_of_generate(smollm2, texts):
+  *_, chat, reference = smollm2
+  for prompt, completion in texts[:6]:
     want = parity.greedy_torch(reference, prompt, 64, chat.stop_ids)
     assert list(completion.tokens) == want
 
@@ -126,21 +132,22 @@ def test_smollm2_rates_with_an_int8_cache(smollm2):
   assert right["auto"] >= 30 and abs(right["auto"] - right["int8"]) <= 5
 
 
-def test_smollm2_sampler_and_trainer_logprobs_agree(smollm2):
-  mesh, model, params, chat, _ = smollm2
-  prompts = real_prompts(chat)[:8]
-  out = parity.greedy(mesh, model, params, prompts, 32, chat.stop_ids)
+def test_smollm2_sampler_and_trainer_logprobs_agree(smollm2, texts):
+  mesh, model, params, *_ = smollm2
+  length = max(len(p) + len(c.tokens) for p, c in texts[:8])
 
   @jax.jit
-  def forward(params, ids):
-    at = jnp.arange(ids.shape[1])[None]
-    hidden = model.hidden(params, ids, at, jnp.ones_like(ids))
+  def forward(params, ids, real):
+    at = jnp.arange(length)[None]
+    hidden = model.hidden(params, ids, at, (at < real).astype(jnp.int32))
     return jax.nn.log_softmax(model.logits(params, hidden[0]))
 
-  for prompt, completion in zip(prompts, out, strict=True):
-    ids = jnp.asarray([[*prompt, *completion.tokens]])
+  for prompt, completion in texts[:8]:
+    ids = np.zeros((1, length), np.int32)
+    real = len(prompt) + len(completion.tokens)
+    ids[0, :real] = [*prompt, *completion.tokens]
     with jax.set_mesh(mesh):
-      logprobs = forward(params, ids)
+      logprobs = forward(params, ids, real)
     n = len(prompt)
     for i, (token, logprob) in enumerate(
       zip(completion.tokens, completion.logprobs, strict=True)

@@ -35,7 +35,7 @@ MORE = [
 ]
 CASES = [
   *((name, {}) for name in sorted(OBJECTIVES)),
-  *(pytest.param(case, marks=pytest.mark.slow) for case in MORE),
+  *(pytest.param(case, marks=pytest.mark.long) for case in MORE),
 ]
 MODEL = Decoder(dataclasses.replace(CONFIG, layers=CONFIG.layers[:1]))
 ROWS = 4
@@ -208,13 +208,8 @@ def test_its_weights_do_not_depend_on_the_params(case):
   assert float(a.total) != float(b.total)
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(x, marks=pytest.mark.long if x == "dpo" else pytest.mark.slow)
-    for x in sorted(OBJECTIVES)
-  ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", sorted(OBJECTIVES))
 def test_depends_neither_on_mesh_nor_accumulation(name):
   objective = make_objective(name, {})
   rows = contract_rows(objective)

@@ -64,7 +64,7 @@ def check(found: dict, reference: dict) -> None:
 @pytest.mark.parametrize(
   "cell",
   [
-    pytest.param(cell, marks=[pytest.mark.slow] if i >= 2 else [])
+    pytest.param(cell, marks=[pytest.mark.long] if i >= 2 else [])
     for i, cell in enumerate(CELLS)
   ],
   ids=lambda cell: "-".join(map(str, cell)).replace(" ", ""),

@@ -362,13 +362,8 @@ def test_updates_are_equal_on_one_device_and_eight(name):
   )
 
 
-@pytest.mark.parametrize(
-  "name",
-  [
-    pytest.param(x, marks=pytest.mark.long if x == "muon" else pytest.mark.slow)
-    for x in OPTIMIZERS
-  ],
-)
+@pytest.mark.long
+@pytest.mark.parametrize("name", OPTIMIZERS)
 def test_adapters_train_and_resume_from_a_checkpoint(name, tmp_path):
   mesh = make_mesh(2, 2, 2)
   model = MeshModel(

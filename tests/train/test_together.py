@@ -109,7 +109,7 @@ def assert_close(ours, theirs):
 
 @pytest.mark.parametrize(
   "shape",
-  [MESHES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in MESHES[1:])],
+  [MESHES[0], *(pytest.param(s, marks=pytest.mark.long) for s in MESHES[1:])],
   ids=str,
 )
 def test_adapters_in_one_program_are_those_of_separate_ones(shape):
