@@ -104,7 +104,7 @@ def test_smollm2_greedy_text_of_100_prompts(smollm2, texts):
 
 def test_smollm2_greedy_text_of_generate(smollm2, texts):
   *_, chat, reference = smollm2
-  for prompt, completion in texts[:6]:
+  for prompt, completion in texts[:3]:
     want = parity.greedy_torch(reference, prompt, 64, chat.stop_ids)
     assert list(completion.tokens) == want
 
