@@ -120,12 +120,12 @@ _TIMEOUT = flags.DEFINE_integer(
 def main(argv: list[str]) -> int:
   """Runs one command and returns its exit code; see the README."""
   try:
-    left = flags.FLAGS(find_in_flags(argv, "config"))[1:]
+    rest = flags.FLAGS(find_in_flags(argv, "config"))[1:]
     if _VERSION.value:
       print(f"bct_jax {__version__}")
       return DONE
-    if left:
-      raise ConfigError(f"arguments that are not flags: {left}")
+    if rest:
+      raise ConfigError(f"arguments that are not flags: {rest}")
     choose(_MODE.value, MODES + ALONE, "--mode")
     choose(_RESUME.value, ("latest", "latest_good"), "--resume")
     if len(_PARAMS.value) > 1 and _MODE.value != "sample":

@@ -163,12 +163,12 @@ def _draw(
     runtime.model, sampling, runtime.chat.stop_ids, runtime.mesh
   )
   params = runtime.decode_params(weights)
-  kept: dict[int, dict[str, Any]] = {}
+  lines: dict[int, dict[str, Any]] = {}
   rejected: collections.Counter[str] = collections.Counter()
   worst: list[dict[str, str]] = []
   draws, count = 0, len(prompts)
   for attempt in range(draw.attempts):
-    missing = [i for i in range(count) if i not in kept]
+    missing = [i for i in range(count) if i not in lines]
     if not missing:
       break
     title = f"draw {attempt + 1} for {name}"
@@ -183,7 +183,7 @@ def _draw(
         bar,
         runtime.chat.find_stop(sampling.stop),
         row_ids=[attempt * count + i for i in range(count)],
-        skip=frozenset(kept),
+        skip=frozenset(lines),
       )
     draws += len(missing)
     for i, completion in zip(missing, completions, strict=True):
@@ -194,7 +194,7 @@ def _draw(
         rejected[fault] += 1
         worst = [*worst, {"text": text, "why": fault}][:5]
       else:
-        kept[i] = {
+        lines[i] = {
           "id": examples[i].id,
           "text": text,
           "attempt": attempt,
@@ -202,17 +202,17 @@ def _draw(
         }
   record = {
     "asked": count,
-    "accepted": len(kept),
+    "accepted": len(lines),
     "draws": draws,
-    "acceptance_rate": len(kept) / draws,
+    "acceptance_rate": len(lines) / draws,
     "labels": dict(
-      sorted(collections.Counter(k["label"] for k in kept.values()).items())
+      sorted(collections.Counter(k["label"] for k in lines.values()).items())
     ),
     "rejected": dict(sorted(rejected.items())),
     "worst": worst,
-    "without": [e.id for i, e in enumerate(examples) if i not in kept],
+    "without": [e.id for i, e in enumerate(examples) if i not in lines],
   }
-  return [kept[i] for i in sorted(kept)], record
+  return [lines[i] for i in sorted(lines)], record
 
 
 def _fault(

@@ -177,11 +177,11 @@ def keep_config(
   # Through JSON, so that tuples and lists compare alike.
   now = json.loads(json.dumps(raw))
   # A config that a check of its data refused has begun nothing.
-  begun = any(
+  has_begun = any(
     shared_files.exists(workdir / name)
     for name in ("env.json", "organisms", "arms")
   )
-  record = shared_files.read_json_or_none(path) if begun else None
+  record = shared_files.read_json_or_none(path) if has_begun else None
   if record is not None:
     then = record["config"]
     # These fields change no result.

@@ -115,23 +115,25 @@ def _styles(config: Record) -> dict[str, str]:
 def _make_scorer(config: Record) -> _Scorer:
   """Makes setting, probe and examples of a run's config again."""
   setting, evals = config.object("setting"), config.object("eval")
-  made = make_setting(setting.text("name"), setting.object("options").value)
+  current = make_setting(setting.text("name"), setting.object("options").value)
   probe, seed = make_probe(evals.text("probe")), evals.count("seed")
   examples = {
-    "eval": made.eval(evals.count("num_eval"), seed),
-    "heldout": made.heldout(evals.count("num_heldout"), seed),
+    "eval": current.eval(evals.count("num_eval"), seed),
+    "heldout": current.heldout(evals.count("num_heldout"), seed),
     "probe": probe.examples(evals.count("num_probe"), seed),
   }
   return _Scorer(
-    made, probe, {(k, e.id): e for k, part in examples.items() for e in part}
+    current,
+    probe,
+    {(k, e.id): e for k, part in examples.items() for e in part},
   )
 
 
 def _asks(prompt: Sequence[str], example: Example) -> bool:
   """Tells whether a saved prompt ends in the messages of an example."""
-  own = [m["content"] for m in example.messages]
-  last = prompt[-len(own) :]
-  return len(last) == len(own) and all(map(str.endswith, last, own))
+  contents = [m["content"] for m in example.messages]
+  last = prompt[-len(contents) :]
+  return len(last) == len(contents) and all(map(str.endswith, last, contents))
 
 
 def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:

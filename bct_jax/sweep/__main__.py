@@ -54,48 +54,48 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   Returns:
     The values of the flags, and all cells of the sweep.
   """
-  given = flags.FlagValues()
+  values = flags.FlagValues()
   config_flags.DEFINE_config_file(
     "config",
     None,
     "The sweep file.",
-    flag_values=given,
+    flag_values=values,
     lock_config=False,
     accept_new_attributes=True,  # see main.py
   )
   for name in ("sweep", "workdir"):
-    flags.DEFINE_string(name, None, "See the README.", flag_values=given)
-  flags.DEFINE_string("cells", "1/1", "Part i of n.", flag_values=given)
-  flags.DEFINE_bool("dry_run", False, "Lists the cells.", flag_values=given)
+    flags.DEFINE_string(name, None, "See the README.", flag_values=values)
+  flags.DEFINE_string("cells", "1/1", "Part i of n.", flag_values=values)
+  flags.DEFINE_bool("dry_run", False, "Lists the cells.", flag_values=values)
   flags.DEFINE_bool(
-    "time", True, "In a dry run, times an update.", flag_values=given
+    "time", True, "In a dry run, times an update.", flag_values=values
   )
   flags.DEFINE_bool(
-    "gates", False, "Makes and checks organisms only.", flag_values=given
+    "gates", False, "Makes and checks organisms only.", flag_values=values
   )
   flags.DEFINE_integer(
-    "together", 1, "Cells trained at a time.", 1, flag_values=given
+    "together", 1, "Cells trained at a time.", 1, flag_values=values
   )
   flags.DEFINE_bool(
-    "vmap", None, "In one program, or in turn.", flag_values=given
+    "vmap", None, "In one program, or in turn.", flag_values=values
   )
   files = [a.split("=", 1)[1] for a in argv if a.startswith("--sweep=")]
   if len(files) != 1:
     raise ConfigError(f"--sweep={','.join(files)}: one sweep file is needed")
   file = find_config(files[0], "sweep")
   # A sweep file is a config file with get_cells, so --config.x changes it.
-  left = given([argv[0], f"--config={file}", *argv[1:]])[1:]
-  if left:
-    raise ConfigError(f"arguments that are not flags: {left}")
-  if given.workdir is None and not given.dry_run:
+  rest = values([argv[0], f"--config={file}", *argv[1:]])[1:]
+  if rest:
+    raise ConfigError(f"arguments that are not flags: {rest}")
+  if values.workdir is None and not values.dry_run:
     raise ConfigError("--workdir is needed: the directory of the sweep")
-  if not isinstance(given.config, ConfigDict):
+  if not isinstance(values.config, ConfigDict):
     raise ConfigError(f"--sweep={files[0]}: get_config must give a ConfigDict")
   module = runpy.run_path(file)
   if "get_cells" not in module:
     raise ConfigError(f"--sweep={files[0]}: get_cells() is missing")
-  cells = make_cells(given.config.to_dict(), module["get_cells"]())
-  return given, cells
+  cells = make_cells(values.config.to_dict(), module["get_cells"]())
+  return values, cells
 
 
 def _run(options: Any, all_cells: Sequence[Cell]) -> int:
