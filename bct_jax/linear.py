@@ -291,7 +291,7 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
     "seed": 0,
     "steps": arm.steps,
     "curve": curve,
-    **verdict.summarize_arm(curve, curve[0], labels[0], labels[-1], 0),
+    **verdict.summarize_arm(curve, curve[0], labels[0], labels[-1]),
     "trained_tokens": n * arm.steps,
     "seconds": seconds * arm.steps,
   }

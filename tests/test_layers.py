@@ -39,6 +39,7 @@ NO_JAX = {
   "report",
   "settings",
   "evals/gate.py",
+  "evals/paired.py",
   "evals/schema.py",
   "evals/stats.py",
   "evals/summary.py",

@@ -1,4 +1,4 @@
-"""Calculates intervals: of rates, of a ratio of paired rates, and across seeds.
+"""Calculates intervals of rates, and across seeds.
 
 It also finds when something that is looked at now and then begins to last.
 """
@@ -6,8 +6,6 @@ It also finds when something that is looked at now and then begins to last.
 import math
 import statistics
 from collections.abc import Sequence
-
-import numpy as np
 
 
 def wilson(
@@ -55,78 +53,6 @@ def score_interval(
   half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
   scale = 1 + z * z / n
   return max((center - half) / scale, 0.0), min((center + half) / scale, 1.0)
-
-
-def paired_bootstrap_ratio(
-  after: Sequence[float],
-  before: Sequence[float],
-  seed: int,
-  resamples: int = 2000,
-  confidence: float = 0.95,
-) -> tuple[float, float, float] | None:
-  """Calculates mean(after) / mean(before) with an interval, paired by prompt.
-
-  Prompts are resampled with replacement, and both means are taken over the
-  same resampled prompts, so that what a prompt contributes to both cancels.
-  Percentile method: B. Efron, "The jackknife, the bootstrap and other
-  resampling plans" (1982), chapter 10.
-
-  Args:
-    after: per prompt, whether (0 or 1) or how often (a share) the completion
-      had the label at the later evaluation.
-    before: the same prompts in the same order at the earlier one.
-    seed: of the resampling.
-    resamples: how many, at least 1.
-    confidence: coverage, between 0 and 1.
-
-  Returns:
-    (ratio, low, high), the interval widened where needed to hold the ratio.
-    None if `before` is 0 on every prompt: the ratio does not exist. A resample
-    in which `before` happens to be 0 throughout has no ratio either; it counts
-    as infinite when `after` is not 0, and is left out when both are. So `high`
-    may be infinite, but only if `before` is nearly always 0.
-
-  Raises:
-    ValueError: lengths differ or are 0, a value is negative or not finite, or
-      another argument is out of range.
-  """
-  _check_confidence(confidence)
-  pair = _pair_prompts(after, before)
-  if resamples < 1:
-    raise ValueError(f"resamples must be >= 1, not {resamples}")
-  if not pair[1].any():
-    return None
-  ratio = float(pair[0].mean() / pair[1].mean())
-  rng = np.random.default_rng(seed)
-  n = pair.shape[1]
-  sums = np.empty((resamples, 2))
-  for i in range(resamples):  # One row at a time: n may be large.
-    sums[i] = pair[:, rng.integers(n, size=n)].sum(axis=1)
-  with np.errstate(divide="ignore", invalid="ignore"):
-    ratios = sums[:, 0] / sums[:, 1]
-  ratios = ratios[~np.isnan(ratios)]
-  if not ratios.size:
-    return ratio, ratio, ratio
-  tail = (1 - confidence) / 2
-  # Nearest order statistics: interpolating between infinities gives nan.
-  low = float(np.quantile(ratios, tail, method="lower"))
-  high = float(np.quantile(ratios, 1 - tail, method="higher"))
-  return ratio, min(low, ratio), max(high, ratio)
-
-
-def _pair_prompts(
-  after: Sequence[float], before: Sequence[float]
-) -> np.ndarray:  # [2, n]
-  """Puts the rates of the same prompts in pairs; raises ValueError if not."""
-  pair = np.array([after, before], float) if len(after) == len(before) else None
-  if pair is None or pair.shape[1] < 1:
-    raise ValueError(
-      f"need the same prompts, at least 1: {len(after)} after, "
-      f"{len(before)} before"
-    )
-  if not np.isfinite(pair).all() or (pair < 0).any():
-    raise ValueError("rates must be finite and not negative")
-  return pair
 
 
 def t_interval(

@@ -11,7 +11,11 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bct_jax.evals.stats import first_lasting, score_interval
+from bct_jax.evals.stats import first_lasting, score_interval, t_interval
+
+# Settings, or seeds, below which an interval says more of the formula than of
+# them.
+MIN_UNITS = 3
 
 
 def clustered_interval(
@@ -54,50 +58,36 @@ def clustered_interval(
   return rate, *score_interval(rate, n, confidence)
 
 
-def cluster_bootstrap(
-  groups: Mapping[str, Sequence[float]],
-  seed: int,
-  resamples: int = 2000,
-  confidence: float = 0.95,
+def mean_over_settings(
+  groups: Mapping[str, Sequence[float]], confidence: float = 0.95
 ) -> tuple[float, float, float]:
-  """Calculates the mean over settings of their means over seeds, and interval.
+  """Calculates the mean over settings of the mean over their seeds.
 
-  Settings are resampled, then the seeds within each (A. Davison and D. Hinkley,
-  "Bootstrap methods and their application", 1997, section 3.8); percentiles.
-  So the settings are taken for a sample of all that could be asked about.
+  The settings are the units: they are taken for a sample of all that could be
+  asked about, and what seeds add is part of how far their means are apart. The
+  interval is Student's of these means, with one degree of freedom less than
+  there are settings. A bootstrap of so few units covers too little: 57% with 2
+  settings and 71% with 3, where 95% was meant.
 
   Args:
     groups: setting -> a number for each seed.
-    seed: of the resampling.
-    resamples: how many, at least 1.
     confidence: coverage, between 0 and 1.
 
   Returns:
-    (mean, low, high).
+    (mean, low, high), in the unit of the numbers.
 
   Raises:
-    ValueError: fewer than 2 settings, or one without a finite value.
+    ValueError: fewer than 3 settings, or one without a finite value.
   """
-  if len(groups) < 2:
-    raise ValueError(f"at least 2 settings are needed, not {len(groups)}")
   for name, values in groups.items():
     if not values or not all(map(math.isfinite, values)):
       raise ValueError(f"{name}: a finite number for each seed is needed")
-  if resamples < 1 or not 0 < confidence < 1:
-    raise ValueError(f"resamples {resamples}, confidence {confidence}")
-  arrays = [np.asarray(values, float) for values in groups.values()]
-  rng, means = np.random.default_rng(seed), []
-  for _ in range(resamples):
-    sample = rng.integers(len(arrays), size=len(arrays))
-    means.append(
-      statistics.fmean(
-        float(rng.choice(arrays[i], arrays[i].size).mean()) for i in sample
-      )
+  if len(groups) < MIN_UNITS:
+    raise ValueError(
+      f"an interval needs at least {MIN_UNITS} settings, not {len(groups)}"
     )
-  tail = (1 - confidence) / 2
-  low, high = np.quantile(means, [tail, 1 - tail])
-  mean = statistics.fmean(float(a.mean()) for a in arrays)
-  return mean, float(low), float(high)
+  means = [statistics.fmean(values) for values in groups.values()]
+  return statistics.fmean(means), *t_interval(means, confidence)
 
 
 # --- when it happens ----------------------------------------------------------
@@ -286,29 +276,36 @@ class Comparison:
 
 
 def learning_rate_law(
-  curves: Mapping[float, Sequence[tuple[int, float]]], factor: float = 6.0
+  curves: Mapping[float, Sequence[tuple[int, float, bool]]],
+  factor: float = 6.0,
 ) -> list[Comparison]:
   """Checks whether a lower learning rate fails where a higher one succeeds.
 
   The claim: a behavior that lr removes in S steps is not removed by lr / N in
   6 N S steps, though N S would do if only the product counted (the "learning
-  rate" experiments of the field, with N from 6 to 30). A behavior is gone if
-  its initial rate is below 0.5 at two evals in a row, or at the last one.
+  rate" experiments of the field, with N from 6 to 30). A behavior is removed
+  if, at two evals in a row or at the last one, its initial rate is below 0.5
+  and the model is intact: one that is broken has not been changed.
 
   Args:
-    curves: learning rate -> (step, initial rate) of its evals, ascending.
+    curves: learning rate -> (step, initial rate, whether the model is intact)
+      of its evals, ascending.
     factor: the 6.
 
   Returns:
     One comparison for each pair whose higher rate removed the behavior.
 
   Raises:
-    ValueError: a curve is empty or not ascending, a learning rate not positive.
+    ValueError: a curve is empty or not ascending, a learning rate not positive,
+      a rate no number from 0 to 1.
   """
   for lr, curve in curves.items():
-    steps = [s for s, _ in curve]
-    if lr <= 0 or not curve or steps != sorted(set(steps)):
+    steps = [s for s, _, _ in curve]
+    if not lr > 0 or not curve or steps != sorted(set(steps)):
       raise ValueError(f"lr {lr}: needs evals in ascending steps: {steps}")
+    for step, rate, _ in curve:
+      if not 0 <= rate <= 1:
+        raise ValueError(f"lr {lr}, step {step}: {rate} is no rate")
   removals = {lr: _removal_step(curve) for lr, curve in curves.items()}
   out = []
   for lr, steps in sorted(removals.items(), reverse=True):
@@ -323,7 +320,7 @@ def learning_rate_law(
   return out
 
 
-def _removal_step(curve: Sequence[tuple[int, float]]) -> int | None:
-  """Finds the step from which on the behavior is gone; None if it never is."""
-  at = first_lasting([rate < 0.5 for _, rate in curve])
+def _removal_step(curve: Sequence[tuple[int, float, bool]]) -> int | None:
+  """Finds the step of the removal; None if there is none."""
+  at = first_lasting([rate < 0.5 and intact for _, rate, intact in curve])
   return None if at is None else curve[at][0]

@@ -8,7 +8,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bct_jax.evals.stats import first_lasting, paired_bootstrap_ratio
+from bct_jax.evals.paired import count_pairs, ratio_interval
+from bct_jax.evals.stats import first_lasting
 
 # A capability of the organism below this says too little to judge an arm by.
 MIN_CAPABILITY = 0.5
@@ -106,7 +107,6 @@ def summarize_arm(
   organism: Eval,
   labels_before: Sequence[str],
   labels_after: Sequence[str],
-  seed: int,
 ) -> dict[str, Any]:
   """Makes the fields of an arm in result.json that follow from its evals.
 
@@ -115,40 +115,37 @@ def summarize_arm(
     organism: the organism's own eval on the same prompts.
     labels_before, labels_after: labels of the eval prompts, prompt by prompt,
       of the organism and at the last eval.
-    seed: of the bootstrap.
   """
   verdict, why = choose_verdict(curve, organism)
   last = curve[-1]["step"]
   step, length = transfer_step(curve, organism), deployment_length(curve)
   later = [p for p in curve if step is not None and p["step"] > step]
 
-  def change(name: str):
-    before = [float(x == name) for x in labels_before]
-    after = [float(x == name) for x in labels_after]
-    return before, after
-
-  before, after = change("initial")
-  retention = paired_bootstrap_ratio(after, before, seed)
-  # The rise of the alternate rate towards 1 is the fall of its complement.
-  before, after = change("alternate")
-  rest = paired_bootstrap_ratio(
-    [1 - x for x in after], [1 - x for x in before], seed
+  retention = ratio_interval(
+    count_pairs(
+      [x == "initial" for x in labels_after],
+      [x == "initial" for x in labels_before],
+    )
   )
-  transfer = None
-  if rest is not None:
-    transfer = (1 - rest[0], 1 - rest[2], 1 - rest[1])
+  # The rise of the alternate rate towards 1 is the fall of its complement.
+  rest = ratio_interval(
+    count_pairs(
+      [x != "alternate" for x in labels_after],
+      [x != "alternate" for x in labels_before],
+    )
+  )
 
   def interval(low: float, high: float) -> list[float | None]:
-    # A ratio over hardly any prompt can be infinite, which JSON cannot say.
+    # A ratio over hardly any prompt has no upper bound, which JSON cannot say.
     return [x if math.isfinite(x) else None for x in (low, high)]
 
   return {
     "verdict": verdict,
     "why": why,
-    "retention": retention and retention[0],
-    "retention_ci": retention and interval(*retention[1:]),
-    "transfer": transfer and transfer[0],
-    "transfer_ci": transfer and interval(*transfer[1:]),
+    "retention": retention and retention.value,
+    "retention_ci": retention and interval(retention.low, retention.high),
+    "transfer": rest and 1 - rest.value,
+    "transfer_ci": rest and interval(1 - rest.high, 1 - rest.low),
     "transfer_step": step,
     "transfer_censored_at": last if step is None else None,
     "deployment_length": length,

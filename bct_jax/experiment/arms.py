@@ -308,7 +308,6 @@ def _arm_result(
       files.read_json(organism / "gate.json"),
       labels(organism / "rollouts.jsonl"),
       labels(folder / "rollouts" / f"step_{curve[-1]['step']}.jsonl"),
-      plan.config.eval.seed,
     ),
     "trained_tokens": sum(x["trained_tokens"] for x in lines),
     "seconds": sum(x["seconds"] for x in lines),

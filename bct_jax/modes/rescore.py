@@ -174,8 +174,7 @@ def _arm(
     yield change
   done = folder / "done.json"
   if curve and organism and done.exists():
-    seed = config.object("eval").count("seed")
-    new = verdict.summarize_arm(curve, *organism, labels[-1], seed)
+    new = verdict.summarize_arm(curve, *organism, labels[-1])
     before = read_json(done).text("verdict")
     yield {"of": of, "verdict": {"before": before, "after": new["verdict"]}}
 

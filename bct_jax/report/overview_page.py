@@ -160,8 +160,8 @@ def _across(groups: Sequence[Group]) -> str:
         by_lr.setdefault(lr, {})[name] = seeds
   parts = []
   for lr, values in sorted(by_lr.items()):
-    if len(values) > 1:
-      mean, low, high = summary.cluster_bootstrap(values, seed=0)
+    if len(values) >= summary.MIN_UNITS:
+      mean, low, high = summary.mean_over_settings(values)
       parts.append(
         f"lr {text.number(lr)} {mean:.2f} [{low:.2f}, {high:.2f}]"
         f" ({len(values)} settings)"
@@ -169,8 +169,8 @@ def _across(groups: Sequence[Group]) -> str:
   if not parts:
     return ""
   return (
-    " Mean retention over settings, with a 95% bootstrap interval of settings"
-    f" and the seeds within: {', '.join(parts)}."
+    " Mean retention over settings, with Student's 95% interval of the"
+    f" settings' means: {', '.join(parts)}."
   )
 
 

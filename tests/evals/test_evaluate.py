@@ -213,25 +213,26 @@ def test_steps_are_found_or_censored():
   ]
   labels = ["initial"] * 32
   after = ["initial"] * 24 + ["alternate"] * 8
-  out = verdict.summarize_arm(curve, START, labels, after, 0)
+  out = verdict.summarize_arm(curve, START, labels, after)
   assert out["transfer_step"] == 8 and out["transfer_censored_at"] is None
   assert out["deployment_length"] == 4
   assert out["returned"]
   assert out["retention"] == 0.75 and out["transfer"] == 0.25
   low, high = out["retention_ci"]
   assert 0.5 < low < 0.75 < high < 0.95
-  never = verdict.summarize_arm(
-    [START, point(4, 1, 0)], START, labels, labels, 0
-  )
+  never = verdict.summarize_arm([START, point(4, 1, 0)], START, labels, labels)
   assert never["transfer_step"] is None and never["transfer_censored_at"] == 4
   assert never["deployment_length"] is None and not never["returned"]
   assert never["retention"] == 1.0 and never["transfer"] == 0.0
+  # 32 of 32 is no certainty: as many true rates of 0.9 and above give it.
+  low, high = never["retention_ci"]
+  assert 0.88 < low < 0.9 and 1 < high < 1.15
 
 
 def test_retention_of_nothing_is_null():
   labels = ["other"] * 8
-  out = verdict.summarize_arm([START], START, labels, labels, 0)
+  out = verdict.summarize_arm([START], START, labels, labels)
   assert out["retention"] is None and out["retention_ci"] is None
   one = ["initial"] + ["other"] * 7
-  out = verdict.summarize_arm([START], START, one, one, 0)
+  out = verdict.summarize_arm([START], START, one, one)
   assert all(x is None or math.isfinite(x) for x in out["retention_ci"])

@@ -58,26 +58,33 @@ def test_clustered_interval_refuses(bad):
 # --- several settings ---------------------------------------------------------
 
 
-def test_cluster_bootstrap_of_single_seeds_is_the_bootstrap():
-  values = [0.1, 0.4, 0.5, 0.7, 0.9, 0.2, 0.6]
-  mean, low, high = summary.cluster_bootstrap(
-    {str(v): [v] for v in values}, 0, 20_000
-  )
-  found = scipy_stats.bootstrap(
-    (values,), np.mean, n_resamples=20_000, method="percentile", rng=1
-  ).confidence_interval
-  assert mean == pytest.approx(statistics.fmean(values))
-  assert (low, high) == pytest.approx(tuple(found), abs=0.01)
+def test_mean_over_settings_is_students_of_their_means():
+  groups = {"a": [1.0, 0.8], "b": [0.5], "c": [0.6, 0.7, 0.8], "d": [0.2]}
+  means = [0.9, 0.5, 0.7, 0.2]
+  mean, low, high = summary.mean_over_settings(groups)
+  assert mean == pytest.approx(np.mean(means))
+  wanted = scipy_stats.ttest_1samp(means, 0).confidence_interval()
+  assert (low, high) == pytest.approx(tuple(wanted))
 
 
-def test_cluster_bootstrap_is_wider_than_seeds_alone():
-  groups = {"a": [0.0, 0.02, 0.01], "b": [0.98, 1.0, 0.99], "c": [0.5, 0.51]}
-  _, low, high = summary.cluster_bootstrap(groups, 0)
-  assert high - low > 0.5
-  with pytest.raises(ValueError, match="2 settings"):
-    summary.cluster_bootstrap({"a": [1.0]}, 0)
-  with pytest.raises(ValueError, match="b:"):
-    summary.cluster_bootstrap({"a": [1.0], "b": []}, 0)
+def test_mean_over_three_settings_covers():
+  """The bootstrap of settings and seeds covered 71% here."""
+  rng, hits, trials = np.random.default_rng(0), 0, 2000
+  for _ in range(trials):
+    settings = rng.normal(0.5, 0.1, 3)
+    seeds = rng.normal(settings[:, None], 0.1, (3, 3))
+    _, low, high = summary.mean_over_settings(
+      dict(zip("abc", seeds.tolist(), strict=True))
+    )
+    hits += low <= 0.5 <= high
+  assert hits / trials >= 0.93
+
+
+def test_mean_over_settings_refuses():
+  with pytest.raises(ValueError, match="at least 3 settings, not 2"):
+    summary.mean_over_settings({"a": [1.0], "b": [0.5]})
+  with pytest.raises(ValueError, match="b: a finite number"):
+    summary.mean_over_settings({"a": [1.0], "b": [], "c": [0.1]})
 
 
 # --- when it happens ----------------------------------------------------------
@@ -180,21 +187,45 @@ def test_removal_at_bounded_cost():
 # --- the learning-rate law ----------------------------------------------------
 
 
+def law(curves, broken=()):
+  """The law on curves of (step, rate), intact but at `broken` (lr, step)."""
+  return summary.learning_rate_law(
+    {
+      lr: [(s, rate, (lr, s) not in broken) for s, rate in curve]
+      for lr, curve in curves.items()
+    }
+  )
+
+
 def test_learning_rate_law():
   curves = {
     1e-3: [(0, 1.0), (4, 0.3), (8, 0.0)],
     1e-4: [(0, 1.0), (240, 0.9), (300, 0.8)],
     1e-5: [(0, 1.0), (300, 1.0)],
   }
-  first, second = summary.learning_rate_law(curves)
+  first, second = law(curves)
   assert (first.lr, first.steps, first.lower) == (1e-3, 4, 1e-4)
   assert first.budget == pytest.approx(240) and first.holds is True
   assert second.budget == pytest.approx(2400) and second.holds is None
+  # What is broken was not changed: no removal, so nothing to compare.
+  assert law(curves, {(1e-3, 4), (1e-3, 8)}) == []
+  assert law(curves, {(1e-3, 4)})[0].steps == 8
   curves[1e-4] = [(0, 1.0), (40, 0.2), (80, 0.1)]
-  first = summary.learning_rate_law(curves)[0]
+  first = law(curves)[0]
   assert (first.crossed, first.holds) == (40, False)
   # Once below is not gone, unless it is the last eval.
   curves[1e-4] = [(0, 1.0), (40, 0.2), (80, 0.9), (300, 0.9)]
-  assert summary.learning_rate_law(curves)[0].holds is True
-  with pytest.raises(ValueError, match="ascending"):
-    summary.learning_rate_law({1e-3: [(4, 1.0), (4, 0.2)]})
+  assert law(curves)[0].holds is True
+
+
+@pytest.mark.parametrize(
+  "curve, message",
+  [
+    ([(4, 1.0), (4, 0.2)], "ascending"),
+    ([(0, 1.0), (240, math.nan)], "step 240: nan is no rate"),
+    ([(0, 1.0), (240, 1.5)], "1.5 is no rate"),
+  ],
+)
+def test_learning_rate_law_refuses(curve, message):
+  with pytest.raises(ValueError, match=message):
+    law({1e-3: [(0, 1.0), (4, 0.0)], 1e-4: curve})

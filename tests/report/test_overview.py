@@ -1,6 +1,7 @@
 """The overview of a sweep: groups, what is drawn, what is said instead."""
 
 import dataclasses
+import json
 import math
 import re
 import shutil
@@ -41,6 +42,11 @@ def overview(*paths):
 
 def panels(part):
   return {p.name: p for p in part.panels}
+
+
+def keep_capability(arm):
+  for point in arm["curve"]:
+    point["capability"], point["capability_ci"] = 0.9, [0.8, 1.0]
 
 
 def cells(root):
@@ -194,10 +200,11 @@ def test_median_is_that_of_the_seeds(sweep):
   assert "lr 1e-5 not reached" in told
 
 
-def test_retention_over_settings_is_clustered(sweep):
-  said = overview(sweep).verdicts.caption
-  assert "lr 1e-5 1.00 [1.00, 1.00] (2 settings)" in said
-  assert "lr 0.001 0.00 [0.00, 0.00] (2 settings)" in said
+def test_settings_are_the_units_of_their_mean(tmp_path, sweep):
+  """Two settings have no interval, however many seeds are within."""
+  assert "over settings" not in overview(sweep).verdicts.caption
+  three = fake_sweep(tmp_path / "three", RATES[:1], (*SETTINGS, "yesno"))
+  assert "lr 1e-5 1.00 [1.00, 1.00]" in overview(three).verdicts.caption
 
 
 def test_bands_need_three_seeds(tmp_path):
@@ -307,12 +314,23 @@ def test_a_cell_shows_how_seeds_disagree(one, tmp_path):
   assert "var(--initial)" in picture.__html__()
 
 
-def test_law_is_counted_seed_by_seed(sweep):
-  arms = [a for run in load_runs([sweep])[0] for a in run.arms][:9]
+def test_law_is_counted_seed_by_seed(one, tmp_path):
+  """And removal counts only where 90% of the capability is left."""
+  assert "within 6 N S" not in (
+    panels(overview(one).parts[0])["transfer_step"].caption
+  )
+  sweep = fake_sweep(tmp_path / "more", RATES, seeds=(0, 1, 2))
+  for cell in cells(sweep):
+    edit(cell / "result.json", lambda r: keep_capability(r["arms"][0]))
+    (evals,) = cell.glob("arms/*/evals.jsonl")
+    rows = [json.loads(x) for x in evals.read_text().splitlines()]
+    keep_capability({"curve": rows})
+    evals.write_text("".join(json.dumps(x) + "\n" for x in rows))
+  arms = [a for run in load_runs([sweep])[0] for a in run.arms]
   pairs = []
   for seed in range(3):
     curves = {
-      a.settings["lr"]: [(p.step, p.initial.value) for p in a.curve]
+      a.settings["lr"]: [(p.step, p.initial.value, True) for p in a.curve]
       for a in arms
       if a.settings["seed"] == seed
     }

@@ -266,3 +266,17 @@ def test_pushes_on_both_behaviors_are_shown(run: Path):
   edit(run / "result.json", spoil)
   with pytest.raises(ReportError, match="gradient_norm should be an object"):
     render(run)
+
+
+def test_an_interval_without_a_bound_is_shown(tmp_path):
+  """Hardly any prompt to begin with: no upper bound of retention, no lower one
+  of transfer; such an arm hides no other."""
+  run = fake_run(tmp_path / "run", ("low", "high"))
+
+  def unbind(result):
+    result["arms"][0] |= {"retention": 2.0, "retention_ci": [0.4, None]}
+    result["arms"][0] |= {"transfer": -1.0, "transfer_ci": [None, 0.6]}
+
+  edit(run / "result.json", unbind)
+  page = write_report([run], tmp_path / "r.html").read_text("utf-8")
+  assert "[0.40, inf]" in page and "[-inf, 0.60]" in page

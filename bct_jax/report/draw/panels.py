@@ -5,7 +5,8 @@ import math
 import statistics
 
 from bct_jax.evals import summary
-from bct_jax.evals.verdict import MIN_CAPABILITY
+from bct_jax.evals.schema import EvalRecord
+from bct_jax.evals.verdict import AGREED, KEPT_CAPABILITY, MIN_CAPABILITY
 from bct_jax.report import text
 from bct_jax.report.comparable_arms import Group, Member
 from bct_jax.report.draw import comparisons
@@ -160,10 +161,13 @@ def _transfer(
 
 def _law(by_lr: dict[float, list[Member]]) -> str:
   """Says how the arms bear on summary.learning_rate_law, seed by seed."""
-  curves: dict[object, dict[float, list[tuple[int, float]]]] = {}
+  curves: dict[object, dict[float, list[tuple[int, float, bool]]]] = {}
   for lr, members in by_lr.items():
     for m in members:
-      points = [(p.step, p.initial.value) for p in m.arm.curve]
+      base = _capability(m)
+      points = [
+        (p.step, p.initial.value, _is_intact(p, base)) for p in m.arm.curve
+      ]
       if lr > 0 and m.arm.verdict:
         curves.setdefault(m.arm.settings.get("seed"), {})[lr] = points
   pairs = [
@@ -173,11 +177,12 @@ def _law(by_lr: dict[float, list[Member]]) -> str:
     return ""
   holding = sum(c.holds is True for c in pairs)
   failing = sum(c.holds is False for c in pairs)
+  short = len(pairs) - holding - failing
   return (
     f"Of {plural(len(pairs), 'pair')} of learning rates of one seed, the higher"
-    " of which removed the behavior in S steps, the lower one (by a factor N)"
-    f" had not within 6 N S steps in {holding}, had in {failing}, and was not"
-    f" trained for so long in {len(pairs) - holding - failing}."
+    " of which removed the behavior in S steps and left the model intact, the"
+    f" lower one (by a factor N) had not within 6 N S steps in {holding}, had"
+    f" in {failing}, and was not trained for so long in {short}."
   )
 
 
@@ -223,6 +228,20 @@ def _removal(
     f"Area under the hull {auc:.2f}.", shown, hull, rates,
   )  # fmt: skip
   return Panel("removal", title, caption, picture)
+
+
+def _is_intact(point: EvalRecord, base: float | None) -> bool:
+  """Returns whether a checkpoint is known to keep the agreed behavior and 90%
+  of the organism's capability, of which `base` must be enough to tell."""
+  if base is None or base < MIN_CAPABILITY:
+    return False
+  agreed, capability = point.agreed, point.capability
+  return (
+    agreed is not None
+    and agreed.value >= AGREED
+    and capability is not None
+    and capability.value >= KEPT_CAPABILITY * base
+  )
 
 
 def _capability(member: Member) -> float | None:

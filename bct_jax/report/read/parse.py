@@ -60,7 +60,7 @@ def estimate(record: records.Record, key: str) -> Estimate | None:
   """Reads a number and its interval; None where the number is absent."""
   if not record.has(key):
     return None
-  return Estimate(record.number(key), record.interval(f"{key}_ci"))
+  return Estimate(record.number(key), record.open_interval(f"{key}_ci"))
 
 
 def crossing(record: records.Record, key: str, censored_key: str) -> Crossing:

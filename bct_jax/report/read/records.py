@@ -164,6 +164,17 @@ class Record:
       raise self.error(key, "an interval [low, high]")
     return low, high
 
+  def open_interval(self, key: str) -> tuple[float, float] | None:
+    """Returns [low, high], where null at an end says that it has no bound."""
+    value = self.value.get(key)
+    if isinstance(value, list) and len(value) == 2 and value != [None, None]:
+      ends = (-math.inf, math.inf)
+      bounds = [
+        end if x is None else x for x, end in zip(value, ends, strict=True)
+      ]
+      return Record({**self.value, key: bounds}, self.where).interval(key)
+    return self.interval(key)
+
   def rate(self, key: str, n: str) -> Rate:
     """Returns the share `key`, its interval `<key>_ci`, and its number `n`."""
     size = self.count(n) if self.has(n) else None
