@@ -28,14 +28,22 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-# Only these may differ from the server's own variables: others may have been
-# read while modules were imported. A command that runs in the tests' own
-# process leaves the advice of transformers turned off, as the server has it.
-# torch, where a test imports it, names a folder for a compiler that none uses.
-FREE = (
-  *("BCT_JAX_", "JAX_", "MEASURED_", "PYTEST_", "PYTHONPATH", "XLA_FLAGS"),
-  *("TORCHINDUCTOR_CACHE_DIR", "TRANSFORMERS_NO_ADVISORY_WARNINGS"),
+# A forked process gets the variables of its command, whole. But modules are
+# imported already, so what they read at import must be as the server has it.
+# (JAX's options are set again, see run.) Others come and go in the tests' own
+# process, where libraries set some as they are imported.
+READ_AT_IMPORT = (
+  *("HF_", "HOME", "HUGGINGFACE_", "LD_", "MPL", "PYTHON", "TRANSFORMERS_"),
+  *("TF_", "TMPDIR", "XDG_"),
 )
+# The advice of transformers is turned off by a command that runs in the tests'
+# own process, as the server has it.
+FREE = ("PYTHONPATH", "TRANSFORMERS_NO_ADVISORY_WARNINGS")
+
+
+def is_fixed(name: str) -> bool:
+  """Tells whether a variable was read before any command."""
+  return name.startswith(READ_AT_IMPORT) and name not in FREE
 
 
 class ForkedProcess:
@@ -88,8 +96,12 @@ class ForkServer:
   def __init__(self):
     self.folder = tempfile.TemporaryDirectory()
     self.address = f"{self.folder.name}/socket"
-    self.env = {k: v for k, v in os.environ.items() if not k.startswith(FREE)}
-    self.env |= {"JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    passed_on = {
+      k: v
+      for k, v in os.environ.items()
+      if not k.startswith(("BCT_JAX_", "JAX_", "XLA_FLAGS")) and k not in FREE
+    }
+    self.env = {**passed_on, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     self.process = subprocess.Popen(
       [sys.executable, __file__, self.address],
       cwd=ROOT,
@@ -111,7 +123,7 @@ class ForkServer:
     self, module: str, argv: Sequence[str], env: Mapping[str, str], cwd: Path
   ) -> ForkedProcess:
     names = {k for k in {*env, *self.env} if env.get(k) != self.env.get(k)}
-    other = sorted(k for k in names if not k.startswith(FREE))
+    other = sorted(filter(is_fixed, names))
     if other:
       raise ValueError(f"{other}: a forked process cannot have others")
     request = {
