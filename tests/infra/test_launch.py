@@ -256,7 +256,8 @@ def test_real_slurm_requeues_what_was_stopped(
 
 GCLOUD = r"""#!/usr/bin/env bash
 # Hosts are folders, ssh runs the command in one.
-printf '%q ' "$@" >>"$HOSTS/calls"; echo >>"$HOSTS/calls"
+# One write: several of these run at a time.
+line="$(printf '%q ' "$@")"; printf '%s\n' "$line" >>"$HOSTS/calls"
 case " $* " in
   *" queued-resources describe "*"--format="*) echo ACTIVE ;;
   *" queued-resources describe "*) exit 1 ;;
