@@ -254,7 +254,7 @@ KILLED = """
   sys.path.insert(0, "tests/support")
   import parity
   from helpers import make_mesh
-  from bct_jax.models import export
+  from bct_jax.models.huggingface import export
   source, out, at = Path(sys.argv[1]), Path(sys.argv[2]), int(sys.argv[3])
   model, params = parity.load(source, make_mesh())
   cast, calls = export._cast, []

@@ -64,10 +64,19 @@ class Cluster:
 
   @classmethod
   def start(
-    cls, count, *flags, own=(), cwd=None, code=ROOT, timeout=60, kept=None
+    cls,
+    count,
+    *flags,
+    own=(),
+    cwd=None,
+    code=ROOT,
+    timeout=60,
+    kept=None,
+    real=False,
   ):
     """`own` are flags, `cwd` folders and `code` checkouts of each process;
-    `kept` says where programs are kept."""
+    `kept` says where programs are kept. Processes are forked, unless they run
+    other code or are to be `real`: forked ones have no torch."""
     env = {
       **os.environ,
       **(kept or caching()),
@@ -88,7 +97,7 @@ class Cluster:
       more = {"PYTHONPATH": str(codes[i]), "BCT_JAX_PROCESS_ID": str(i)}
       processes.append(
         fork_server.start("bct_jax.main", argv, env | more, at)
-        if codes[i] == ROOT
+        if codes[i] == ROOT and not real
         else start_module("bct_jax.main", argv, env | more, at)
       )
     return cls(processes)
