@@ -337,7 +337,7 @@ def begin(root, folder, env=ENV):
     f"--workdir={root}",
     f"--config.model.path={folder}",
   )
-  return fork_server.start("bct_jax.sweep", [f"--sweep={FILE}", *flags], env)
+  return fork_server.start("bct_jax.sweep", flags, env)
 
 
 @pytest.mark.slow
