@@ -33,8 +33,8 @@ ROOT = Path(__file__).parents[2]
 # (JAX's options are set again, see run.) Others come and go in the tests' own
 # process, where libraries set some as they are imported.
 READ_AT_IMPORT = (
-  *("HF_", "HOME", "HUGGINGFACE_", "LD_", "MPL", "PYTHON", "TRANSFORMERS_"),
-  *("TF_", "TMPDIR", "XDG_"),
+  *("HF_HOME", "HF_HUB_", "HOME", "LD_", "MPL", "PYTHON", "TRANSFORMERS_"),
+  *("TMPDIR", "XDG_"),
 )
 # The advice of transformers is turned off by a command that runs in the tests'
 # own process, as the server has it.
