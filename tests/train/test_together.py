@@ -107,9 +107,10 @@ def assert_close(ours, theirs):
   jax.tree.map(one, ours, theirs)
 
 
+# Slow: unoptimized programs round so that Adam is 3e-5 apart on (2, 2, 2).
 @pytest.mark.parametrize(
   "shape",
-  [MESHES[0], *(pytest.param(s, marks=pytest.mark.long) for s in MESHES[1:])],
+  [MESHES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in MESHES[1:])],
   ids=str,
 )
 def test_adapters_in_one_program_are_those_of_separate_ones(shape):
