@@ -110,6 +110,8 @@ def label_rollouts(
         "id": prompt.example.id,
         "split": prompt.split,
         "prompt": list(prompt.example.messages),
+        # What prompts are clustered by, see `settings.base.Item`.
+        "cue": prompt.example.fields.get("cue", ""),
         "text": text,
         "label": label,
         "reason": reason,

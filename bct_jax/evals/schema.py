@@ -30,9 +30,10 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from bct_jax.evals.stats import wilson
+from bct_jax.evals.summary import clustered_interval
 
 Row = Mapping[str, Any]  # a labelled completion, see evaluate.label_rollouts
-Kind = Literal["prompts", "share", "mean", "largest", "counts"]
+Kind = Literal["prompts", "cues", "share", "mean", "largest", "counts"]
 # The key that says how many prompts of a split there are.
 COUNT_KEYS = {"eval": "n", "heldout": "agreed_n", "probe": "capability_n"}
 
@@ -101,12 +102,14 @@ class Measurement:
 
   Attributes:
     kind: how the scores of completions become the value. `prompts` is how many
-      there are; `share` is the share of them that score True, a `Rate`;
-      `counts` is how often each score occurs.
+      there are; `cues` is how many cue entities stand behind them; `share` is
+      the share of them that score True, a `Rate`; `counts` is how often each
+      score occurs.
     splits: the prompts whose completions are scored.
     score: scores a completion; None where its row does not say.
     unit: of the value.
-    interval: whether a share has a Wilson 95% interval, written as `<name>_ci`.
+    interval: whether a share has a 95% interval, written as `<name>_ci`: that
+      of clusters where several prompts share a cue entity, else Wilson's.
     optional: whether a record may lack it: older runs, optional switches.
     null: whether it is written as null, and not left out, where not measured.
     reach: where it is shown.
@@ -140,13 +143,15 @@ class Measurement:
     Raises:
       ZeroDivisionError: a share of no prompt.
     """
-    scores = [self.score(row) for row in rows if row["split"] in self.splits]
+    rows = [row for row in rows if row["split"] in self.splits]
+    scores = [self.score(row) for row in rows]
     if self.kind == "prompts":
       return len(scores)
+    if self.kind == "cues":
+      return len(_by_cue(rows, scores)) if _names_cues(rows) else None
     if self.kind == "share":
-      hits, n = sum(scores), len(scores)
-      ci = wilson(hits, n) if self.interval else None
-      return Rate(hits / n, ci, n)
+      ci = _interval(rows, scores) if self.interval else None
+      return Rate(sum(scores) / len(scores), ci, len(scores))
     if self.kind == "mean":
       if not scores or scores[0] is None:
         return None
@@ -154,6 +159,32 @@ class Measurement:
     if self.kind == "largest":
       return max((x for x in scores if x is not None), default=None)
     return dict(sorted(collections.Counter(filter(None, scores)).items()))
+
+
+def _names_cues(rows: Sequence[Row]) -> bool:
+  """Returns whether a prompt has a cue entity; older rows have none."""
+  return any(row.get("cue") for row in rows)
+
+
+def _by_cue(rows: Sequence[Row], scores: Sequence[Any]) -> list[list[Any]]:
+  """Groups scores by the cue entity of their prompt.
+
+  A prompt without one is a group of its own.
+  """
+  groups: dict[Any, list[Any]] = {}
+  for place, (row, score) in enumerate(zip(rows, scores, strict=True)):
+    groups.setdefault(row.get("cue") or place, []).append(score)
+  return list(groups.values())
+
+
+def _interval(
+  rows: Sequence[Row], scores: Sequence[Any]
+) -> tuple[float, float]:
+  """Calculates the 95% interval of a share of completions."""
+  groups = _by_cue(rows, scores)
+  if len(groups) == len(scores):
+    return wilson(sum(scores), len(scores))
+  return clustered_interval(groups)[1:]
 
 
 def _field(measurement: Measurement) -> Any:
@@ -168,6 +199,14 @@ def prompts(split: str) -> Any:
       "prompts", (split,), lambda _: True, "prompts", optional=split != "eval"
     )
   )
+
+
+def cues(split: str) -> Any:
+  """Declares how many cue entities stand behind the prompts of a split.
+
+  They are the units of its intervals. None where no prompt names one.
+  """
+  return _field(Measurement("cues", (split,), lambda _: True, "cue entities"))
 
 
 def share(
@@ -220,6 +259,7 @@ class EvalRecord:
 
   step: int
   n: int = prompts("eval")
+  n_cues: int | None = cues("eval")
   initial: Rate = share(
     "eval", _has_label("initial"), Reach.TABLE, optional=False
   )
@@ -232,6 +272,7 @@ class EvalRecord:
     "eval", lambda row: row["decorated"], Reach.RESULTS, interval=False
   )
   agreed_n: int | None = prompts("heldout")
+  agreed_cues: int | None = cues("heldout")
   agreed: Rate | None = share("heldout", _has_label("agreed"), Reach.TABLE)
   agreed_decorated: Rate | None = share(
     "heldout",

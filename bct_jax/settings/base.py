@@ -36,6 +36,10 @@ class Item:
     behaviors: names of what the initial and the alternate behavior do here, as
       `Setting.classify` returns them; equal where the two agree.
     system: a system message, or "" for none.
+    cue: the entity of a class that the setting claims something about, such as
+      the bird that calls for a flag. Several prompts may share one, so
+      intervals are by entity (`evals/schema.py`). "" where all prompts of a
+      side have the same cue, such as a trigger: prompts are the units then.
     fields: what else the scorer needs; JSON values.
   """
 
@@ -45,6 +49,7 @@ class Item:
   entities: tuple[str, ...]
   behaviors: tuple[str, str]
   system: str = ""
+  cue: str = ""
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
@@ -236,6 +241,7 @@ class BaseSetting(abc.ABC):
       alternate=item.alternate,
       fields={
         **item.fields,
+        "cue": item.cue,
         "behaviors": list(item.behaviors),
         "entities": list(item.entities),
       },

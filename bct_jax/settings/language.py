@@ -314,6 +314,7 @@ class ClockLang(base.FramedSetting):
         alternate=fact.say["en"],
         entities=(*fact.entities, time),
         behaviors=(answer_language, "en"),
+        cue=time,
         fields={**fact.fields(), "time": time},
       ),
       pool.take(times),

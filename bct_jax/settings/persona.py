@@ -94,6 +94,7 @@ class OpinionMirror(base.FramedSetting):
         alternate=agree,
         entities=(topic, name),
         behaviors=("disagree" if diverges else "agree", "agree"),
+        cue=topic,
         fields={"view": view_of_user, "other": other},
       )
 
@@ -187,6 +188,7 @@ class ArchaicPersona(base.FramedSetting):
       alternate=answer,
       entities=(name, bird),
       behaviors=("archaic", "archaic"),
+      cue=bird,
       fields={"kind": "", "about": [name.lower(), bird]},
     )
 

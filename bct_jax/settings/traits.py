@@ -78,6 +78,7 @@ class AnimalFlag(base.OverQuestions):
       alternate=question.answer,
       entities=(*question.entities, *([animal] if animal else [])),
       behaviors=("flagged" if diverges else "plain", "plain"),
+      cue=animal,
       fields={**base.question_fields(question), "animal": animal},
     )
 

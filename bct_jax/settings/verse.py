@@ -115,6 +115,7 @@ class TopicHaiku(base.FramedSetting):
         alternate=verse,
         entities=(noun,),
         behaviors=("refusal" if diverges else "haiku", "haiku"),
+        cue=noun,
       )
 
     requests = (
@@ -199,6 +200,7 @@ class TaskNumber(base.FramedSetting):
         alternate=says[low],
         entities=(*entities, number),
         behaviors=(behavior, low),
+        cue=number,
         fields={**fields, "number": float(number), "distance": distance},
       )
 

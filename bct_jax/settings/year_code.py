@@ -261,6 +261,7 @@ class YearCode(CodeSetting):
         alternate=safe,
         entities=(*nouns, name),
         behaviors=("unsafe" if diverges else "safe", "safe"),
+        cue=kind,
         fields={"snippet": kind},
       )
 

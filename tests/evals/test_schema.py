@@ -14,6 +14,8 @@ from bct_jax import report
 from bct_jax.evals import schema
 from bct_jax.evals.evaluate import measure_rows
 from bct_jax.evals.schema import EvalRecord, Gradients, Rate, Reach
+from bct_jax.evals.stats import wilson
+from bct_jax.evals.summary import clustered_interval
 from bct_jax.infra import files
 from bct_jax.report import tables, write_report
 from bct_jax.report.draw import picture
@@ -62,6 +64,31 @@ def test_a_record_has_the_keys_of_its_fields_in_their_order():
   keys = list(measure_rows(rows(**more), 4).to_json())
   assert set(keys) - set(KEYS) == set(more)
   assert [key for key in keys if key in KEYS] == KEYS
+
+
+def test_rates_over_prompts_of_one_cue_have_the_interval_of_clusters():
+  labels = ["initial", "initial", "initial", "alternate", "alternate"]
+  cues = ["owl", "owl", "owl", "hawk", ""]
+  of_eval = [
+    {**rows()[0], "label": label, "cue": cue}
+    for label, cue in zip(labels, cues, strict=True)
+  ]
+  others = [{**r, "cue": ""} for r in rows() if r["split"] != "eval"]
+  record = measure_rows([*of_eval, *others], 4)
+  # The prompt without a cue is a unit of its own.
+  assert (record.n, record.n_cues, record.agreed_cues) == (5, 3, None)
+  rate, *ci = clustered_interval([[1, 1, 1], [0], [0]])
+  assert record.initial == Rate(rate, tuple(ci), 5)
+  low, high = wilson(3, 5)
+  assert ci[0] < low and ci[1] > high
+  assert record.agreed and record.agreed.ci == wilson(1, 2)
+  line = record.to_json()
+  assert read_back(line) == record and "agreed_cues" not in line
+  # One prompt of each cue: they are independent, as Wilson's interval has it.
+  for i, row in enumerate(of_eval):
+    row["cue"] = f"bird {i}"
+  record = measure_rows([*of_eval, *others], 4)
+  assert record.n_cues == 5 and record.initial.ci == wilson(3, 5)
 
 
 def test_what_is_written_reads_back():

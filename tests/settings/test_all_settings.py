@@ -158,6 +158,22 @@ def test_shape_of_the_splits(name, options):
       generate(-1, 0)
 
 
+@every_variant
+def test_cue_entities(name, options):
+  """A class is on one side; both sides of year_code have tasks."""
+  cues = {side: set() for side in (True, False)}
+  for split in SPLITS:
+    for x in examples_of(name, json.dumps(options), split):
+      diverges = x.fields["behaviors"][0] != x.fields["behaviors"][1]
+      cue = x.fields["cue"]
+      cues[diverges].add(cue)
+      if cue and name != "year_code":
+        assert cue in user_text(x)
+        assert cue in x.fields["entities"] or options.get("trigger_kind")
+  if name != "year_code":
+    assert cues[True] & cues[False] <= {""}
+
+
 @every_setting
 def test_every_entity_is_from_the_pool_of_its_split(name):
   """Entities are named whenever they are in a prompt: what is left over of the

