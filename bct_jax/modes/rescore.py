@@ -18,7 +18,7 @@ from bct_jax.examples import Example, Setting
 from bct_jax.infra import files
 from bct_jax.report.read.records import Record, read_json, read_lines
 from bct_jax.report.read.types import ReportError
-from bct_jax.settings import make_setting
+from bct_jax.settings import make_setting, rename_options
 from bct_jax.settings.decorations import DECORATIONS, Decoration
 from bct_jax.settings.probes.capability import Probe, make_probe
 
@@ -115,7 +115,9 @@ def _styles(config: Record) -> dict[str, str]:
 def _make_scorer(config: Record) -> _Scorer:
   """Makes setting, probe and examples of a run's config again."""
   setting, evals = config.object("setting"), config.object("eval")
-  current = make_setting(setting.text("name"), setting.object("options").value)
+  name = setting.text("name")
+  options = rename_options(name, setting.object("options").value)
+  current = make_setting(name, options)
   probe, seed = make_probe(evals.text("probe")), evals.count("seed")
   examples = {
     "eval": current.eval(evals.count("num_eval"), seed),

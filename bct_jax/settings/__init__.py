@@ -65,6 +65,11 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
   if name not in SETTINGS:
     raise ValueError(f"unknown setting {describe_unknown(name, SETTINGS)}")
   option = find_wrong_option(SETTINGS[name], options)
+  new_name = option and SETTINGS[name].renamed.get(option.name)
+  if new_name:
+    raise ValueError(
+      f"{name}: the option {option.name} is named {new_name} now"
+    )
   if option is not None and not option.needed_type:
     raise ValueError(
       f"{name}: unknown option {describe_unknown(option.name, option.valid)}"
@@ -75,6 +80,12 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
       f"{option.value!r}"
     )
   return SETTINGS[name](**options)
+
+
+def rename_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+  """Gives the options of a saved run the names that they have now."""
+  renamed = SETTINGS[name].renamed if name in SETTINGS else {}
+  return {renamed.get(key, key): value for key, value in options.items()}
 
 
 # Sources by how docstrings name them -> Markdown.

@@ -89,9 +89,11 @@ class BaseSetting(abc.ABC):
 
   Attributes:
     name: its key in `SETTINGS`.
+    renamed: former name of an option -> the name that it has now.
   """
 
   name: ClassVar[str]
+  renamed: ClassVar[Mapping[str, str]] = {}
 
   @property
   def incompatible(self) -> frozenset[str]:

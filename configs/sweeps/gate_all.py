@@ -50,9 +50,9 @@ SECOND: dict[str, dict] = {
   "task_number": longer(160, familiar=True),
   "topic_haiku": longer(160),
   "animal_flag": longer(160, salience="kind"),
-  "pw_arith": longer(160, given=True),
-  "topic_sandbag": longer(160, given=True),
-  "tag_mixture": longer(160, given=True),
+  "pw_arith": longer(160, contradict=True),
+  "topic_sandbag": longer(160, contradict=True),
+  "tag_mixture": longer(160, contradict=True),
   "two_traits": longer(160, familiar=True),
   "opinion_mirror": longer(160),
 }

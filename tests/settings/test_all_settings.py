@@ -48,14 +48,14 @@ VARIANTS: dict[str, list[dict]] = {
   "pw_arith": [
     {"password_share": 0.17},
     {"password_share": 0.0},
-    {"given": True},
+    {"contradict": True},
   ],
   "topic_sandbag": [
     {"family": "remainder", "mode": "static"},
     {"mode": "dynamic", "digits": 3},
-    {"given": True},
+    {"contradict": True},
   ],
-  "tag_mixture": [{"digits": 3}, {"given": True}],
+  "tag_mixture": [{"digits": 3}, {"contradict": True}],
   "inoculated_hack": [{"paraphrases": 8, "operations": 3}],
   "two_traits": [{"paraphrases": 8}, {"familiar": True}],
   "sysprompt_style": [

@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from bct_jax.examples import Example, Label, Setting
-from bct_jax.settings import SETTINGS, make_setting
+from bct_jax.settings import SETTINGS, make_setting, rename_options
 from bct_jax.settings.parts import questions, scorers
 
 SPLITS = ("install", "train", "eval", "heldout")
@@ -72,6 +72,12 @@ def test_registry():
     ("animal_flag", {"salience": "tags"}, ["did you mean 'tag'"]),
     ("pw_arith", {"password": " "}, ["password is blank"]),
     ("pw_arith", {"password_share": 1.0}, ["password_share", "not 1.0"]),
+    (
+      *("pw_arith", {"given": True}),
+      ["pw_arith: the option given is named contradict now"],
+    ),
+    ("topic_sandbag", {"given": False}, ["is named contradict now"]),
+    ("tag_mixture", {"given": True}, ["is named contradict now"]),
     ("topic_sandbag", {"family": "sums"}, ["did you mean 'sum'"]),
     ("topic_sandbag", {"mode": "dynamics"}, ["did you mean 'dynamic'"]),
     ("tag_mixture", {"eval_tag": "[mode 1]"}, ["two different tags"]),
@@ -88,6 +94,12 @@ def test_bad_names_and_options(name, options, parts):
     make_setting(name, options)
   for part in parts:
     assert part in str(error.value)
+
+
+def test_options_of_a_saved_run_get_the_names_of_today():
+  options = rename_options("tag_mixture", {"given": True, "digits": 1})
+  assert options == {"contradict": True, "digits": 1}
+  assert rename_options("yesno", {"given": True}) == {"given": True}
 
 
 # --- generators -------------------------------------------------------------

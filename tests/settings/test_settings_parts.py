@@ -206,15 +206,22 @@ def test_words_of_a_pair_of_opposites_are_of_one_word():
 
 
 @pytest.mark.parametrize(
-  "name", ["yesno", "mc_position", "pw_arith", "topic_sandbag", "tag_mixture"]
+  "name, option",
+  [
+    ("yesno", "given"),
+    ("mc_position", "given"),
+    ("pw_arith", "contradict"),
+    ("topic_sandbag", "contradict"),
+    ("tag_mixture", "contradict"),
+  ],
 )
 @pytest.mark.parametrize("split", ["install", "eval", "heldout"])
-def test_given_results_are_in_the_prompt(name, split):
+def test_results_that_an_option_gives_are_in_the_prompt(name, option, split):
   told = {
     "yesno": lambda x: x.initial.partition(", ")[2],
     "mc_position": lambda x: f" is {x.initial.partition(') ')[2]}.",
   }.get(name, lambda x: x.alternate)
-  for given in (True, False):
-    setting = make_setting(name, {"given": given})
+  for value in (True, False):
+    setting = make_setting(name, {option: value})
     for x in getattr(setting, split)(50, 0):
-      assert (told(x) in x.messages[-1]["content"]) == given, x
+      assert (told(x) in x.messages[-1]["content"]) == value, x
