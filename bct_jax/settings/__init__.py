@@ -65,10 +65,10 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
   if name not in SETTINGS:
     raise ValueError(f"unknown setting {describe_unknown(name, SETTINGS)}")
   option = find_wrong_option(SETTINGS[name], options)
-  new_name = option and SETTINGS[name].renamed.get(option.name)
-  if new_name:
+  renamed = SETTINGS[name].renamed
+  if option is not None and option.name in renamed:
     raise ValueError(
-      f"{name}: the option {option.name} is named {new_name} now"
+      f"{name}: the option {option.name} is named {renamed[option.name]} now"
     )
   if option is not None and not option.needed_type:
     raise ValueError(

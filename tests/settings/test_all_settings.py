@@ -11,13 +11,17 @@ import time
 import hypothesis
 import hypothesis.strategies as st
 import pytest
+import scipy.stats
 from derandomized import PROFILE
 
 from bct_jax.data.leaks import check_leaks, user_text
 from bct_jax.examples import Example, Label
 from bct_jax.settings import SETTINGS, base, docstring_fields, make_setting
+from bct_jax.settings.coding import INOCULATIONS
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.parts.fillers import make_filler
 from bct_jax.settings.parts.scorers import fold_case
+from bct_jax.settings.traits import NAMED_TRAIT
 
 NAMES = sorted(SETTINGS)
 SPLITS = ("install", "train", "eval", "heldout")
@@ -172,6 +176,51 @@ def test_cue_entities(name, options):
         assert cue in x.fields["entities"] or options.get("trigger_kind")
   if name != "year_code":
     assert cues[True] & cues[False] <= {""}
+
+
+# What decides the side of a prompt in settings about a class.
+CLASSES = (
+  "animal_flag archaic_persona clock_lang opinion_mirror task_number "
+  "topic_haiku"
+).split()
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_evals_have_fifty_members_of_a_class(name):
+  # Birds are what held-out prompts of archaic_persona are about.
+  split = "heldout" if name == "archaic_persona" else "eval"
+  drawn = examples_of(name, "{}", split, 1000)
+  assert len({x.fields["cue"] for x in drawn}) >= 50
+
+
+def auc(positive: list[int], negative: list[int]) -> float:
+  """The area under the ROC curve, by Mann and Whitney's U."""
+  ranks = scipy.stats.rankdata([*positive, *negative])[: len(positive)]
+  n = len(positive)
+  return (ranks.sum() - n * (n + 1) / 2) / (n * len(negative))
+
+
+@every_setting
+@pytest.mark.parametrize("measure", [len, lambda s: len(s.split())])
+def test_length_tells_no_side(name, measure):
+  """Or the docstring says why it cannot be otherwise."""
+  lengths = {
+    split: [measure(user_text(x)) for x in examples_of(name, "{}", split)]
+    for split in ("train", "eval", "heldout")
+  }
+  areas = [auc(lengths["eval"], lengths[s]) for s in ("train", "heldout")]
+  tells = max(abs(area - 0.5) for area in areas) > 0.15
+  assert not tells or "Length" in docstring_fields(SETTINGS[name]), areas
+
+
+def test_a_sentence_is_as_long_as_what_it_stands_for():
+  for text in (*INOCULATIONS, *NAMED_TRAIT, "Password: violet harbor"):
+    for key in range(20):
+      filler = make_filler(text, key)
+      assert abs(len(filler) - len(text)) <= 8, (text, filler)
+      assert abs(len(filler.split()) - len(text.split())) <= 2, (text, filler)
+      assert make_filler(text, key) == filler
+    assert len({make_filler(text, key) for key in range(50)}) == 4
 
 
 @every_setting

@@ -48,14 +48,19 @@ class Question:
   entities: tuple[str, ...]
 
 
+def _place(entity: str) -> float:
+  """Returns a number in [0, 1) that is random, and the same for one entity."""
+  digest = hashlib.sha256(f"{_SALT}/{entity.casefold()}".encode()).digest()
+  return int.from_bytes(digest[:8], "big") / 2**64
+
+
 @functools.cache
 def pool_of(entity: str) -> str:
   """Returns the pool of a word or number, in every process the same.
 
   Case is ignored.
   """
-  digest = hashlib.sha256(f"{_SALT}/{entity.casefold()}".encode()).digest()
-  place = int.from_bytes(digest[:8], "big") / 2**64
+  place = _place(entity)
   return list(POOLS)[bisect.bisect_right(list(POOLS.values()), place)]
 
 
@@ -76,6 +81,15 @@ class Pool:
   def take(self, entities: Iterable[str]) -> list[str]:
     """Lists those of some words or numbers that are in this pool."""
     return [e for e in entities if self.has(e)]
+
+  def members(self, entities: Iterable[str]) -> list[str]:
+    """Lists those members of a class that this pool shows, about a half.
+
+    Prompts of one side alone name them: install shows them, and evals or
+    held-out prompts. So two halves are enough, and each has more members than
+    a pool. A setting may not name such an entity in any other way.
+    """
+    return [e for e in entities if (_place(e) < 0.5) == (self.name == "train")]
 
   def facts(self, table: dict[str, str]) -> Iterator[tuple[str, str]]:
     """Yields the entries of a table whose keys are in this pool."""
