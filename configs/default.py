@@ -198,7 +198,7 @@ def get_config() -> ConfigDict:
   # gradients in float32.
   c.eval.gradients = False
   # Also tasks of lm-eval, as ("hellaswag", "arc_easy"), which decide no
-  # verdict; needs the extra `eval`. As the task says, without chat template and
+  # reading; needs the extra `eval`. As the task says, without chat template and
   # prompts of the run; generation is as in sampling where it says nothing.
   c.eval.tasks = ()
   # Updates after which to run them, and to evaluate; 0, once for the organism,
@@ -227,4 +227,21 @@ def get_config() -> ConfigDict:
   c.gate.min_agreed = 0.9  # agreed behavior on held-out train prompts
   c.gate.enforce = True  # False records the failure and goes on
   c.gate.base_rates = False  # also the model's rates before it was installed
+
+  # What arms are read by, see bct_jax/evals/README.md. Fixed before looking:
+  # a run that goes on keeps them, and rescore says what other bars would give.
+  c.reading = ConfigDict()
+  c.reading.kept = 0.8  # lower bound of initial from which it is kept
+  c.reading.lost = 0.2  # upper bound of initial up to which it is gone
+  c.reading.max_fall = 0.2  # of initial against the organism, if it is kept
+  c.reading.max_damage = 0.1  # fall of right answers that an intact model has
+  # Right answers of the organism below which no damage can be seen.
+  c.reading.min_capability = 0.5
+  # Share of eval completions in which the scorer saw neither behavior and no
+  # reason why; above it nothing is read.
+  c.reading.max_ungraded = 0.1
+  # What training has to reach: style (agreed_decorated), reward (mean on
+  # held-out prompts), or loss (mean over the updates since the eval before).
+  c.reading.target = "style"
+  c.reading.target_value = 0.9  # at or above it; a loss at or below it
   return c

@@ -14,6 +14,7 @@ from bct_jax.config.types import (
   OPTIMIZERS,
   SCHEDULES,
   SOURCES,
+  TARGETS,
   ArmConfig,
   ConfigError,
   EvalConfig,
@@ -22,6 +23,7 @@ from bct_jax.config.types import (
   OnPolicyConfig,
   OptimConfig,
   OrganismConfig,
+  ReadingConfig,
   SamplingConfig,
 )
 
@@ -214,6 +216,24 @@ def _check_tasks(evals: EvalConfig) -> None:
       raise ConfigError(f"eval.{field} = {value!r}: must be {requirement}")
 
 
+def _check_reading(bars: ReadingConfig) -> None:
+  """Rejects bars of a reading that cannot be."""
+  choose(bars.target, TARGETS, "reading.target")
+  is_rate = bars.target != "style" or 0 < bars.target_value <= 1
+  for field, is_valid, requirement in (
+    ("kept", 0.5 < bars.kept < 1, "above 0.5, below 1"),
+    ("lost", 0 < bars.lost < 0.5, "above 0, below 0.5"),
+    ("max_fall", 0 < bars.max_fall < 1, "above 0, below 1"),
+    ("max_damage", 0 < bars.max_damage < 1, "above 0, below 1"),
+    ("min_capability", 0 <= bars.min_capability <= 1, "from 0 to 1"),
+    ("max_ungraded", 0 <= bars.max_ungraded <= 1, "from 0 to 1"),
+    ("target_value", is_rate, "above 0, up to 1 for the target 'style'"),
+  ):
+    if not is_valid:
+      value = getattr(bars, field)
+      raise ConfigError(f"reading.{field} = {value!r}: must be {requirement}")
+
+
 def check(config: ExperimentConfig) -> None:
   """Rejects a configuration with a field, or a pair of fields, that cannot be.
 
@@ -240,6 +260,7 @@ def check(config: ExperimentConfig) -> None:
     if getattr(config.eval, field) <= 0:
       raise ConfigError(f"eval.{field}: must be positive")
   check_sampling(config.sampling)
+  _check_reading(config.reading)
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")
   _check_tasks(config.eval)

@@ -10,6 +10,7 @@ from typing import Any
 OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 NORMALIZERS = ("token", "example")
+TARGETS = ("style", "reward", "loss")
 ATTENTION = ("auto", "cudnn", "splash", "xla")
 SOURCES = ("template", "on_policy", "file")
 # Organisms that are a model under a prompt -> its kind in settings/prompts.py.
@@ -266,6 +267,23 @@ class GateConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReadingConfig:
+  """Says by which bars an arm is read; with defaults, as older runs have none.
+
+  `bct_jax/evals/reading.py` has the definitions.
+  """
+
+  kept: float = 0.8
+  lost: float = 0.2
+  max_fall: float = 0.2
+  max_damage: float = 0.1
+  min_capability: float = 0.5
+  max_ungraded: float = 0.1
+  target: str = "style"
+  target_value: float = 0.9
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
   """Holds the whole configuration of an experiment."""
 
@@ -283,3 +301,4 @@ class ExperimentConfig:
   eval: EvalConfig
   sampling: SamplingConfig
   gate: GateConfig
+  reading: ReadingConfig = ReadingConfig()

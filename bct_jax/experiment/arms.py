@@ -1,11 +1,11 @@
-"""Trains arms from the organism, evaluates them on the way and judges them.
+"""Trains arms from the organism, evaluates them on the way and reads them.
 
 The time line of one arm, whose evals are due after updates 0, 2 and 4:
 
   begin    completions that the organism must draw, the reference's log-probs
   update   -     1  2        3  4
   eval     0        2           4      rollouts/, gradients, tasks, evals.jsonl
-  end                                  done.json, with the verdict
+  end                                  done.json, with the reading
 """
 
 import dataclasses
@@ -17,7 +17,7 @@ from typing import Any
 from bct_jax.config import ArmConfig
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
-from bct_jax.evals import verdict
+from bct_jax.evals import outcome, reading
 from bct_jax.evals.evaluate import add_rewards, mark_decorated, measure_rows
 from bct_jax.evals.rewards import make_reward
 from bct_jax.evals.schema import Gradients, terminal_line
@@ -89,9 +89,9 @@ def run_arms(
 
   outcomes = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
   memory.release_memory()
-  for name, outcome in outcomes.items():
-    failed = isinstance(outcome, Exception)
-    out[name] = outcome if failed else arms[name].finish()
+  for name, end in outcomes.items():
+    failed = isinstance(end, Exception)
+    out[name] = end if failed else arms[name].finish()
   return {name: out[name] for name in workdirs}
 
 
@@ -279,18 +279,25 @@ def _arm_result(
 ) -> dict[str, Any]:
   """Makes the arm's part of result.json from the files of the run.
 
-  Every arm is judged by the organism, also a reversal, which began elsewhere.
+  Every arm is read against the organism, also a reversal that began elsewhere.
   """
   arm = plan.config.arms[name]
   curve = files.read_lines(folder / "evals.jsonl")
+  before = files.read_lines(organism / "rollouts.jsonl")
+  last = curve[-1]["step"]
+  after = files.read_lines(folder / "rollouts" / f"step_{last}.jsonl")
+  lines = files.read_lines(folder / "metrics.jsonl")
+  losses = reading.mean_losses(lines, [point["step"] for point in curve])
+  styled = arm.train.decoration != "plain"
+  read = reading.read_arm(
+    curve, before, after, plan.config.reading, losses, styled
+  )
 
-  def labels(path: Path) -> list[str]:
-    """Reads the labels of a file's eval rows."""
-    rows = files.read_lines(path)
+  def labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
     return [r["label"] for r in rows if r["split"] == "eval"]
 
-  lines = files.read_lines(folder / "metrics.jsonl")
   return {
+    "schema": outcome.SCHEMA,
     "name": name,
     "control": arm.control or None,
     "of": arm.of or None,
@@ -303,12 +310,8 @@ def _arm_result(
     "seed": arm.train.seed,
     "steps": arm.train.steps,
     "curve": curve,
-    **verdict.summarize_arm(
-      curve,
-      files.read_json(organism / "gate.json"),
-      labels(organism / "rollouts.jsonl"),
-      labels(folder / "rollouts" / f"step_{curve[-1]['step']}.jsonl"),
-    ),
+    "reading": read.to_json(),
+    **outcome.summarize_arm(curve, labels(before), labels(after)),
     "trained_tokens": sum(x["trained_tokens"] for x in lines),
     "seconds": sum(x["seconds"] for x in lines),
   }

@@ -1,4 +1,4 @@
-"""Runs one experiment: organism -> gate -> arms -> verdicts.
+"""Runs one experiment: organism -> gate -> arms -> readings.
 
 Every stage writes its files before it counts as done, and is skipped when they
 are there. An unfinished stage goes on from its last checkpoint.
@@ -11,6 +11,7 @@ from typing import Any
 import jax
 
 from bct_jax.data.leaks import describe_overlap
+from bct_jax.evals.outcome import SCHEMA
 from bct_jax.experiment.arms import run_arms
 from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.organism import make_organism, provenance
@@ -76,6 +77,7 @@ def write_result(
     leaks: see find_leaks.
   """
   result = {
+    "schema": SCHEMA,
     "setting": plan.config.setting.name,
     "model": plan.config.model.path,
     "organism": {

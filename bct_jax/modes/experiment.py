@@ -56,16 +56,16 @@ def run_experiment(
 
 
 def write_run_report(workdir: Path) -> None:
-  """Writes done.json and the report, and prints the verdicts."""
+  """Writes done.json and the report, and prints the readings."""
   result = files.read_json(workdir / "result.json")
   # Before the report, which says of a run without it that it is not done.
   write_done(workdir, result["organism"]["hash"])
   report = write_report([workdir], workdir / "report.html")
-  print(verdict_text(result))
+  print(reading_text(result))
   print(f"report: {report}")
 
 
-def verdict_text(result: Mapping[str, Any]) -> str:
+def reading_text(result: Mapping[str, Any]) -> str:
   """Formats the result of an experiment for the terminal."""
   lines = [f"{result['setting']} on {result['model']}"]
   for arm in result["arms"]:
@@ -78,8 +78,8 @@ def verdict_text(result: Mapping[str, Any]) -> str:
       for k in ("initial", "alternate", "other")
     )
     lines += [
-      f"  {arm['name']}: {arm['verdict'].upper()} after {last['step']} steps "
-      f"at lr {arm['lr']:g}",
+      f"  {arm['name']}: {_sentence(arm)} (at lr {arm['lr']:g}, after "
+      f"{last['step']} updates)",
       f"    {last['n']} eval prompts: {rates}",
       f"    {last['agreed_n']} held-out train prompts: agreed "
       f"{last['agreed']:.0%}, with the decoration "
@@ -88,3 +88,8 @@ def verdict_text(result: Mapping[str, Any]) -> str:
       f"{last['capability']:.0%} right, {origin} {first['capability']:.0%}",
     ]
   return "\n".join(lines)
+
+
+def _sentence(arm: Mapping[str, Any]) -> str:
+  """Returns an arm's reading; the verdict of one that schema 1 wrote."""
+  return arm["reading"]["sentence"] if "reading" in arm else arm["verdict"]

@@ -10,10 +10,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.config import ConfigError, GateConfig, choose, from_dict
+from bct_jax.config import (
+  ConfigError,
+  GateConfig,
+  ReadingConfig,
+  choose,
+  from_dict,
+)
 from bct_jax.evals import schema, verdict
 from bct_jax.evals.evaluate import label_completion, summarize_rows
 from bct_jax.evals.gate import check_gate
+from bct_jax.evals.reading import Reading, mean_losses, read_arm
 from bct_jax.examples import Example, Setting
 from bct_jax.infra import files
 from bct_jax.report.read.records import Record, read_json, read_lines
@@ -85,13 +92,13 @@ def run_rescore(workdir: Path | None, out: Path | None) -> None:
 
 
 def rescore(workdir: Path) -> Iterator[dict[str, Any]]:
-  """Yields a record for each saved eval and each verdict; see `run_rescore`."""
+  """Yields a record for each saved eval and each reading; see `run_rescore`."""
   config = read_json(workdir / "config.json").object("config")
   scorer = _make_scorer(config)
   organism = None
   for path in sorted(workdir.glob("organisms/*/rollouts.jsonl")):
     record, after = _gate(path, scorer)
-    organism = after, record.pop("labels")
+    organism = after, record.pop("scored")
     yield record
   for name, style in _styles(config).items():
     choose(style, DECORATIONS, f"arms.{name}.train.decoration")
@@ -162,23 +169,48 @@ def _arm(
   scorer: _Scorer,
   decoration: Decoration,
   config: Record,
-  organism: tuple[dict[str, Any], list[str]] | None,
+  organism: tuple[dict[str, Any], list[dict[str, Any]]] | None,
 ) -> Iterator[dict[str, Any]]:
-  """Yields a record for each eval of an arm, and one for its verdict."""
-  of, curve, labels = f"arms/{name}", [], []
+  """Yields a record for each eval of an arm, and one for its reading."""
+  of, curve, rows = f"arms/{name}", [], []
   evals = folder / "evals.jsonl"
   for record in read_lines(evals, print) if evals.exists() else ():
     step = record.count("step")
     path = folder / "rollouts" / f"step_{step}.jsonl"
     change, after = _eval(of, step, path, scorer, decoration, record)
     curve.append(after)
-    labels.append(change.pop("labels"))
+    rows = change.pop("scored")
     yield change
   done = folder / "done.json"
-  if curve and organism and done.exists():
-    new = verdict.summarize_arm(curve, *organism, labels[-1])
-    before = read_json(done).text("verdict")
-    yield {"of": of, "verdict": {"before": before, "after": new["verdict"]}}
+  if not curve or not organism or not done.exists():
+    return
+  before = read_json(done)
+  now = _read(folder, curve, organism[1], rows, decoration, config)
+  if before.has("reading"):
+    then = before.object("reading").text("sentence")
+    yield {"of": of, "reading": {"before": then, "after": now.sentence()}}
+    return
+  # Of schema 1: its own word by its own definition, and what would be read.
+  word, _ = verdict.choose_verdict(curve, organism[0])
+  then = before.text("verdict")
+  yield {"of": of, "verdict": {"before": then, "after": word}}
+  yield {"of": of, "reading": {"before": None, "after": now.sentence()}}
+
+
+def _read(
+  folder: Path,
+  curve: Sequence[Mapping[str, Any]],
+  before: Sequence[Mapping[str, Any]],
+  after: Sequence[Mapping[str, Any]],
+  decoration: Decoration,
+  config: Record,
+) -> Reading:
+  """Reads an arm by the bars of its run, or by the defaults if it has none."""
+  bars = config.object("reading").value if config.has("reading") else {}
+  lines = [r.value for r in read_lines(folder / "metrics.jsonl")]
+  losses = mean_losses(lines, [point["step"] for point in curve])
+  styled = decoration.name != "plain"
+  return read_arm(curve, before, after, ReadingConfig(**bars), losses, styled)
 
 
 def _eval(
@@ -221,15 +253,16 @@ def _eval(
     "before": {k: before.share(k) for k in shares},
     "after": {k: after[k] for k in shares},
     "changed": changed,
-    "labels": [r["label"] for r in rows if r["split"] == "eval"],
+    "scored": rows,
   }
   return record, after
 
 
 def _text(record: Mapping[str, Any]) -> str:
   """Formats a record for the terminal."""
-  if "verdict" in record:
-    return f"{record['of']}: verdict {_change(record['verdict'])}"
+  for kind in ("verdict", "reading"):
+    if kind in record:
+      return f"{record['of']}: {kind} {_change(record[kind])}"
   changed, before = record["changed"], record["before"]
   moved = {k: v for k, v in record["after"].items() if v != before[k]}
   parts = [f"{k} {before[k]:.1%} -> {v:.1%}" for k, v in moved.items()]
@@ -258,4 +291,6 @@ _PASSED = {True: "passed", False: "failed"}
 def _change(values: Mapping[str, Any]) -> str:
   """Formats a value before and after."""
   before, after = values["before"], values["after"]
-  return f"{before}, as before" if before == after else f"{before} -> {after}"
+  if before == after:
+    return f"{before}, as before"
+  return after if before is None else f"{before} -> {after}"

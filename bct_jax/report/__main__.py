@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bct_jax.report import ReportError, write_figure, write_report
-from bct_jax.report.tables import FORMS, evals_csv, verdict_table
+from bct_jax.report.tables import FORMS, evals_csv, reading_table
 from bct_jax.report.watch import watch_runs
 
 
@@ -57,7 +57,7 @@ def _make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "--table",
     choices=sorted(FORMS),
-    help="print the verdicts as a table, and write no report",
+    help="print the readings as a table, and write no report",
   )
   parser.add_argument(
     "--at",
@@ -99,7 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.evals:
       args.evals.write_text(evals_csv(args.run_dirs), encoding="utf-8")
     if args.table:
-      print(verdict_table(args.run_dirs, args.table, args.at), end="")
+      print(reading_table(args.run_dirs, args.table, args.at), end="")
       return 0
     print(write_report(args.run_dirs, args.out, args.figures))
     if args.figure:

@@ -40,9 +40,9 @@ def _pictures(
     Name of the file, figure, and the organisms of the arms that it shows.
   """
   if overview is not None:
-    if overview.verdicts.picture is not None:
+    if overview.readings.picture is not None:
       organisms = [run.organism for run in runs]
-      yield "all-verdicts", overview.verdicts.picture, organisms
+      yield "all-readings", overview.readings.picture, organisms
     for part in overview.parts:
       for panel in part.panels:
         if panel.picture is not None:

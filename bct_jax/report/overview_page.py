@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 from bct_jax.evals import summary
 from bct_jax.report import text
-from bct_jax.report.comparable_arms import Group, make_groups
+from bct_jax.report.comparable_arms import Group, Member, make_groups
 from bct_jax.report.draw import comparisons
 from bct_jax.report.draw.panels import (
   Panel,
@@ -43,13 +43,13 @@ class Overview:
   """Holds what the template of the overview needs.
 
   Attributes:
-    verdicts: the map of verdicts of all arms.
+    readings: the map of behaviors of all arms.
     parts: the panels of each group.
     left_out: why groups have no panels, "" where all have.
     fold: whether each part is folded.
   """
 
-  verdicts: Panel
+  readings: Panel
   parts: tuple[Part, ...]
   left_out: str
   fold: bool
@@ -69,26 +69,25 @@ def make_overview(runs: Sequence[RunRecord]) -> Overview | None:
     f"{alone} of {len(groups)} rows have fewer."
   )  # fmt: skip
   return Overview(
-    _verdicts(groups, runs), parts, left_out, fold=len(parts) > OPEN_GROUPS
+    _readings(groups, runs), parts, left_out, fold=len(parts) > OPEN_GROUPS
   )
 
 
-def _verdicts(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
-  """Makes the map of verdicts: a row for each group, a column for each rate."""
+def _readings(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
+  """Makes the map of behaviors: a row a group, a column a learning rate."""
   rates = sorted({lr for group in groups for lr in group.by_lr})
   cells: dict[tuple[int, int], Counter[str]] = {}
+  notes: dict[tuple[int, int], str] = {}
   for row, group in enumerate(groups):
     for lr, members in group.by_lr.items():
-      words = Counter(m.arm.verdict or "unfinished" for m in members)
-      cells[row, rates.index(lr)] = words
+      cell = row, rates.index(lr)
+      cells[cell] = Counter(m.arm.behavior or "unfinished" for m in members)
+      notes[cell] = _note(members)
   members = [m for group in groups for m in group.members]
   total = sum((c for c in cells.values()), Counter())
   counts = ", ".join(f"{n} {name}" for name, n in total.most_common())
   caption = f"{plural(len(members), 'arm')}: {counts}."
   caption += " Each cell is the arms that differ in seed alone."
-  if any(len(c) > 1 for c in cells.values()):
-    letters = ", ".join(f"{v[1]} {k}" for k, v in comparisons.VERDICTS.items())
-    caption += f" Where seeds disagree: {letters}."
   if len(cells) < len(groups) * len(rates):
     caption += " An empty cell: no such arm."
   unknown = sum(m.lr is None for m in members)
@@ -111,12 +110,21 @@ def _verdicts(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
     )
   caption += _starts(runs) + _across(groups)
   if not rates:
-    return Panel("verdicts", "Verdicts", caption)
-  picture = comparisons.verdict_map(
-    "ov", f"Verdicts: {counts}", [text.visible(g.name) for g in groups], rates,
-    cells,
+    return Panel("readings", "Readings", caption)
+  picture = comparisons.behavior_map(
+    "ov", f"Behaviors: {counts}", [text.visible(g.name) for g in groups], rates,
+    cells, notes,
   )  # fmt: skip
-  return Panel("verdicts", "Verdicts by learning rate", caption, picture)
+  return Panel("readings", "Behavior by learning rate", caption, picture)
+
+
+def _note(members: Sequence[Member]) -> str:
+  """Says how many seeds a cell of the map has, and how many are intact."""
+  note = plural(len(members), "seed")
+  read = [m.arm.reading for m in members if m.arm.reading is not None]
+  if not read:
+    return note
+  return f"{note}, {sum(r.integrity == 'intact' for r in read)} intact"
 
 
 def _starts(runs: Sequence[RunRecord]) -> str:

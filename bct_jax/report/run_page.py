@@ -57,9 +57,10 @@ class ArmView:
   arm: ArmRecord
   last: EvalRecord | None
   summary: str
-  verdict: str
   settings: dict[str, str]
-  transfer_step: str
+  style_step: str
+  loss_step: str
+  margin: str
   deployment_length: str
   cost: str
   reasons: list[str]
@@ -198,9 +199,10 @@ def _view_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
     arm=arm,
     last=curve[-1] if curve else None,
     summary=text.describe_arm(arm),
-    verdict=arm.verdict or ("no verdict" if arm.finished else "unfinished"),
     settings={k: text.setting_value(k, v) for k, v in arm.settings.items()},
-    transfer_step=text.crossing(arm.transfer_step),
+    style_step=text.bracket(arm.style_step),
+    loss_step=text.bracket(arm.loss_step),
+    margin=arm.reading.margin_text() if arm.reading else "–",
     deployment_length=text.crossing(arm.deployment_length),
     cost=_cost(arm),
     reasons=[_reasons(point) for point in curve],

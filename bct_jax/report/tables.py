@@ -28,9 +28,12 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   `update_cosine_` and `update_gain_` with `initial` and `alternate`,
   `gradient_norm` and `update_norm`; `tasks.TASK.METRIC` of every task of
   lm-eval that any eval has; and what holds for the arm as a whole:
-  `verdict`, `retention`, `transfer`, `transfer_step`, `transfer_censored_at`,
-  `trained_tokens`, `seconds`. What was not measured, or is not known yet, is
-  None.
+  its reading, `behavior`, `integrity`, `progress`, `returned`, `margin` with
+  `margin_low` and `margin_high`; the steps `style_after` and `style_by`,
+  `loss_after` and `loss_by`, between which the target was reached and the
+  initial behavior lost, with `censored_at`, the last eval; `verdict` of runs of
+  schema 1; `retention`, `transfer`, `trained_tokens` and `seconds`. What was
+  not measured, or is not known yet, is None.
 
   Args:
     run_dirs: run or sweep directories, finished or not.
@@ -70,7 +73,6 @@ def _line(
   scores: dict[str, float | None],
 ) -> dict[str, Any]:
   """Makes a line of `load_results`; `scores` has those of tasks."""
-  step = arm.transfer_step
   out = {
     "run": str(run.path),
     "setting": run.setting,
@@ -93,13 +95,31 @@ def _line(
     **{k: getattr(point, k) for k in schema.shown_means(Reach.RESULTS)},
     **_pushes(point),
     **scores,
-    "verdict": arm.verdict or None,
+    **_reading(arm),
     "retention": arm.retention and arm.retention.value,
     "transfer": arm.transfer and arm.transfer.value,
-    "transfer_step": step and step.step,
-    "transfer_censored_at": step and step.censored_at,
     "trained_tokens": arm.trained_tokens,
     "seconds": arm.seconds,
+  }
+
+
+def _reading(arm: ArmRecord) -> dict[str, Any]:
+  """Returns what is read off an arm as a whole, by key."""
+  read, style, loss = arm.reading, arm.style_step, arm.loss_step
+  low, high = (read and read.margin_bounds) or (None, None)
+  return {
+    **{
+      key: read and getattr(read, key)
+      for key in ("behavior", "integrity", "progress", "returned", "margin")
+    },
+    "margin_low": low,
+    "margin_high": high,
+    "style_after": style and style.after,
+    "style_by": style and style.by,
+    "loss_after": loss and loss.after,
+    "loss_by": loss and loss.by,
+    "censored_at": arm.curve[-1].step,
+    "verdict": arm.verdict or None,
   }
 
 
@@ -131,12 +151,12 @@ def _evals(runs: Sequence[RunRecord]) -> str:
   return _csv([list(rows[0]), *cells])
 
 
-# --- the table of verdicts ----------------------------------------------------
+# --- the table of readings ----------------------------------------------------
 
 _SETTINGS = ("objective", "lr", "rank", "seed")  # of an arm, in these tables
 
 
-def verdict_table(
+def reading_table(
   run_dirs: Sequence[str | Path],
   form: str,
   at: tuple[str, float] | None = None,
@@ -149,7 +169,7 @@ def verdict_table(
     at: (rate, level): shows the first eval after training began at which that
       rate is at the level or above, so that arms are compared where training
       got equally far. None shows the last eval, and so do, with a note in the
-      column `step`, arms that never got there. Verdicts are of whole arms.
+      column `step`, arms that never got there. Readings are of whole arms.
 
   Raises:
     ReportError: a run cannot be read, no arm has an eval, or the rate is none.
@@ -159,21 +179,22 @@ def verdict_table(
   rates = schema.shown_shares(Reach.RESULTS)
   if at is not None and at[0] not in rates:
     raise ReportError(f"{at[0]}: no such rate; there are {', '.join(rates)}")
-  return _verdicts(load_runs(run_dirs)[0], write, at)
+  return _readings(load_runs(run_dirs)[0], write, at)
 
 
-def _verdicts(
+def _readings(
   runs: Sequence[RunRecord],
   write: Callable[[Sequence[Sequence[str]]], str],
   at: tuple[str, float] | None = None,
 ) -> str:
-  """Writes the table of `verdict_table` of runs that have been read."""
+  """Writes the table of `reading_table` of runs that have been read."""
   rows = [_cells(run, arm, at) for run in runs for arm in run.arms if arm.curve]
   if not rows:
     raise ReportError("no arm of these runs has an eval yet")
   rates = schema.shown_shares(Reach.TABLE)
   header = ["setting", "arm", *_SETTINGS, "step", *rates]
-  return write([[*header, "verdict", "transfer step"], *rows])
+  words = ("reading", "target reached", "initial gone", "margin")
+  return write([[*header, *words], *rows])
 
 
 def _eval_to_show(
@@ -211,8 +232,15 @@ def _cells(
       "" if r is None else f"{text.percent(r.value)} {text.interval(r.ci)}"
       for r in rates
     ),
-    arm.verdict or "unfinished",
-    text.crossing(arm.transfer_step).replace("–", "-"),
+    *(
+      cell.replace("–", "-")
+      for cell in (
+        arm.words,
+        text.bracket(arm.style_step),
+        text.bracket(arm.loss_step),
+        arm.reading.margin_text() if arm.reading else "–",
+      )
+    ),
   ]
 
 
@@ -220,7 +248,7 @@ def tables(runs: Sequence[RunRecord]) -> dict[str, str]:
   """Makes the tables of a report as CSV by file name, those that have rows."""
   out = {}
   if any(arm.curve for run in runs for arm in run.arms):
-    out = {"evals.csv": _evals(runs), "verdicts.csv": _verdicts(runs, _csv)}
+    out = {"evals.csv": _evals(runs), "readings.csv": _readings(runs, _csv)}
   gates = [
     [str(run.path), name, rate.value, *(rate.ci or ("", "")),
      run.organism.gate.thresholds.get(name, ""), run.organism.gate.passed]

@@ -14,6 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
+from bct_jax.evals import reading
 from bct_jax.evals.schema import EvalRecord, Rate
 from bct_jax.report.read.types import (
   ArmRecord,
@@ -116,6 +117,15 @@ def crossing(value: Crossing | None) -> str:
   return f"> {value.censored_at} (censored)"
 
 
+def bracket(value: reading.Crossing | None) -> str:
+  """Writes between which steps something began to last: "6", "17 to 32"."""
+  if value is None:
+    return "–"
+  if value.by is None:
+    return f"> {value.censored_at}"
+  return str(value.by) if value.exact else f"{value.first} to {value.by}"
+
+
 def share(value: float | None) -> str:
   """Writes a share of completions, or a count of them, as it was logged."""
   if value is None:
@@ -174,15 +184,15 @@ def describe_arm(arm: ArmRecord) -> str:
     "initial": last.initial,
     "alternate": last.alternate,
   }
-  # The rate that the verdict rests on stands first.
-  if arm.verdict == "transferred":
+  # The rate that the reading rests on stands first.
+  if arm.behavior in ("replaced", "transferred"):
     rates = dict(reversed(rates.items()))
   if last.other.value > 0:
     rates["other"] = last.other
   rates.update(agreed=last.agreed, agreed_decorated=last.agreed_decorated)
   measured = [f"{k} {rate(v)}" for k, v in rates.items() if v is not None]
-  verdict = arm.verdict or ("no verdict" if arm.finished else "unfinished")
-  return f"{verdict} ({', '.join(measured)} at step {last.step})."
+  words = arm.reading.sentence() if arm.reading else arm.words
+  return f"{words} ({', '.join(measured)} at step {last.step})."
 
 
 # Fields of `made.json` that tell organisms apart, and how they are written.

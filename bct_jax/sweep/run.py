@@ -113,10 +113,12 @@ def write_error(folder: Path, error: str) -> None:
 
 
 def report_cell(name: str, arm: Mapping[str, Any]) -> None:
-  """Prints the verdict of a cell's arm, or its error, to stderr."""
+  """Prints the words of a cell's arm, or its error, to stderr."""
+  from bct_jax.evals.reading import words_of
+
   failed = "error" in arm
   print(
-    f"{name}: {'failed: ' + arm['error'] if failed else arm['verdict']}",
+    f"{name}: {'failed: ' + arm['error'] if failed else words_of(arm)}",
     file=sys.stderr,
     flush=True,
   )
@@ -269,11 +271,12 @@ def result_table(
     results: what `run_cells` returns.
     waiting: names of cells that have not been run yet.
   """
+  from bct_jax.evals.reading import words_of
   from bct_jax.evals.schema import Reach, shown_shares
 
   names = shown_shares(Reach.TABLE)
   width = max([4, *map(len, [*results, *waiting])])
-  lines = [f"{'cell':{width}}  {'lr':>8}  {'verdict':12} {' '.join(names)}"]
+  lines = [f"{'cell':{width}}  {'lr':>8}  {'reading':18} {' '.join(names)}"]
   for name, arm in results.items():
     if "error" in arm:
       lines.append(f"{name:{width}}  failed: {arm['error']}")
@@ -285,6 +288,6 @@ def result_table(
       for k in names
     )
     lines.append(
-      f"{name:{width}}  {arm['lr']:8.2g}  {arm['verdict']:12} {rates}"
+      f"{name:{width}}  {arm['lr']:8.2g}  {words_of(arm):18} {rates}"
     )
   return "\n".join(lines + [f"{name:{width}}  waits" for name in waiting])

@@ -155,7 +155,7 @@ def measure_again(run: Path) -> None:
 
 def test_a_new_field_arrives_everywhere(run, monkeypatch):
   before = list(tables.load_results(run)[0])
-  header = tables.verdict_table([run], "csv").split("\n")[0].split(",")
+  header = tables.reading_table([run], "csv").split("\n")[0].split(",")
   monkeypatch.setattr(schema, "EvalRecord", LongerRecord)
   # A run from before it was measured is read all the same.
   assert {line["brief"] for line in tables.load_results(run)} == {None}
@@ -169,7 +169,7 @@ def test_a_new_field_arrives_everywhere(run, monkeypatch):
   assert [key for key in result if key not in before] == new
   text = tables.evals_csv([run])
   assert [*csv.DictReader(io.StringIO(text))][-1]["brief"] == str(line["brief"])
-  table = [*csv.reader(io.StringIO(tables.verdict_table([run], "csv")))]
+  table = [*csv.reader(io.StringIO(tables.reading_table([run], "csv")))]
   assert [x for x in table[0] if x not in header] == ["brief"]
   assert "%" in table[-1][table[0].index("brief")]
   assert schema.terminal_line(line).endswith(f"brief {line['brief']:.2f}")

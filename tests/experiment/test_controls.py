@@ -212,13 +212,13 @@ def test_a_run_with_controls(rank, tiny_folder, tmp_path, capsys):
     "reversal",
   ]
   assert "a.reversal" in (workdir / "report.html").read_text("utf-8")
-  told = [r for r in rescore.rescore(workdir) if "verdict" in r]
+  told = [r for r in rescore.rescore(workdir) if "reading" in r]
   assert [r["of"] for r in told] == [
     "arms/a",
     "arms/a.reversal",
     "arms/a.zero_lr",
   ]
-  assert all(len(set(r["verdict"].values())) == 1 for r in told)
+  assert all(len(set(r["reading"].values())) == 1 for r in told)
   lines = {x["arm"]: x["control"] for x in tables.load_results(workdir)}
   assert lines == {"a": None, "a.zero_lr": "zero_lr", "a.reversal": "reversal"}
 

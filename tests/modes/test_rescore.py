@@ -41,9 +41,22 @@ def test_the_same_code_changes_nothing(finished):
   assert [r["step"] for r in evals] == [0, 0, 2, 4, 0, 2, 4]
   assert all(r["rows"] == 24 and not r["changed"] for r in evals)
   assert all(r["before"] == r["after"] for r in evals)
-  told = [r["verdict"] for r in found if "verdict" in r]
-  assert told == [{"before": "degraded", "after": "degraded"}] * 2
+  told = [r["reading"] for r in found if "reading" in r]
+  assert len(told) == 2
+  assert all(x["before"] == x["after"] for x in told)
   assert evals[0]["passed"] == {"before": False, "after": False}
+
+
+def test_a_run_of_schema_1_keeps_its_word_and_gets_a_reading(copied):
+  for path in copied.glob("arms/*/done.json"):
+    arm = json.loads(path.read_text())
+    read = arm.pop("reading")["sentence"]
+    path.write_text(json.dumps({**arm, "verdict": "retained"}))
+  found = list(rescore(copied))
+  words = [r["verdict"] for r in found if "verdict" in r]
+  assert words == [{"before": "retained", "after": "degraded"}] * 2
+  told = [r["reading"] for r in found if "reading" in r]
+  assert told[-1] == {"before": None, "after": read}
 
 
 def test_what_another_scorer_said_is_shown(copied, tmp_path, capsys):

@@ -6,6 +6,7 @@ import math
 import re
 import shutil
 import statistics
+from collections import Counter
 
 import pytest
 from fake_run import N, edit, fake_run, fake_sweep
@@ -126,7 +127,7 @@ def test_a_run_again_is_no_further_seed(one, tmp_path):
   groups = make_groups(load_runs([one, again])[0])
   assert [len(g.members) for g in groups] == [3, 1]
   assert groups[1].name == "repeat 2"
-  said = overview(one, again).verdicts.caption
+  said = overview(one, again).readings.caption
   assert "no further seeds" in said
 
 
@@ -150,7 +151,7 @@ def test_an_unfinished_cell_is_in_its_row(one):
   shutil.rmtree(cell / "organisms")
   found = overview(one)
   assert len(make_groups(load_runs([one])[0])) == 1
-  assert "1 unfinished" in found.verdicts.caption
+  assert "1 unfinished" in found.readings.caption
 
 
 # --- what is drawn and said ---------------------------------------------------
@@ -159,24 +160,21 @@ def test_an_unfinished_cell_is_in_its_row(one):
 def test_numbers_said_are_those_of_the_arms(sweep):
   found = overview(sweep)
   arms = [a for run in load_runs([sweep])[0] for a in run.arms]
-  gone = [a for a in arms if a.verdict == "transferred"]
-  assert f"18 arms: {len(gone)} transferred" in found.verdicts.caption
+  gone = Counter(a.behavior for a in arms)
+  counts = ", ".join(f"{n} {word}" for word, n in gone.most_common())
+  assert len(gone) > 1 and f"18 arms: {counts}." in found.readings.caption
   assert found.left_out == "" and [p.name for p in found.parts] == [*SETTINGS]
   part = panels(found.parts[0])
-  assert list(part) == ["initial", "transfer_step", "removal", "survival"]
+  assert list(part) == ["initial", "margin", "removal", "survival"]
   assert "32 prompts an eval; 3 learning rates, 3 seeds each" in (
     part["initial"].caption
   )
   assert "95% t interval" in part["initial"].caption
   mine = arms[:9]
-  steps = [
-    (a.settings["lr"], a.transfer_step.step)
-    for a in mine
-    if a.transfer_step.step
-  ]
+  steps = [(a.settings["lr"], a.loss_step.by) for a in mine if a.loss_step.by]
   mean = scipy_stats.gmean([lr * s for lr, s in steps])
-  told = part["transfer_step"].caption
-  assert f"{len(steps)} of 9 finished arms transferred" in told
+  told = part["margin"].caption
+  assert f"{len(steps)} of 9 finished arms lost the initial" in told
   assert float(re.search(r"rate = ([\d.e-]+),", told)[1]) == pytest.approx(
     mean, rel=1e-3
   )
@@ -195,16 +193,16 @@ def test_median_is_that_of_the_seeds(sweep):
   arms = [a for run in load_runs([sweep])[0] for a in run.arms][:9]
   told = panels(overview(sweep).parts[0])["survival"].caption
   for lr, said in ((1e-4, "1e-4"), (1e-3, "0.001")):
-    steps = [a.transfer_step.step for a in arms if a.settings["lr"] == lr]
+    steps = [a.loss_step.by for a in arms if a.settings["lr"] == lr]
     assert f"lr {said} step {statistics.median(steps)}" in told
   assert "lr 1e-5 not reached" in told
 
 
 def test_settings_are_the_units_of_their_mean(tmp_path, sweep):
   """Two settings have no interval, however many seeds are within."""
-  assert "over settings" not in overview(sweep).verdicts.caption
+  assert "over settings" not in overview(sweep).readings.caption
   three = fake_sweep(tmp_path / "three", RATES[:1], (*SETTINGS, "yesno"))
-  assert "lr 1e-5 1.00 [1.00, 1.00]" in overview(three).verdicts.caption
+  assert "lr 1e-5 1.00 [1.00, 1.00]" in overview(three).readings.caption
 
 
 def test_bands_need_three_seeds(tmp_path):
@@ -241,8 +239,8 @@ def test_a_mean_is_over_the_same_seeds_at_every_step():
 def test_what_is_not_supported_is_said_in_words(one):
   def harm(result):
     for arm in result["arms"]:
-      arm["verdict"], arm["transfer_step"] = "degraded", None
-      arm["transfer_censored_at"] = 40
+      arm["reading"]["integrity"] = "damaged"
+      arm["reading"]["loss_step"] = {"censored_at": 40}
     result["organism"]["gate"]["capability"] = 0.1
 
   for cell in cells(one):
@@ -250,17 +248,17 @@ def test_what_is_not_supported_is_said_in_words(one):
   part = overview(one).parts[0]
   assert list(panels(part)) == ["initial"]
   said = " ".join(part.left_out)
-  assert "none of 3 finished arms transferred" in said
+  assert "0 of 3 finished arms lost the initial" in said
   assert "capability is below 50%" in said and "at most 1" in said
 
 
 def test_a_failed_gate_is_said_where_verdicts_are(one):
-  assert "failed the gate" not in overview(one).verdicts.caption
+  assert "failed the gate" not in overview(one).readings.caption
   edit(
     cells(one)[0] / "result.json",
     lambda r: r["organism"]["gate"].update(passed=False),
   )
-  told = overview(one).verdicts.caption
+  told = overview(one).readings.caption
   assert "In 1 of 3 runs the organism failed the gate" in told
 
 
@@ -276,11 +274,11 @@ def test_organisms_that_do_not_begin_alike_are_told(one):
     organism = dataclasses.replace(run.organism, hash="other", gate=gate)
     return make_overview([dataclasses.replace(run, organism=organism), *runs])
 
-  assert "organisms" not in make_overview(runs).verdicts.caption
-  told = other(9).verdicts.caption
+  assert "organisms" not in make_overview(runs).readings.caption
+  told = other(9).readings.caption
   assert "start with initial 100%, agreed 97%, capability 28% to 91%." in told
   assert "not matched in capability: the intervals" in told
-  told = other(30).verdicts.caption
+  told = other(30).readings.caption
   assert "capability 91% to 94%." in told and "matched" not in told
 
 
@@ -301,15 +299,16 @@ def test_a_single_rate_or_arm_has_no_curves(tmp_path):
 
 def test_a_cell_shows_how_seeds_disagree(one, tmp_path):
   def other(result):
-    result["arms"][0].update(verdict="degraded", seed=1)
+    result["arms"][0]["seed"] = 1
+    result["arms"][0]["reading"] |= {"behavior": "lost", "integrity": "damaged"}
 
   second = fake_sweep(tmp_path / "second", RATES)
   for cell in cells(second):
     edit(cell / "result.json", other)
-  picture = overview(one, second).verdicts.picture
+  picture = overview(one, second).readings.picture
   svg = picture.svg()
-  assert "R 1, D 1" in svg and svg.count("T 1, D 1") == 2
-  assert svg.count("2 seeds") == 3
+  assert "1 kept, 1 lost" in svg and svg.count("1 replaced, 1 lost") == 2
+  assert svg.count("2 seeds, 1 intact") == 3
   assert "var(" not in svg and "currentColor" not in svg
   assert "var(--initial)" in picture.__html__()
 
@@ -317,7 +316,7 @@ def test_a_cell_shows_how_seeds_disagree(one, tmp_path):
 def test_law_is_counted_seed_by_seed(one, tmp_path):
   """And removal counts only where 90% of the capability is left."""
   assert "within 6 N S" not in (
-    panels(overview(one).parts[0])["transfer_step"].caption
+    panels(overview(one).parts[0])["margin"].caption
   )
   sweep = fake_sweep(tmp_path / "more", RATES, seeds=(0, 1, 2))
   for cell in cells(sweep):
@@ -335,7 +334,7 @@ def test_law_is_counted_seed_by_seed(one, tmp_path):
       if a.settings["seed"] == seed
     }
     pairs += summary.learning_rate_law(curves)
-  told = panels(overview(sweep).parts[0])["transfer_step"].caption
+  told = panels(overview(sweep).parts[0])["margin"].caption
   assert f"Of {len(pairs)} pairs" in told
   open_ones = sum(c.holds is None for c in pairs)
   assert f"for so long in {open_ones}." in told
@@ -367,11 +366,11 @@ def test_reference_line_falls_as_one_over_the_rate(sweep):
     def __getattr__(self, name):
       return lambda *args, **kwargs: None
 
-  picture = panels(overview(sweep).parts[0])["transfer_step"].picture
+  picture = panels(overview(sweep).parts[0])["margin"].picture
   picture.draw(Axes())
-  xs, ys = drawn["step x lr constant"]
+  xs, ys = drawn["null: lr x steps"]
   slope = scipy_stats.linregress(
     list(map(math.log, xs)), list(map(math.log, ys))
   )
   assert slope.slope == pytest.approx(-1)
-  assert drawn["not by this step"] == ([1e-5] * 3, [40] * 3)
+  assert drawn["not lost by"] == ([1e-5] * 3, [40] * 3)

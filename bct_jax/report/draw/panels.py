@@ -5,8 +5,9 @@ import math
 import statistics
 
 from bct_jax.evals import summary
+from bct_jax.evals.outcome import AGREED
 from bct_jax.evals.schema import EvalRecord
-from bct_jax.evals.verdict import AGREED, KEPT_CAPABILITY, MIN_CAPABILITY
+from bct_jax.evals.verdict import KEPT_CAPABILITY, MIN_CAPABILITY
 from bct_jax.report import text
 from bct_jax.report.comparable_arms import Group, Member
 from bct_jax.report.draw import comparisons
@@ -55,7 +56,7 @@ def make_panels(
   """
   return [
     make(key, group, by_lr, rates)
-    for make in (_retention, _transfer, _removal, _survival)
+    for make in (_retention, _margin, _removal, _survival)
   ]
 
 
@@ -106,57 +107,72 @@ def _retention(
 
 
 def _finished_arms(by_lr: dict[float, list[Member]]) -> list[Member]:
-  """Lists the arms that have a verdict."""
-  return [m for arms in by_lr.values() for m in arms if m.arm.verdict]
+  """Lists the arms that have been read, or judged by schema 1."""
+  return [m for arms in by_lr.values() for m in arms if m.arm.behavior]
 
 
-def _transfer(
+def _margin(
   key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
 ) -> Panel:
-  """Makes the panel of the transfer step by learning rate."""
+  """Makes the panel of style step and loss step by learning rate.
+
+  The null of every comparison over learning rates, that lr x steps alone
+  decides, is a falling line in it.
+  """
   del rates
-  title = "Transfer step against learning rate"
-  finished, crossings, censored = _finished_arms(by_lr), [], []
+  title = "When the target was reached, and when the behavior was lost"
+  finished = _finished_arms(by_lr)
+  styles, losses, censored = [], [], []
   for m in finished:
-    step = m.arm.transfer_step
-    if step is None or not m.lr:
+    style, loss = m.arm.style_step, m.arm.loss_step
+    if not m.lr or style is None or loss is None:
       continue
-    if step.step:
-      earlier = [p.step for p in m.arm.curve if p.step < step.step]
-      crossings.append((m.lr, max(earlier, default=0), step.step))
-    elif step.censored_at:
-      censored.append((m.lr, step.censored_at))
-  rest = len(finished) - len(crossings) - len(censored)
+    if style.by and style.first:
+      styles.append((m.lr, style.first, style.by))
+    if loss.by and loss.first:
+      losses.append((m.lr, loss.first, loss.by))
+    elif loss.censored_at:
+      censored.append((m.lr, loss.censored_at))
+  rest = len(finished) - len(losses) - len(censored)
   law = _law(by_lr)
-  if not crossings:
-    none = f"none of {plural(len(finished), 'finished arm')} transferred."
-    return Panel("transfer_step", title, f"{none} {law}".strip())
-  product = math.exp(
-    statistics.fmean(math.log(lr * s) for lr, _, s in crossings)
+  counted = (
+    f"{len(losses)} of {plural(len(finished), 'finished arm')} lost the initial"
+    " behavior (rate below one half, at two evals in a row or the last)"
   )
-  caption = (
-    f"{len(crossings)} of {plural(len(finished), 'finished arm')} transferred;"
-    " the line below a mark goes down to the eval before, so the step lies on"
-    " it."
-  )
+  if not losses:
+    return Panel("margin", title, f"{counted}. {law}".strip())
+  product = math.exp(statistics.fmean(math.log(lr * s) for lr, _, s in losses))
+  caption = f"{counted}; a line below a mark is the bracket it lies in."
   if censored:
     caption += (
-      f" {plural(len(censored), 'arm')} had not by the last step, the ring"
-      " (arrow: later, if ever)."
+      f" {plural(len(censored), 'arm')} had not by the last eval (ring)."
     )
   if rest:
     caption += f" No place on these axes: {rest}, of step or learning rate 0."
   caption += (
     f" Dashed: steps x learning rate = {text.number(product)}, the geometric"
-    " mean of the marks, where all would lie if only that product counted."
+    " mean of the losses, where all would lie if only that product counted."
+    f"{_margins(by_lr)}"
   )
-  caption = f"{caption} {law}".strip()
-  picture = comparisons.transfer_steps(
+  picture = comparisons.crossing_steps(
     f"{key}t", f"{text.visible(group.name)}: {title.lower()}",
-    f"{len(crossings)} arms transferred, {len(censored)} did not.", crossings,
-    censored, product,
+    f"{len(losses)} arms lost the behavior, {len(censored)} did not.", styles,
+    losses, censored, product,
   )  # fmt: skip
-  return Panel("transfer_step", title, caption, picture)
+  return Panel("margin", title, f"{caption} {law}".strip(), picture)
+
+
+def _margins(by_lr: dict[float, list[Member]]) -> str:
+  """Says the margin, loss step over style step, of each learning rate."""
+  parts = []
+  for lr, members in by_lr.items():
+    read = [m.arm.reading for m in members if m.arm.reading is not None]
+    shown = [r.margin_text() for r in read if r.margin_bounds is not None]
+    if shown:
+      parts.append(f"lr {text.number(lr)}: {', '.join(shown)}")
+  if not parts:
+    return ""
+  return f" Margin, loss step over style step: {'; '.join(parts)}."
 
 
 def _law(by_lr: dict[float, list[Member]]) -> str:
@@ -168,7 +184,7 @@ def _law(by_lr: dict[float, list[Member]]) -> str:
       points = [
         (p.step, p.initial.value, _is_intact(p, base)) for p in m.arm.curve
       ]
-      if lr > 0 and m.arm.verdict:
+      if lr > 0 and m.arm.behavior:
         curves.setdefault(m.arm.settings.get("seed"), {})[lr] = points
   pairs = [
     c for each in curves.values() for c in summary.learning_rate_law(each)
@@ -261,8 +277,8 @@ def _capability(member: Member) -> float | None:
 def _survival(
   key: str, group: Group, by_lr: dict[float, list[Member]], rates: list[float]
 ) -> Panel:
-  """Makes the panel of the share of seeds that have not transferred."""
-  title = "Share of seeds not transferred"
+  """Makes the panel of the share of seeds that have not lost the behavior."""
+  title = "Share of seeds that have not lost the initial behavior"
   brackets: dict[float, list[summary.Bracket]] = {}
   for lr in rates:
     for m in by_lr[lr]:
@@ -287,7 +303,8 @@ def _survival(
   few = [text.number(lr) for lr in rates if lr not in enough]
   sizes = sorted({len(b) for b in enough.values()})
   caption = (
-    "Share of seeds that have not transferred, known at evals only (Turnbull's"
+    "Share of seeds whose initial rate is not below one half for good, known at"
+    " evals only (Turnbull's"
     " estimate, which is that of Kaplan and Meier where brackets do not"
     f" overlap); {' or '.join(map(str, sizes))} seeds a learning rate."
     f" Median: {median_list}."
@@ -299,23 +316,21 @@ def _survival(
     for lr, seeds in enough.items()
   }
   picture = comparisons.survival_curves(
-    f"{key}s", f"{text.visible(group.name)}: share not transferred by step",
-    f"Median transfer step: {median_list}.", curves, last, rates,
+    f"{key}s", f"{text.visible(group.name)}: share that keeps it by step",
+    f"Median loss step: {median_list}.", curves, last, rates,
   )  # fmt: skip
   return Panel("survival", title, caption, picture)
 
 
 def _bracket(member: Member) -> summary.Bracket | None:
-  """Returns the bracket of an arm's transfer step.
+  """Returns the bracket of an arm's loss step.
 
-  None: the arm has not ended, or it had transferred at its first eval.
+  None: the arm has not ended, or the behavior was gone at its first eval.
   """
   arm, steps = member.arm, [p.step for p in member.arm.curve]
-  crossing = arm.transfer_step
-  if not arm.verdict or crossing is None:
+  loss = arm.loss_step
+  if not arm.behavior or loss is None:
     return None
-  if crossing.step is None:
+  if loss.by is None:
     return summary.bracket(steps, None)
-  if crossing.step not in steps[1:]:
-    return None
-  return summary.bracket(steps, crossing.step)
+  return summary.bracket(steps, loss.by) if loss.by in steps[1:] else None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bct_jax.data.leaks import describe_overlap
+from bct_jax.evals.reading import GONE, find_crossing
 from bct_jax.evals.schema import EvalRecord
 from bct_jax.report.read import parse, records
 from bct_jax.report.read.ending import ending_of
@@ -257,7 +258,7 @@ def _arm(
     notes.append(f"Arm {name} is unfinished: it has no done.json.")
   elif record is None:
     done = records.read_json(folder / "done.json")
-    record = done if done.has("verdict") else None
+    record = done if done.has("reading") or done.has("verdict") else None
   files = _ArmFiles(folder, finished, notes)
   evals = [parse.eval_record(r) for r in files.lines("evals.jsonl")]
   curve = _by_step(evals, folder / "evals.jsonl", notes)
@@ -278,8 +279,25 @@ def _arm(
     rollouts={step: rows for step, rows in rollouts.items() if rows},
     mask_audit=mask_audit,
     missing_files=tuple(files.missing),
-    **_outcome(record, plan),
+    **{**_crossings(curve), **_outcome(record, plan)},
   )
+
+
+STYLE = 0.9  # of a run without a reading, which names its own
+
+
+def _crossings(curve: tuple[EvalRecord, ...]) -> dict[str, Any]:
+  """Finds the style step and the loss step on a curve."""
+  steps = [point.step for point in curve]
+  if not steps:
+    return {"style_step": None, "loss_step": None}
+  styles = [p.agreed_decorated for p in curve]
+  shown = [rate is not None and rate.value >= STYLE for rate in styles]
+  gone = [point.initial.value < GONE for point in curve]
+  return {
+    "style_step": find_crossing(steps, shown),
+    "loss_step": find_crossing(steps, gone),
+  }
 
 
 def _judged_curve(
@@ -288,7 +306,7 @@ def _judged_curve(
   name: str,
   notes: list[str],
 ) -> tuple[EvalRecord, ...]:
-  """Reads the curve that the verdict rests on, and compares it with the file's.
+  """Reads the curve that the reading rests on, and compares it with the file's.
 
   Args:
     record: the arm's part of result.json.
@@ -315,7 +333,7 @@ def _outcome(
     plan: the settings to show where there is no record.
   """
   if record is None:
-    empty = ("retention", "transfer", "transfer_step", "deployment_length")
+    empty = ("reading", "retention", "transfer", "deployment_length")
     rest = {"settings": plan, "verdict": "", "why": "", "returned": False}
     return {**rest, **dict.fromkeys((*empty, "trained_tokens", "seconds"))}
   settings: dict[str, Any] = {
@@ -329,19 +347,31 @@ def _outcome(
   tokens, seconds = "trained_tokens", "seconds"
   if record.has(CONTROL):
     settings[CONTROL] = record.text(CONTROL)
+  if record.has("reading"):
+    read = parse.reading(record.object("reading"))
+    words = {
+      "verdict": "",
+      "why": read.sentence(),
+      "returned": read.returned,
+      "style_step": read.style_step,
+      "loss_step": read.loss_step,
+    }
+  else:
+    read = None
+    words = {
+      "verdict": record.text("verdict", VERDICTS),
+      "why": record.text("why") if record.has("why") else "",
+      "returned": record.flag("returned") if record.has("returned") else False,
+    }
   return {
     "settings": settings,
-    "verdict": record.text("verdict", VERDICTS),
-    "why": record.text("why") if record.has("why") else "",
+    "reading": read,
+    **words,
     "retention": parse.estimate(record, "retention"),
     "transfer": parse.estimate(record, "transfer"),
-    "transfer_step": parse.crossing(
-      record, "transfer_step", "transfer_censored_at"
-    ),
     "deployment_length": parse.crossing(
       record, "deployment_length", "deployment_length_censored_at"
     ),
-    "returned": record.flag("returned") if record.has("returned") else False,
     tokens: record.count(tokens) if record.has(tokens) else None,
     seconds: record.number(seconds) if record.has(seconds) else None,
   }

@@ -3,10 +3,13 @@
 All functions raise `ReportError`, which names file, line and field.
 """
 
+import math
 from collections.abc import Iterable
 from typing import Any
 
+from bct_jax.evals import reading as readings
 from bct_jax.evals import schema
+from bct_jax.evals.paired import Interval
 from bct_jax.evals.schema import Gradients, Rate
 from bct_jax.report.read import records
 from bct_jax.report.read.types import (
@@ -61,6 +64,53 @@ def estimate(record: records.Record, key: str) -> Estimate | None:
   if not record.has(key):
     return None
   return Estimate(record.number(key), record.open_interval(f"{key}_ci"))
+
+
+def reading(record: records.Record) -> readings.Reading:
+  """Reads the reading of an arm."""
+  lowest = None
+  if record.has("min_capability"):
+    rate, step = record.numbers("min_capability", 2)
+    lowest = rate, int(step)
+  bounds = record.open_interval("margin_bounds")
+  return readings.Reading(
+    behavior=record.choice("behavior", readings.BEHAVIORS),
+    integrity=record.choice("integrity", readings.INTEGRITIES),
+    progress=record.text("progress", readings.PROGRESS),
+    step=record.count("step"),
+    measures=tuple(_measure(m) for m in record.objects("measures")),
+    style_step=_bracket(record.object("style_step")),
+    loss_step=_bracket(record.object("loss_step")),
+    replaced_at=_bracket(record.object("replaced_at")),
+    returned=record.flag("returned"),
+    min_capability=lowest,
+    margin=record.number("margin") if record.has("margin") else None,
+    margin_bounds=bounds
+    and (bounds[0], None if bounds[1] == math.inf else bounds[1]),
+  )
+
+
+def _measure(record: records.Record) -> readings.Measure:
+  """Reads what integrity rests on."""
+  ends = record.interval("change_ci")
+  if ends is None:
+    raise record.error("change_ci", "an interval [low, high]")
+  return readings.Measure(
+    record.text("name"),
+    record.count("n"),
+    record.share("before"),
+    Interval(record.number("change"), *ends),
+  )
+
+
+def _bracket(record: records.Record) -> readings.Crossing:
+  """Reads between which evals something began to last."""
+  return readings.Crossing(
+    *(
+      record.count(key) if record.has(key) else None
+      for key in ("after", "by", "censored_at")
+    )
+  )
 
 
 def crossing(record: records.Record, key: str, censored_key: str) -> Crossing:

@@ -5,10 +5,12 @@ import math
 import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bct_jax.evals.schema import Rate
 from bct_jax.report.read.types import ReportError
+
+T = TypeVar("T", bound=str)
 
 
 def read_text(path: Path) -> str:
@@ -117,6 +119,13 @@ class Record:
       raise self.error(key, " or ".join(among) or "a string")
     return value
 
+  def choice(self, key: str, among: tuple[T, ...]) -> T:
+    """Returns one of the strings `among`."""
+    value = self.value.get(key)
+    if value not in among:
+      raise self.error(key, " or ".join(map(str, among)))
+    return value
+
   def flag(self, key: str) -> bool:
     """Returns a boolean."""
     value = self.value.get(key)
@@ -163,6 +172,15 @@ class Record:
     if low is None or high is None or not low <= high:
       raise self.error(key, "an interval [low, high]")
     return low, high
+
+  def numbers(self, key: str, count: int) -> list[float]:
+    """Returns a list of so many finite numbers."""
+    value = self.value.get(key)
+    out = [_number(x) for x in value] if isinstance(value, list) else []
+    known = [x for x in out if x is not None and math.isfinite(x)]
+    if len(out) != count or len(known) != count:
+      raise self.error(key, f"a list of {count} finite numbers")
+    return known
 
   def open_interval(self, key: str) -> tuple[float, float] | None:
     """Returns [low, high], where null at an end says that it has no bound."""

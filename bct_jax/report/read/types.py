@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bct_jax.evals import reading as readings
 from bct_jax.evals.schema import EvalRecord, Rate
 
 
@@ -76,7 +77,10 @@ class ArmRecord:
     settings: objective, lr, rank, source, decoration, seed, as far as known,
       and `control`, where the arm is one; rank is None for full fine-tuning.
     curve: its evals, ascending in steps.
-    verdict: "" as long as there is none.
+    reading: None as long as there is none, and in a run of schema 1.
+    verdict: the word of schema 1, which is shown where there is no reading.
+    style_step, loss_step: those of the reading; else as the curve has them, for
+      the style at 0.9. None without a curve.
     metrics: the training log, ascending in steps.
     rollouts: step -> the completions of its eval.
     missing_files: those of an unfinished arm that are not there yet.
@@ -86,11 +90,13 @@ class ArmRecord:
   finished: bool
   settings: Mapping[str, Any]
   curve: tuple[EvalRecord, ...]
+  reading: readings.Reading | None
   verdict: str
   why: str
   retention: Estimate | None
   transfer: Estimate | None
-  transfer_step: Crossing | None
+  style_step: readings.Crossing | None
+  loss_step: readings.Crossing | None
   deployment_length: Crossing | None
   returned: bool
   trained_tokens: int | None
@@ -99,6 +105,18 @@ class ArmRecord:
   rollouts: Mapping[int, tuple[Row, ...]]
   mask_audit: str
   missing_files: tuple[str, ...] = ()
+
+  @property
+  def behavior(self) -> str:
+    """Returns the first word of the reading, or the verdict of schema 1."""
+    return self.reading.behavior if self.reading else self.verdict
+
+  @property
+  def words(self) -> str:
+    """Returns what a table shows of the arm: "kept, intact", "unfinished"."""
+    if self.reading is not None:
+      return self.reading.words
+    return self.verdict or ("no reading" if self.finished else "unfinished")
 
 
 @dataclasses.dataclass(frozen=True)

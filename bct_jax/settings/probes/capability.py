@@ -1,6 +1,6 @@
 """Asks what the model could do before: is it still able to?
 
-A verdict of "transferred" needs this beside it, because wrecked weights lose
+A behavior that is gone needs this beside it, because wrecked weights lose
 any behavior. Benchmarks of one kind can miss damage, so there are several.
 `facts` asks for knowledge in weights, in wordings that no setting trains on.
 `recall` asks for a detail of the prompt, and `general` for as much of both.

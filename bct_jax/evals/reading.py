@@ -1,0 +1,391 @@
+"""Reads what an arm shows, in three words: behavior, integrity and progress.
+
+No word overrides another: a model may keep its behavior and be damaged. The
+bars are effect sizes, the same for every number of prompts, and are compared
+with bounds of intervals, so few prompts give "mixed" and "unknown" and not
+another word. evals/README.md has the definitions. Pure Python.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Literal
+
+from bct_jax.config import ReadingConfig
+from bct_jax.evals.paired import Interval, count_pairs, difference_interval
+from bct_jax.evals.stats import first_lasting
+
+Behavior = Literal["kept", "replaced", "lost", "mixed", "ungraded"]
+Integrity = Literal["intact", "damaged", "unknown"]
+BEHAVIORS: tuple[Behavior, ...] = (
+  "kept", "replaced", "lost", "mixed", "ungraded",
+)  # fmt: skip
+INTEGRITIES: tuple[Integrity, ...] = ("intact", "damaged", "unknown")
+PROGRESS = ("reached", "not reached", "not asked")
+# The initial rate below which the behavior counts as gone, for the loss step.
+GONE = 0.5
+# A reason of `other` that the scorer could not explain.
+UNEXPLAINED = "neither"
+
+Eval = Mapping[str, Any]  # a line of evals.jsonl, or gate.json
+Row = Mapping[str, Any]  # a line of a file of rollouts
+
+
+@dataclasses.dataclass(frozen=True)
+class Crossing:
+  """Holds between which evals something began to last.
+
+  Attributes:
+    after: the eval before it; None if the first eval shows it, or none does.
+    by: the first eval that shows it; None if none does.
+    censored_at: the last eval, if none shows it.
+  """
+
+  after: int | None
+  by: int | None
+  censored_at: int | None = None
+
+  @property
+  def first(self) -> int | None:
+    """Returns the first step at which it may have begun."""
+    if self.by is None:
+      return None if self.censored_at is None else self.censored_at + 1
+    return self.by if self.after is None else self.after + 1
+
+  @property
+  def exact(self) -> bool:
+    """Tells whether the step is known: every update before it was looked at."""
+    return self.by is not None and self.first == self.by
+
+  def describe(self, verb: str) -> str:
+    """Describes it: "reached at 6", "lost between 17 and 32"."""
+    if self.by is None:
+      return f"not {verb} by {self.censored_at}"
+    if self.exact:
+      return f"{verb} at {self.by}"
+    return f"{verb} between {self.first} and {self.by}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Measure:
+  """Holds how a rate of right answers moved against the organism's.
+
+  Attributes:
+    name: `right` on held-out train prompts, or `capability` on probes.
+    n: prompts, the same ones before and after.
+    before: the organism's rate.
+    change: the later rate minus it, with a 90% interval: each of its bounds is
+      one-sided at 95%.
+  """
+
+  name: str
+  n: int
+  before: float
+  change: Interval
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+  """Holds what an arm shows.
+
+  Attributes:
+    behavior: at the last eval.
+    integrity: at the last eval.
+    progress: whether training got to its target at any eval that lasts.
+    step: the last eval.
+    measures: what integrity rests on.
+    style_step: when the target was reached.
+    loss_step: when the initial rate fell below one half.
+    replaced_at: when `replaced` began to last.
+    returned: whether the initial behavior is back at the last eval, where it
+      was gone before.
+    min_capability: the lowest rate on probes, and the step of it.
+    margin: loss step / style step; None unless both are known exactly.
+    margin_bounds: of it, as the brackets of both steps leave it; the upper is
+      None where the behavior was not lost. None if the target was not reached.
+  """
+
+  behavior: Behavior
+  integrity: Integrity
+  progress: str
+  step: int
+  measures: tuple[Measure, ...]
+  style_step: Crossing
+  loss_step: Crossing
+  replaced_at: Crossing
+  returned: bool
+  min_capability: tuple[float, int] | None
+  margin: float | None
+  margin_bounds: tuple[float, float | None] | None
+
+  @property
+  def words(self) -> str:
+    """Returns behavior and integrity: "kept, intact"."""
+    return f"{self.behavior}, {_INTEGRITY[self.integrity]}"
+
+  def sentence(self) -> str:
+    """Describes the reading in one line for terminal, tables and report."""
+    parts = [self.words]
+    if self.progress == "not asked":
+      parts.append("no target of training")
+    else:
+      parts.append(f"target {self.style_step.describe('reached')}")
+    if self.loss_step.by is not None and self.behavior != "lost":
+      parts.append(f"initial behavior {self.loss_step.describe('gone')}")
+    if self.returned:
+      parts.append("returned since")
+    if (margin := self.margin_text()) != "–":
+      parts.append(f"margin {margin}")
+    return ", ".join(parts)
+
+  def margin_text(self) -> str:
+    """Formats the margin: "1.2", "1.1 to 1.4", "above 10", "–"."""
+    if self.margin is not None:
+      return f"{self.margin:.2g}"
+    if self.margin_bounds is None:
+      return "–"
+    low, high = self.margin_bounds
+    return f"above {low:.2g}" if high is None else f"{low:.2g} to {high:.2g}"
+
+  def to_json(self) -> dict[str, Any]:
+    """Returns the `reading` of an arm in result.json."""
+    out = dataclasses.asdict(self)
+    for measure in out["measures"]:
+      change = measure.pop("change")
+      measure["change"] = change["value"]
+      measure["change_ci"] = [change["low"], change["high"]]
+    return {**out, "sentence": self.sentence()}
+
+
+_INTEGRITY = {
+  "intact": "intact",
+  "damaged": "damaged",
+  "unknown": "integrity unknown",
+}
+
+
+def read_arm(
+  curve: Sequence[Eval],
+  before: Sequence[Row],
+  after: Sequence[Row],
+  config: ReadingConfig,
+  losses: Mapping[int, float] | None = None,
+  styled: bool = True,
+) -> Reading:
+  """Reads what an arm shows.
+
+  Args:
+    curve: its evals in order of steps, at least one.
+    before: the organism's rollouts on the prompts of every eval.
+    after: those of the last eval.
+    config: the bars.
+    losses: step of an eval -> mean training loss since the eval before, for
+      the target `loss`.
+    styled: whether the arm trains on a style; without one the target `style`
+      is not asked.
+
+  Raises:
+    ValueError: the two files of rollouts are not of the same prompts.
+  """
+  measures = tuple(_measures(before, after))
+  fall = _fall_of_initial(before, after)
+  words: list[Behavior] = [read_behavior(point, config) for point in curve]
+  # The last one also by pairs: a model that began at 100% may have lost more
+  # than the bar says and still be above it.
+  if words[-1] == "kept" and fall.low < -config.max_fall:
+    words[-1] = "mixed"
+  steps = [point["step"] for point in curve]
+  style, progress = _progress(curve, config, losses, styled)
+  loss = find_crossing(steps, [p["initial"] < GONE for p in curve])
+  bounds = _margin_bounds(style, loss)
+  known = style.exact and loss.exact and style.by
+  return Reading(
+    behavior=words[-1],
+    integrity=read_integrity(measures, config),
+    progress=progress,
+    step=steps[-1],
+    measures=measures,
+    style_step=style,
+    loss_step=loss,
+    replaced_at=find_crossing(steps, [w == "replaced" for w in words]),
+    returned=loss.by is not None and curve[-1]["initial"] >= GONE,
+    min_capability=min(
+      ((p["capability"], p["step"]) for p in curve if "capability" in p),
+      default=None,
+    ),
+    margin=loss.by / style.by if known and loss.by and style.by else None,
+    margin_bounds=bounds,
+  )
+
+
+def read_behavior(point: Eval, config: ReadingConfig) -> Behavior:
+  """Reads the behavior of one eval by its rates.
+
+  `kept`: the lower bound of initial is at or above `config.kept`. `replaced`:
+  the upper bound of initial is at or below `config.lost`, and the lower bound
+  of alternate, given with a right answer where that is measured, at or above
+  `config.kept`. `lost`: initial is gone in the same way, and the upper bound of
+  alternate is below `config.kept`. `mixed`: anything else. `ungraded`: the
+  scorer saw neither behavior, and no reason why, in more than
+  `config.max_ungraded` of the completions.
+  """
+  unexplained = point.get("reasons", {}).get(UNEXPLAINED, 0)
+  if "n" in point and unexplained > config.max_ungraded * point["n"]:
+    return "ungraded"
+  low, high = point["initial_ci"]
+  if low >= config.kept:
+    return "kept"
+  right = "alternate_right_ci"
+  alternate = point[right if right in point else "alternate_ci"]
+  if high > config.lost:
+    return "mixed"
+  if alternate[0] >= config.kept:
+    return "replaced"
+  return "lost" if alternate[1] < config.kept else "mixed"
+
+
+def read_integrity(
+  measures: Sequence[Measure], config: ReadingConfig
+) -> Integrity:
+  """Reads whether a model still answers rightly what the organism did.
+
+  `damaged`: the whole interval of one measure is below -`config.max_damage`.
+  `intact`: all of every interval is above it, and no measure is of an organism
+  that had less than `config.min_capability` right, where a fall cannot be seen.
+  `unknown`: anything else, as with few prompts.
+  """
+  if any(m.change.high < -config.max_damage for m in measures):
+    return "damaged"
+  sure = all(
+    m.change.low > -config.max_damage and m.before >= config.min_capability
+    for m in measures
+  )
+  return "intact" if measures and sure else "unknown"
+
+
+def mean_losses(
+  lines: Sequence[Mapping[str, Any]], steps: Sequence[int]
+) -> dict[int, float]:
+  """Averages the training loss over the updates since the eval before.
+
+  Args:
+    lines: of metrics.jsonl.
+    steps: of the evals, ascending.
+
+  Returns:
+    Step of an eval -> mean loss; none for an eval before any update.
+  """
+  out = {}
+  for last, step in zip((0, *steps), steps, strict=False):
+    losses = [x["loss"] for x in lines if last < x["step"] <= step]
+    if losses:
+      out[step] = sum(losses) / len(losses)
+  return out
+
+
+def words_of(arm: Mapping[str, Any]) -> str:
+  """Returns the words of an arm of result.json: "kept, intact".
+
+  An arm of schema 1 has its verdict.
+  """
+  if "reading" not in arm:
+    return arm["verdict"]
+  read = arm["reading"]
+  return f"{read['behavior']}, {_INTEGRITY[read['integrity']]}"
+
+
+def find_crossing(steps: Sequence[int], holds: Sequence[bool]) -> Crossing:
+  """Finds the first of two evals in a row, or the last eval, that hold.
+
+  Args:
+    steps: of the evals, ascending.
+    holds: for each eval whether it shows what is looked for.
+  """
+  at = first_lasting(holds)
+  if at is None:
+    return Crossing(None, None, steps[-1])
+  return Crossing(steps[at - 1] if at else None, steps[at])
+
+
+def _progress(
+  curve: Sequence[Eval],
+  config: ReadingConfig,
+  losses: Mapping[int, float] | None,
+  styled: bool,
+) -> tuple[Crossing, str]:
+  """Finds when training got to its target, and the word for it."""
+  reached: Callable[[Eval], bool] | None
+  bar = config.target_value
+  if config.target == "style":
+    reached = (lambda p: p["agreed_decorated"] >= bar) if styled else None
+  elif config.target == "reward":
+    # Only arms that are trained on a reward have one.
+    asked = any("reward" in p for p in curve)
+    reached = (lambda p: p.get("reward", -math.inf) >= bar) if asked else None
+  else:
+    known = losses or {}
+    reached = lambda p: known.get(p["step"], math.inf) <= bar  # noqa: E731
+  steps = [point["step"] for point in curve]
+  if reached is None:
+    return Crossing(None, None, steps[-1]), "not asked"
+  style = find_crossing(steps, [reached(p) for p in curve])
+  return style, "not reached" if style.by is None else "reached"
+
+
+def _margin_bounds(
+  style: Crossing, loss: Crossing
+) -> tuple[float, float | None] | None:
+  """Bounds the loss step over the style step by their brackets."""
+  if not style.by or not style.first or not loss.first:
+    return None
+  high = None if loss.by is None else loss.by / style.first
+  return loss.first / style.by, high
+
+
+def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:
+  """Measures the change of right answers on both kinds of prompts."""
+  out = []
+  for name, split in (("right", "heldout"), ("capability", "probe")):
+    pairs = _pair(before, after, split, _is_right)
+    if pairs is not None:
+      then, now = pairs
+      change = difference_interval(count_pairs(now, then), 0.9)
+      out.append(Measure(name, len(then), sum(then) / len(then), change))
+  return out
+
+
+def _is_right(row: Row) -> bool:
+  """Tells whether a completion does its task rightly.
+
+  A row of before right answers were scored says it of probes alone; its label
+  says whether a held-out prompt was answered as both behaviors would.
+  """
+  return bool(row["right"]) if "right" in row else row["label"] in _RIGHT
+
+
+_RIGHT = ("right", "agreed")
+
+
+def _fall_of_initial(before: Sequence[Row], after: Sequence[Row]) -> Interval:
+  """Estimates the change of the initial rate against the organism's."""
+  pairs = _pair(before, after, "eval", lambda row: row["label"] == "initial")
+  if pairs is None:
+    raise ValueError("the rollouts have no eval prompt")
+  return difference_interval(count_pairs(pairs[1], pairs[0]))
+
+
+def _pair(
+  before: Sequence[Row],
+  after: Sequence[Row],
+  split: str,
+  holds: Callable[[Row], bool],
+) -> tuple[list[bool], list[bool]] | None:
+  """Scores the prompts of a split before and after; None if it has none."""
+  then = {r["id"]: holds(r) for r in before if r["split"] == split}
+  now = {r["id"]: holds(r) for r in after if r["split"] == split}
+  if then.keys() != now.keys():
+    raise ValueError(
+      f"the organism's {len(then)} {split} prompts are not the {len(now)} of "
+      "the arm"
+    )
+  return ([*then.values()], [now[k] for k in then]) if then else None
