@@ -244,4 +244,6 @@ def get_config() -> ConfigDict:
   # held-out prompts), or loss (mean over the updates since the eval before).
   c.reading.target = "style"
   c.reading.target_value = 0.9  # at or above it; a loss at or below it
+  # Two arms whose margins are the comparison that the run is made for.
+  c.reading.primary = ()
   return c

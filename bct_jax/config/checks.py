@@ -234,6 +234,17 @@ def _check_reading(bars: ReadingConfig) -> None:
       raise ConfigError(f"reading.{field} = {value!r}: must be {requirement}")
 
 
+def _check_primary(config: ExperimentConfig) -> None:
+  """Rejects a primary comparison that is not of two arms."""
+  names = config.reading.primary
+  for name in names:
+    choose(name, config.arms, "reading.primary")
+  if len(names) not in (0, 2) or len({*names}) < len(names):
+    raise ConfigError(
+      f"reading.primary = {names!r}: must name two arms, or none"
+    )
+
+
 def check(config: ExperimentConfig) -> None:
   """Rejects a configuration with a field, or a pair of fields, that cannot be.
 
@@ -261,6 +272,7 @@ def check(config: ExperimentConfig) -> None:
       raise ConfigError(f"eval.{field}: must be positive")
   check_sampling(config.sampling)
   _check_reading(config.reading)
+  _check_primary(config)
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")
   _check_tasks(config.eval)

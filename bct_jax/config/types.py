@@ -281,6 +281,7 @@ class ReadingConfig:
   max_ungraded: float = 0.1
   target: str = "style"
   target_value: float = 0.9
+  primary: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

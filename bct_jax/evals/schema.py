@@ -7,7 +7,7 @@ prompts it is, in what unit, and where it is shown. From these fields come:
   * `evaluate.measure_rows`, which measures labelled completions,
   * `EvalRecord.to_json`, which writes, and `report/read/parse.py`, which reads,
   * the keys of `load_results` and the columns of the CSV of evals,
-  * the columns of the tables of readings: LaTeX, Markdown, CSV, report and sweep,
+  * the columns of the tables: LaTeX, Markdown, CSV, report and sweep,
   * the line of an eval on the terminal, and the rates of `--mode=rescore`.
 
 A new measurement touches these files, the last three only if it needs them:

@@ -3,7 +3,7 @@
 import dataclasses
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from bct_jax.evals.schema import EvalRecord, Gradients, Rate
 from bct_jax.report import text
@@ -83,7 +83,10 @@ class RunView:
 
   Attributes:
     key: begins the ids of its elements, unique in the page.
+    behaviors: what both do, by heading of the setting's docstring; empty for a
+      setting that is not known here.
     summary: a sentence on what was run, up to the arms.
+    primary: what came out of the primary comparison; "" if none was named.
     shared: settings that are the same in all arms.
     varied: names of the others.
     capability: of the organism, None where it was not measured.
@@ -94,7 +97,9 @@ class RunView:
   key: str
   run: RunRecord
   title: str
+  behaviors: Mapping[str, str]
   summary: str
+  primary: str
   arms: list[ArmView]
   shared: dict[str, str]
   varied: list[str]
@@ -137,7 +142,9 @@ def _view_run(
     key=key,
     run=run,
     title=text.title(run),
+    behaviors=text.behaviors(run.setting),
     summary=text.describe_run(run),
+    primary=text.describe_primary(run),
     arms=arms,
     shared=shared,
     varied=[

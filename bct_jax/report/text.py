@@ -22,6 +22,8 @@ from bct_jax.report.read.types import (
   OrganismRecord,
   RunRecord,
 )
+from bct_jax.settings import SETTINGS
+from bct_jax.settings.base import docstring_fields
 
 # Control, format (bidirectional overrides, tags), surrogate, private and
 # unassigned characters, line and paragraph separators.
@@ -193,6 +195,47 @@ def describe_arm(arm: ArmRecord) -> str:
   measured = [f"{k} {rate(v)}" for k, v in rates.items() if v is not None]
   words = arm.reading.sentence() if arm.reading else arm.words
   return f"{words} ({', '.join(measured)} at step {last.step})."
+
+
+def behaviors(setting: str) -> Mapping[str, str]:
+  """Returns what a setting says of itself, by heading of its docstring.
+
+  Empty: no setting of this name is known here.
+  """
+  known = SETTINGS.get(setting)
+  return {} if known is None else docstring_fields(known)
+
+
+def describe_primary(run: RunRecord) -> str:
+  """Describes the comparison that the config named; "" if it named none.
+
+  If learning rate x updates alone decided, both margins would be equal, so it
+  says whether the brackets of both leave that open.
+  """
+  bars = run.config.get("reading")
+  names = bars.get("primary") if isinstance(bars, Mapping) else None
+  arms = {arm.name: arm for arm in run.arms}
+  read = [arms[n].reading for n in names or () if n in arms]
+  known = [r for r in read if r is not None]
+  if len(known) != 2:
+    return ""
+  margins = " and ".join(
+    f"{name} {r.margin_text()}" for name, r in zip(names, known, strict=True)
+  )
+  out = f"Primary comparison, named before training: the margins are {margins}."
+  bounds = [r.margin_bounds for r in known]
+  if None in bounds:
+    return f"{out} One did not reach its target, so they cannot be compared."
+  (low, high), (other_low, other_high) = [
+    (b[0], math.inf if b[1] is None else b[1]) for b in bounds if b is not None
+  ]
+  if high < other_low or other_high < low:
+    rest = "Learning rate x updates alone would make them equal; they are not,"
+    return f"{out} {rest} in these two runs."
+  return (
+    f"{out} That learning rate x updates alone decides, which would make them "
+    "equal, is not ruled out."
+  )
 
 
 # Fields of `made.json` that tell organisms apart, and how they are written.

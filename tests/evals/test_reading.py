@@ -213,6 +213,12 @@ def test_bars_that_cannot_be_are_refused(field, value):
   with pytest.raises(ConfigError, match=f"reading.{field}"):
     from_dict(config.to_dict())
   config = default.get_config()
+  config.arms.a = {"optim": {"lr": 1e-4}}
+  for primary in (("a",), ("a", "a"), ("a", "b")):
+    config.reading.primary = primary
+    with pytest.raises(ConfigError, match="reading.primary"):
+      from_dict(config.to_dict())
+  config = default.get_config()
   config.reading.target = "speed"
   with pytest.raises(ConfigError, match="reading.target"):
     from_dict(config.to_dict())

