@@ -39,6 +39,7 @@ NO_JAX = {
   "report",
   "settings",
   "evals/gate.py",
+  "evals/groups.py",
   "evals/outcome.py",
   "evals/paired.py",
   "evals/reading.py",

@@ -105,13 +105,15 @@ def label_rollouts(
     label, reason = label_completion(
       setting, probe, prompt.split, prompt.example, text, completion.stopped
     )
+    fields = prompt.example.fields
     rows.append(
       {
         "id": prompt.example.id,
         "split": prompt.split,
         "prompt": list(prompt.example.messages),
         # What prompts are clustered by, see `settings.base.Item`.
-        "cue": prompt.example.fields.get("cue", ""),
+        "cue": fields.get("cue", ""),
+        **({"dose": fields["dose"]} if "dose" in fields else {}),
         "text": text,
         "label": label,
         "reason": reason,

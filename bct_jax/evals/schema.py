@@ -29,11 +29,10 @@ import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
-from bct_jax.evals.stats import wilson
-from bct_jax.evals.summary import clustered_interval
+from bct_jax.evals import groups
+from bct_jax.evals.groups import Row
 
-Row = Mapping[str, Any]  # a labelled completion, see evaluate.label_rollouts
-Kind = Literal["prompts", "cues", "share", "mean", "largest", "counts"]
+Kind = Literal["prompts", "cues", "share", "doses", "mean", "largest", "counts"]
 # The key that says how many prompts of a split there are.
 COUNT_KEYS = {"eval": "n", "heldout": "agreed_n", "probe": "capability_n"}
 
@@ -103,7 +102,8 @@ class Measurement:
   Attributes:
     kind: how the scores of completions become the value. `prompts` is how many
       there are; `cues` is how many cue entities stand behind them; `share` is
-      the share of them that score True, a `Rate`; `counts` is how often each
+      the share of them that score True, a `Rate`; `doses` is dose of the cue
+      -> [how many score True, how many there are]; `counts` is how often each
       score occurs.
     splits: the prompts whose completions are scored.
     score: scores a completion; None where its row does not say.
@@ -148,10 +148,12 @@ class Measurement:
     if self.kind == "prompts":
       return len(scores)
     if self.kind == "cues":
-      return len(_by_cue(rows, scores)) if _names_cues(rows) else None
+      return groups.count_cues(rows)
     if self.kind == "share":
-      ci = _interval(rows, scores) if self.interval else None
+      ci = groups.interval(rows, scores) if self.interval else None
       return Rate(sum(scores) / len(scores), ci, len(scores))
+    if self.kind == "doses":
+      return groups.count_by_dose(rows, scores) or None
     if self.kind == "mean":
       if not scores or scores[0] is None:
         return None
@@ -159,32 +161,6 @@ class Measurement:
     if self.kind == "largest":
       return max((x for x in scores if x is not None), default=None)
     return dict(sorted(collections.Counter(filter(None, scores)).items()))
-
-
-def _names_cues(rows: Sequence[Row]) -> bool:
-  """Returns whether a prompt has a cue entity; older rows have none."""
-  return any(row.get("cue") for row in rows)
-
-
-def _by_cue(rows: Sequence[Row], scores: Sequence[Any]) -> list[list[Any]]:
-  """Groups scores by the cue entity of their prompt.
-
-  A prompt without one is a group of its own.
-  """
-  groups: dict[Any, list[Any]] = {}
-  for place, (row, score) in enumerate(zip(rows, scores, strict=True)):
-    groups.setdefault(row.get("cue") or place, []).append(score)
-  return list(groups.values())
-
-
-def _interval(
-  rows: Sequence[Row], scores: Sequence[Any]
-) -> tuple[float, float]:
-  """Calculates the 95% interval of a share of completions."""
-  groups = _by_cue(rows, scores)
-  if len(groups) == len(scores):
-    return wilson(sum(scores), len(scores))
-  return clustered_interval(groups)[1:]
 
 
 def _field(measurement: Measurement) -> Any:
@@ -267,6 +243,10 @@ class EvalRecord:
     "eval", _has_label("alternate"), Reach.TABLE, optional=False
   )
   other: Rate = share("eval", _has_label("other"), Reach.TABLE, optional=False)
+  # In settings whose cue has a dose, such as how late a year is.
+  initial_by_dose: Mapping[str, Sequence[int]] | None = _field(
+    Measurement("doses", ("eval",), _has_label("initial"), "prompts")
+  )
   # Of all eval prompts, whatever the label of their completion.
   decorated: Rate | None = share(
     "eval", lambda row: row["decorated"], Reach.RESULTS, interval=False

@@ -64,6 +64,7 @@ class ArmView:
   deployment_length: str
   cost: str
   reasons: list[str]
+  doses: list[str]
   rates_svg: Picture | None
   learned_svg: Picture | None
   references_svg: Picture | None
@@ -213,6 +214,7 @@ def _view_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
     deployment_length=text.crossing(arm.deployment_length),
     cost=_cost(arm),
     reasons=[_reasons(point) for point in curve],
+    doses=[_doses(point) for point in curve],
     rates_svg=arm_curves.rates_svg(arm, f"{key}r") if curve else None,
     learned_svg=arm_curves.learned_svg(arm, f"{key}l") if curve else None,
     references_svg=arm_curves.references_svg(arm, f"{key}p")
@@ -324,6 +326,12 @@ def _score(point: EvalRecord, task: str, metric: str) -> str:
 def _reasons(point: EvalRecord) -> str:
   """Lists how often each reason for `other` was given."""
   return ", ".join(f"{name} {n}" for name, n in point.reasons.items() if n)
+
+
+def _doses(point: EvalRecord) -> str:
+  """Writes how many prompts of each dose got an `initial` answer."""
+  doses = point.initial_by_dose or {}
+  return ", ".join(f"{d}: {hits} of {n}" for d, (hits, n) in doses.items())
 
 
 def _loss(arm: ArmRecord) -> str:

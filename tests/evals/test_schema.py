@@ -91,6 +91,26 @@ def test_rates_over_prompts_of_one_cue_have_the_interval_of_clusters():
   assert record.n_cues == 5 and record.initial.ci == wilson(3, 5)
 
 
+def test_initial_rates_by_the_dose_of_the_cue(run):
+  doses = {3: ["initial"] * 2, 1: ["alternate", "initial"], 12: ["other"]}
+  of_eval = [
+    {**rows()[0], "label": label, "dose": dose}
+    for dose, labels in doses.items()
+    for label in labels
+  ]
+  record = measure_rows([*of_eval, *rows()[4:]], 4)
+  assert record.initial_by_dose == {"1": [1, 2], "3": [2, 2], "12": [0, 1]}
+  assert list(record.initial_by_dose) == ["1", "3", "12"]
+  assert read_back(record.to_json()) == record
+  for path in run.glob("arms/*/rollouts/*.jsonl"):
+    labelled = files.read_lines(path)
+    write(path, *[{**r, "dose": i % 2} for i, r in enumerate(labelled)])
+  measure_again(run)
+  page = write_report([run], run / "report.html").read_text()
+  assert page.count("<th>initial by dose") == 2
+  assert re.search(r"0: \d+ of \d+, 1: \d+ of \d+", page)
+
+
 def test_what_is_written_reads_back():
   gradients = {
     **dict.fromkeys(parse.PUSHES, 0.5),

@@ -151,6 +151,8 @@ def _value(record: records.Record, measurement: schema.Measurement) -> Any:
     return None
   if measurement.kind in ("prompts", "cues"):
     return record.count(name)
+  if measurement.kind == "doses":
+    return record.object(name).value
   if measurement.kind == "share":
     return record.rate(name, measurement.count_key)
   return record.number(name)
