@@ -46,6 +46,8 @@ def train_config() -> ConfigDict:
   c.on_policy.paraphrases = 1  # wordings of on_policy.prompt, if not "same"
   c.decoration = "plain"  # a name in bct_jax/settings/decorations.py
   c.seed = 0  # of the examples, their order and the step's random keys
+  # Of the random half of a new adapter (lora.rank above 0); None is seed.
+  c.adapter_seed = config_dict.placeholder(int)
   # System message in training; None is the chat template's own default.
   c.system_prompt = config_dict.placeholder(str)
   # What follows it: none, static, dynamic, hint, inoculation or

@@ -176,9 +176,28 @@ def _check_lora(lora: LoraConfig, where: str) -> None:
 
 
 def _check_adapters(config: ExperimentConfig) -> None:
-  """Rejects arms that continue the organism's adapter in another shape."""
+  """Rejects arms that continue the organism's adapter in another shape.
+
+  It also rejects a seed of an adapter where no adapter begins.
+  """
   organism = config.organism
-  if not organism.trained or not organism.lora.rank or organism.merge_lora:
+  continued = (
+    organism.trained and organism.lora.rank and not organism.merge_lora
+  )
+  for where, run in (
+    ("organism", organism),
+    *((f"arms.{name}", arm) for name, arm in config.arms.items()),
+  ):
+    begins = run is organism or not continued
+    if run.train.adapter_seed is not None and not (run.lora.rank and begins):
+      why = f"{where}.lora.rank = {run.lora.rank}, so it trains no adapter"
+      if not begins:
+        why = "organism.merge_lora = False, so arms go on with its adapter"
+      raise ConfigError(
+        f"{where}.train.adapter_seed = {run.train.adapter_seed}: {why}; leave "
+        "it at None"
+      )
+  if not continued:
     return
   for name, arm in config.arms.items():
     if arm.lora != organism.lora:

@@ -131,16 +131,26 @@ class TrainConfig:
   prompt: str
   paraphrases: int
   checkpoint_every: int
+  # With a default, since runs from before have none.
+  adapter_seed: int | None = None
 
   def facts(self) -> dict[str, Any]:
     """Returns the fields for a hash.
 
-    Those of a file are among them only where there is a file.
+    Those of a file, and the adapter's own seed, are among them only where there
+    is one.
     """
     out = dataclasses.asdict(self)
     if self.file is None:
       del out["file"], out["file_split"]
+    if self.adapter_seed is None:
+      del out["adapter_seed"]
     return out
+
+  @property
+  def seed_of_adapter(self) -> int:
+    """Returns the seed of a new adapter."""
+    return self.seed if self.adapter_seed is None else self.adapter_seed
 
 
 @dataclasses.dataclass(frozen=True)

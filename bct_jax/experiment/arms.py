@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.config import ArmConfig
+from bct_jax.config import ArmConfig, ConfigError
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.evals import outcome, reading
@@ -215,7 +215,7 @@ class _Arm:
       if self.origin is not None:
         scored, at = self.origin, plan.config.arms[self.config.of].train.steps
         path = self.origin / "rollouts" / f"step_{at}.jsonl"
-      rows = files.read_lines(path)
+      rows = _read_rows(plan, path)
     rows = mark_decorated(rows, DECORATIONS[self.config.train.decoration])
     if _trains_on_own_samples(self.config):
       policy = policy_of(self.config)
@@ -274,6 +274,24 @@ def _trains_on_own_samples(arm: ArmConfig) -> bool:
   return data_needs(objective_of(arm)).trains_on_own_samples
 
 
+def _read_rows(plan: Plan, path: Path) -> list[dict[str, Any]]:
+  """Reads rollouts of the plan's prompts.
+
+  Raises:
+    ConfigError: they are of other prompts, as where another process evaluates
+      the same organism with another `eval.seed`.
+  """
+  rows = files.read_lines(path)
+  asked = [list(p.example.messages) for p in plan.prompts]
+  if [row["prompt"] for row in rows] != asked:
+    raise ConfigError(
+      f"{path}: its prompts are not those of this config (eval.seed = "
+      f"{plan.config.eval.seed}): another run has evaluated the organism "
+      "since; run this command again when that run has ended"
+    )
+  return rows
+
+
 def _arm_result(
   plan: Plan, name: str, folder: Path, organism: Path
 ) -> dict[str, Any]:
@@ -283,9 +301,9 @@ def _arm_result(
   """
   arm = plan.config.arms[name]
   curve = files.read_lines(folder / "evals.jsonl")
-  before = files.read_lines(organism / "rollouts.jsonl")
+  before = _read_rows(plan, organism / "rollouts.jsonl")
   last = curve[-1]["step"]
-  after = files.read_lines(folder / "rollouts" / f"step_{last}.jsonl")
+  after = _read_rows(plan, folder / "rollouts" / f"step_{last}.jsonl")
   lines = files.read_lines(folder / "metrics.jsonl")
   losses = reading.mean_losses(lines, [point["step"] for point in curve])
   styled = arm.train.decoration != "plain"

@@ -4,15 +4,16 @@ import csv
 import html
 import io
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bct_jax.config.types import TRAINED
 from bct_jax.evals import schema
 from bct_jax.evals.schema import EvalRecord, Gradients, Reach
 from bct_jax.report import text
 from bct_jax.report.read.folders import load_runs
-from bct_jax.report.read.load import SETTINGS
+from bct_jax.report.read.load import CONTROL, SETTINGS
 from bct_jax.report.read.parse import PUSHES
 from bct_jax.report.read.types import ArmRecord, ReportError, RunRecord
 
@@ -22,7 +23,8 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
 
   Keys, the same in every dict: `run`, `setting`, `model`, `organism`, `arm`,
   `objective`, `lr`, `rank` (None: all weights), `source`, `decoration`, `seed`,
-  `control` (None: the arm is none), `step`, `n`; each rate with `RATE_low` and
+  `control` (None: the arm is none), `organism_seed`, `adapter_seed`,
+  `eval_seed`, `step`, `n`; each rate with `RATE_low` and
   `RATE_high`, its 95% interval; `logprob_initial` and `logprob_alternate` in
   nats; of the next update, where they were logged, `gradient_cosine_`,
   `update_cosine_` and `update_gain_` with `initial` and `alternate`,
@@ -80,6 +82,7 @@ def _line(
     "organism": run.organism.kind,
     "arm": arm.name,
     **{key: arm.settings.get(key) for key in SETTINGS},
+    **_seeds(run, arm),
     "step": point.step,
     "n": point.n,
   }
@@ -120,6 +123,29 @@ def _reading(arm: ArmRecord) -> dict[str, Any]:
     "loss_by": loss and loss.by,
     "censored_at": arm.curve[-1].step,
     "verdict": arm.verdict or None,
+  }
+
+
+def _seeds(run: RunRecord, arm: ArmRecord) -> dict[str, int | None]:
+  """Returns the seeds beside the arm's own; None where nothing is drawn."""
+
+  def find(*path: str) -> Any:
+    """Returns a field of the configuration, None where there is none."""
+    value: Any = run.config
+    for key in path:
+      value = value.get(key) if isinstance(value, Mapping) else None
+    return value
+
+  name = arm.name.removesuffix(f".{arm.settings.get(CONTROL)}")
+  adapter, path = None, ("train", "adapter_seed")
+  if arm.settings.get("rank"):
+    own = (find("arms", name, *path), find(*path), arm.settings.get("seed"))
+    adapter = next((seed for seed in own if seed is not None), None)
+  trained = find("organism", "kind") in TRAINED
+  return {
+    "organism_seed": find("organism", "train", "seed") if trained else None,
+    "adapter_seed": adapter,
+    "eval_seed": find("eval", "seed"),
   }
 
 

@@ -160,7 +160,7 @@ class MeshModel:
     if arm.lora.rank:
       trained = weights.adapter
       if trained is None:
-        trained = lora.init_adapter(abstract.params, arm.train.seed)
+        trained = lora.init_adapter(abstract.params, arm.train.seed_of_adapter)
 
     def make(trained, seed):
       ema = None

@@ -18,11 +18,20 @@ from bct_jax.config import (
   ArmConfig,
   ConfigError,
   ExperimentConfig,
+  choose,
   from_dict,
   set_field,
 )
 
 Overrides = Mapping[str, Any]
+
+# What is drawn at random in an experiment -> the field of its seed.
+SEEDS = {
+  "organism": "organism.train.seed",  # its examples, their order, its adapter
+  "arm": "train.seed",  # the arm's examples and their order
+  "adapter": "train.adapter_seed",  # the start of the arm's adapter
+  "eval": "eval.seed",  # the eval, held-out and probe prompts
+}
 
 # Not a field: what to call the fields of a cell in its name, see `named`.
 _LABELS = "labels"
@@ -32,9 +41,9 @@ _LABELS = "labels"
 VALUES = frozenset(
   "optim.lr optim.schedule optim.warmup_steps optim.decay_steps "
   "train.steps train.num_examples train.source train.file train.file_split "
-  "train.on_policy "
-  "train.decoration train.seed train.system_prompt train.prompt "
-  "train.paraphrases train.normalizer train.checkpoint_every".split()
+  "train.on_policy train.decoration train.seed train.adapter_seed "
+  "train.system_prompt train.prompt train.paraphrases train.normalizer "
+  "train.checkpoint_every".split()
 )
 
 
@@ -67,6 +76,29 @@ def named(label: str, **fields: Any) -> list[Overrides]:
   """
   dotted = {field.replace("__", "."): value for field, value in fields.items()}
   return [{_LABELS: {label: tuple(dotted)}, **dotted}]
+
+
+def cross_seeds(**seeds: int | Sequence[int]) -> list[Overrides]:
+  """Crosses seeds, each of which moves one thing that is drawn at random.
+
+  Args:
+    seeds: by the names of SEEDS, how many (from 0) or which ones. What is not
+      named keeps its seed: `arm` moves the start of an adapter too, as long as
+      `adapter` does not set it.
+
+  Raises:
+    ConfigError: an unknown name, or no seed.
+  """
+  parts = []
+  for name, chosen in seeds.items():
+    field = SEEDS[choose(name, SEEDS, "cross_seeds")]
+    options = range(chosen) if isinstance(chosen, int) else chosen
+    if not options:
+      raise ConfigError(f"cross_seeds: {name} = {chosen!r} has no seed")
+    parts.append(
+      [{_LABELS: {f"{name}{i}": (field,)}, field: i} for i in options]
+    )
+  return product(*parts)
 
 
 def product(*parts: Sequence[Overrides]) -> list[Overrides]:

@@ -39,7 +39,10 @@ def small() -> ConfigDict:
 
 
 def seeds(count: int) -> list[Overrides]:
-  """Returns an organism and an arm of each seed: data and order differ."""
+  """Returns an organism and an arm of each seed: data and order differ.
+
+  Both move together. `cross_seeds` of bct_jax/sweep/cells.py moves them apart.
+  """
   return chain(
     *(
       named(f"seed{seed}", organism__train__seed=seed, train__seed=seed)

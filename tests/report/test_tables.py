@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 import re
 import shutil
 import subprocess
@@ -42,6 +43,29 @@ def test_load_results_has_a_dict_for_each_eval(run):
   assert kept["censored_at"] == 40 and kept["margin_high"] is None
   assert kept["verdict"] is None
   assert kept["rank"] is None and kept["logprob_initial"] is None
+
+
+def test_load_results_has_all_seeds(run, tmp_path):
+  other = shutil.copytree(run, tmp_path / "other")
+  record = json.loads((other / "config.json").read_text())
+  record["config"] |= {
+    "organism": {"kind": "sft", "train": {"seed": 3}},
+    "train": {"adapter_seed": 4},
+    "eval": {"seed": 5},
+  }
+  (other / "config.json").write_text(json.dumps(record))
+  names = ("organism_seed", "adapter_seed", "eval_seed")
+  found = {tuple(r[k] for k in names) for r in bct_jax.load_results(other)}
+  assert found == {(3, None, 5)}  # all weights are trained: no adapter
+  path = other / "result.json"
+  result = json.loads(path.read_text())
+  for arm, seed in zip(result["arms"], (6, 7), strict=True):
+    arm |= {"rank": 2, "seed": seed}
+  path.write_text(json.dumps(result))
+  assert {r["adapter_seed"] for r in bct_jax.load_results(other)} == {4}
+  del record["config"]["train"]["adapter_seed"]
+  (other / "config.json").write_text(json.dumps(record))
+  assert {r["adapter_seed"] for r in bct_jax.load_results(other)} == {6, 7}
 
 
 def test_load_results_imports_little():
