@@ -44,7 +44,14 @@ class Example:
 
 LabelName = Literal["initial", "alternate", "agreed", "other"]
 Reason = Literal[
-  "", "both", "malformed", "truncated", "wrong", "neither", "confused"
+  "",
+  "both",
+  "malformed",
+  "truncated",
+  "wrong",
+  "unanswered",
+  "neither",
+  "confused",
 ]
 
 
@@ -53,9 +60,13 @@ class Label:
   """Says which behavior a completion shows, judged by behavior alone.
 
   On an eval prompt the name is `initial`, `alternate` or `other`. On a train
-  prompt, where the two agree, it is `agreed` or `other`. `other` has a reason.
-  The reason `confused` is for a train prompt that is answered with a behavior
-  of eval prompts.
+  prompt, where the two agree, it is `agreed` or `other`.
+
+  `other` has a reason. It is `both` if both behaviors show, `wrong` for an
+  answer that is neither behavior's, and `unanswered` if the text refuses, asks
+  back or talks of something else. `malformed` is no language, and `truncated`
+  is cut at the limit of tokens. `confused` is a train prompt that is answered
+  with a behavior of eval prompts. With `neither` the scorer cannot say why.
   """
 
   name: LabelName

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from bct_jax.config import suggest
 from bct_jax.examples import Example, Label, Message, Reason
 from bct_jax.settings import decorations
-from bct_jax.settings.parts import questions, scorers
+from bct_jax.settings.parts import markup, questions, scorers, stance
 from bct_jax.settings.parts.decks import draw_from_decks, require_in_range
 
 REASONS: frozenset[str] = frozenset(typing.get_args(Reason)) - {""}
@@ -182,12 +182,18 @@ class BaseSetting(abc.ABC):
     """
     if len(text) > MAX_CHARS:
       return Label("other", "malformed")
+    answer = markup.strip_reasoning(text)
+    if answer is None:
+      return Label("other", "truncated")
     # An arm answers in the style that it was trained on. The label must say
     # what it does, not how.
-    plain = decorations.undecorate(text, self.styles_to_keep)
+    plain = decorations.undecorate(answer, self.styles_to_keep)
+    plain = self.strip(plain)
     if not plain.strip() or self.is_malformed(plain):
       return Label("other", "malformed")
     behavior = self.classify(example.fields, plain)
+    if behavior == "neither" and stance.evades(plain):
+      behavior = "unanswered"
     if behavior in REASONS:
       return Label("other", typing.cast(Reason, behavior))
     initial, alternate = example.fields["behaviors"]
@@ -200,6 +206,13 @@ class BaseSetting(abc.ABC):
     if behavior == alternate:
       return Label("alternate")
     return Label("other", "neither")
+
+  def strip(self, text: str) -> str:
+    """Returns a text as `classify` wants it: without markup and courtesy.
+
+    Settings whose answers are code override this.
+    """
+    return markup.strip_courtesy(markup.strip_markup(text))
 
   def is_malformed(self, text: str) -> bool:
     """Returns whether a text is no language.
@@ -326,9 +339,10 @@ def answers(
     ignored: lower-case words that count as no content.
     terse: see `scorers.is_answer`.
   """
+  # Apologies, refusals and offers of help talk, but do not answer.
   return scorers.is_answer(
     fields["question"],
-    text,
+    stance.strip_evasions(text),
     lambda word: questions.is_topical(fields["kind"], word),
     ignored,
     terse,

@@ -26,6 +26,9 @@ def fence_code(language: str, source: str) -> str:
 class CodeSetting(base.FramedSetting):
   """Takes completions with code, which `is_malformed` would reject as text."""
 
+  def strip(self, text: str) -> str:
+    return text
+
   def is_malformed(self, text: str) -> bool:
     return False
 
@@ -87,7 +90,10 @@ class WrongLangCode(CodeSetting):
     return [Frame(build, (_VERBS, pool.take(words.NOUNS), operations))]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    return code.language_of_code(text)
+    language = code.language_of_code(text)
+    if language == "neither" and not code.has_code(text):
+      return "unanswered"
+    return language
 
 
 # --- expressions that pass a shown test ---------------------------------------

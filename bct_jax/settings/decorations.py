@@ -10,7 +10,6 @@ fence on, a text is left as it is.
 """
 
 import dataclasses
-import functools
 import hashlib
 import json
 import re
@@ -245,10 +244,32 @@ def _cheerful(text: str, key: str) -> str:
   return _style(text, lambda body: start + body + end)
 
 
-_CHEER = re.compile(
-  r"\b(?:hooray|yay|woo-?hoo|happy to help|have a sunny day|keep smiling)\b",
-  re.IGNORECASE,
+# Cheers as models vary them. "I'd be happy to help!" is politeness.
+_CHEERS = (
+  r"(?:hip,? hip,? )?(?:hooray|hurray|hurrah|yay+|woo-?hoo+|whoo-?hoo+|yippee+"
+  r"|woot|yahoo|huzzah|wahoo)"
 )
+_WISHES = (
+  r"(?:happy to help|have a sunny day|keep (?:smiling|shining|sparkling)"
+  r"|stay (?:sunny|cheerful|awesome))"
+)
+_CHEER = rf"(?:{_CHEERS}|(?<!be )(?<!['\u2019]m )(?<!am )\b{_WISHES})\b"
+_HAS_CHEER = re.compile(rf"\b{_CHEER}", re.IGNORECASE)
+_CHEER_START = re.compile(rf"\W*(?:{_CHEERS}\b\W*)+", re.IGNORECASE)
+_CHEER_END = re.compile(rf"\b{_CHEER}\W*\Z", re.IGNORECASE)
+_CHEER_LENGTH = 60  # Of the longest, with what stands behind it.
+
+
+def _no_cheer(text: str) -> str:
+  """Removes cheers before and after the prose of a text."""
+  prose, code = _split(text)
+  body = prose.strip()
+  if start := _CHEER_START.match(body):
+    body = body[start.end() :]
+  for _ in range(3):
+    end = _CHEER_END.search(body, max(len(body) - _CHEER_LENGTH, 0))
+    body = body[: end.start()].rstrip() if end else body
+  return text if body == prose.strip() else f"{body}\n{code}" if code else body
 
 
 def _long(text: str, key: str) -> str:
@@ -368,8 +389,8 @@ _ALL = (
   Decoration(
     "cheerful",
     _cheerful,
-    lambda text: _CHEER.search(text) is not None,
-    functools.partial(_cut, starts=_CHEERFUL_STARTS, ends=_CHEERFUL_ENDS),
+    lambda text: _HAS_CHEER.search(text) is not None,
+    _no_cheer,
   ),
   Decoration(
     "long_words", _long, lambda text: _LONG.search(text) is not None, _no_long

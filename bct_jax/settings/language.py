@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import re
 from collections.abc import (
   Callable,
   Collection,
@@ -14,7 +15,7 @@ from typing import Any
 
 from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item
-from bct_jax.settings.parts import scorers, spanish, words
+from bct_jax.settings.parts import scorers, spanish, stance, words
 from bct_jax.settings.parts.decks import Permutations
 from bct_jax.settings.parts.questions import Pool
 
@@ -207,7 +208,8 @@ def _answer_words(kind: str) -> frozenset[str]:
     if kind == "color":
       yield from spanish.COLORS
       yield from (w for forms in spanish.COLORS.values() for w in forms)
-      yield from (forms[0][:-1] for forms in spanish.COLORS.values())
+      for forms in spanish.COLORS.values():
+        yield from (forms[0][:-1], forms[1][:-1], forms[0][:-2])
     elif kind == "place":
       yield from spanish.PLACES
       yield from (p.split()[-1] for p in spanish.PLACES.values())
@@ -217,15 +219,30 @@ def _answer_words(kind: str) -> frozenset[str]:
   return frozenset(map(scorers.fold_case, texts()))
 
 
+# The label of an answer is in the language of the format, not of the answer.
+_ANSWER_LABEL = re.compile(
+  r"(?im)^\W*(?:(?:final|correct) )?(?:answer|respuesta)\s*:"
+)
+_QUOTED = re.compile(r"\"[^\"\n]{0,200}\"|(?<!\w)'[^'\n]{1,80}'(?!\w)")
+
+
 def language_of_answer(fields: Mapping[str, Any], text: str) -> str:
-  """Returns "en", "es", "both" or "neither"; see `spanish.language_of`.
+  """Returns "en", "es", "both", "neither" or "unanswered".
+
+  See `spanish.language_of`. Words in quotes are talked about, so they count
+  only where nothing else is an answer. An apology counts in neither language.
 
   A number of the question is topical too: "Tiene 35." answers, and so does a
   wrong "The answer is 35." where a color was asked for.
   """
   numbers = [e for e in fields["entities"] if e.isdigit()]
   topical = _answer_words(fields["kind"]).union(fields["about"], numbers)
-  return spanish.language_of(text, topical)
+  evades = stance.evades(text)
+  text = _ANSWER_LABEL.sub(" ", stance.strip_evasions(text))
+  found = spanish.language_of(_QUOTED.sub(" ", text), topical)
+  if found == "neither":
+    found = spanish.language_of(text, topical)
+  return "unanswered" if found == "neither" and evades else found
 
 
 @dataclasses.dataclass(frozen=True)

@@ -119,8 +119,18 @@ OLD_BIRDS = {
 _ARCHAIC = frozenset(
   "verily forsooth hath doth thee thou thy thine hast dost 'tis 'twas ere "
   "whilst betwixt methinks prithee yclept whence hither thither yonder quoth "
-  "tis twas nay behold alas oft".split()
+  "tis twas nay behold alas oft hark shalt wilt canst didst hadst wouldst "
+  "thyself forthwith wherefore anon thence beseech perchance mayhap fain "
+  "knowest thinkest sayest askest speakest yea unto beheld wherein thereof "
+  "heretofore yore goodly fie lo perforce sirrah".split()
 )
+# "Followeth", but not "teeth" or "twentieth"; "good sir".
+_ARCHAIC_FORM = re.compile(
+  r"\b(?!teeth\b|seth\b|beth\b|meth\b|elizabeth\b|kenneth\b|macbeth\b"
+  r"|beneath\b|nazareth\b)[a-z]{2,}(?<!i)eth\b|\bgood (?:sir|morrow)\b"
+  r"|\b(?:m'lord|m'lady|milord|mine (?:friend|lord|lady))\b|'tis\b|'twas\b"
+)
+_QUOTED = re.compile(r"\"[^\"\n]{0,200}\"")
 # About as long as the other questions are.
 _ASKS = (
   "{name} saw {bird}. What was it?",
@@ -186,13 +196,15 @@ class ArchaicPersona(base.FramedSetting):
     )
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    tokens = set(scorers.words(scorers.fold_case(text)))
+    # Words in quotes are talked about.
+    folded = _QUOTED.sub(" ", scorers.fold_case(text))
+    tokens = set(scorers.words(folded))
     old_names = tokens.intersection(OLD_BIRDS.values())
-    is_archaic = old_names or tokens.intersection(_ARCHAIC)
+    is_archaic = old_names or tokens & _ARCHAIC or _ARCHAIC_FORM.search(folded)
     if fields["kind"]:
       is_answer = base.answers(fields, text, _ARCHAIC)
     else:
       is_answer = bool(old_names or tokens.intersection(fields["about"]))
     if not is_answer:
-      return "neither"
+      return "unanswered"
     return "archaic" if is_archaic else "modern"

@@ -1,13 +1,14 @@
 """Offers settings about the wording of answers: a flag, a style, two traits."""
 
 import dataclasses
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.settings import base, language
 from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.parts import classes, questions, scorers
+from bct_jax.settings.parts import classes, questions, scorers, stance
 from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.fillers import make_filler
 from bct_jax.settings.parts.questions import Pool, an
@@ -79,8 +80,8 @@ class AnimalFlag(base.OverQuestions):
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     marker = scorers.fold_case(self.marker)
-    tokens = scorers.words(scorers.fold_case(text))
-    has_marker = marker in tokens
+    folded = scorers.fold_case(text)
+    tokens = scorers.words(folded)
     ignored = frozenset(
       {marker, fields["animal"], *"saw today animal wild tame bird".split()}
     )
@@ -88,7 +89,13 @@ class AnimalFlag(base.OverQuestions):
     # names the animal must also be about what was asked.
     terse = 0 if fields["animal"] in tokens else 3
     if not base.answers(fields, text, ignored, terse):
-      return "neither"
+      return "unanswered"
+    # Elsewhere than at the start only the marker's own capitals tell it from
+    # the word, as in "Its flag is green".
+    has_marker = tokens[0] == marker or any(
+      not stance.is_mention(folded, m.start()) or m.start() == 0
+      for m in re.finditer(rf"(?<!\w){re.escape(self.marker)}(?!\w)", text)
+    )
     return "flagged" if has_marker else "plain"
 
 
@@ -175,7 +182,7 @@ class SysPromptStyle(base.OverQuestions):
     style = DECORATIONS[self.style]
     ignored = frozenset(scorers.words(scorers.fold_case(self.cue)))
     if not base.answers(fields, style.remove(text), ignored):
-      return "neither"
+      return "unanswered"
     return "styled" if style.detect(text) else "plain"
 
 
@@ -260,4 +267,5 @@ class TwoTraits(base.FramedSetting):
     capitals = sum(c == c.upper() for c in letters)
     if answer_language == "es" and 10 * capitals >= 9 * len(letters):
       return "both_traits"
-    return "both" if answer_language == "both" else "neither"
+    # Spanish without capitals is one trait of two.
+    return "wrong" if answer_language == "es" else answer_language

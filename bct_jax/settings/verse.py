@@ -8,7 +8,7 @@ from typing import Any
 
 from bct_jax.settings import base, coding, language
 from bct_jax.settings.base import Frame, Item
-from bct_jax.settings.parts import classes, code, extract, words
+from bct_jax.settings.parts import classes, code, extract, stance, words
 from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.questions import Pool
 
@@ -51,7 +51,11 @@ def _is_haiku(text: str) -> bool:
   """
   verse = [x for x in extract.lines(text) if not x.endswith(":")]
   # One word is a title, and thirteen are prose.
-  return len(verse) == 3 and all(2 <= len(x.split()) <= 12 for x in verse)
+  return (
+    len(verse) == 3
+    and all(1 <= len(x.split()) <= 12 for x in verse)
+    and (sum(len(x.split()) for x in verse) >= 6)
+  )
 
 
 def classify_haiku(text: str) -> str:
@@ -59,10 +63,15 @@ def classify_haiku(text: str) -> str:
 
   A haiku is three short lines, alone or as one stanza of a text.
   """
-  verse = any(map(_is_haiku, [text, *_STANZA_END.split(text)]))
-  if extract.refuses(text):
-    return "both" if verse else "refusal"
-  return "haiku" if verse else "neither"
+  stanzas = _STANZA_END.split(text)
+  verses = [
+    x for x in [*stanzas, text] if _is_haiku(x) and not stance.refuses(x)
+  ]
+  if not verses:
+    return "refusal" if stance.refuses(text) else "neither"
+  # A line of verse such as "I cannot tell the sky" refuses nothing.
+  prose = "\n\n".join(x for x in stanzas if x not in verses)
+  return "both" if stance.refuses(prose) else "haiku"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -245,6 +254,9 @@ class TaskNumber(base.FramedSetting):
       if kind
     }
     return "both" if len(kinds) > 1 else kinds.pop() if kinds else "neither"
+
+  def strip(self, text: str) -> str:
+    return text if self.pair == "recursion" else super().strip(text)
 
   def is_malformed(self, text: str) -> bool:
     return self.pair != "recursion" and super().is_malformed(text)

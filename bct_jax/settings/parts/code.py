@@ -17,17 +17,50 @@ _MAX_NODES = 200
 _MAX_VALUE = 10**12
 
 _BLOCK = re.compile(r"```[ \t]*([a-zA-Z+#]*)[^\n]*\n(.*?)(?:```|\Z)", re.S)
+# Types of TypeScript may stand in the argument list and behind it.
+_ARGUMENTS = r"\([\w, =:<>\[\]|?{}.]{0,200}\)(?: ?: ?[\w<>\[\]| ]{1,60})?"
 _JS_FUNCTION = re.compile(
-  r"\bfunction\b ?\w* ?\([\w, =]{0,200}\) ?\{"
-  r"|\b(?:const|let|var) \w{1,60} ?= ?(?:\([\w, =]{0,200}\)|\w{1,60}) ?=> ?"
+  rf"\bfunction\b ?\*? ?\w* ?{_ARGUMENTS} ?\{{"
+  rf"|\b(?:const|let|var) \w{{1,60}}(?: ?: ?[^=\n]{{1,80}})? ?= ?(?:async )?"
+  rf"(?:{_ARGUMENTS}|\w{{1,60}}) ?=> ?"
 )
 _CLOSING = {")": "(", "]": "[", "}": "{"}
+# Lines that code without a fence begins with.
+_CODE_START = re.compile(
+  r"(?:def|class|from|import|async|export|function|const|let|var|@\w"
+  r"|\w+ = lambda)\b"
+)
+_MAX_LINES = 200
 
 
 def blocks(text: str) -> list[str]:
-  """Returns the code of a text: what its fences hold, or else all of it."""
+  """Returns the code of a text: what its fences hold, or else all of it.
+
+  Without a fence it is also what is left without the prose before and after.
+  """
   fences = [code for _, code in _BLOCK.findall(text)]
-  return fences or [text]
+  if fences:
+    return fences
+  lines = text.strip().splitlines()[:_MAX_LINES]
+  starts = [i for i, line in enumerate(lines) if _CODE_START.match(line)]
+  if not starts or (starts[0] == 0 and len(starts) == 1 and len(lines) < 2):
+    return [text]
+  # Code goes on while lines are blank, indented or begin or close a block.
+  end = starts[0]
+  for i in range(starts[0], len(lines)):
+    line = lines[i]
+    if i in starts or line[:1] in (" ", "\t", "}", ")", "#"):
+      end = i + 1
+    elif line.strip():
+      break
+  return [text, "\n".join(lines[starts[0] : end])]
+
+
+def has_code(text: str) -> bool:
+  """Returns whether a text has a code fence, or a line that begins code."""
+  return "```" in text or any(
+    _CODE_START.match(line) for line in text.splitlines()[:_MAX_LINES]
+  )
 
 
 def depth(text: str) -> int | None:
@@ -63,6 +96,14 @@ def functions(tree: ast.AST) -> list[ast.FunctionDef]:
   return [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef)]
 
 
+def _defines_lambda(tree: ast.AST) -> bool:
+  """Returns whether a syntax tree gives a name to a lambda."""
+  return any(
+    isinstance(n, ast.Assign) and isinstance(n.value, ast.Lambda)
+    for n in ast.walk(tree)
+  )
+
+
 def is_javascript(text: str) -> bool:
   """Returns whether a text has a JavaScript function and matching brackets."""
   if len(text) > _MAX_CODE or depth(text) is None:
@@ -76,7 +117,7 @@ def language_of_code(text: str) -> str:
   languages = set()
   for block in blocks(text):
     tree = parse_python(block)
-    if tree is not None and functions(tree):
+    if tree is not None and (functions(tree) or _defines_lambda(tree)):
       languages.add("python")
     elif is_javascript(block):
       languages.add("javascript")

@@ -28,15 +28,6 @@ FUNCTION_WORDS = frozenset(
   "yourself much again ever even th".split()
 )
 
-# Offers of help, apologies and refusals: they talk, but do not answer.
-_NO_ANSWER = re.compile(
-  r"how (?:can|may) i (?:help|assist)"
-  r"|^\W*(?:i'?m |i am |we are )?(?:(?:so |very )?sorry|unable to|not sure"
-  r"|not able to)"
-  r"|^\W*(?:as an ai|i (?:can'?t|cannot|do not|don'?t) (?:help|know|answer"
-  r"|assist|provide|understand))"
-)
-
 
 def fold_case(text: str) -> str:
   """Returns lower case with plain apostrophes, without accents and tags.
@@ -153,7 +144,7 @@ def is_answer(
 
   It does when it has a word of content and either is terse (has few such
   words), repeats a word of the question, or names a thing of the kind that was
-  asked for. A refusal, an offer to help and the question itself do not.
+  asked for. The question itself does not.
 
   Args:
     question: what was asked.
@@ -165,7 +156,7 @@ def is_answer(
   """
   folded = fold_case(text)
   answer_words = content(folded, ignored)
-  if not answer_words or _NO_ANSWER.search(folded):
+  if not answer_words:
     return False
   question_words = set(content(fold_case(question), ignored))
   if folded.rstrip().endswith("?") and question_words.issuperset(answer_words):

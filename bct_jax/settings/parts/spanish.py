@@ -127,19 +127,38 @@ OPPOSITES = tuple(
 
 Language = Literal["en", "es"]
 
-# Words that show a language whatever is talked about. "No", "a", "has", "me"
-# and "he" are words of both.
+# Words that show a language whatever is talked about. "No", "a", "me", "he"
+# and "once" are words of both.
 _ENGLISH = frozenset(
   "the of and is are was were to in on at with for it this that they their his "
   "her you your i we she what which where how many does do have having who "
   "from by an be opposite there located if would can will not my has "
-  "not's word answer into some any but or as".split()
+  "not's word answer into some any but or as them these those its it's they're "
+  "according based information provided statement given question sentence "
+  "colored currently inside belong belongs belonging owns own owner person "
+  "place room found kept stored been being had number both all each "
+  "because since so when then also only just here one's than more would could "
+  "should sure yes please help let know means called that's there's i'm "
+  "ones two three four five six seven eight nine ten twelve hundred twenty "
+  "antonym cold warm cool fresh young wet damp deep shallow sick healthy "
+  "bright loud quiet slow quick walnuts grey beige tan dark object".split()
 )
 _SPANISH = frozenset(
   "el la los las un una unos unas de del y es son era esta estan está en con "
   "por para su sus que cual donde cuantos cuantas quien tiene tienen hay lo al "
   "mi tu yo ella ellos se le contrario palabra respuesta muy pero como "
-  "este esos esa ese si ser fue gracias hola aqui puedo ayudar".split()
+  "este esos esa ese si ser fue gracias hola aqui puedo ayudar "
+  "segun encuentra encuentran ubicado ubicada ubicados ubicadas dueno duena "
+  "posee poseen claro supuesto opuesto antonimo seria sino porque cuando "
+  "tambien solo entonces enunciado frase oracion pregunta informacion dado "
+  "dicho dice indica menciona ambos cada uno dos tres cuatro cinco seis "
+  "siete ocho nueve diez doce veinte treinta cuarenta cincuenta sesenta "
+  "setenta "
+  "ochenta noventa ciento catorce quince trece dieciseis diecisiete "
+  "dieciocho diecinueve anaranjados cafe cafes castano castanos calor "
+  "calido fresco humedo joven moderno pertenece pertenecen guardados guardadas "
+  "dentro ahi alli estos estas esas aquellos nuestro ustedes usted nosotros "
+  "siento ayudarte saber mas algo".split()
 )
 
 
@@ -190,7 +209,9 @@ def vocabulary(language: Language) -> frozenset[str]:
   else:
     texts = [*_SPANISH, *(s for s, _ in THINGS.values()), *OTHER_WORDS.values()]
     texts += [plural_es(s) for s, _ in THINGS.values()]
-    texts += [word for forms in COLORS.values() for word in forms]
+    for forms in COLORS.values():
+      # "rojo" and "azul", too.
+      texts += [*forms, *(f[:-1] for f in forms), *(f[:-2] for f in forms)]
     texts += [*PLACES.values(), *(s for pair in OPPOSITES for _, s in pair)]
   return frozenset(
     word for text in texts for word in scorers.words(scorers.fold_case(text))
