@@ -193,7 +193,7 @@ def test_command_makes_a_run_that_theory_holds_for(points, tmp_path, capsys):
     last = arms[name]["curve"][-1]
     wanted = f"{last['style_share']:.3f}"
     assert f"{name}: 0.000, {wanted} (theory: 0.000, {wanted})" in said
-    assert arms[name]["verdict"] == "retained"
+    assert arms[name]["reading"]["behavior"] == "kept"
     assert last["initial"] == 1
   assert arms["two_adam_0.1"]["curve"][-1]["moved"] > 0.1
   assert "linear" in (run / "report.html").read_text()

@@ -7,7 +7,6 @@ Evals are lines of evals.jsonl, as `schema.EvalRecord.to_json` makes them.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bct_jax.evals import outcome
 from bct_jax.evals.outcome import AGREED
 from bct_jax.evals.stats import first_lasting
 
@@ -91,30 +90,3 @@ def _broken_bars(point: Eval, organism: Eval) -> list[str]:
   if point["other_ci"][0] > 0.5:
     out.append(f"the lower bound of other is {point['other_ci'][0]:.2f}")
   return out
-
-
-def summarize_arm(
-  curve: Sequence[Eval],
-  organism: Eval,
-  labels_before: Sequence[str],
-  labels_after: Sequence[str],
-) -> dict[str, Any]:
-  """Makes the fields of an arm in a result.json of schema 1.
-
-  Args:
-    curve: evals in order of steps.
-    organism: the organism's own eval on the same prompts.
-    labels_before, labels_after: labels of the eval prompts, prompt by prompt,
-      of the organism and at the last eval.
-  """
-  verdict, why = choose_verdict(curve, organism)
-  step = transfer_step(curve, organism)
-  later = [p for p in curve if step is not None and p["step"] > step]
-  return {
-    "verdict": verdict,
-    "why": why,
-    **outcome.summarize_arm(curve, labels_before, labels_after),
-    "transfer_step": step,
-    "transfer_censored_at": curve[-1]["step"] if step is None else None,
-    "returned": any(p["initial"] >= 0.5 for p in later),
-  }

@@ -15,11 +15,12 @@ from typing import Any
 
 import jax
 
-from bct_jax.config import ConfigError, GateConfig
+from bct_jax.config import ConfigError, GateConfig, ReadingConfig
 from bct_jax.config.eval_steps import eval_steps
-from bct_jax.evals import verdict
+from bct_jax.evals import outcome
 from bct_jax.evals.evaluate import summarize_rows
 from bct_jax.evals.gate import check_gate, first_failures
+from bct_jax.evals.reading import mean_losses, read_arm, words_of
 from bct_jax.evals.schema import terminal_line
 from bct_jax.experiment import rundir
 from bct_jax.infra import files
@@ -46,7 +47,7 @@ GATE = GateConfig(
 
 
 def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
-  """Trains and judges one arm, writes its files and returns its result."""
+  """Trains and reads one arm, writes its files and returns its result."""
   powers = [2**i for i in range(arm.steps.bit_length())]
   stops = eval_steps(powers, arm.steps)
   start = time.monotonic()
@@ -66,19 +67,28 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
     for i, (loss, norm) in enumerate(losses)
   ]
   files.write_lines(folder / "metrics.jsonl", lines)
-  curve, labels = [], []
+  curve, evals = [], []
   for step in stops:
     rows = make_rows(problem, weights[step])
     files.write_lines(folder / "rollouts" / f"step_{step}.jsonl", rows)
     record = summarize_rows(rows, step) | movement(problem, weights[step])
     curve.append(record)
-    labels.append([r["label"] for r in rows if r["split"] == "eval"])
+    evals.append(rows)
   files.write_lines(folder / "evals.jsonl", curve)
   files.write_text(
     folder / "mask_audit.txt", f"trained {n} outputs of {n} inputs\n"
   )
   log_line(f"{name} {terminal_line(curve[-1])}")
+  before, after = evals[0], evals[-1]
+  read = read_arm(
+    curve, before, after, ReadingConfig(), mean_losses(lines, stops)
+  )
+  labels = [
+    [r["label"] for r in rows if r["split"] == "eval"]
+    for rows in (before, after)
+  ]
   record = {
+    "schema": outcome.SCHEMA,
     "name": name,
     "objective": f"least squares, {arm.layers} layers, {arm.optimizer}",
     "lr": arm.lr,
@@ -88,7 +98,8 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
     "seed": 0,
     "steps": arm.steps,
     "curve": curve,
-    **verdict.summarize_arm(curve, curve[0], labels[0], labels[-1]),
+    "reading": read.to_json(),
+    **outcome.summarize_arm(curve, *labels),
     "trained_tokens": n * arm.steps,
     "seconds": seconds * arm.steps,
   }
@@ -124,6 +135,7 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
   )
   files.write_json(workdir / "env.json", {"versions": {"jax": jax.__version__}})
   result = {
+    "schema": outcome.SCHEMA,
     "setting": "linear",
     "model": config_facts["model"]["path"],
     "organism": {
@@ -192,7 +204,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(
       f"  {arm['name']}: {last['moved']:.3f}, {last['style_share']:.3f}"
       + (f" (theory: 0.000, {expected})" if expected else "")
-      + f", {arm['verdict']}"
+      + f", {words_of(arm)}"
     )
   print(f"report: {workdir / 'report.html'}; figure: {workdir / 'linear.svg'}")
   return 0

@@ -213,9 +213,10 @@ def describe_primary(run: RunRecord) -> str:
   says whether the brackets of both leave that open.
   """
   bars = run.config.get("reading")
-  names = bars.get("primary") if isinstance(bars, Mapping) else None
+  primary = bars.get("primary") if isinstance(bars, Mapping) else None
+  names = primary if isinstance(primary, list) else []
   arms = {arm.name: arm for arm in run.arms}
-  read = [arms[n].reading for n in names or () if n in arms]
+  read = [arms[n].reading for n in names if n in arms]
   known = [r for r in read if r is not None]
   if len(known) != 2:
     return ""

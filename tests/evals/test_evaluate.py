@@ -8,7 +8,7 @@ import pytest
 from bct_jax.config import from_dict
 from bct_jax.data import messages
 from bct_jax.data.chat import Chat
-from bct_jax.evals import evaluate, verdict
+from bct_jax.evals import evaluate, outcome, verdict
 from bct_jax.evals.stats import wilson
 from bct_jax.experiment.plan import make_plan
 from bct_jax.settings import make_setting
@@ -214,16 +214,15 @@ def test_steps_are_found_or_censored():
   ]
   labels = ["initial"] * 32
   after = ["initial"] * 24 + ["alternate"] * 8
-  out = verdict.summarize_arm(curve, START, labels, after)
-  assert out["transfer_step"] == 8 and out["transfer_censored_at"] is None
+  out = outcome.summarize_arm(curve, labels, after)
+  assert verdict.transfer_step(curve, START) == 8
   assert out["deployment_length"] == 4
-  assert out["returned"]
   assert out["retention"] == 0.75 and out["transfer"] == 0.25
   low, high = out["retention_ci"]
   assert 0.5 < low < 0.75 < high < 0.95
-  never = verdict.summarize_arm([START, point(4, 1, 0)], START, labels, labels)
-  assert never["transfer_step"] is None and never["transfer_censored_at"] == 4
-  assert never["deployment_length"] is None and not never["returned"]
+  never = outcome.summarize_arm([START, point(4, 1, 0)], labels, labels)
+  assert never["deployment_length"] is None
+  assert never["deployment_length_censored_at"] == 4
   assert never["retention"] == 1.0 and never["transfer"] == 0.0
   # 32 of 32 is no certainty: as many true rates of 0.9 and above give it.
   low, high = never["retention_ci"]
@@ -232,8 +231,8 @@ def test_steps_are_found_or_censored():
 
 def test_retention_of_nothing_is_null():
   labels = ["other"] * 8
-  out = verdict.summarize_arm([START], START, labels, labels)
+  out = outcome.summarize_arm([START], labels, labels)
   assert out["retention"] is None and out["retention_ci"] is None
   one = ["initial"] + ["other"] * 7
-  out = verdict.summarize_arm([START], START, one, one)
+  out = outcome.summarize_arm([START], one, one)
   assert all(x is None or math.isfinite(x) for x in out["retention_ci"])
