@@ -6,14 +6,15 @@ and reports can be used, tested and read without starting JAX.
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, NotRequired, Protocol, TypedDict
 
 
 class Message(TypedDict):
-  """Holds one chat turn."""
+  """Holds one chat turn; an earlier answer may have a thought."""
 
   role: Literal["system", "user", "assistant"]
   content: str
+  reasoning_content: NotRequired[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,6 +32,7 @@ class Example:
       `initial` on train prompts, divergent on eval prompts.
     fields: facts that the scorer needs and the model never sees; JSON values.
     weight: how much the example counts in training, above 0.
+    thought: the reasoning before the completion, where there is one.
   """
 
   id: str
@@ -40,6 +42,7 @@ class Example:
   alternate: str = ""
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   weight: float = 1.0
+  thought: str = ""
 
 
 LabelName = Literal["initial", "alternate", "agreed", "other"]

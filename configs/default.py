@@ -122,6 +122,18 @@ def get_config() -> ConfigDict:
   # Of whole rows: xla, cudnn (NVIDIA), splash (TPU), or auto: the one for the
   # devices if it applies to the model, else xla. The log says which.
   c.model.attention = "auto"
+  # How messages become text: the model's own chat template, a file with another
+  # one, or "plain" for a base model, see bct_jax/data/README.md.
+  c.model.chat_template = config_dict.placeholder(str)
+  # Variables that the template reads, as {"enable_thinking": False}.
+  c.model.template_options = ConfigDict()
+  # The day that a template prints, as "2026-07-01"; None is the day on which
+  # the run begins, which its config.json then has.
+  c.model.template_date = config_dict.placeholder(str)
+  # For templates without system messages: their text begins the user's first.
+  c.model.system_in_user = False
+  # The text before a thought and behind it, where the template does not tell.
+  c.model.thought_markers = ()
 
   c.mesh = ConfigDict()  # devices per axis; one may be -1: all that are left
   c.mesh.data = -1  # copies of the params, rows split

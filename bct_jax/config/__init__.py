@@ -36,6 +36,7 @@ from bct_jax.config.types import (
   ReadingConfig,
   SamplingConfig,
   SettingConfig,
+  TemplateConfig,
   TrainConfig,
 )
 
@@ -63,6 +64,7 @@ __all__ = [
   "SamplingConfig",
   "SettingConfig",
   "TRAINED",
+  "TemplateConfig",
   "TrainConfig",
   "check_sampling",
   "choose",

@@ -4,6 +4,7 @@ Each check raises `ConfigError` with the field's name, its value and what it
 must be.
 """
 
+import datetime
 import re
 
 from bct_jax.config.chips import CHIPS
@@ -25,6 +26,7 @@ from bct_jax.config.types import (
   OrganismConfig,
   ReadingConfig,
   SamplingConfig,
+  TemplateConfig,
 )
 
 _POSITIVE = (
@@ -264,6 +266,24 @@ def _check_primary(config: ExperimentConfig) -> None:
     )
 
 
+def _check_template(model: TemplateConfig) -> None:
+  """Rejects fields about the chat template that cannot be."""
+  day, markers = model.template_date, model.thought_markers
+  try:
+    good = day is None or datetime.date.fromisoformat(day).isoformat() == day
+  except ValueError:
+    good = False
+  if not good:
+    raise ConfigError(
+      f"model.template_date = {day!r}: must be a day as YYYY-MM-DD"
+    )
+  if markers and (len(markers) != 2 or not all(m.strip() for m in markers)):
+    raise ConfigError(
+      f"model.thought_markers = {markers!r}: must be the text before a thought "
+      "and the text behind it, neither of them blank"
+    )
+
+
 def check(config: ExperimentConfig) -> None:
   """Rejects a configuration with a field, or a pair of fields, that cannot be.
 
@@ -275,6 +295,7 @@ def check(config: ExperimentConfig) -> None:
   choose(config.model.dtype, ("float32", "bfloat16"), "model.dtype")
   choose(config.model.remat, ("none", "dots", "full"), "model.remat")
   choose(config.model.attention, ATTENTION, "model.attention")
+  _check_template(config.model)
   if config.mesh.chip is not None:
     choose(config.mesh.chip, CHIPS, "mesh.chip")
   check_arm(config.organism, "organism")

@@ -107,7 +107,8 @@ def build(cls: Any, values: Any, where: str) -> Any:
 
 def _is_required(field: dataclasses.Field) -> bool:
   """Returns whether a field has no default."""
-  return field.default is dataclasses.MISSING
+  missing = dataclasses.MISSING
+  return field.default is missing and field.default_factory is missing
 
 
 def _require_mapping(values: Any, where: str) -> None:

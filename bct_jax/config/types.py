@@ -30,8 +30,21 @@ class ConfigError(ValueError):
   """
 
 
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TemplateConfig:
+  """Says how messages are rendered as text; all fields have defaults."""
+
+  chat_template: str | None = None
+  template_options: Mapping[str, Any] = dataclasses.field(
+    default_factory=dict, hash=False
+  )
+  template_date: str | None = None
+  system_in_user: bool = False
+  thought_markers: tuple[str, ...] = ()
+
+
 @dataclasses.dataclass(frozen=True)
-class ModelOptions:
+class ModelOptions(TemplateConfig):
   """Says which model is loaded, and how it computes."""
 
   path: str

@@ -1,22 +1,27 @@
 """Turns messages into tokens and loss weights. Nothing else does.
 
-A training row is prompt ids followed by completion ids. The joined text is
-never tokenised again, so the model is trained on exactly the ids that the
-sampler will condition on. The trained positions are chosen here, by where the
-completion lies, and never by comparing ids later.
+A training row is prompt ids followed by completion ids. The prompt ids are
+those that the sampler conditions on. The completion is encoded together with
+the text of the prompt where that leaves the prompt's ids as they are, and by
+itself where not. The trained positions are chosen here, by where the completion
+lies, and never by comparing ids later.
 """
 
 import dataclasses
 import hashlib
-import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Literal
 
+from bct_jax.config import TemplateConfig
+from bct_jax.data.template import Boundary, Template, TemplateError
+from bct_jax.data.vocabulary import Vocabulary
 from bct_jax.examples import Message
 
-# Any completion without markup does: it shows where the template puts one.
-_PROBE = "Yes."
+Part = Literal["answer", "thought", "both"]
+
+# Any prompt does: it shows how the tokenizer treats text.
+_SAMPLE: Message = {"role": "user", "content": "Yes. a 1"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +40,8 @@ class Tokens:
 class Chat:
   """Renders messages with a tokenizer's chat template.
 
+  A prompt is for an answer alone, or for a thought and an answer (`thinking`).
+
   Attributes:
     folder: the model folder.
     tokenizer: of transformers.
@@ -43,12 +50,21 @@ class Chat:
     pad: the id that fills rows; it is never read.
   """
 
-  def __init__(self, folder: Path, vocab_size: int):
+  def __init__(
+    self,
+    folder: Path,
+    vocab_size: int,
+    config: TemplateConfig | None = None,
+    required: bool = True,
+  ):
     """Reads a tokenizer and checks that its template suits training.
 
     Args:
       folder: a Hugging Face model folder.
       vocab_size: V, ids that the model has embeddings for.
+      config: how messages are rendered; None is by the tokenizer's template.
+      required: whether the template must suit. Without it all that needs a
+        template raises what is wrong with it.
 
     Raises:
       ValueError: the tokenizer has no template, or one whose prompt is not a
@@ -62,43 +78,77 @@ class Chat:
       self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
     except (OSError, ValueError) as e:
       raise ValueError(f"{folder}: no readable tokenizer: {e}") from None
-    if not self.tokenizer.chat_template:
-      raise ValueError(f"{folder}: the tokenizer has no chat template")
-    if len(self.tokenizer) > vocab_size:
-      raise ValueError(
-        f"{folder}: the tokenizer has {len(self.tokenizer)} tokens, the model "
-        f"has embeddings for {vocab_size}: they do not belong together"
-      )
-    # Some tokenizers normalise ordinary text; then nothing can be compared.
-    self._lossless = False
-    sample = self.render([{"role": "user", "content": f"{_PROBE} a 1"}])
-    self._lossless = self._text(self.encode(sample)) == sample
-    self.end_of_turn = self._find_end_of_turn()
-    self.stop_ids = self._find_stop_ids()
+    self._vocabulary = Vocabulary(self.folder, self.tokenizer, vocab_size)
     # It stands behind all that is read, so any valid id will do.
     self.pad = 0
+    self._template: Template | None = None
+    self._boundary: Boundary | None = None
+    self._anchor: list[int] = []
+    self._turn_ids: frozenset[int] = frozenset()
+    self._fault = ""
+    self.stop_ids = self._vocabulary.ends
+    self.end_of_turn = min(self.stop_ids, default=self.pad)
+    try:
+      self._read_template(config or TemplateConfig())
+    except TemplateError as e:
+      if required:
+        raise
+      self._fault = str(e)
 
-  def encode(self, text: str) -> list[int]:
-    """Encodes text as it stands: no BOS is added, the template has its own.
+  def _read_template(self, config: TemplateConfig) -> None:
+    """Finds out what the template puts around an answer."""
+    template = Template(self.folder, self.tokenizer, config)
+    self._template, vocabulary = template, self._vocabulary
+    sample = template.render([_SAMPLE])
+    vocabulary.lossless = vocabulary.text(self.encode(sample)) == sample
+    self._boundary = template.find_boundary(self._begins_with_end)
+    self.end_of_turn = self.encode(self._boundary.end)[0]
+    self.stop_ids = vocabulary.ends | {self.end_of_turn}
+    turns: list[Message] = [_SAMPLE, {"role": "assistant", "content": "Yes."}]
+    turn_ids = self.encode(template.render([*turns, _SAMPLE]))
+    self._turn_ids = vocabulary.special_ids() & set(turn_ids)
+    # Some tokenizers drop the space that begins a text. Their completions are
+    # decoded behind the last token of a prompt.
+    text = self.prompt_text([_SAMPLE])
+    ids = self.encode(text)
+    if vocabulary.text(vocabulary.extend(text, ids, " a")) != " a":
+      self._anchor = ids[-1:]
+
+  def _begins_with_end(self, text: str, declared: bool) -> bool:
+    """Tells whether a special token begins a text; see find_boundary."""
+    ids = self.encode(text) if text else []
+    ends = self._vocabulary.ends
+    valid = ends if declared else self._vocabulary.special_ids()
+    return bool(ids) and ids[0] in valid
+
+  @property
+  def template(self) -> Template:
+    """Returns the template; raises ValueError if there is none."""
+    if self._template is None:
+      raise ValueError(self._fault)
+    return self._template
+
+  @property
+  def boundary(self) -> Boundary:
+    """Returns what stands around an answer.
 
     Raises:
-      ValueError: the tokenizer has no ids for a part of the text. It would
-        drop that part without a word, as small vocabularies do with control
-        bytes.
+      ValueError: the template does not suit, see `required`.
     """
-    ids = list(self.tokenizer.encode(text, add_special_tokens=False))
-    if self._lossless and self._text(ids) != text:
-      raise ValueError(
-        f"{self.folder}: the tokenizer cannot represent {text!r}; it reads "
-        f"back as {self._text(ids)!r}"
-      )
-    return ids
+    if self._boundary is None or self._fault:
+      raise ValueError(self._fault)
+    return self._boundary
 
-  def _text(self, ids: Sequence[int]) -> str:
-    """Decodes ids. Special tokens stay visible: the model generated them."""
-    return self.tokenizer.decode(
-      list(ids), skip_special_tokens=False, clean_up_tokenization_spaces=False
-    )
+  def encode(self, text: str) -> list[int]:
+    """Encodes text as it stands; see Vocabulary.encode."""
+    return self._vocabulary.encode(text)
+
+  def _completion_text(self, ids: Sequence[int]) -> str:
+    """Decodes ids that follow a prompt."""
+    if not self._anchor:
+      return self._vocabulary.text(ids)
+    before = self._vocabulary.text(self._anchor)
+    return self._vocabulary.text([*self._anchor, *ids]).removeprefix(before)
 
   def decode(
     self,
@@ -108,6 +158,8 @@ class Chat:
   ) -> str:
     """Decodes a completion up to where it stops.
 
+    Whitespace that the template itself puts around an answer is left out.
+
     Args:
       ids: of the completion; a stop id at their end is left out.
       stop: the text is cut before the first of these strings.
@@ -115,12 +167,15 @@ class Chat:
         first, and stop strings do not count in it.
     """
     ids = list(ids)
+    gap = ""
     if ids and ids[-1] in self.stop_ids:
       ids = ids[:-1]
-    start = len(self._text(prefix)) if prefix else 0
-    text = self._text([*prefix, *ids])
+      gap = self._boundary.gap if self._boundary else ""
+    start = len(self._completion_text(prefix)) if prefix else 0
+    text = self._completion_text([*prefix, *ids])
     ends = [text.find(s, start) for s in stop if s in text[start:]]
-    return text[: min(ends)] if ends else text
+    text = text[: min(ends)] if ends else text.removesuffix(gap)
+    return text.removeprefix(self._boundary.blank) if self._boundary else text
 
   def find_stop(
     self, stop: Sequence[str]
@@ -138,7 +193,7 @@ class Chat:
       return None
 
     def has_stop(ids: Sequence[int]) -> bool:
-      text = self._text(ids)
+      text = self._vocabulary.text(ids)
       return any(s in text for s in stop)
 
     def find(ids: Sequence[int]) -> int | None:
@@ -149,20 +204,58 @@ class Chat:
     return find
 
   def render(self, messages: Sequence[Message], prompt: bool = True) -> str:
-    """Renders messages; with `prompt`, up to where the answer starts."""
-    return self.tokenizer.apply_chat_template(
-      [dict(m) for m in messages], tokenize=False, add_generation_prompt=prompt
-    )
+    """Renders messages as the template does, without a lead."""
+    return self.template.render(messages, prompt)
 
-  def prompt(self, messages: Sequence[Message]) -> list[int]:
-    """Encodes a prompt, whose ids the sampler continues.
+  def prompt_text(
+    self, messages: Sequence[Message], thinking: bool = False
+  ) -> str:
+    """Renders a prompt up to where the completion starts.
 
     Raises:
-      ValueError: the last turn is not the user's, or BOS occurs twice.
+      ValueError: the last turn is not the user's; or a thought is wanted, and
+        the template has no place for one.
     """
     if not messages or messages[-1]["role"] != "user":
       raise ValueError(f"a prompt must end with a user turn: {messages}")
-    ids = self.encode(self.render(messages))
+    text, boundary = self.template.render(messages), self.boundary
+    if thinking:
+      self._markers()
+      return text
+    if not text.endswith(boundary.cut):
+      raise ValueError(
+        f"{self.folder}: this prompt does not end with {boundary.cut!r}, as "
+        f"others do: {text[-60:]!r}"
+      )
+    return text.removesuffix(boundary.cut) + boundary.lead
+
+  def _markers(self) -> tuple[str, str]:
+    """Returns what stands around a thought; raises ValueError without."""
+    if self.boundary.markers is None:
+      raise ValueError(
+        f"{self.folder}: with these model.template_options the chat template "
+        "shows no place for a thought; change them, or set "
+        "model.thought_markers to the texts before a thought and behind it"
+      )
+    return self.boundary.markers
+
+  def prompt(
+    self, messages: Sequence[Message], thinking: bool = False
+  ) -> list[int]:
+    """Encodes a prompt, whose ids the sampler continues.
+
+    Args:
+      messages: the last one is the user's.
+      thinking: whether the completion begins with a thought.
+
+    Raises:
+      ValueError: see `prompt_text`; or BOS occurs twice.
+    """
+    return self._encode_prompt(self.prompt_text(messages, thinking))
+
+  def _encode_prompt(self, text: str) -> list[int]:
+    """Encodes the text of a prompt; raises ValueError if BOS occurs twice."""
+    ids = self.encode(text)
     bos = self.tokenizer.bos_token_id
     # ChatML uses the BOS token to open every turn; only a doubled one at the
     # start is the known mistake.
@@ -171,15 +264,14 @@ class Chat:
     return ids
 
   def prompt_and_prefix(
-    self, messages: Sequence[Message]
+    self, messages: Sequence[Message], thinking: bool = False
   ) -> tuple[list[int], list[int]]:
     """Encodes a prompt, and the prefix that its answer is made to begin with.
 
     The prefix is an assistant message at the end; without one it is empty. It
-    is encoded by itself. Its ids follow those of the prompt, as those of a
-    completion do in training. The model goes on with a new token. So a prefix
-    that ends within a word, or in the space before one, leaves the model at a
-    place where training rarely put it.
+    is encoded as a completion is in training. The model goes on with a new
+    token. So a prefix that ends within a word, or in the space before one,
+    leaves the model at a place where training rarely put it.
 
     Returns:
       The ids of the prompt, and those of the prefix.
@@ -188,88 +280,81 @@ class Chat:
       ValueError: see `prompt`; or the prefix is empty, or ends the turn.
     """
     if not messages or messages[-1]["role"] != "assistant":
-      return self.prompt(messages), []
+      return self.prompt(messages, thinking), []
     *before, last = messages
-    prefix = self.encode(last["content"])
+    text = self.prompt_text(before)
+    prompt = self._encode_prompt(text)
+    more = self.boundary.blank + last["content"]
+    prefix = (
+      self._vocabulary.extend(text, prompt, more) if last["content"] else []
+    )
     if not prefix or self.stop_ids & set(prefix):
       raise ValueError(
         f"an answer cannot begin with {last['content']!r}: it must not be "
         "empty or hold the end of a turn"
       )
-    return self.prompt(before), prefix
+    return prompt, prefix
+
+  def answer(self, messages: Sequence[Message], text: str) -> list[int]:
+    """Encodes an answer and the end of its turn, as they follow a prompt."""
+    prompt_text = self.prompt_text(messages)
+    return self._answer(prompt_text, self.encode(prompt_text), text)
+
+  def _answer(self, before: str, ids: Sequence[int], text: str) -> list[int]:
+    """Encodes an answer behind a text with these ids, and the turn's end."""
+    boundary = self.boundary
+    more = f"{boundary.blank}{text}{boundary.gap}"
+    return [*self._vocabulary.extend(before, ids, more), self.end_of_turn]
 
   def example(self, messages: Sequence[Message], completion: str) -> Tokens:
     """Makes a training row: the completion and the end of the turn weigh 1.
 
     Raises:
-      ValueError: the completion is empty.
+      ValueError: the completion is empty, or holds the beginning or the end of
+        a turn.
     """
     if not completion.strip():
       raise ValueError(
         f"empty completion for {messages[-1]['content']!r}: nothing to train on"
       )
-    prompt = self.prompt(messages)
-    answer = [*self.encode(completion), self.end_of_turn]
+    self._check_markup(completion)
+    text = self.prompt_text(messages)
+    prompt = self._encode_prompt(text)
+    answer = self._answer(text, prompt, completion)
     return Tokens(
       ids=(*prompt, *answer),
       weights=(*(0.0,) * len(prompt), *(1.0,) * len(answer)),
     )
 
-  def _find_end_of_turn(self) -> int:
-    """Finds the token that the template puts after an assistant's answer.
-
-    Raises:
-      ValueError: the prompt is no prefix of the training text, or no special
-        token ends an answer.
-    """
-    question: list[Message] = [{"role": "user", "content": "Is it?"}]
-    dialogue: list[Message] = [
-      *question,
-      {"role": "assistant", "content": _PROBE},
-    ]
-    prompt = self.render(question)
-    whole = self.render(dialogue, prompt=False)
-    if not whole.startswith(prompt + _PROBE):
-      at = len(os.path.commonprefix([prompt + _PROBE, whole]))
+  def _check_markup(self, completion: str) -> None:
+    """Raises ValueError if a completion holds what only templates write."""
+    markup = (self.stop_ids | self._turn_ids) & set(self.encode(completion))
+    if markup:
+      token = self._vocabulary.token(min(markup))
+      what = "end" if self.stop_ids & markup else "beginning"
       raise ValueError(
-        f"{self.folder}: the chat template's prompt is not a prefix of its "
-        f"training text, they part at {prompt[at : at + 30]!r} against "
-        f"{whole[at : at + 30]!r}; sampling would not see what was trained"
+        f"the completion {completion!r:.80} holds the {what} of a turn, "
+        f"{token!r}: leave it out, the template adds it"
       )
-    after = self.encode(whole[len(prompt + _PROBE) :])
-    special = set(self.tokenizer.all_special_ids)
-    special |= set(self.tokenizer.get_added_vocab().values())
-    if not after or after[0] not in special:
-      raise ValueError(
-        f"{self.folder}: the chat template ends an answer with "
-        f"{whole[len(prompt + _PROBE) :]!r}, which starts with no special "
-        "token: the model could never learn to stop"
-      )
-    return after[0]
-
-  def _find_stop_ids(self) -> frozenset[int]:
-    """Collects end of turn, EOS and the ids of generation_config.json."""
-    ids = {self.end_of_turn}
-    if self.tokenizer.eos_token_id is not None:
-      ids.add(self.tokenizer.eos_token_id)
-    path = self.folder / "generation_config.json"
-    if path.exists():
-      eos = json.loads(path.read_text("utf-8")).get("eos_token_id")
-      ids |= set(
-        eos if isinstance(eos, list) else [eos] if eos is not None else []
-      )
-    return frozenset(ids)
+    for marker in self.boundary.markers or ():
+      if marker.strip() and marker.strip() in completion:
+        raise ValueError(
+          f"the completion {completion!r:.80} holds {marker.strip()!r}, which "
+          "begins or ends a thought: give the thought apart, as the message's "
+          "reasoning_content"
+        )
 
   @property
   def template_hash(self) -> str:
-    """Returns a hash of the chat template."""
-    return hashlib.sha256(self.tokenizer.chat_template.encode()).hexdigest()
+    """Returns a hash of the chat template and of the options given to it."""
+    if self._template is None:
+      return hashlib.sha256(b"").hexdigest()
+    return self._template.hash
 
   @property
   def tokenizer_hash(self) -> str:
     """Returns a hash of the vocabulary: token, id and order."""
-    vocab = sorted(self.tokenizer.get_vocab().items())
-    return hashlib.sha256(json.dumps(vocab).encode()).hexdigest()
+    return self._vocabulary.hash
 
 
 def mask_audit(chat: Chat, rows: Sequence[Tokens], show: int = 3) -> str:

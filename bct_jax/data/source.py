@@ -5,6 +5,8 @@ that names file and row. TFDS is read without TensorFlow, and folders of Hugging
 Face's `datasets` without that package.
 """
 
+import dataclasses
+import functools
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
@@ -15,13 +17,20 @@ import pyarrow
 import pyarrow.ipc
 import pyarrow.parquet
 
+from bct_jax.data.rows import Turns, read_dialogue, read_prompt
 from bct_jax.examples import Example, Message
 from bct_jax.infra.files import digest, read_json
 
 Row = tuple[str, Any]  # its place, for errors, and its fields
 # Stands before the name of a data set in TFDS's own data folder.
 TFDS = "tfds:"
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}\.parquet")
+_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
+# Words in the name of a file that say its split, as `datasets` reads them.
+_SPLITS = {
+  "train": {"train", "training"},
+  "validation": {"validation", "valid", "dev", "val"},
+  "test": {"test", "testing", "eval", "evaluation"},
+}
 
 
 def read_prompts(path: Path) -> list[tuple[Message, ...]]:
@@ -34,24 +43,28 @@ def read_prompts(path: Path) -> list[tuple[Message, ...]]:
   Raises:
     ValueError: a line is wrong; names file, line and reason.
   """
-  prompts = _check_rows(_json_lines(Path(path)), _prompt)
+  prompts = _check_rows(_json_lines(Path(path)), read_prompt)
   if not prompts:
     raise ValueError(f"{path}: no prompts")
-  return [messages for _, messages in prompts]
+  return prompts
 
 
-def read_examples(source: str, split: str) -> tuple[list[Example], str]:
+def read_examples(
+  source: str, split: str, turns: Turns = "last", thoughts: bool = False
+) -> tuple[list[Example], str]:
   """Reads train examples from a file or a data set.
 
   A row has `messages`, of which the last one, an assistant's, is the
   completion. It may have an `id` (else its number becomes one) and a `weight`.
-  What the two behaviors would say is not known of such examples.
+  What the two behaviors would say is not known of such examples. A row with
+  several trained turns gives an example for each.
 
   Args:
     source: JSON lines; Parquet or Arrow, a file or the folder that
       `save_to_disk` of Hugging Face's `datasets` wrote; the folder of a TFDS
       builder, or tfds:NAME, whose records are an array_record.
     split: of a data set; "train" is that of files which have no splits.
+    turns, thoughts: see rows.read_dialogue.
 
   Returns:
     All examples in order, and their `content_hash`.
@@ -60,10 +73,16 @@ def read_examples(source: str, split: str) -> tuple[list[Example], str]:
     ValueError: a row or the source is wrong; names source, row and reason.
   """
   rows, recorded_hash = _open(source, split)
-  examples = [
-    _example(number, *parts)
-    for number, parts in enumerate(_check_rows(rows, _dialogue), 1)
-  ]
+  read = functools.partial(read_dialogue, turns=turns, thoughts=thoughts)
+  examples = []
+  for number, of_row in enumerate(_check_rows(rows, read), 1):
+    several = len(of_row) > 1
+    examples += [
+      e
+      if e.id
+      else dataclasses.replace(e, id=f"file/{number}" + f"/{k}" * several)
+      for k, e in enumerate(of_row, 1)
+    ]
   if not examples:
     raise ValueError(f"{source}: no examples")
   number_of_id: dict[str, int] = {}
@@ -84,14 +103,21 @@ def read_examples(source: str, split: str) -> tuple[list[Example], str]:
 def content_hash(examples: Iterable[Example]) -> str:
   """Hashes all that training reads of some examples, in their order."""
   return digest(
-    [[e.id, list(e.messages), e.completion, e.weight] for e in examples]
+    [
+      [
+        e.id,
+        list(e.messages),
+        e.completion,
+        e.weight,
+        *filter(None, [e.thought]),
+      ]
+      for e in examples
+    ]
   )
 
 
-def _check_rows(
-  rows: Iterable[Row], check: Callable[[Any], Any]
-) -> list[tuple[Any, Any]]:
-  """Pairs each row with what `check` makes of it.
+def _check_rows(rows: Iterable[Row], check: Callable[[Any], Any]) -> list[Any]:
+  """Lists what `check` makes of each row.
 
   Raises:
     ValueError: `check` refused a row; names its place.
@@ -99,85 +125,10 @@ def _check_rows(
   out = []
   for where, row in rows:
     try:
-      out.append((row, check(row)))
+      out.append(check(row))
     except ValueError as e:
       raise ValueError(f"{where}: {e}") from None
   return out
-
-
-# --- rows ---------------------------------------------------------------------
-
-
-def _prompt(row: Any) -> tuple[Message, ...]:
-  """Returns the messages of a row that is a prompt; raises unless it is one."""
-  if isinstance(row, dict) and isinstance(row.get("prompt"), str):
-    return ({"role": "user", "content": row["prompt"]},)
-  if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
-    raise ValueError('needs "prompt": text or "messages": a list')
-  return _messages(row["messages"])
-
-
-def _dialogue(row: Any) -> tuple[Message, ...]:
-  """Returns the messages of a row to train on; raises unless it is one.
-
-  The completion is the last message.
-  """
-  if not isinstance(row, dict):
-    raise ValueError(f'needs {{"messages": [...]}}, found {row!r}')
-  if not isinstance(row.get("messages"), list):
-    raise ValueError(
-      'needs "messages", a list of turns with a role and content; found the '
-      f"fields {sorted(row)}"
-    )
-  messages = _messages(row["messages"])
-  if messages[-1]["role"] != "assistant":
-    raise ValueError(
-      "the last message must be the assistant's: it is the completion"
-    )
-  if not messages[-1]["content"].strip():
-    raise ValueError("the completion is empty: nothing to train on")
-  name, weight = row.get("id"), row.get("weight")
-  if name is not None and (not isinstance(name, str) or not name):
-    raise ValueError(f'"id" must be text that is not empty, not {name!r}')
-  if weight is not None and (
-    isinstance(weight, bool)
-    or not isinstance(weight, (int, float))
-    or not 0 < weight < float("inf")
-  ):
-    raise ValueError(f'"weight" must be a number above 0, not {weight!r}')
-  return messages
-
-
-def _example(number: int, row: dict, messages: tuple[Message, ...]) -> Example:
-  """Makes an example of a row and the messages that `_dialogue` found in it."""
-  weight = row.get("weight")
-  return Example(
-    id=row.get("id") or f"file/{number}",
-    messages=messages[:-1],
-    completion=messages[-1]["content"],
-    weight=1.0 if weight is None else float(weight),
-  )
-
-
-def _messages(messages: list) -> tuple[Message, ...]:
-  """Checks the roles, the texts and the order of messages."""
-  for m in messages:
-    if (
-      not isinstance(m, dict)
-      or m.get("role") not in ("system", "user", "assistant")
-      or not isinstance(m.get("content"), str)
-    ):
-      raise ValueError(f"not a message with a role and content: {m!r}")
-    m["content"].encode()  # raises for a lone surrogate, and says where it is
-  roles = [m["role"] for m in messages]
-  turns = roles[1:] if roles[:1] == ["system"] else roles
-  expected = [("user", "assistant")[i % 2] for i in range(len(turns))]
-  if not turns or turns != expected:
-    raise ValueError(
-      "after a system message, if there is one, the user's and the assistant's "
-      f"must take turns, the user's first; found {roles}"
-    )
-  return tuple({"role": m["role"], "content": m["content"]} for m in messages)
 
 
 # --- files --------------------------------------------------------------------
@@ -213,24 +164,50 @@ def _open(source: str, split: str) -> tuple[Iterator[Row], str | None]:
 
 
 def _json_lines(path: Path) -> Iterator[Row]:
-  """Reads the rows of a file of JSON lines."""
+  """Reads the rows of a file of JSON lines, or of one JSON array."""
   try:
-    text = path.read_bytes().decode("utf-8")
+    text = path.read_bytes().decode("utf-8-sig")
   except FileNotFoundError:
     raise ValueError(f"{path} is missing") from None
   except UnicodeDecodeError as e:
     raise ValueError(f"{path}: not UTF-8 at byte {e.start}") from None
+  if text.lstrip().startswith("["):
+    for number, row in enumerate(_parse(f"{path}", text), 1):
+      yield f"{path}, row {number}", row
+    return
   # Not splitlines: JSON may hold other ends of line (U+2028) in its strings.
   for number, line in enumerate(text.split("\n"), 1):
-    where = f"{path}:{number}"
-    if not line.strip():
-      continue
-    try:
-      yield where, json.loads(line, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as e:
-      raise ValueError(f"{where}: not JSON: {e.msg}") from None
-    except ValueError as e:
-      raise ValueError(f"{where}: {e}") from None
+    if line.strip():
+      where = f"{path}:{number}"
+      yield where, _parse(where, line)
+
+
+def _parse(where: str, text: str) -> Any:
+  """Parses JSON; raises ValueError with its place."""
+  try:
+    return json.loads(
+      text,
+      parse_constant=_refuse_constant,
+      object_pairs_hook=_refuse_repeats,
+    )
+  except json.JSONDecodeError as e:
+    line = f" at its line {e.lineno}" if e.lineno > 1 else ""
+    raise ValueError(
+      f"{where}: not JSON: {e.msg}{line}; each line must be one object, or the "
+      "file one array of objects"
+    ) from None
+  except ValueError as e:
+    raise ValueError(f"{where}: {e}") from None
+
+
+def _refuse_repeats(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+  """Makes an object; raises for a name that it has twice."""
+  out = dict(pairs)
+  if len(out) < len(pairs):
+    names = [name for name, _ in pairs]
+    twice = next(n for n in names if names.count(n) > 1)
+    raise ValueError(f'an object has the field "{twice}" twice')
+  return out
 
 
 def _refuse_constant(name: str) -> None:
@@ -258,18 +235,43 @@ def _files(folder: Path, split: str) -> list[Path]:
       )
     return [folder / file["filename"] for file in state["_data_files"]]
   files = sorted(folder.glob("*.parquet"))
-  split_of = {f: m[1] for f in files if (m := _SHARD.fullmatch(f.name))}
-  if split in split_of.values():
-    return [f for f in files if split_of.get(f) == split]
-  if split_of or not files:
-    splits = f"only {sorted(set(split_of.values()))}" if split_of else (
-      "and neither what save_to_disk writes, nor .parquet files, nor a TFDS "
-      "builder (dataset_info.json and features.json)"
-    )  # fmt: skip
-    raise ValueError(f"{folder}: no split {split!r}, {splits}")
-  if split != "train":
-    raise ValueError(f"{folder}: its files have no split {split!r}")
-  return files
+  if not files:  # as the hub's repositories have them
+    files = sorted((folder / "data").glob("*.parquet"))
+  if not files:
+    raise ValueError(
+      f"{folder}: no split {split!r}, and neither what save_to_disk writes, "
+      "nor .parquet files, nor a TFDS builder (dataset_info.json and "
+      "features.json)"
+    )
+  split_of = {f: _split_of(f) for f in files}
+  named = sorted({name for name in split_of.values() if name})
+  if named and None in split_of.values():
+    plain = next(f.name for f, name in split_of.items() if not name)
+    raise ValueError(
+      f"{folder}: {plain} names no split, and other files do ({named}): move "
+      "it elsewhere, or name the one file to read"
+    )
+  if not named and split == "train":
+    return files
+  if split not in named:
+    raise ValueError(f"{folder}: no split {split!r}, only {named or ['train']}")
+  return [f for f in files if split_of[f] == split]
+
+
+def _split_of(file: Path) -> str | None:
+  """Returns the split that a file's name says, as for `datasets`.
+
+  Raises:
+    ValueError: it says two.
+  """
+  shard = _SHARD.fullmatch(file.name)
+  if shard:
+    return shard[1]
+  words = re.split(r"[-._ 0-9]+", file.stem.lower())
+  found = {name for name, keys in _SPLITS.items() if keys & {*words}}
+  if len(found) > 1:
+    raise ValueError(f"{file}: its name says several splits, {sorted(found)}")
+  return found.pop() if found else None
 
 
 def _tables(files: Iterable[Path]) -> Iterator[Row]:

@@ -70,6 +70,12 @@ def run_arms(
     record = shared_files.read_json_or_none(folder / "done.json")
     if record is not None:
       out[name] = record
+      if record.get("organism", digest) != digest:
+        out[name] = ValueError(
+          f"{folder} is done, and began from the organism "
+          f"{record['organism']}; this run's is now {digest} (another model, "
+          "chat template, date or version): use another --workdir"
+        )
       continue
     arm = arms[name] = _Arm(plan, name, organism, folder)
     origin = arm.origin
@@ -317,6 +323,7 @@ def _arm_result(
   return {
     "schema": outcome.SCHEMA,
     "name": name,
+    "organism": organism.name,
     "control": arm.control or None,
     "of": arm.of or None,
     "objective": arm.train.objective,

@@ -118,7 +118,10 @@ def references(
   chat = plan.runtime.chat
   evals = [p for p in plan.prompts if p.split == "eval"]
   texts = [getattr(p.example, name) for p in evals]
-  ended = [[*chat.encode(text), chat.end_of_turn] for text in texts]
+  ended = [
+    chat.answer(p.example.messages, text)
+    for p, text in zip(evals, texts, strict=True)
+  ]
   return [p.ids for p in evals], ended
 
 

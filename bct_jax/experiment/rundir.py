@@ -5,6 +5,7 @@ env.json and done.json are written here.
 """
 
 import contextlib
+import dataclasses
 import fcntl
 import hashlib
 import importlib.metadata
@@ -176,14 +177,10 @@ def keep_config(
   path = workdir / "config.json"
   # Through JSON, so that tuples and lists compare alike.
   now = json.loads(json.dumps(raw))
-  # A config that a check of its data refused has begun nothing.
-  has_begun = any(
-    shared_files.exists(workdir / name)
-    for name in ("env.json", "organisms", "arms")
-  )
-  record = shared_files.read_json_or_none(path) if has_begun else None
+  record = _record_of_run(workdir)
   if record is not None:
     then = record["config"]
+    now = _with_date(now, then)
     # These fields change no result.
     then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
     changed = [
@@ -197,6 +194,70 @@ def keep_config(
       )
     return
   shared_files.write_json(path, {"config": now, "overrides": dict(overrides)})
+
+
+def _record_of_run(workdir: Path) -> dict[str, Any] | None:
+  """Reads config.json of a run that has begun; None if none has.
+
+  A config that a check of its data refused has begun nothing.
+  """
+  has_begun = any(
+    shared_files.exists(workdir / name)
+    for name in ("env.json", "organisms", "arms")
+  )
+  path = workdir / "config.json"
+  return shared_files.read_json_or_none(path) if has_begun else None
+
+
+def _with_date(now: dict[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
+  """Adds to a config that names no day the one on which a run began."""
+  day = then.get("model", {}).get("template_date")
+  if day is None or now.get("model", {}).get("template_date") is not None:
+    return now
+  return {**now, "model": {**now["model"], "template_date": day}}
+
+
+def date_of_run(workdir: Path) -> str | None:
+  """Returns the day that the chat template of a run prints; None if unknown.
+
+  Args:
+    workdir: the run directory, which need not exist.
+  """
+  record = _record_of_run(workdir) or {"config": {}}
+  return record["config"].get("model", {}).get("template_date")
+
+
+def with_template_date(
+  config: ExperimentConfig, day: str | None
+) -> ExperimentConfig:
+  """Sets the day that the chat template prints, unless the config names one."""
+  if day is None or config.model.template_date is not None:
+    return config
+  model = dataclasses.replace(config.model, template_date=day)
+  return dataclasses.replace(config, model=model)
+
+
+def keep_template_date(
+  workdir: Path, plan: Plan, raw: Mapping[str, Any], overrides: Mapping
+) -> None:
+  """Writes the day that the chat template prints into config.json.
+
+  So a run that goes on the next day trains and samples on the same text.
+
+  Args:
+    workdir: the run directory, which `keep_config` has accepted.
+    plan: of the run.
+    raw, overrides: see `keep_config`.
+  """
+  template = plan.runtime.chat.template
+  if not template.prints_date or raw["model"].get("template_date"):
+    return
+  if date_of_run(workdir) is not None:
+    return
+  raw = {**raw, "model": {**raw["model"], "template_date": template.date}}
+  shared_files.write_json(
+    workdir / "config.json", {"config": raw, "overrides": dict(overrides)}
+  )
 
 
 def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -253,6 +314,7 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     },
     "tokenizer_hash": runtime.chat.tokenizer_hash,
     "chat_template_hash": runtime.chat.template_hash,
+    "chat_template": runtime.chat.template.facts(),
   }
 
 

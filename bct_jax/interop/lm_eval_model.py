@@ -7,13 +7,14 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+import jinja2
 from lm_eval import utils
 from lm_eval.api.instance import Instance
 from lm_eval.api.model import TemplateLM
 from lm_eval.models.utils import normalize_gen_kwargs
 
 from bct_jax.config import ConfigError
-from bct_jax.infra.progress import stage
+from bct_jax.infra.progress import log_line, stage
 from bct_jax.interop.local_model import LocalModel, Request, check_options
 
 # Generation options of a task that generate_until reads.
@@ -84,19 +85,22 @@ class LocalLM(TemplateLM):
   def apply_chat_template(
     self, chat_history: list[dict[str, str]], add_generation_prompt: bool = True
   ) -> str:
-    """Renders messages as text.
+    """Renders messages as text, without what the run's evals add to them.
 
     Args:
       chat_history: the messages.
       add_generation_prompt: whether an answer to the messages follows; else the
         last message is continued.
     """
-    return self.tokenizer.apply_chat_template(
-      chat_history,
-      tokenize=False,
-      add_generation_prompt=add_generation_prompt,
-      continue_final_message=not add_generation_prompt,
-    )
+    render = self.model.runtime.chat.template.apply
+    goes_on = {"continue_final_message": not add_generation_prompt}
+    try:
+      return render(chat_history, add_generation_prompt, **goes_on)
+    except jinja2.TemplateError:
+      # As lm-eval's own Hugging Face class does.
+      log_line("the chat template fails: system messages are left out")
+      rest = [m for m in chat_history if m["role"] != "system"]
+      return render(rest, add_generation_prompt, **goes_on)
 
   def loglikelihood_rolling(
     self, requests: list[Instance], disable_tqdm: bool = False

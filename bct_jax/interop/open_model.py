@@ -126,7 +126,8 @@ def open_weights(
     ),
   )
   check_sampling(config.sampling)
-  runtime = Runtime.make(cast(ExperimentConfig, config))
+  # Other packages may score plain text, for which no template is needed.
+  runtime = Runtime.make(cast(ExperimentConfig, config), need_template=False)
   with jax.set_mesh(runtime.mesh):
     return runtime, load_weights(runtime, params)
 

@@ -115,10 +115,26 @@ class ModelConfig:
 # Fields of any config.json that do not change the forward pass of a decoder.
 _HARMLESS = frozenset(
   """
-  architectures attention_dropout bos_token_id cache_implementation dtype
-  eos_token_id initializer_range is_llama_config model_type output_router_logits
-  pad_token_id router_aux_loss_coef torch_dtype transformers.js_config
-  transformers_version unsloth_fixed unsloth_version use_cache _name_or_path
+  _attn_implementation_autoset _name_or_path architectures attention_dropout
+  bos_token_id cache_implementation dtype eos_token_id initializer_range
+  is_llama_config model_type output_router_logits pad_token_id
+  router_aux_loss_coef torch_dtype transformers.js_config transformers_version
+  unsloth_fixed unsloth_version use_cache
+  """.split()
+)
+# How transformers generated, before it had files of their own for that.
+_HARMLESS |= frozenset(
+  """
+  bad_words_ids begin_suppress_tokens chunk_size_feed_forward
+  decoder_start_token_id diversity_penalty do_sample early_stopping
+  encoder_no_repeat_ngram_size exponential_decay_length_penalty
+  forced_bos_token_id forced_eos_token_id
+  id2label label2id length_penalty max_length max_new_tokens min_length
+  no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+  output_attentions output_hidden_states output_scores prefix problem_type
+  remove_invalid_values repetition_penalty return_dict
+  return_dict_in_generate sep_token_id suppress_tokens task_specific_params
+  temperature tokenizer_class top_k top_p torchscript typical_p
   """.split()
 )
 # Fields that all families share, read below.
@@ -201,6 +217,8 @@ def from_hf(path: Path) -> ModelConfig:
     refuse("model_type", f"supported architectures: {', '.join(FAMILIES)}")
   valid = _HARMLESS | _COMMON | set(family.fields.split())
   for field in sorted(set(raw) - valid):
+    if raw[field] is None:
+      continue  # not set, as older versions of transformers wrote it
     refuse(field, "unknown field, it may change the model")
   for field in _REQUIRED:
     # Gemma 3 4B is published without its heads, which are the default.

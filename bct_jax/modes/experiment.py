@@ -41,6 +41,7 @@ def run_experiment(
   processes.run_on_first("log", lambda: trackers.check_packages(config.log))
   with rundir.lock_run(workdir), signals.handle_signals():
     rundir.keep_config(workdir, raw, overrides)
+    config = rundir.with_template_date(config, rundir.date_of_run(workdir))
     if shared_files.exists(workdir / "done.json"):
       log_line(f"{workdir} is done already")
     else:
@@ -48,6 +49,7 @@ def run_experiment(
       if plan.tasks is not None:
         # Before env.json: without this data the run has not begun.
         plan.tasks.load()
+      rundir.keep_template_date(workdir, plan, raw, overrides)
       facts = rundir.environment(plan.runtime)
       shared_files.write_json(workdir / "env.json", facts)
       plan = dataclasses.replace(plan, fall_back=fall_back)

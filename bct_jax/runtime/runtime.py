@@ -39,6 +39,7 @@ class Runtime(MeshModel):
     config: ExperimentConfig,
     mesh: Mesh | None = None,
     fetch: bool = True,
+    need_template: bool = True,
   ) -> "Runtime":
     """Finds the model and reads its config and tokenizer.
 
@@ -47,6 +48,7 @@ class Runtime(MeshModel):
       mesh: None makes the mesh that the config says, over the devices here.
       fetch: whether a model may be downloaded; False takes from a hub only
         what was downloaded before.
+      need_template: see Chat.
 
     Raises:
       ModelSourceError: there is no such model.
@@ -59,7 +61,7 @@ class Runtime(MeshModel):
       check_equal(read_architecture(options.architecture), architecture, folder)
     if mesh is None:
       mesh = make_mesh(config.mesh.data, config.mesh.fsdp, config.mesh.tensor)
-    chat = Chat(folder, architecture.vocab_size)
+    chat = Chat(folder, architecture.vocab_size, options, need_template)
     return cls(config, make_decoder(architecture, config), mesh, folder, chat)
 
   def load(self) -> PyTree:

@@ -1,6 +1,7 @@
 """Runs the cells of a sweep, each in a run directory of its own."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -48,7 +49,7 @@ def run_cells(
     for of_organism in parts
   ]
   todo = [[c for c in g if not _is_done(root, c)] for g in by_organism]
-  plans = [plan_of(rest) if rest else None for rest in todo]
+  plans = [_dated_plan(rest, root) if rest else None for rest in todo]
   results: dict[str, Mapping[str, Any]] = {}
   count, last = 0, None
   for plan, of_organism, vmaps in zip(plans, parts, forms, strict=True):
@@ -84,6 +85,31 @@ def run_cells(
       if ahead and sys.stderr.isatty():
         print(result_table(results, ahead), file=sys.stderr, flush=True)
   return results
+
+
+def _dated_plan(cells: Sequence[Cell], root: Path) -> Any:
+  """Makes the plan of cells; the chat template prints the day of the sweep.
+
+  That is the day on which the first cell began whose template prints one.
+  """
+  from bct_jax.experiment.rundir import with_template_date
+  from bct_jax.infra import files
+
+  plan = plan_of(cells)
+  template = plan.runtime.chat.template
+  if not template.prints_date:
+    return plan
+  path = root / "template_date.json"
+  with filelock.FileLock(root / ".template_date.lock"):
+    if not path.exists():
+      files.write_json(path, template.date)
+    day = files.read_json(path)
+  return plan_of(
+    [
+      dataclasses.replace(c, config=with_template_date(c.config, day))
+      for c in cells
+    ]
+  )
 
 
 def cell_folder(root: Path, cell: Cell) -> Path:
@@ -231,6 +257,7 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
       f"cell {cell.name}: done.json is missing: what else is there is checked"
     )
   rundir.keep_config(folder, cell.raw, {})
+  rundir.keep_template_date(folder, plan, cell.raw, {})
   (root / "organisms").mkdir(exist_ok=True)
   link = folder / "organisms"
   if not link.is_symlink():

@@ -57,8 +57,12 @@ def test_end_of_turn_is_trained_though_it_is_the_pad_token(tmp_path):
   assert row.ids[-1] == chat.tokenizer.pad_token_id and row.weights[-1] == 1
 
 
-def test_a_pad_token_inside_the_text_is_trained_too(chat):
+def test_a_pad_token_inside_the_text_is_trained_unless_it_ends_turns(chat):
   pad = chat.tokenizer.decode([chat.tokenizer.pad_token_id])
+  if chat.tokenizer.pad_token_id == chat.end_of_turn:
+    with pytest.raises(ValueError, match="the end of a turn, '<.im_end.>'"):
+      chat.example([USER], f"one {pad} two")
+    return
   row = chat.example([USER], f"one {pad} two")
   trained = [i for i, w in zip(row.ids, row.weights, strict=True) if w]
   assert chat.tokenizer.pad_token_id in trained[:-1]
@@ -93,6 +97,15 @@ def test_stop_ids_come_from_all_three_places(folder, tmp_path):
   path.write_text(json.dumps({**config, "eos_token_id": [1, 5]}))
   chat = Chat(at, 10_000)
   assert {1, 5, chat.end_of_turn, chat.tokenizer.eos_token_id} == chat.stop_ids
+  # Without that file config.json has them, of a text model or of its part.
+  path.unlink()
+  path = at / "config.json"
+  config = json.loads(path.read_text())
+  for eos in ({"eos_token_id": [3, 4]}, {"text_config": {"eos_token_id": 3}}):
+    path.write_text(json.dumps(config | {"eos_token_id": None} | eos))
+    stop_ids = Chat(at, 10_000).stop_ids
+    assert stop_ids == {3, chat.end_of_turn} | ({4} & {*stop_ids})
+    assert (4 in stop_ids) == ("text_config" not in eos)
 
 
 def with_template(folder, tmp_path, template):

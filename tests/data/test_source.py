@@ -144,6 +144,11 @@ BAD = [
   (line(weight=True), "weight"),
   (line()[:-1] + ', "weight": NaN}', "NaN is no number"),
   (line(id=""), "id"),
+  (line(id=True), "id"),
+  (line(id=1.5), "id"),
+  (line(tools=[{"type": "function"}]), '"tools": .* not supported'),
+  (line(loss_weight=0), '"loss_weight": 0 of a row'),
+  ('{"id": "a", "id": "b"}', 'field "id" twice'),
   (
     line(messages=[USER, {"role": "assistant", "content": "\ud800"}]),
     "surrogates",
@@ -163,9 +168,6 @@ def test_files_that_are_wrong_as_a_whole(tmp_path):
   path = tmp_path / "a.jsonl"
   path.write_text(f"{line(id='x')}\n{line()}\n{line(id='x')}\n")
   with pytest.raises(ValueError, match="rows 1 and 3 have the same id 'x'"):
-    read_examples(str(path), "train")
-  path.write_bytes(b"\xef\xbb\xbf" + line().encode())
-  with pytest.raises(ValueError, match=r"a\.jsonl:1: not JSON: .*BOM"):
     read_examples(str(path), "train")
   path.write_bytes(line().encode() + b"\xff")
   with pytest.raises(ValueError, match="not UTF-8 at byte"):

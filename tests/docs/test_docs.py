@@ -17,7 +17,8 @@ LISTED = [
   *(
     f"bct_jax/{name}"
     for name in (
-      "settings objectives models evals interop sweep sizing experiment report"
+      "settings data objectives models evals interop sweep sizing experiment "
+      "report"
     ).split()
   ),
   *("configs", "configs/findings", "launch", "tests", "tests/benchmarks"),

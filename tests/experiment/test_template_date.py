@@ -1,0 +1,115 @@
+"""A chat template that prints the day: a run has one, however long it takes."""
+
+import json
+import shutil
+
+import pytest
+from experiments import lines
+
+from bct_jax.data import template
+from bct_jax.experiment import run
+from bct_jax.infra import files
+from bct_jax.interop.open_model import config_of_run
+from bct_jax.modes import notebook
+from configs import tiny
+
+pytestmark = pytest.mark.long
+
+
+@pytest.fixture(scope="module")
+def folder(tiny_folder, tmp_path_factory):
+  """The tiny model with a template that begins with the day."""
+  at = tmp_path_factory.mktemp("dated") / "m"
+  shutil.copytree(tiny_folder, at)
+  path = at / "chat_template.jinja"
+  config = at / "tokenizer_config.json"
+  values = json.loads(config.read_text())
+  text = path.read_text() if path.exists() else values["chat_template"]
+  values["chat_template"] = "{{ strftime_now('%Y-%m-%d') }}\n" + text
+  path.unlink(missing_ok=True)
+  config.write_text(json.dumps(values))
+  return at
+
+
+def small(folder, **model):
+  c = tiny.get_config()
+  c.model.path = str(folder)
+  c.model.update(model)
+  c.arms = {"a": {}, "b": {}}
+  c.train.steps, c.organism.train.steps, c.eval.steps = 1, 1, ()
+  c.eval.num_eval = c.eval.num_heldout = c.eval.num_probe = 2
+  c.sampling.max_new_tokens, c.gate.enforce = 4, False
+  return c
+
+
+def content(workdir):
+  """What a run found, without times and what the machine is like."""
+  out = {
+    str(p.relative_to(workdir)): lines(p)
+    for p in workdir.rglob("*rollouts*/*.jsonl")
+  } | {
+    str(p.relative_to(workdir)): lines(p) for p in workdir.rglob("rollouts.*")
+  }
+  result = json.loads((workdir / "result.json").read_text())
+  for arm in result["arms"]:
+    del arm["seconds"]
+  return out | {
+    "result": result,
+    "config": json.loads((workdir / "config.json").read_text()),
+  }
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+  workdir = tmp_path_factory.mktemp("runs") / "whole"
+  with pytest.MonkeyPatch.context() as patch:
+    patch.setattr(template, "today", lambda: "2026-02-27")
+    notebook.run(small(folder), workdir)
+  return workdir
+
+
+def test_a_run_that_goes_on_another_day_ends_the_same(
+  folder, whole, tmp_path, monkeypatch
+):
+  """Stopped between two arms, the first of which is done."""
+  monkeypatch.setattr(template, "today", lambda: "2026-02-27")
+  run_arms = run.run_arms
+
+  def stop(plan, digest, workdirs, **more):
+    if "b" in workdirs:
+      raise KeyboardInterrupt
+    return run_arms(plan, digest, workdirs, **more)
+
+  monkeypatch.setattr(run, "run_arms", stop)
+  with pytest.raises(KeyboardInterrupt):
+    notebook.run(small(folder), tmp_path / "run")
+  monkeypatch.setattr(run, "run_arms", run_arms)
+  monkeypatch.setattr(template, "today", lambda: "2026-02-28")
+  notebook.run(small(folder), tmp_path / "run")
+  first, second = content(whole), content(tmp_path / "run")
+  assert first.keys() == second.keys() and len(first) >= 7
+  assert first == second
+  assert first["config"]["config"]["model"]["template_date"] == "2026-02-27"
+  # The day is what env.json, other packages and the next command read.
+  env = json.loads((whole / "env.json").read_text())
+  assert env["chat_template"] == {"date": "2026-02-27"}
+  model = config_of_run(whole / "arms" / "a").model
+  assert model.template_date == "2026-02-27"
+  with pytest.raises(
+    ValueError, match="template_date: '2026-02-27' -> '2026-0"
+  ):
+    notebook.run(small(folder, template_date="2026-03-01"), whole)
+
+
+def test_a_new_run_has_its_own_day(folder, whole, tmp_path, monkeypatch):
+  """So another organism, and a done arm of the other one is not taken."""
+  monkeypatch.setattr(template, "today", lambda: "2026-02-28")
+  workdir = tmp_path / "run"
+  shutil.copytree(whole / "arms" / "a", workdir / "arms" / "a")
+  with pytest.raises(
+    ValueError, match="arms/a is done, and began from the org"
+  ):
+    notebook.run(small(folder), workdir)
+  files.write_json(workdir / "arms" / "a" / "done.json", {"organism": "x"})
+  with pytest.raises(ValueError, match="the organism x; this run's is now"):
+    notebook.run(small(folder), workdir)
