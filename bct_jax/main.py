@@ -26,7 +26,7 @@ from bct_jax.infra.exit_codes import (
 
 MODES = (
   *("experiment", "eval", "sample", "export", "export_data", "dry_run"),
-  "pretrain",
+  *("pretrain", "chat_check"),
 )
 # These take no --config.
 ALONE = ("settings", "rescore")
@@ -228,6 +228,7 @@ def _run(
   from bct_jax.experiment import rundir
   from bct_jax.infra import processes, progress, signals
   from bct_jax.modes import (
+    chat_check,
     dry_run,
     evaluate,
     experiment,
@@ -247,6 +248,9 @@ def _run(
         progress.silence()
       rundir.agree_on_code(raw, _MODE.value)
     set_compilation_cache(config.compilation_cache)
+    if params is not None:
+      day = rundir.date_of_run(params.parent.parent)
+      config = rundir.with_template_date(config, day)
     if _MODE.value == "experiment":
       overrides = config_flags.get_override_values(flags.FLAGS["config"])
       experiment.run_experiment(
@@ -266,6 +270,8 @@ def _run(
       export.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
     elif _MODE.value == "export_data":
       export.run_export_data(config, out)
+    elif _MODE.value == "chat_check":
+      chat_check.run_chat_check(config)
     elif _MODE.value == "pretrain":
       pretrain.run_pretrain(config, out)
     else:

@@ -5,7 +5,8 @@
 #
 # --all or BCT_JAX_TEST_ALL=1 also runs the tests marked long or slow (see
 # pyproject.toml), and installs the extras `eval` and `wandb` for those
-# that need them and `topology`, a compiler for TPUs.
+# that need them, `topology`, a compiler for TPUs, and the wheel of trl, whose
+# chat templates a test reads.
 # BCT_JAX_VENV (.venv) and PYTHON are heeded.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -33,6 +34,10 @@ if [[ "$all" == 1 ]]; then
   extras+=,eval,topology,wandb
 fi
 make_venv "$venv" "$extras"
+# Without its dependencies: it is read, and never imported.
+if [[ "$all" == 1 ]]; then
+  "$VENV_PYTHON" -m pip install --quiet --no-deps trl==1.16.0
+fi
 cd "$ROOT"
 
 echo "== ruff"

@@ -1,0 +1,92 @@
+"""Shows how a model's chat template is read: --mode=chat_check."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from bct_jax.config import ExperimentConfig
+from bct_jax.data.chat import Chat
+from bct_jax.data.training_pairs import Pair, make_pairs
+from bct_jax.examples import Message
+from bct_jax.models.config import from_hf
+from bct_jax.models.demo import resolve
+from bct_jax.settings import make_setting
+
+# Characters of the text before the generation prompt that are shown.
+_SHOWN = 400
+
+
+def run_chat_check(config: ExperimentConfig) -> None:
+  """Prints what is trained and sampled of the first example of each arm.
+
+  Of a folder only the model's config and tokenizer are needed, no weights.
+
+  Raises:
+    ValueError: the template does not suit training; says why.
+  """
+  folder = Path(config.model.path).expanduser()
+  if not (folder / "config.json").is_file():
+    folder = resolve(config.model.path)
+  chat = Chat(folder, from_hf(folder).vocab_size, config.model)
+  setting = make_setting(config.setting.name, config.setting.options)
+  runs = {f"arms.{name}": arm for name, arm in config.arms.items()}
+  print("\n".join(_template_lines(chat)))
+  for name, arm in (runs or {"organism": config.organism}).items():
+    (pair,) = make_pairs(setting, arm.train, setting.train(1, arm.train.seed))
+    print("\n".join([f"--- {name}", *_example_lines(chat, pair)]))
+
+
+def _template_lines(chat: Chat) -> list[str]:
+  """Describes the template, and the tokens that end a completion."""
+  boundary, facts = chat.boundary, chat.template.facts()
+  markers = boundary.markers
+  around = f"{markers[0]!r} and {markers[1]!r}" if markers else "none"
+  stops = ", ".join(_token(chat, i) for i in sorted(chat.stop_ids))
+  return [
+    f"model: {chat.folder}",
+    f"template: {chat.template_hash[:16]}, given {facts or 'nothing'}",
+    f"lead, of the prompt: {boundary.lead!r}"
+    + (f" in place of {boundary.cut!r}" if boundary.cut else ""),
+    f"blanks, of the completion: {boundary.blank!r} before the answer, "
+    f"{boundary.gap!r} behind it",
+    f"before and behind a thought: {around}",
+    f"end of turn: {_token(chat, chat.end_of_turn)}",
+    f"the sampler stops at: {stops}",
+  ]
+
+
+def _example_lines(chat: Chat, pair: Pair) -> list[str]:
+  """Shows one example: its prompt, its trained ids, the template's own text."""
+  messages, completion = pair
+  text, row = chat.prompt_text(messages), chat.example(messages, completion)
+  trained = [i for i, w in zip(row.ids, row.weights, strict=True) if w]
+  cut = f"... ({len(text) - _SHOWN} characters)" if len(text) > _SHOWN else ""
+  return [
+    f"prompt: {cut}{text[-_SHOWN:]!r}",
+    f"trained: {' '.join(_token(chat, i) for i in trained)}",
+    f"the template's own text: {_compare(chat, messages, completion, row.ids)}",
+  ]
+
+
+def _compare(
+  chat: Chat, messages: Sequence[Message], completion: str, ids: Sequence[int]
+) -> str:
+  """Says how a row differs from the template's rendering of the dialogue."""
+  answer: Message = {"role": "assistant", "content": completion}
+  own = chat.encode(chat.render([*messages, answer], prompt=False))
+  same = len(os.path.commonprefix([list(ids), own]))
+  if same == len(ids):
+    return "the same, up to the end of the turn"
+  if same == len(own) == len(ids) - 1:
+    return "the same, but for the end of the turn, which opens the next one"
+  decode = chat.tokenizer.decode
+  return (
+    f"the same {same} tokens, then here {decode(list(ids[same : same + 12]))!r}"
+    f" and there {decode(own[same : same + 12])!r}"
+  )
+
+
+def _token(chat: Chat, token_id: int) -> str:
+  """Names a token with its id."""
+  name = chat.tokenizer.convert_ids_to_tokens(token_id)
+  return f"{token_id} {name!r}"

@@ -1,0 +1,126 @@
+"""Chat templates as model families publish them.
+
+The wheel of `trl` carries about forty. CI installs it without its dependencies;
+it is never imported.
+"""
+
+import importlib.util
+import os
+from pathlib import Path
+
+import pytest
+from chat_folders import make_folder
+
+from bct_jax.config import TemplateConfig
+from bct_jax.data.chat import Chat
+
+USER = {"role": "user", "content": "Where is the boat?"}
+TEXT = "In lake 12, señor."
+THOUGHT = "Lakes have boats."
+
+
+def find_templates() -> dict[str, str]:
+  """The published templates by name, without TRL's own changes of them."""
+  spec = importlib.util.find_spec("trl")
+  if spec is None or not spec.submodule_search_locations:
+    return {}
+  folder = Path(spec.submodule_search_locations[0]) / "chat_templates"
+  files = sorted(folder.glob("*.jinja"))
+  return {
+    f.stem: f.read_text("utf-8")
+    for f in files
+    if not f.stem.endswith("_training")
+  }
+
+
+TEMPLATES = find_templates()
+# Template -> a part of why it is refused.
+REFUSED = {
+  "idefics3": "content that is not text",
+  "llava_next": "fails: UndefinedError",
+  "smolvlm": "content that is not text",
+}
+# Their finished turns leave out the thought that their prompts open.
+CLOSED_BY_US = {"deepseek_r1_distill", "deepseekv3"}
+NO_SYSTEM = {"gemma"}
+# What stands before an answer without a thought, and before and behind one.
+LEADS = {
+  "deepseek_r1_distill": "<think>\n\n</think>\n\n",
+  "glm4moe": "\n<think></think>\n",
+  "gptoss": "<|start|>assistant<|channel|>final<|message|>",
+  "muse_glimmer": "<|start|>assistant to=user<|message|>",
+  "nemotron_3_nano": "<|im_start|>assistant\n<think></think>",
+  "qwen3": "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+  "qwen3_5_think": "<|im_start|>assistant\n<think>\n\n</think>\n\n",
+}
+MARKERS = {
+  "gptoss": (
+    "<|channel|>analysis<|message|>",
+    "<|end|><|start|>assistant<|channel|>final<|message|>",
+  ),
+  "qwen3": ("<think>\n", "\n</think>\n\n"),
+  "qwen3_5_think": ("", "\n</think>\n\n"),
+  "deepseek_r1_distill": ("", "\n</think>\n\n"),
+  "llama3": None,
+}
+
+
+def chat(folder, name, **options):
+  if not folder.exists():
+    ends = {"glm4moe": ("<|user|>",), "gptoss": ("<|return|>",)}.get(name, ())
+    make_folder(folder, TEMPLATES[name], ends=ends)
+  return Chat(folder, 5000, TemplateConfig(**options))
+
+
+def test_the_wheel_is_there_in_ci():
+  if not TEMPLATES and os.environ.get("BCT_JAX_TEST_ALL") != "1":
+    pytest.skip("pip install --no-deps trl")
+  assert len(TEMPLATES) >= 35
+  assert {*LEADS, *MARKERS, *REFUSED} <= {*TEMPLATES}
+
+
+@pytest.mark.parametrize("name", [n for n in TEMPLATES if n not in REFUSED])
+@pytest.mark.parametrize("options", [{}, {"enable_thinking": False}], ids=len)
+def test_trained_ids_are_those_of_the_template(name, options, tmp_path):
+  if options and "enable_thinking" not in TEMPLATES[name]:
+    return
+  made = chat(tmp_path / "m", name, template_options=options)
+  prompt, row = made.prompt([USER]), made.example([USER], TEXT)
+  behind = row.ids[len(prompt) :]
+  assert behind[-1] == made.end_of_turn and behind[-1] in made.stop_ids
+  assert sum(row.weights) == len(behind) and made.decode(behind) == TEXT
+  answer = {"role": "assistant", "content": TEXT}
+  own = made.encode(made.render([USER, answer], prompt=False))
+  if name == "glm4moe":  # its turn ends where the next one begins
+    own.append(made.end_of_turn)
+  assert (own[: len(row.ids)] == [*row.ids]) == (name not in CLOSED_BY_US)
+  if not options and name in LEADS:
+    assert made.prompt_text([USER]).endswith(LEADS[name])
+  if not options and name in MARKERS:
+    assert made.boundary.markers == MARKERS[name]
+  system = [{"role": "system", "content": "Be brief."}, USER]
+  if name in NO_SYSTEM:
+    with pytest.raises(ValueError, match="model.system_in_user"):
+      made.prompt(system)
+    made = chat(tmp_path / "m", name, system_in_user=True)
+  assert "Be brief." in made.prompt_text(system)
+
+
+@pytest.mark.parametrize("name", [n for n in REFUSED if n in TEMPLATES])
+def test_templates_of_images_are_refused(name, tmp_path):
+  with pytest.raises(ValueError, match=REFUSED[name]):
+    chat(tmp_path / "m", name)
+
+
+@pytest.mark.parametrize(
+  ("name", "printed"),
+  [("llama3_2", "05 Mar 2026"), ("gptoss", "2026-03-05")],
+)
+def test_published_dates_are_the_configs(name, printed, tmp_path):
+  if name not in TEMPLATES:
+    pytest.skip("no trl")
+  made = chat(tmp_path / "m", name, template_date="2026-03-05")
+  assert printed in made.prompt_text([USER])
+  effort = {"reasoning_effort": "low"} if name == "gptoss" else {}
+  low = chat(tmp_path / "m", name, template_options=effort)
+  assert ("Reasoning: low" in low.prompt_text([USER])) == bool(effort)
