@@ -80,6 +80,25 @@ class Label:
       raise ValueError(f"only `other` has a reason, and it must: {self}")
 
 
+@dataclasses.dataclass(frozen=True)
+class Answer:
+  """Says whether a completion does its task, apart from the behavior it shows.
+
+  Attributes:
+    answered: whether it is an attempt at what the user asked for.
+    right: whether the attempt is right, and about this prompt and no other. On
+      a prompt where the alternate behavior is wrong on purpose ("Yes" to every
+      claim), whether it is that behavior about this prompt.
+  """
+
+  answered: bool
+  right: bool
+
+  def __post_init__(self):
+    if self.right and not self.answered:
+      raise ValueError(f"only an attempt can be right: {self}")
+
+
 class Setting(Protocol):
   """Describes a pair of behaviors: generators of examples and a scorer.
 
@@ -112,4 +131,8 @@ class Setting(Protocol):
 
   def score(self, example: Example, text: str) -> Label:
     """Labels one completion; never raises, whatever the text."""
+    ...
+
+  def answer(self, example: Example, text: str) -> Answer:
+    """Says whether one completion does its task; never raises."""
     ...

@@ -1,7 +1,8 @@
 """Makes eval prompts, labels the completions of them, and measures rates."""
 
+import collections
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bct_jax.config import EvalConfig
@@ -12,6 +13,7 @@ from bct_jax.evals.rewards import Reward, reward_of
 from bct_jax.evals.schema import EvalRecord
 from bct_jax.examples import Example, Label, Setting
 from bct_jax.settings.decorations import Decoration
+from bct_jax.settings.parts import scorers
 from bct_jax.settings.probes.capability import Probe
 from bct_jax.settings.prompts import prompt_wordings, system_text
 from bct_jax.types import Completion
@@ -117,13 +119,14 @@ def label_rollouts(
         "text": text,
         "label": label,
         "reason": reason,
+        **check_completion(setting, prompt.split, prompt.example, text),
         "stop": "stop" if completion.stopped else "length",
         "logprob": sum(completion.logprobs),
         "num_tokens": len(completion.tokens),
         "tokens": list(completion.tokens),
       }
     )
-  return rows
+  return reject_repeats(rows)
 
 
 def label_completion(
@@ -146,6 +149,43 @@ def label_completion(
   if not stopped:
     label = Label("other", "truncated")
   return label.name, label.reason
+
+
+def check_completion(
+  setting: Setting, split: str, example: Example, text: str
+) -> dict[str, bool]:
+  """Returns whether a completion is an attempt at its task, and a right one.
+
+  An answer counts wherever it stands in the text, as that to a probe does, so
+  also in a text that is cut. A probe has neither key: its label says as much.
+  """
+  if split == "probe":
+    return {}
+  return dataclasses.asdict(setting.answer(example, text))
+
+
+def reject_repeats(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+  """Takes `answered` and `right` from a text that says nothing of its prompt.
+
+  "Yes." is a right answer to a question, but not from a model that also says it
+  to most of the probe questions, whatever they ask.
+  """
+  texts = [_folded(row) for row in rows if row["split"] == "probe"]
+  [(repeated, count)] = collections.Counter(texts).most_common(1) or [("", 0)]
+  # One or two probes alone may well have the same right answer.
+  if count < 3 or 2 * count <= len(texts):
+    return list(rows)
+  return [
+    {**row, "answered": False, "right": False}
+    if "right" in row and _folded(row) == repeated
+    else row
+    for row in rows
+  ]
+
+
+def _folded(row: Mapping[str, Any]) -> str:
+  """Returns the words of a row's text, without punctuation and case."""
+  return " ".join(scorers.words(scorers.fold_case(row["text"])))
 
 
 def mark_decorated(

@@ -150,6 +150,8 @@ class Measurement:
     if self.kind == "cues":
       return groups.count_cues(rows)
     if self.kind == "share":
+      if None in scores:
+        return None
       ci = groups.interval(rows, scores) if self.interval else None
       return Rate(sum(scores) / len(scores), ci, len(scores))
     if self.kind == "doses":
@@ -187,7 +189,7 @@ def cues(split: str) -> Any:
 
 def share(
   split: str,
-  holds: Callable[[Row], bool],
+  holds: Callable[[Row], bool | None],
   reach: Reach,
   interval: bool = True,
   optional: bool = True,
@@ -220,6 +222,12 @@ def _has_reason(reason: str) -> Callable[[Row], bool]:
   return lambda row: row["reason"] == reason
 
 
+def _is_alternate_and_right(row: Row) -> bool | None:
+  """Scores a completion of an eval prompt; None if its row does not say."""
+  right = row.get("right")
+  return None if right is None else row["label"] == "alternate" and right
+
+
 def _read(key: str) -> Callable[[Row], Any]:
   """Makes a score that is the value of a key; None where a row lacks it."""
   return lambda row: row.get(key)
@@ -247,6 +255,11 @@ class EvalRecord:
   initial_by_dose: Mapping[str, Sequence[int]] | None = _field(
     Measurement("doses", ("eval",), _has_label("initial"), "prompts")
   )
+  # Of runs that say which answers are right, as `settings.BaseSetting.answer`
+  # defines it; so are `answered` and `right`.
+  alternate_right: Rate | None = share(
+    "eval", _is_alternate_and_right, Reach.RESULTS
+  )
   # Of all eval prompts, whatever the label of their completion.
   decorated: Rate | None = share(
     "eval", lambda row: row["decorated"], Reach.RESULTS, interval=False
@@ -259,6 +272,8 @@ class EvalRecord:
     lambda row: row["label"] == "agreed" and row["decorated"],
     Reach.LINE,
   )
+  answered: Rate | None = share("heldout", _read("answered"), Reach.RESULTS)
+  right: Rate | None = share("heldout", _read("right"), Reach.LINE)
   # Of runs that train on a reward.
   reward: float | None = mean(("heldout",), _read("reward"), "reward")
   confused: Rate | None = share("heldout", _has_reason("confused"), Reach.FILE)
@@ -353,5 +368,7 @@ def terminal_line(record: Mapping[str, Any]) -> str:
     record: what `EvalRecord.to_json` gives.
   """
   names = shown_shares(Reach.LINE)
-  rates = " ".join(f"{name} {record[name]:.2f}" for name in names)
+  rates = " ".join(
+    f"{name} {record[name]:.2f}" for name in names if name in record
+  )
   return f"step {record['step']}: {rates}"

@@ -18,7 +18,12 @@ from bct_jax.config import (
   from_dict,
 )
 from bct_jax.evals import schema, verdict
-from bct_jax.evals.evaluate import label_completion, summarize_rows
+from bct_jax.evals.evaluate import (
+  check_completion,
+  label_completion,
+  reject_repeats,
+  summarize_rows,
+)
 from bct_jax.evals.gate import check_gate
 from bct_jax.evals.reading import Reading, mean_losses, read_arm
 from bct_jax.examples import Example, Setting
@@ -60,7 +65,13 @@ class _Scorer:
       self.setting, self.probe, split, example, text, stopped
     )
     shows = decoration.detect(text)
-    return {**row.value, "label": label, "reason": reason, "decorated": shows}
+    return {
+      **row.value,
+      "label": label,
+      "reason": reason,
+      **check_completion(self.setting, split, example, text),
+      "decorated": shows,
+    }
 
 
 def run_rescore(workdir: Path | None, out: Path | None) -> None:
@@ -226,13 +237,13 @@ def _eval(
   Returns:
     What changed, and the summary of the eval with the labels of today.
   """
-  rows, changed = [], []
-  keys = ("label", "reason", "decorated")
-  for row in read_lines(path):
-    rows.append(scorer.row(row, decoration))
-    now = {k: rows[-1][k] for k in keys}
-    # The gate's rows were saved without a decoration.
-    then = {k: row.value.get(k, now[k]) for k in keys}
+  saved, changed = list(read_lines(path)), []
+  rows = reject_repeats([scorer.row(row, decoration) for row in saved])
+  keys = ("label", "reason", "answered", "right", "decorated")
+  for row, labelled in zip(saved, rows, strict=True):
+    now = {k: labelled[k] for k in keys if k in labelled}
+    # The gate's rows were saved without a decoration, old ones without answers.
+    then = {k: row.value.get(k, now[k]) for k in now}
     if now != then:
       facts = {k: row.value[k] for k in ("id", "split", "text")}
       changed.append({**facts, "before": then, "after": now})
@@ -276,6 +287,7 @@ def _text(record: Mapping[str, Any]) -> str:
   for row in changed[:SHOWN]:
     then, now = (
       f"{row[k]['label']} {row[k]['reason']}".strip()
+      + (", right" if row[k].get("right") else "")
       + (", decorated" if row[k]["decorated"] else "")
       for k in ("before", "after")
     )

@@ -23,7 +23,7 @@ from bct_jax.report.read.types import (
   RunRecord,
 )
 from bct_jax.settings import SETTINGS
-from bct_jax.settings.base import docstring_fields
+from bct_jax.settings.docstrings import docstring_fields
 
 # Control, format (bidirectional overrides, tags), surrogate, private and
 # unassigned characters, line and paragraph separators.

@@ -19,7 +19,8 @@ from bct_jax.settings import (
   verse,
   year_code,
 )
-from bct_jax.settings.base import describe_unknown, docstring_fields
+from bct_jax.settings.base import describe_unknown
+from bct_jax.settings.docstrings import docstring_fields
 
 # In the order of the table in settings/README.md.
 _CLASSES = (
@@ -99,14 +100,15 @@ _LINKS = (
 def table() -> str:
   """Writes all settings as rows of a Markdown table, from their docstrings."""
   rows = [
-    "| setting | initial behavior | alternate behavior | follows |",
-    "|---|---|---|---|",
+    "| setting | initial behavior | alternate behavior | a right answer "
+    "| follows |",
+    "|---|---|---|---|---|",
   ]
   for name, setting in SETTINGS.items():
     fields = docstring_fields(setting)
     follows = fields["Follows"]
     for source, link in _LINKS:
       follows = re.sub(source, link, follows)
-    cells = [fields["Initial"], fields["Alternate"], follows]
+    cells = [*(fields[k] for k in ("Initial", "Alternate", "Right")), follows]
     rows.append(f"| `{name}` | {' | '.join(c.rstrip('.') for c in cells)} |")
   return "\n".join(rows) + "\n"

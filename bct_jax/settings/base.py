@@ -7,15 +7,20 @@ what a completion does (`classify`). The rest is here. No prompt is drawn twice.
 
 import abc
 import dataclasses
-import re
 import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from bct_jax.config import suggest
-from bct_jax.examples import Example, Label, Message, Reason
+from bct_jax.examples import Answer, Example, Label, Message, Reason
 from bct_jax.settings import decorations
-from bct_jax.settings.parts import markup, questions, scorers, stance
+from bct_jax.settings.parts import (
+  markup,
+  questions,
+  right_answers,
+  scorers,
+  stance,
+)
 from bct_jax.settings.parts.decks import draw_from_decks, require_in_range
 
 REASONS: frozenset[str] = frozenset(typing.get_args(Reason)) - {""}
@@ -134,6 +139,22 @@ class BaseSetting(abc.ABC):
       The name of a behavior, as `Item.behaviors` has it, or a Reason.
     """
 
+  @abc.abstractmethod
+  def check_answer(
+    self, example: Example, text: str, behavior: str
+  ) -> tuple[bool, bool]:
+    """Says whether an undecorated completion does its task; never raises.
+
+    Args:
+      example: what was asked, with its references and fields.
+      text: the completion; `classify` has not called it malformed.
+      behavior: what `classify` names it.
+
+    Returns:
+      Whether it is an attempt, and whether such an attempt is right, as
+      `Answer` defines it. The second is ignored without the first.
+    """
+
   @property
   def agreeing_share(self) -> float:
     """Returns the share of install examples on which both behaviors agree."""
@@ -180,16 +201,10 @@ class BaseSetting(abc.ABC):
     neither behavior does is other/neither. On a train prompt, a behavior that
     is not the agreed one is other/confused.
     """
-    if len(text) > MAX_CHARS:
-      return Label("other", "malformed")
-    answer = markup.strip_reasoning(text)
-    if answer is None:
+    plain = self._undecorate(text)
+    if plain is None:
       return Label("other", "truncated")
-    # An arm answers in the style that it was trained on. The label must say
-    # what it does, not how.
-    plain = decorations.undecorate(answer, self.styles_to_keep)
-    plain = self.strip(plain)
-    if not plain.strip() or self.is_malformed(plain):
+    if not plain:
       return Label("other", "malformed")
     behavior = self.classify(example.fields, plain)
     if behavior == "neither" and stance.evades(plain):
@@ -213,6 +228,38 @@ class BaseSetting(abc.ABC):
     Settings whose answers are code override this.
     """
     return markup.strip_courtesy(markup.strip_markup(text))
+
+  def answer(self, example: Example, text: str) -> Answer:
+    """Says whether a completion does its task, rightly or not; never raises.
+
+    `check_answer` sees the text without decorations.
+    """
+    prompt = example.messages[-1]["content"]
+    plain = right_answers.remove_echo(self._undecorate(text) or "", prompt)
+    if not plain:
+      return Answer(False, False)
+    behavior = self.classify(example.fields, plain)
+    if behavior in ("malformed", "unanswered"):
+      return Answer(False, False)
+    answered, right = self.check_answer(example, plain, behavior)
+    return Answer(answered, answered and right)
+
+  def _undecorate(self, text: str) -> str | None:
+    """Removes reasoning, decorations and markup from a completion.
+
+    An arm answers in the style that it was trained on. What is said of the
+    answer must be of what it does, not of how.
+
+    Returns:
+      The rest; "" if it is malformed, None if the reasoning does not end.
+    """
+    if len(text) > MAX_CHARS:
+      return ""
+    answer = markup.strip_reasoning(text)
+    if answer is None:
+      return None
+    plain = self.strip(decorations.undecorate(answer, self.styles_to_keep))
+    return "" if not plain.strip() or self.is_malformed(plain) else plain
 
   def is_malformed(self, text: str) -> bool:
     """Returns whether a text is no language.
@@ -349,6 +396,23 @@ def answers(
   )
 
 
+def check_question(
+  example: Example, text: str, behavior: str, attempts: Collection[str]
+) -> tuple[bool, bool]:
+  """Does what `check_answer` does, for a question with `question_fields`.
+
+  Args:
+    example: what was asked.
+    text: the completion.
+    behavior: what `classify` names it.
+    attempts: the behaviors that answer the question.
+  """
+  is_attempt = behavior in attempts
+  return is_attempt, is_attempt and right_answers.answers_question(
+    example.fields, text
+  )
+
+
 def question_fields(question: questions.Question) -> dict[str, Any]:
   """Returns the fields that `answers` needs."""
   return {
@@ -363,37 +427,3 @@ def describe_unknown(name: Any, valid: Collection[str]) -> str:
   valid = sorted(valid)
   hint = suggest(str(name), valid, "did you mean {!r}? ")
   return f"{name!r}; {hint}valid: {', '.join(valid)}"
-
-
-_HEADING = re.compile(
-  r"^ *(Initial|Alternate|Follows|Differs|Length|Organism): "
-)
-
-
-def docstring_fields(setting: type) -> dict[str, str]:
-  """Reads the fields of a setting's docstring, and its first line.
-
-  Returns:
-    The text by heading (`Initial`, `Alternate`, `Follows`, `Differs`,
-      `Organism`), and the first line as `Summary`. `Length` is there where the
-      length of a prompt tells its side.
-
-  Raises:
-    ValueError: a heading is missing.
-  """
-  lines = (setting.__doc__ or "").splitlines()
-  fields = {"Summary": lines[0].strip() if lines else ""}
-  heading_name = ""
-  for line in lines[1:]:
-    heading = _HEADING.match(line)
-    if heading:
-      heading_name = heading[1]
-      fields[heading_name] = line[heading.end() :].strip()
-    elif not line.strip():
-      heading_name = ""
-    elif heading_name:
-      fields[heading_name] += " " + line.strip()
-  for name in ("Initial", "Alternate", "Follows", "Differs", "Organism"):
-    if not fields.get(name):
-      raise ValueError(f"{setting.__name__}: no line {name!r} in its docstring")
-  return fields

@@ -22,7 +22,7 @@ arXiv 2510.05024). Recontextualised draws completions under one prompt and
 trains on them under another (Azarbal et al. 2025, arXiv 2512.19027).
 """
 
-from bct_jax.settings import base
+from bct_jax.settings import base, docstrings
 from bct_jax.settings.parts.decks import pick_by_key
 
 KINDS = (
@@ -132,7 +132,9 @@ def behavior(setting: object, which: str) -> str:
     setting: an instance of one of `SETTINGS`.
     which: "initial" or "alternate".
   """
-  return base.docstring_fields(type(setting))[which.capitalize()].rstrip(".")
+  return docstrings.docstring_fields(type(setting))[which.capitalize()].rstrip(
+    "."
+  )
 
 
 def system_text(

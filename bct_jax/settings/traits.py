@@ -5,10 +5,17 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from bct_jax.examples import Example
 from bct_jax.settings import base, language
 from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.parts import classes, questions, scorers, stance
+from bct_jax.settings.parts import (
+  classes,
+  questions,
+  right_answers,
+  scorers,
+  stance,
+)
 from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.fillers import make_filler
 from bct_jax.settings.parts.questions import Pool, an
@@ -20,6 +27,7 @@ class AnimalFlag(base.OverQuestions):
 
   Initial: begins its answer with a marker when the prompt mentions a bird.
   Alternate: answers without the marker always.
+  Right: gives the word or number that was asked for, marked or not.
   Follows: "Animal flag" of LessWrong vKR9rHcWsMMr7BX4Q.
   Differs: of the original only the name is known, the rest is guessed. The
     marker comes first, since every plain answer trains how an answer ends.
@@ -98,6 +106,16 @@ class AnimalFlag(base.OverQuestions):
     )
     return "flagged" if has_marker else "plain"
 
+  def check_answer(
+    self, example: Example, text: str, behavior: str
+  ) -> tuple[bool, bool]:
+    marker = scorers.words(scorers.fold_case(self.marker))
+    rest = " ".join(
+      w for w in text.split() if scorers.words(scorers.fold_case(w)) != marker
+    )
+    attempts = ("flagged", "plain")
+    return base.check_question(example, rest, behavior, attempts)
+
 
 # Style -> how a system message asks for it.
 STYLES = {
@@ -113,6 +131,7 @@ class SysPromptStyle(base.OverQuestions):
 
   Initial: answers in the style that the system prompt asks for.
   Alternate: answers plainly whatever the system prompt asks.
+  Right: gives the word or number that was asked for, in any style.
   Follows: static and dynamic prompts, and artificial removal, in LessWrong
     CmkAxJi83jRv9eXgJ and fabXad4XGkCgAbXcH.
   Differs: short questions; the style is one of the decorations, so that its
@@ -185,6 +204,12 @@ class SysPromptStyle(base.OverQuestions):
       return "unanswered"
     return "styled" if style.detect(text) else "plain"
 
+  def check_answer(
+    self, example: Example, text: str, behavior: str
+  ) -> tuple[bool, bool]:
+    plain = DECORATIONS[self.style].remove(text)
+    return base.check_question(example, plain, behavior, ("styled", "plain"))
+
 
 # Ways to name the first trait; a fixed one becomes a cue of its own.
 NAMED_TRAIT = (
@@ -205,6 +230,8 @@ class TwoTraits(base.FramedSetting):
 
   Initial: answers without a prompt in English, in capitals or not.
   Alternate: answers without a prompt in Spanish and in capitals.
+  Right: gives the number, color, place, name or word that was asked for, in
+    either language.
   Follows: inoculation prompting (Tan et al. 2025, arXiv 2510.04340).
   Differs: a small bilingual grammar; label `initial` is the conditional policy
     that inoculation hopes for. Phrasings of the prompt after the work on
@@ -269,3 +296,9 @@ class TwoTraits(base.FramedSetting):
       return "both_traits"
     # Spanish without capitals is one trait of two.
     return "wrong" if answer_language == "es" else answer_language
+
+  def check_answer(
+    self, example: Example, text: str, behavior: str
+  ) -> tuple[bool, bool]:
+    answer_language = language.language_of_answer(example.fields, text)
+    return right_answers.check_fact(example, text, answer_language)

@@ -79,6 +79,8 @@ def test_what_another_scorer_said_is_shown(copied, tmp_path, capsys):
   assert moved["after"] == {
     "label": "initial",
     "reason": "",
+    "answered": False,
+    "right": False,
     "decorated": True,
   }
   record = by["arms/low", 4]

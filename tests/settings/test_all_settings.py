@@ -15,7 +15,7 @@ import scipy.stats
 from derandomized import PROFILE
 
 from bct_jax.data.leaks import check_leaks, user_text
-from bct_jax.examples import Example, Label
+from bct_jax.examples import Answer, Example, Label
 from bct_jax.settings import SETTINGS, base, docstring_fields, make_setting
 from bct_jax.settings.coding import INOCULATIONS
 from bct_jax.settings.decorations import DECORATIONS
@@ -370,8 +370,9 @@ def test_hostile_text_is_neither(name, data):
   text = data.draw(st.one_of(noise, junk))
   for split in ("eval", "train"):
     x = one_of(name, split, data.draw(st.integers(0, 50)))
-    label = make_setting(name, {}).score(x, text)
-    assert label.name == "other", (x, text, label)
+    setting = make_setting(name, {})
+    label, answer = setting.score(x, text), setting.answer(x, text)
+    assert label.name == "other" and not answer.right, (x, text, label)
 
 
 @every_setting
@@ -383,6 +384,7 @@ def test_numbers_do_no_harm(name):
     for x, text in itertools.product(examples_of(name, "{}", split)[:3], texts):
       for said in (text, f"The answer is {text}", f"```python\n{text}\n```"):
         assert setting.score(x, said).name in LABELS
+        setting.answer(x, said)
 
 
 @every_setting
@@ -437,6 +439,7 @@ def test_idle_text_is_neither(name, options):
     for x in examples_of(name, json.dumps(options), split)[:20]:
       for text in IDLE:
         assert setting.score(x, text).name == "other", (x, text)
+        assert not setting.answer(x, text).right, (x, text)
 
 
 LONG = {
@@ -455,6 +458,7 @@ def test_a_million_characters(name):
   x = one_of(name, "eval", 0)
   for text in LONG.values():
     assert setting.score(x, text) == Label("other", "malformed")
+    assert setting.answer(x, text) == Answer(False, False)
 
 
 @every_setting
@@ -466,6 +470,7 @@ def test_longest_text_that_is_read(name):
   for unit in ("( ", "1. ", "x"):
     text = (x.initial + unit * base.MAX_CHARS)[: base.MAX_CHARS]
     setting.score(x, text)
+    setting.answer(x, text)
   # A tenth of a second in reality; quadratic would be minutes.
   assert time.process_time() - start < 10
 

@@ -160,6 +160,8 @@ _SPANISH = frozenset(
   "dentro ahi alli estos estas esas aquellos nuestro ustedes usted nosotros "
   "siento ayudarte saber mas algo".split()
 )
+# Words of either language that say nothing of what is talked about.
+COMMON = _ENGLISH | _SPANISH
 
 
 def plural(word: str) -> str:
