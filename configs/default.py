@@ -197,6 +197,11 @@ def get_config() -> ConfigDict:
   c.eval.seed = 1  # of the prompts
   # Updates after which to evaluate; 0 and the last are always added.
   c.eval.steps = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+  # Once an arm is trained, evaluate it also where it matters: find the style
+  # step and the loss step to the update, by halving, then the two updates after
+  # each. Updates are made again for it, and must be the same bit for bit.
+  c.eval.refine = False
+  c.eval.refine_budget = 12  # the most evals of an arm for that
   c.eval.system_prompt = config_dict.placeholder(str)  # as in train
   c.eval.prompt = "organism"  # as in train, and apart from it
   c.eval.paraphrases = 1  # as in train

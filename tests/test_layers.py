@@ -42,6 +42,7 @@ NO_JAX = {
   "evals/groups.py",
   "evals/outcome.py",
   "evals/paired.py",
+  "evals/placement.py",
   "evals/reading.py",
   "evals/schema.py",
   "evals/stats.py",

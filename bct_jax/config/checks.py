@@ -307,7 +307,7 @@ def check(config: ExperimentConfig) -> None:
       "model itself, whose rates the gate has; leave it False"
     )
   _check_memorised(config)
-  for field in ("num_eval", "num_heldout", "num_probe"):
+  for field in ("num_eval", "num_heldout", "num_probe", "refine_budget"):
     if getattr(config.eval, field) <= 0:
       raise ConfigError(f"eval.{field}: must be positive")
   check_sampling(config.sampling)

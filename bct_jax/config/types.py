@@ -241,6 +241,8 @@ class EvalConfig:
   task_steps: tuple[int, ...] = ()
   task_limit: int = 0
   task_path: str | None = None
+  refine: bool = False
+  refine_budget: int = 12
 
   def facts(self) -> dict[str, Any]:
     """Returns what decides the rollouts of an eval, for a hash.
@@ -248,7 +250,8 @@ class EvalConfig:
     Weights and sampling decide them too, and have hashes of their own.
     """
     out = {**dataclasses.asdict(self), "steps": None}
-    for name in "gradients tasks task_steps task_limit task_path".split():
+    tasks = ("tasks", "task_steps", "task_limit", "task_path")
+    for name in ("gradients", "refine", "refine_budget", *tasks):
       del out[name]
     return out
 

@@ -195,8 +195,8 @@ def read_arm(
   if words[-1] == "kept" and fall.low < -config.max_fall:
     words[-1] = "mixed"
   steps = [point["step"] for point in curve]
-  style, progress = _progress(curve, config, losses, styled)
-  loss = find_crossing(steps, [p["initial"] < GONE for p in curve])
+  style, progress = find_progress(curve, config, losses, styled)
+  loss = find_loss(curve)
   bounds = _margin_bounds(style, loss)
   known = style.exact and loss.exact and style.by
   return Reading(
@@ -307,13 +307,19 @@ def find_crossing(steps: Sequence[int], holds: Sequence[bool]) -> Crossing:
   return Crossing(steps[at - 1] if at else None, steps[at])
 
 
-def _progress(
+def find_loss(curve: Sequence[Eval]) -> Crossing:
+  """Finds when the initial behavior was gone."""
+  steps = [point["step"] for point in curve]
+  return find_crossing(steps, [p["initial"] < GONE for p in curve])
+
+
+def find_progress(
   curve: Sequence[Eval],
   config: ReadingConfig,
   losses: Mapping[int, float] | None,
   styled: bool,
 ) -> tuple[Crossing, str]:
-  """Finds when training got to its target, and the word for it."""
+  """Finds when training got to its target, and the word; see read_arm."""
   reached: Callable[[Eval], bool] | None
   bar = config.target_value
   if config.target == "style":

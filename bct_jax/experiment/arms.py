@@ -5,6 +5,7 @@ The time line of one arm, whose evals are due after updates 0, 2 and 4:
   begin    completions that the organism must draw, the reference's log-probs
   update   -     1  2        3  4
   eval     0        2           4      rollouts/, gradients, tasks, evals.jsonl
+  refine   with eval.refine: evals between these, see refine.py
   end                                  done.json, with the reading
 """
 
@@ -27,6 +28,7 @@ from bct_jax.experiment.eval_rollouts import sample_arms
 from bct_jax.experiment.organism import organism_weights
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
+from bct_jax.experiment.refine import refine_arms
 from bct_jax.experiment.run_state import TrainRun
 from bct_jax.experiment.training import Failure, train_runs
 from bct_jax.infra import files, memory, processes, shared_files
@@ -94,10 +96,16 @@ def run_arms(
     return _evaluate(plan, step, pairs, vmap)
 
   outcomes = train_runs(plan, runs, start, evaluate, vmap) if runs else {}
+  # Their last weights are on disk, and would take memory from here on.
+  failures = {
+    k: x if isinstance(x, Exception) else None for k, x in outcomes.items()
+  }
+  del outcomes
   memory.release_memory()
-  for name, end in outcomes.items():
-    failed = isinstance(end, Exception)
-    out[name] = end if failed else arms[name].finish()
+  if plan.config.eval.refine:
+    failures = refine_arms(plan, runs, failures, start, evaluate, vmap)
+  for name, failure in failures.items():
+    out[name] = arms[name].finish() if failure is None else failure
   return {name: out[name] for name in workdirs}
 
 
@@ -236,7 +244,7 @@ class _Arm:
       tasks = plan.tasks.read(scored / lm_eval_tasks.FILE, at)
       record = dataclasses.replace(record, tasks=tasks)
     line = record.to_json()
-    files.append_line(self.folder / "evals.jsonl", line)
+    files.insert_line(self.folder / "evals.jsonl", line)
     log_line(f"{self.name} {terminal_line(line)}")
 
   def finish(self) -> dict[str, Any]:

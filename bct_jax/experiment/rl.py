@@ -53,6 +53,8 @@ class RolloutFeed:
     dataset: prompts, each with as many trained tokens as may be drawn.
     weights: joins a state's params with what the run leaves frozen.
     reference: the organism, if there is a KL penalty.
+    drawn: whether all rollouts are in the files, as of updates that are made
+      again.
   """
 
   plan: Plan
@@ -61,6 +63,7 @@ class RolloutFeed:
   dataset: Dataset
   weights: Callable[[PyTree], Weights]
   reference: Weights | None
+  drawn: bool = False
   _step: int = -1  # of the weights that `_rows` were drawn from
   _rows: Rows | None = None
   _facts: dict[str, float] = dataclasses.field(default_factory=dict)
@@ -111,7 +114,7 @@ class RolloutFeed:
     if self._step != step - updates:
       if int(state.step) != step:
         raise ValueError(f"step {step} of a state at step {int(state.step)}")
-      if updates:
+      if updates or self.drawn:
         rollouts = self._read(step - updates)
       else:
         rollouts = self._draw(step, self.weights(state.params))
@@ -208,8 +211,8 @@ class RolloutFeed:
     if [r["id"] for r in rows] != self.dataset.batch_ids(number):
       raise ValueError(
         f"{path} does not hold the {self.dataset.batch_size} rollouts that "
-        f"were trained on at step {step}: the checkpoint is in the middle of "
-        "their updates and cannot go on without them"
+        f"were trained on at step {step}: updates on them were done already, "
+        "which cannot be done again without them"
       )
     return rows
 

@@ -105,7 +105,7 @@ def train_runs(
   layouts = [run.dataset.layout for run, *_ in restored]
   layout = widest_layout(layouts) if vmap else None
   jobs = [
-    _Job(plan, run, checkpoints, state, frozen, view, layout)
+    Job(plan, run, checkpoints, state, frozen, view, layout)
     for (run, checkpoints, _), state in zip(restored, states, strict=True)
   ]
   # Runs that are behind the furthest one make the same states again. Evals of
@@ -136,8 +136,11 @@ def train_runs(
   return out | {job.run.name: job.end(lane) for lane, job in lanes.items()}
 
 
-class _Job:
-  """Holds a run that is trained, with its files."""
+class Job:
+  """Holds a run that is trained, with its files.
+
+  With `again` its updates were done before: what was drawn for them is read.
+  """
 
   def __init__(
     self,
@@ -148,6 +151,7 @@ class _Job:
     frozen: Frozen | None,
     view: ParamsView,
     layout: Layout | None,
+    again: bool = False,
   ):
     self.plan, self.run = plan, run
     self.checkpoints, self.state = checkpoints, state
@@ -157,7 +161,7 @@ class _Job:
     if data_needs(objective_of(arm)).trains_on_own_samples:
       reference = view.reference_weights(frozen) if view.reference else None
       self.feed = RolloutFeed(
-        plan, arm, folder, dataset, self.weights, reference
+        plan, arm, folder, dataset, self.weights, reference, again
       )
     self.gradients = GradientLog(
       plan, arm, dataset, folder, frozen, view, self.feed.next_batch
@@ -196,6 +200,16 @@ class _Job:
     self.feed.begin(self.resumed)
     processes.barrier(f"begin of {name}")
 
+  def observe(self, step: int, state: TrainState) -> None:
+    """Logs what the config asks for of a state that is evaluated."""
+    if self.plan.config.eval.gradients:
+      self.gradients(step, state)
+
+  def learning_rate(self, step: int) -> float:
+    """Returns the learning rate of an update, counted from 0."""
+    arm = self.run.arm
+    return optim.learning_rate(arm.optim, step, arm.train.steps)
+
   def lane(self, bar: Stage) -> Lane:
     """Makes what `fit` needs of this run.
 
@@ -211,10 +225,6 @@ class _Job:
       self.update_trackers()
       bar(loss=f"{values['loss']:.3f}")
 
-    def observe(step: int, state: TrainState) -> None:
-      if self.plan.config.eval.gradients:
-        self.gradients(step, state)
-
     def save(state: TrainState) -> None:
       meta, final = {"data_hash": self.run.dataset.hash}, state.step == steps
       if final:
@@ -224,8 +234,8 @@ class _Job:
     return Lane(
       self.state,
       self.feed.next_batch,
-      lambda t: optim.learning_rate(arm.optim, t, steps),
-      observe,
+      self.learning_rate,
+      self.observe,
       save,
       log,
       FitConfig(

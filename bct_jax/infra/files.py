@@ -79,6 +79,15 @@ def append_line(path: Path, row: Mapping[str, Any]) -> None:
     f.write(_dumps(row) + "\n")
 
 
+def insert_line(path: Path, row: Mapping[str, Any]) -> None:
+  """Adds one line in order of `step`, behind those of the same step."""
+  rows = read_lines(path)
+  if any(r["step"] > row["step"] for r in rows):
+    write_lines(path, sorted([*rows, row], key=lambda r: r["step"]))
+  else:
+    append_line(path, row)
+
+
 def read_lines(path: Path) -> list[dict[str, Any]]:
   """Reads the rows of a JSON lines file; returns [] if there is no file.
 

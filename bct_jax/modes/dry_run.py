@@ -381,6 +381,10 @@ def _data_lines(plan: Plan) -> list[str]:
     if steps_with_tasks := task_steps(evals, last):
       after = ", ".join(map(str, steps_with_tasks))
       line += f", with {', '.join(evals.tasks)} after {after}"
+    if evals.refine:
+      between = last + 1 - len(observed_steps(evals, last))
+      count = min(evals.refine_budget, between)
+      line += f"; then up to {count} around its crossings (eval.refine)"
     out.append(line)
   leaks = measure_leaks(config, plan.setting, config.arms)
   return [

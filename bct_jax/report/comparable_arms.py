@@ -17,6 +17,8 @@ _ALIKE = (
   "mesh",
   "gate",
   "eval.steps",
+  "eval.refine",
+  "eval.refine_budget",
   "train.steps",
   "train.seed",
   "train.accum",

@@ -102,6 +102,26 @@ def update_in_one_program(step: Step) -> Update:
   return update
 
 
+def update_at_place(update: Update, place: int, count: int) -> Update:
+  """Makes an update of one arm by a program of several.
+
+  The others' places are filled as those of states that stay as they are. What
+  an arm becomes does not depend on what goes through beside it.
+
+  Args:
+    update: of `update_in_one_program`.
+    place: of the arm among the states of the program, from 0.
+    count: how many states the program has.
+  """
+
+  def update_one(states, frozen, batches, lrs):
+    batch_at = [batches[0] if i == place else None for i in range(count)]
+    new, metrics = update([*states] * count, frozen, batch_at, [*lrs] * count)
+    return [new[place]], [metrics[place]]
+
+  return update_one
+
+
 @jax.jit
 def _copy(tree: PyTree) -> PyTree:
   """Copies arrays into memory of their own."""

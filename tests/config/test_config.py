@@ -67,6 +67,7 @@ def test_every_default_field_is_explained():
     ("train.steps", 2.5, r"train\.steps: int is needed, found float 2.5"),
     ("optim.lr", "1e-3", r"optim\.lr: float is needed, found str"),
     ("optim.lr", float("nan"), r"optim\.lr: must be finite"),
+    ("eval.refine_budget", 0, r"eval\.refine_budget: must be positive"),
     ("optim.lr", -1.0, r"config\.optim\.lr = -1.0: must be positive"),
     ("train.steps", 0, r"train\.steps = 0: must be positive"),
     ("arms.low.optim.lrr", 1.0, r"arms\.low\.optim\.lrr: unknown.*'lr'"),

@@ -53,3 +53,10 @@ def test_formats_of_json(tmp_path):
   assert path.read_bytes() == (
     b'{\n  "b": [\n    "\xc3\xa4"\n  ],\n  "a": 1.5\n}\n'
   )
+
+
+def test_lines_are_in_order_of_steps(tmp_path):
+  path = tmp_path / "a.jsonl"
+  for step, name in ((0, "a"), (8, "b"), (4, "c"), (4, "d"), (9, "e")):
+    files.insert_line(path, {"step": step, "name": name})
+  assert [x["name"] for x in files.read_lines(path)] == [*"acdbe"]
