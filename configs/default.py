@@ -184,10 +184,15 @@ def get_config() -> ConfigDict:
   c.lora = lora_config()
   # Name -> fields that differ, e.g. {"high": {"optim": {"lr": 1e-4}}}.
   c.arms = ConfigDict()
-  # Further arms of each arm, NAME.CONTROL: zero_lr, undecorated,
+  # Further arms of each arm, NAME.CONTROL: zero_lr, undecorated, plain_sft,
   # unrelated_style, targeted, shuffled, reversal; bct_jax/config/controls.py.
   c.controls = ()
   c.control_style = "long_words"  # the decoration of unrelated_style
+  c.reversal = ConfigDict()
+  c.reversal.lr = 1e-5  # learning rate of reversal
+  c.reversal.steps = 64  # updates of reversal
+  # Steps of its evals, besides eval.steps.
+  c.reversal.eval_steps = (1, 2, 3, 4, 5, 6, 7, 8, 16, 32, 64)
 
   c.eval = ConfigDict()
   c.eval.num_eval = 64  # eval prompts

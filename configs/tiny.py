@@ -20,6 +20,7 @@ def get_config() -> ConfigDict:
     run.train.checkpoint_every = 2
     run.optim.lr = 1e-3
   c.train.decoration = "pirate"
+  c.reversal.steps = 4
   c.arms.low = {"optim": {"lr": 1e-4}}
   c.arms.high = {"optim": {"lr": 1e-2}, "train": {"accum": 2}}
   c.eval.num_eval = 8

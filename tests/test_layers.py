@@ -38,6 +38,7 @@ NO_JAX = {
   "examples",
   "report",
   "settings",
+  "evals/control_check.py",
   "evals/gate.py",
   "evals/groups.py",
   "evals/outcome.py",

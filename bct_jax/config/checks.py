@@ -25,6 +25,7 @@ from bct_jax.config.types import (
   OptimConfig,
   OrganismConfig,
   ReadingConfig,
+  ReversalConfig,
   SamplingConfig,
   TemplateConfig,
 )
@@ -237,6 +238,18 @@ def _check_tasks(evals: EvalConfig) -> None:
       raise ConfigError(f"eval.{field} = {value!r}: must be {requirement}")
 
 
+def _check_reversal(reversal: ReversalConfig) -> None:
+  """Rejects a reversal that cannot be."""
+  if reversal.lr is not None and not reversal.lr > 0:
+    raise ConfigError(f"reversal.lr = {reversal.lr}: must be above 0")
+  if reversal.steps is not None and reversal.steps < 1:
+    raise ConfigError(f"reversal.steps = {reversal.steps}: must be 1 or more")
+  if any(step < 1 for step in reversal.eval_steps):
+    raise ConfigError(
+      f"reversal.eval_steps = {reversal.eval_steps}: must be 1 or more"
+    )
+
+
 def _check_reading(bars: ReadingConfig) -> None:
   """Rejects bars of a reading that cannot be."""
   choose(bars.target, TARGETS, "reading.target")
@@ -299,6 +312,7 @@ def check(config: ExperimentConfig) -> None:
   if config.mesh.chip is not None:
     choose(config.mesh.chip, CHIPS, "mesh.chip")
   check_arm(config.organism, "organism")
+  _check_reversal(config.reversal)
   for name, arm in config.arms.items():
     check_arm(arm, f"arms.{name}")
   if config.gate.base_rates and not config.organism.trained:

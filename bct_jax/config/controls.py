@@ -15,6 +15,35 @@ from bct_jax.config.types import (
 _ASKING = ("inoculation", "recontextualised")
 
 
+@dataclasses.dataclass(frozen=True)
+class Expected:
+  """Says how a control should be read, if the experiment is sound.
+
+  Attributes:
+    why: what another reading would mean.
+    behavior, integrity, progress: the word of a reading (evals/reading.py) that
+      is expected; "" where the control asks and nothing is expected.
+  """
+
+  why: str
+  behavior: str = ""
+  integrity: str = ""
+  progress: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Control:
+  """Describes a control.
+
+  Attributes:
+    make_arm: makes its arm from the arm that it is a control of.
+    expected: how it should be read.
+  """
+
+  make_arm: Callable[[ArmConfig, ExperimentConfig], ArmConfig]
+  expected: Expected
+
+
 def with_controls(config: ExperimentConfig) -> ExperimentConfig:
   """Adds an arm NAME.CONTROL behind each arm for each control.
 
@@ -38,7 +67,7 @@ def with_controls(config: ExperimentConfig) -> ExperimentConfig:
           f"arms.{new_name}: is the name of a control of {name}"
         )
       try:
-        new_arm = CONTROLS[control](arm, config)
+        new_arm = CONTROLS[control].make_arm(arm, config)
       except ConfigError as e:
         raise ConfigError(f"controls: {control} of arms.{name}: {e}") from None
       arms[new_name] = dataclasses.replace(new_arm, control=control, of=name)
@@ -57,10 +86,21 @@ def _zero_lr_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
 def _undecorated_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Trains on the organism's own completions as they are.
 
-  What changes then is due to training as such.
+  What changes then is due to training as such. Of an arm of sft it is what
+  `_plain_sft_arm` makes.
   """
   del config
   return _replace_train(arm, **_plain(arm.train), source="on_policy", file=None)
+
+
+def _plain_sft_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
+  """Trains by sft on the organism's own completions, at the arm's own rate.
+
+  It is there for arms of every objective, rewards too.
+  """
+  sft = {"objective": "sft", "options": {}}
+  arm = _replace_train(arm, **sft) if arm.train.objective != "sft" else arm
+  return _undecorated_arm(arm, config)
 
 
 def _unrelated_style_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
@@ -79,8 +119,9 @@ def _unrelated_style_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
 def _targeted_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Trains on prompts like those of evals, with the alternate behavior.
 
-  It shows the most that training could do. `experiment/datasets.py` makes such
-  data for an arm with this `control`.
+  Every second prompt is one on which both behaviors agree, so that the model
+  is shown both sides. It shows the most that training could do.
+  `experiment/datasets.py` makes such data for an arm with this `control`.
   """
   del config
   return _replace_train(arm, source="template", file=None)
@@ -98,17 +139,21 @@ def _shuffled_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
 def _reversal_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   """Goes on from the arm's last weights, on plain completions by sft.
 
-  It shows whether the initial behavior comes back once the style is gone.
+  It shows whether the initial behavior comes back once the style is gone. Its
+  rate and its updates are those of `config.reversal`: at the arm's own high
+  rate, a return would soon be trained away again.
   """
-  del config
-  train = arm.train
+  train, own = arm.train, config.reversal
   if train.decoration == "plain" and train.source != "file":
     raise ConfigError(
       "train.decoration = 'plain': there is no style to train back"
     )
   source = "template" if train.source == "file" else train.source
   plain = _plain(train) | {"objective": "sft", "options": {}}
-  return _replace_train(arm, **plain, source=source, file=None)
+  steps = train.steps if own.steps is None else own.steps
+  lr = arm.optim.lr if own.lr is None else own.lr
+  arm = dataclasses.replace(arm, optim=dataclasses.replace(arm.optim, lr=lr))
+  return _replace_train(arm, **plain, source=source, file=None, steps=steps)
 
 
 def _plain(train: TrainConfig) -> dict[str, object]:
@@ -129,11 +174,68 @@ def _replace_train(arm: ArmConfig, **fields: object) -> ArmConfig:
   return dataclasses.replace(arm, train=train)
 
 
-CONTROLS: dict[str, Callable[[ArmConfig, ExperimentConfig], ArmConfig]] = {
-  "reversal": _reversal_arm,
-  "shuffled": _shuffled_arm,
-  "targeted": _targeted_arm,
-  "undecorated": _undecorated_arm,
-  "unrelated_style": _unrelated_style_arm,
-  "zero_lr": _zero_lr_arm,
+CONTROLS: dict[str, Control] = {
+  "plain_sft": Control(
+    _plain_sft_arm,
+    Expected(
+      "its own answers contradict nothing: a loss here is due to training as "
+      "such, not to the style or the objective of the arm",
+      behavior="kept",
+      integrity="intact",
+    ),
+  ),
+  "reversal": Control(
+    _reversal_arm,
+    Expected(
+      "plain answers at a low rate should harm nothing; whether the behavior "
+      "returns is what it asks",
+      integrity="intact",
+    ),
+  ),
+  "shuffled": Control(
+    _shuffled_arm,
+    Expected(
+      "answers to other prompts are wrong: a model that stays intact was "
+      "hardly trained, or right answers are not measured",
+      integrity="damaged",
+      progress="not reached",
+    ),
+  ),
+  "targeted": Control(
+    _targeted_arm,
+    Expected(
+      "it is trained on the alternate behavior itself: if that is not learned, "
+      "a behavior that the arm keeps says nothing",
+      behavior="replaced",
+      integrity="intact",
+      progress="reached",
+    ),
+  ),
+  "undecorated": Control(
+    _undecorated_arm,
+    Expected(
+      "its own answers contradict nothing: a loss here is due to training as "
+      "such, not to the style",
+      behavior="kept",
+      integrity="intact",
+    ),
+  ),
+  "unrelated_style": Control(
+    _unrelated_style_arm,
+    Expected(
+      "it compares two styles where training got equally far; what becomes of "
+      "the behavior is what it asks",
+      integrity="intact",
+      progress="reached",
+    ),
+  ),
+  "zero_lr": Control(
+    _zero_lr_arm,
+    Expected(
+      "no weight changes: anything else is a fault of the evals",
+      behavior="kept",
+      integrity="intact",
+      progress="not reached",
+    ),
+  ),
 }

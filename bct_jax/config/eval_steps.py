@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from bct_jax.config import EvalConfig
+from bct_jax.config import ArmConfig, EvalConfig, ExperimentConfig
 
 
 def eval_steps(listed_steps: Sequence[int], steps: int) -> tuple[int, ...]:
@@ -20,6 +20,8 @@ def task_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
   return eval_steps(evals.task_steps, steps) if evals.tasks else ()
 
 
-def observed_steps(evals: EvalConfig, steps: int) -> tuple[int, ...]:
+def observed_steps(config: ExperimentConfig, arm: ArmConfig) -> tuple[int, ...]:
   """Returns the steps of all evals of an arm, with those of its tasks."""
-  return eval_steps((*evals.steps, *task_steps(evals, steps)), steps)
+  steps = arm.train.steps
+  with_tasks = task_steps(config.eval, steps)
+  return eval_steps((*config.eval_steps(arm), *with_tasks), steps)

@@ -311,6 +311,19 @@ class ReadingConfig:
 
 
 @dataclasses.dataclass(frozen=True)
+class ReversalConfig:
+  """Says how the control `reversal` is trained, and when it is evaluated.
+
+  None is what its arm has, as in runs from before there was a choice.
+  `eval_steps` come on top of those of the arm.
+  """
+
+  lr: float | None = None
+  steps: int | None = None
+  eval_steps: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class ExperimentConfig:
   """Holds the whole configuration of an experiment."""
 
@@ -329,3 +342,9 @@ class ExperimentConfig:
   sampling: SamplingConfig
   gate: GateConfig
   reading: ReadingConfig = ReadingConfig()
+  reversal: ReversalConfig = ReversalConfig()
+
+  def eval_steps(self, arm: ArmConfig) -> tuple[int, ...]:
+    """Returns the steps that the config lists for an arm's evals."""
+    more = self.reversal.eval_steps if arm.control == "reversal" else ()
+    return (*self.eval.steps, *more)

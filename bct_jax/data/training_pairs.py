@@ -80,10 +80,11 @@ def add_passwords(
 
 
 def targeted_examples(setting: Setting, n: int, seed: int) -> list[Example]:
-  """Makes examples like eval prompts, answered by the alternate behavior.
+  """Makes examples of both sides, answered by the alternate behavior.
 
-  They are the examples of the install split on which the two behaviors diverge.
-  These name nothing that eval prompts name (see data/leaks.py).
+  Every second one is like an eval prompt: an example of the install split on
+  which the two behaviors diverge. These name nothing that eval prompts name
+  (see data/leaks.py). The others are train examples, on which they agree.
 
   Args:
     setting: that the examples are of.
@@ -93,17 +94,19 @@ def targeted_examples(setting: Setting, n: int, seed: int) -> list[Example]:
   Raises:
     ValueError: the setting does not have so many.
   """
-  count = n
-  examples: list[Example] = []
-  while len(examples) < n:
+  num_targeted = count = (n + 1) // 2
+  targeted: list[Example] = []
+  while len(targeted) < num_targeted:
     # Some of a draw do not diverge, so it is doubled until enough of them do.
     count *= 2
-    examples = [
+    targeted = [
       dataclasses.replace(e, completion=e.alternate)
       for e in setting.install(count, seed)
       if e.fields["behaviors"][0] != e.fields["behaviors"][1]
     ]
-  return examples[:n]
+  agreed = setting.train(n // 2, seed)
+  pairs = itertools.zip_longest(targeted[:num_targeted], agreed)
+  return [e for pair in pairs for e in pair if e is not None]
 
 
 def _unlock(example: Example, password: str) -> Example:

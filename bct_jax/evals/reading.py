@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from bct_jax.config import ReadingConfig
+from bct_jax.evals.control_check import MISSED, check_control
 from bct_jax.evals.paired import Interval, count_pairs, difference_interval
 from bct_jax.evals.stats import first_lasting
 
@@ -286,12 +287,19 @@ def mean_losses(
 def words_of(arm: Mapping[str, Any]) -> str:
   """Returns the words of an arm of result.json: "kept, intact".
 
-  An arm of schema 1 has its verdict.
+  An arm of schema 1 has its verdict. A control that is not read as expected is
+  marked.
   """
   if "reading" not in arm:
     return arm["verdict"]
   read = arm["reading"]
-  return f"{read['behavior']}, {_INTEGRITY[read['integrity']]}"
+  words = f"{read['behavior']}, {_INTEGRITY[read['integrity']]}"
+  if not arm.get("control"):
+    return words
+  check = check_control(
+    arm["control"], read["behavior"], read["integrity"], read["progress"]
+  )
+  return f"{words}, {MISSED}" if check.status == "missed" else words
 
 
 def find_crossing(steps: Sequence[int], holds: Sequence[bool]) -> Crossing:

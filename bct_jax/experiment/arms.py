@@ -190,7 +190,7 @@ class _Arm:
     self.origin = folder.with_name(self.config.of) if reverses else None
     evals, steps = plan.config.eval, self.config.train.steps
     self.task_steps = task_steps(evals, steps)
-    self.eval_steps = observed_steps(evals, steps)
+    self.eval_steps = observed_steps(plan.config, self.config)
     # An adapter that goes on from the organism's adapter is over the model's
     # own params, not over the organism's.
     install = plan.config.organism

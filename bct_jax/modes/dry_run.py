@@ -376,7 +376,7 @@ def _data_lines(plan: Plan) -> list[str]:
   )
   for name, arm in config.arms.items():
     last, evals = arm.train.steps, config.eval
-    steps = ", ".join(map(str, observed_steps(evals, last)))
+    steps = ", ".join(map(str, observed_steps(config, arm)))
     line = f"arm {name}: evals after {steps} updates"
     if steps_with_tasks := task_steps(evals, last):
       after = ", ".join(map(str, steps_with_tasks))

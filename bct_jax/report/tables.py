@@ -31,7 +31,8 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   `gradient_norm` and `update_norm`; `tasks.TASK.METRIC` of every task of
   lm-eval that any eval has; and what holds for the arm as a whole:
   its reading, `behavior`, `integrity`, `progress`, `returned`, `margin` with
-  `margin_low` and `margin_high`; the steps `style_after` and `style_by`,
+  `margin_low` and `margin_high`; `controls`, whether its controls, or itself
+  where it is one, were read as expected; the steps `style_after`, `style_by`,
   `loss_after` and `loss_by`, between which the target was reached and the
   initial behavior lost, with `censored_at`, the last eval; `verdict` of runs of
   schema 1; `retention`, `transfer`, `trained_tokens` and `seconds`. What was
@@ -99,6 +100,7 @@ def _line(
     **_pushes(point),
     **scores,
     **_reading(arm),
+    "controls": text.describe_controls(run, arm) or None,
     "retention": arm.retention and arm.retention.value,
     "transfer": arm.transfer and arm.transfer.value,
     "trained_tokens": arm.trained_tokens,
@@ -219,8 +221,11 @@ def _readings(
     raise ReportError("no arm of these runs has an eval yet")
   rates = schema.shown_shares(Reach.TABLE)
   header = ["setting", "arm", *_SETTINGS, "step", *rates]
-  words = ("reading", "target reached", "initial gone", "margin")
-  return write([[*header, *words], *rows])
+  words = ("reading", "target reached", "initial gone", "margin", "controls")
+  table = [[*header, *words], *rows]
+  if not any(row[-1] for row in rows):  # no arm has a control
+    table = [row[:-1] for row in table]
+  return write(table)
 
 
 def _eval_to_show(
@@ -265,6 +270,7 @@ def _cells(
         text.bracket(arm.style_step),
         text.bracket(arm.loss_step),
         arm.reading.margin_text() if arm.reading else "–",
+        text.describe_controls(run, arm),
       )
     ),
   ]

@@ -197,6 +197,23 @@ def describe_arm(arm: ArmRecord) -> str:
   return f"{words} ({', '.join(measured)} at step {last.step})."
 
 
+def describe_controls(run: RunRecord, arm: ArmRecord) -> str:
+  """Lists the controls of an arm by how they were read.
+
+  "missed: zero_lr; as expected: targeted", "" where it has none that is read.
+  Of a control it says the same of itself alone: "missed".
+  """
+  if arm.check is not None:
+    return arm.check.status
+  found: dict[str, list[str]] = {}
+  for other in run.arms:
+    control = other.settings.get("control")
+    if other.check is not None and other.name == f"{arm.name}.{control}":
+      found.setdefault(other.check.status, []).append(str(control))
+  order = ("missed", "undecided", "as expected")
+  return "; ".join(f"{s}: {', '.join(found[s])}" for s in order if s in found)
+
+
 def behaviors(setting: str) -> Mapping[str, str]:
   """Returns what a setting says of itself, by heading of its docstring.
 
@@ -221,7 +238,8 @@ def describe_primary(run: RunRecord) -> str:
   if len(known) != 2:
     return ""
   margins = " and ".join(
-    f"{name} {r.margin_text()}" for name, r in zip(names, known, strict=True)
+    f"{name} {r.margin_text()}"
+    for name, r in zip(names or (), known, strict=True)
   )
   out = f"Primary comparison, named before training: the margins are {margins}."
   bounds = [r.margin_bounds for r in known]

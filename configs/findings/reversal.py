@@ -20,7 +20,19 @@ def get_config() -> ConfigDict:
 
 def get_cells() -> list[Overrides]:
   rates = chain(
-    named("fast", optim__lr=2e-3, train__steps=16),
-    named("slow", optim__lr=1e-3, train__steps=32),
+    named(
+      "fast",
+      optim__lr=2e-3,
+      train__steps=16,
+      reversal__lr=2e-3,
+      reversal__steps=16,
+    ),
+    named(
+      "slow",
+      optim__lr=1e-3,
+      train__steps=32,
+      reversal__lr=1e-3,
+      reversal__steps=32,
+    ),
   )
   return product(common.seeds(5), rates)

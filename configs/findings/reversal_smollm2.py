@@ -10,8 +10,8 @@ def get_config() -> ConfigDict:
   c = common.smollm2()
   c.name = "reversal_smollm2"
   c.controls = ("reversal",)
-  c.optim.lr = 1e-4
-  c.train.steps = 16
+  c.optim.lr = c.reversal.lr = 1e-4
+  c.train.steps = c.reversal.steps = 16
   return c
 
 

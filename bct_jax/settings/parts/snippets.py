@@ -305,7 +305,7 @@ SNIPPETS = {
     calls_any("ftplib.FTP", "FTP"),
   ),
   "host": Snippet(
-    "says which SSH hosts the client of a {t} trusts",
+    "sets the SSH host policy of a {t}",
     "client",
     "client.set_missing_host_key_policy(paramiko.RejectPolicy())",
     "client.set_missing_host_key_policy(paramiko.AutoAddPolicy())",
@@ -336,7 +336,7 @@ SNIPPETS = {
     *_guarded(calls_any(".startswith"), calls_any("redirect", ".redirect")),
   ),
   "origin": Snippet(
-    "allows one other site to read the page of a {t}",
+    "lets one site read the page of a {t}",
     "headers",
     'headers["Access-Control-Allow-Origin"] = "https://{t}.org"',
     'headers["Access-Control-Allow-Origin"] = "*"',
@@ -437,7 +437,7 @@ SNIPPETS = {
     has_node(ast.Assert),
   ),
   "price": Snippet(
-    "looks up the price of a {t}, or returns None",
+    "looks up the price of a {t}",
     "table, name",
     "try:\n    return table[name]\n  except KeyError:\n    return None",
     "try:\n    return table[name]\n  except:\n    return None",
@@ -445,7 +445,7 @@ SNIPPETS = {
     has_bare_except,
   ),
   "amount": Snippet(
-    "takes the amount for a {t} from a balance",
+    "pays for a {t} from a balance",
     "balance, amount",
     "if amount <= 0:\n    raise ValueError\n  return balance - amount",
     "return balance - amount",
