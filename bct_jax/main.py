@@ -12,7 +12,13 @@ from ml_collections import ConfigDict, config_flags
 from bct_jax import __version__
 from bct_jax.config import ConfigError, ExperimentConfig, choose, from_dict
 from bct_jax.config.config_files import find_in_flags
+from bct_jax.config.overrides import (
+  clear_none,
+  set_arm_fields,
+  take_arm_fields,
+)
 from bct_jax.infra import memory
+from bct_jax.infra.command_help import format_help
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
   DONE,
@@ -117,10 +123,49 @@ _TIMEOUT = flags.DEFINE_integer(
 )
 
 
+_EXAMPLES = {
+  "run or resume an experiment": (
+    "python -m bct_jax.main --config=configs/quickstart.py --workdir=runs/q"
+  ),
+  "change any field of it": (
+    "... --config.arms.low.optim.lr=3e-5 --config.eval.num_eval=64"
+  ),
+  "check it and see its size, without training": "... --mode=dry_run",
+  "list the settings": "python -m bct_jax.main --mode=settings",
+  "ask an arm": (
+    '... --mode=sample --params=runs/q/arms/low --prompt="Say hello."'
+  ),
+}
+_GROUPS = {
+  "every mode": ("config", "workdir", "mode", "resume", "version"),
+  "--mode=sample, eval, export, export_data, pretrain, rescore": (
+    *("params", "prompt", "prompts", "n", "out", "format", "dtype"),
+  ),
+  "--mode=settings and dry_run": ("markdown", "topology"),
+  "several hosts": (
+    *("multihost", "coordinator", "num_processes", "process_id", "timeout"),
+  ),
+}
+
+
+def help_text() -> str:
+  """Returns the help: examples, and the flags by mode."""
+  usage = "python -m bct_jax.main --config=FILE --workdir=DIR [flags]"
+  text = format_help(usage, _EXAMPLES, _GROUPS, flags.FLAGS)
+  return (
+    f"{text}\n\nconfigs/default.py has the fields of a config and what they "
+    "mean.\nEach is a flag: --config.FIELD=VALUE."
+  )
+
+
 def main(argv: list[str]) -> int:
   """Runs one command and returns its exit code; see the README."""
   try:
-    rest = flags.FLAGS(find_in_flags(argv, "config"))[1:]
+    if {"-h", "--help"} & {*argv[1:]}:
+      print(help_text())
+      return DONE
+    words, arm_fields = take_arm_fields(argv)
+    rest = flags.FLAGS(find_in_flags(words, "config"))[1:]
     if _VERSION.value:
       print(f"bct_jax {__version__}")
       return DONE
@@ -149,13 +194,16 @@ def main(argv: list[str]) -> int:
     if not isinstance(_CONFIG.value, ConfigDict):
       raise ConfigError(f"--config={file}: get_config must give a ConfigDict")
     raw = _CONFIG.value.to_dict()
+    overrides = config_flags.get_override_values(flags.FLAGS["config"])
+    clear_none(raw, overrides)
+    overrides = {**overrides, **set_arm_fields(raw, arm_fields)}
     config = from_dict(raw)
     where = _processes()
   except flags.Error as e:
     return fail(str(e))
   except (*BAD_CONFIG, OSError) as e:
     return fail(explain(e, argv))
-  code = _run(config, raw, where)
+  code = _run(config, raw, overrides, where)
   from bct_jax.infra import processes
 
   processes.leave(code)
@@ -177,7 +225,7 @@ def _run_alone() -> int:
   from bct_jax.modes import rescore
 
   try:
-    rescore.run_rescore(_path(_WORKDIR.value), _path(_OUT.value))
+    rescore.run_rescore(_path(_WORKDIR), _path(_OUT))
   except ValueError as e:
     return fail(str(e))
   except OSError as e:
@@ -212,6 +260,7 @@ def _processes() -> dict[str, Any] | None:
 def _run(
   config: ExperimentConfig,
   raw: Mapping[str, Any],
+  overrides: Mapping[str, Any],
   where: Mapping[str, Any] | None,
 ) -> int:
   """Runs a mode that has a config; returns the exit code.
@@ -219,6 +268,7 @@ def _run(
   Args:
     config: of the experiment.
     raw: the same as nested mappings.
+    overrides: fields that flags set, with their values.
     where: arguments of processes.join, if there are several processes.
   """
   # transformers would warn that torch is absent, which it is on purpose.
@@ -239,9 +289,11 @@ def _run(
   from bct_jax.runtime.programs import set_compilation_cache
   from bct_jax.train.step import NumericalError
 
-  out, folders = _path(_OUT.value), [Path(p) for p in _PARAMS.value]
+  folders = [Path(p).expanduser() for p in _PARAMS.value]
   params = folders[0] if folders else None
   try:
+    out, workdir = _path(_OUT), _path(_WORKDIR)
+    prompts = _path(_PROMPTS)
     if where is not None:
       processes.join(**where)
       if not processes.is_first():
@@ -252,19 +304,18 @@ def _run(
       day = rundir.date_of_run(params.parent.parent)
       config = rundir.with_template_date(config, day)
     if _MODE.value == "experiment":
-      overrides = config_flags.get_override_values(flags.FLAGS["config"])
       experiment.run_experiment(
         config,
         raw,
         overrides,
-        _path(_WORKDIR.value),
+        workdir,
         fall_back=_RESUME.value == "latest_good",
       )
     elif _MODE.value == "eval":
       evaluate.run_eval(config, params, out)
     elif _MODE.value == "sample":
       sample.run_sample(
-        config, folders, _PROMPT.value, _path(_PROMPTS.value), out, _NUM.value
+        config, folders, _PROMPT.value, prompts, out, _NUM.value
       )
     elif _MODE.value == "export":
       export.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
@@ -289,9 +340,17 @@ def _run(
   return DONE
 
 
-def _path(value: str | None) -> Path | None:
-  """Returns the path of a flag that may be unset."""
-  return None if value is None else Path(value)
+def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
+  """Returns the path of a flag that may be unset; ~ is the user's home.
+
+  Raises:
+    ConfigError: it is empty, which would be the current directory.
+  """
+  if flag.value is None:
+    return None
+  if not flag.value.strip():
+    raise ConfigError(f"--{flag.name}: a path is needed, found none")
+  return Path(flag.value).expanduser()
 
 
 if __name__ == "__main__":

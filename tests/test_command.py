@@ -1,5 +1,6 @@
 """The command bct-jax, which is python -m bct_jax."""
 
+import ast
 import importlib.util
 import os
 import subprocess
@@ -84,6 +85,47 @@ def test_commands_are_the_modules(flags, code, message, tmp_path):
   assert done[0] == code and message in done[2], done
   module = COMMANDS[flags[0]][0]
   assert forked(*flags[1:], cwd=tmp_path, module=module) == done
+
+
+def test_help_of_runs_has_every_flag_and_examples_first(tmp_path):
+  code, out, err = forked("--help", cwd=tmp_path, module="bct_jax.main")
+  assert code == 0 and not err
+  lines = out.splitlines()
+  assert lines[0].startswith("usage: ") and "quickstart.py" in lines[3]
+  assert max(map(len, lines)) <= 80
+  tree = ast.parse((ROOT / "bct_jax/main.py").read_text())
+  names = [
+    node.args[0].value
+    for node in ast.walk(tree)
+    if isinstance(node, ast.Call)
+    and isinstance(node.func, ast.Attribute)
+    and node.func.attr.startswith("DEFINE_")
+  ]
+  assert len(names) > 15
+  for name in names:
+    assert f"  --{name}" in out, name
+
+
+@pytest.mark.parametrize(
+  ("flags", "message"),
+  [
+    (["--workdir="], "--workdir: a path is needed"),
+    (["--workdir=w", "--config.arms.low.train.sed=1"], "'seed'"),
+    (["--mode=eval", "--out= "], "--out: a path is needed"),
+  ],
+)
+def test_a_bad_flag_is_one_line(flags, message, tmp_path):
+  config = f"--config={ROOT / 'configs/quickstart.py'}"
+  code, _, err = forked(config, *flags, cwd=tmp_path, module="bct_jax.main")
+  assert code == 2 and message in err and len(err.splitlines()) == 1, err
+  assert not [*tmp_path.iterdir()]
+
+
+def test_a_sweep_file_may_be_a_word_of_its_own(tmp_path):
+  code, _, err = forked(
+    "--sweep", "no.py", cwd=tmp_path, module="bct_jax.sweep"
+  )
+  assert code == 2 and "--sweep=no.py: there is no such file" in err
 
 
 def test_importing_the_package_starts_nothing():

@@ -40,7 +40,8 @@ def run_dry_run(
   weights nor tokenizer are needed; the data is then not checked.
 
   Raises:
-    ValueError: the config does not fit the model, the mesh or the data.
+    ValueError: the config does not fit the model, the mesh, the data or the
+      memory of the chip that it names.
   """
   axes = config.mesh
   if slice_name is None:
@@ -65,7 +66,8 @@ def run_dry_run(
   work = _work(model, plan)
   slots = _slots(config, plan)
   print("\n".join(_model_lines(model, work)))
-  print("\n".join(_size_lines(model, find_sizes(model, work, slots), slots)))
+  parts = find_sizes(model, work, slots)
+  print("\n".join(_size_lines(model, parts, slots)))
   print("\n".join(_speed_lines(model, work)))
   if plan is None:
     print(f"data and prompts are not checked: {reason}")
@@ -73,6 +75,13 @@ def run_dry_run(
     print("\n".join(_data_lines(plan)))
   if slice_name is not None:
     _print_programs(model, work, slots)
+  elif axes.chip:
+    over = max(parts.training, parts.sampling) - CHIPS[axes.chip].memory
+    if over > 0:
+      knobs = "\n".join(_knobs(model, work, slots))
+      raise ConfigError(
+        f"does not fit on {axes.chip} by {over / _GIB:.2f} GiB:\n{knobs}"
+      )
 
 
 def _print_programs(model: MeshModel, work: Work, slots: int) -> None:

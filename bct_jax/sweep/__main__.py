@@ -18,6 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bct_jax.config import ConfigError
 from bct_jax.config.config_files import find_config
+from bct_jax.config.overrides import clear_none
 from bct_jax.infra import memory
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
@@ -79,22 +80,29 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   flags.DEFINE_bool(
     "vmap", None, "In one program, or in turn.", flag_values=values
   )
-  files = [a.split("=", 1)[1] for a in argv if a.startswith("--sweep=")]
-  if len(files) != 1:
+  files = [
+    value if equals else "".join(argv[i + 2 : i + 3])
+    for i, word in enumerate(argv[1:])
+    for name, equals, value in [word.partition("=")]
+    if name in ("--sweep", "-sweep")
+  ]
+  if len(files) != 1 or not files[0]:
     raise ConfigError(f"--sweep={','.join(files)}: one sweep file is needed")
   file = find_config(files[0], "sweep")
   # A sweep file is a config file with get_cells, so --config.x changes it.
   rest = values([argv[0], f"--config={file}", *argv[1:]])[1:]
   if rest:
     raise ConfigError(f"arguments that are not flags: {rest}")
-  if values.workdir is None and not values.dry_run:
+  if not (values.workdir or "").strip() and not values.dry_run:
     raise ConfigError("--workdir is needed: the directory of the sweep")
   if not isinstance(values.config, ConfigDict):
     raise ConfigError(f"--sweep={files[0]}: get_config must give a ConfigDict")
   module = runpy.run_path(file)
   if "get_cells" not in module:
     raise ConfigError(f"--sweep={files[0]}: get_cells() is missing")
-  cells = make_cells(values.config.to_dict(), module["get_cells"]())
+  raw = values.config.to_dict()
+  clear_none(raw, config_flags.get_override_values(values["config"]))
+  cells = make_cells(raw, module["get_cells"]())
   return values, cells
 
 
@@ -112,7 +120,7 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
   from bct_jax.report.read.folders import PLAN, run_folders
   from bct_jax.runtime.programs import set_compilation_cache
 
-  root = Path(options.workdir)
+  root = Path(options.workdir).expanduser()
   for cell in cells:
     trackers.check_packages(cell.config.log)
   if cells:

@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
-from bct_jax.config import LoraConfig, from_dict
+from bct_jax.config import ConfigError, LoraConfig, from_dict
 from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
@@ -319,7 +319,9 @@ def test_dry_run_says_what_does_not_fit(monkeypatch, capsys):
   module = importlib.import_module("configs.llama3_1_8b")
   raw = module.get_config().to_dict()
   raw["mesh"].update(data=16, fsdp=1, tensor=1)
-  out = dry_run(raw, capsys)
+  with pytest.raises(ConfigError, match="on v5e by .* GiB:\n.* saves about"):
+    dry_run(raw, capsys)
+  out = capsys.readouterr().out
   training = next(x for x in out.splitlines() if "= training" in x)
   assert "DOES NOT FIT" in training
   # Copies of the params on every chip: 4 bytes each.
