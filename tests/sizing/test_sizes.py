@@ -101,7 +101,7 @@ def test_bytes_are_those_of_real_arrays(architecture):
   abstract = mesh_model(architecture, meshes.abstract_mesh(2, 2, 2))
   real = mesh_model(architecture, make_mesh(2, 2, 2))
   for lora in (FULL, dataclasses.replace(FULL, rank=4)):
-    train = SimpleNamespace(seed_of_adapter=0)
+    train = SimpleNamespace(seed=0, seed_of_adapter=0)
     arm = SimpleNamespace(optim=OPTIM, lora=lora, train=train)
     with jax.set_mesh(real.mesh):
       weights = Weights(make_params(real))
