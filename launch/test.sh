@@ -12,6 +12,8 @@ set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
 # shellcheck source=launch/venv.sh
 source "$HERE/venv.sh"
+# shellcheck source=launch/part.sh
+source "$HERE/part.sh"
 
 all="${BCT_JAX_TEST_ALL:-0}"
 options=()
@@ -33,30 +35,26 @@ if [[ "$all" == 1 ]]; then
   export BCT_JAX_TEST_ALL=1 # the tests draw more examples, too
   extras+=,eval,topology,wandb
 fi
-make_venv "$venv" "$extras"
+part environment make_venv "$venv" "$extras"
 # Without its dependencies: it is read, and never imported.
 if [[ "$all" == 1 ]]; then
   "$VENV_PYTHON" -m pip install --quiet --no-deps trl==1.16.0
 fi
 cd "$ROOT"
 
-echo "== ruff"
-"$VENV_PYTHON" -m ruff check .
-"$VENV_PYTHON" -m ruff format --check .
-echo "== pyright"
-"$VENV_PYTHON" -m pyright --pythonpath "$VENV_PYTHON"
+part "ruff check" "$VENV_PYTHON" -m ruff check .
+part "ruff format" "$VENV_PYTHON" -m ruff format --check .
+part pyright "$VENV_PYTHON" -m pyright --pythonpath "$VENV_PYTHON"
 if command -v shellcheck >/dev/null; then
-  echo "== shellcheck"
-  shellcheck --external-sources launch/*.sh launch/*.sbatch .ci/run \
-    tests/benchmarks/*.sh
+  part shellcheck shellcheck --external-sources launch/*.sh launch/*.sbatch \
+    .ci/run tests/benchmarks/*.sh
 else
   echo "== shellcheck: not installed, skipped"
 fi
 # Two files at a time; a file keeps its process, which keeps what it compiled.
 run_pytest() {
-  echo "== pytest $*"
-  "$VENV_PYTHON" -m pytest -n 2 --dist loadfile --no-loadscope-reorder "$@" \
-    ${options[@]+"${options[@]}"}
+  part "pytest $*" "$VENV_PYTHON" -m pytest -n 2 --dist loadfile \
+    --no-loadscope-reorder "$@" ${options[@]+"${options[@]}"}
 }
 code=0
 if [[ "$all" != 1 ]]; then

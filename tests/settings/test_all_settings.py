@@ -81,7 +81,7 @@ def variants():
 
 # Few examples of each by default, many in continuous integration.
 few_or_many = pytest.mark.parametrize(
-  "n", [8, pytest.param(300, marks=pytest.mark.slow)]
+  "n", [8, pytest.param(100, marks=pytest.mark.slow)]
 )
 every_variant = pytest.mark.parametrize("name, options", list(variants()))
 every_setting = pytest.mark.parametrize("name", NAMES)

@@ -15,6 +15,7 @@ server hides torch, which users of these commands need not have.
 
 import atexit
 import contextlib
+import gc
 import json
 import os
 import runpy
@@ -164,6 +165,7 @@ def import_commands() -> None:
   os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
   import jinja2  # noqa: F401
   import orbax.checkpoint  # noqa: F401
+  import scipy.optimize  # noqa: F401
   from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast  # noqa: F401
 
   # A report imports jinja2 and these when it is written; these, matplotlib.
@@ -182,6 +184,8 @@ def import_commands() -> None:
 
   CONFIG_MAPPING["llama"]
   del os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"]
+  gc.collect()
+  gc.freeze()  # or each process would look at, and so copy, all of this
 
 
 def serve(address: str) -> dict:
