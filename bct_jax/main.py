@@ -151,7 +151,8 @@ _GROUPS = {
 def help_text() -> str:
   """Returns the help: examples, and the flags by mode."""
   usage = "python -m bct_jax.main --config=FILE --workdir=DIR [flags]"
-  text = format_help(usage, _EXAMPLES, _GROUPS, flags.FLAGS)
+  known = {name: flags.FLAGS[name] for name in sum(_GROUPS.values(), ())}
+  text = format_help(usage, _EXAMPLES, _GROUPS, known)
   return (
     f"{text}\n\nconfigs/default.py has the fields of a config and what they "
     "mean.\nEach is a flag: --config.FIELD=VALUE."

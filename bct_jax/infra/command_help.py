@@ -1,19 +1,27 @@
-"""Formats the help of a command whose flags absl knows."""
+"""Formats the help of a command: examples first, then flags by group."""
 
 import textwrap
 from collections.abc import Mapping, Sequence
-
-from absl import flags
+from typing import Any, Protocol
 
 WIDTH = 80
 _REPEAT = ";\n"  # what absl adds to the help of a flag that may be repeated
+
+
+class Flag(Protocol):
+  """Describes what is read of a flag of absl."""
+
+  help: str | None
+  default: Any
+  boolean: bool
+  parser: Any
 
 
 def format_help(
   usage: str,
   examples: Mapping[str, str],
   groups: Mapping[str, Sequence[str]],
-  values: flags.FlagValues,
+  values: Mapping[str, Flag],
 ) -> str:
   """Formats the help of a command: examples first, then flags by group.
 
@@ -47,7 +55,7 @@ def format_help(
   return "\n".join(lines)
 
 
-def _kind(flag: flags.Flag) -> str:
+def _kind(flag: Flag) -> str:
   """Names what a flag takes."""
   kind = flag.parser.flag_type()
   return {"int": "N", "float": "X", "config object": "FILE"}.get(kind, "TEXT")
