@@ -11,7 +11,7 @@ _REPEAT = ";\n"  # what absl adds to the help of a flag that may be repeated
 class Flag(Protocol):
   """Describes what is read of a flag of absl."""
 
-  help: str | None
+  help: Any
   default: Any
   boolean: bool
   parser: Any
