@@ -216,10 +216,10 @@ def label_output(split: str, share: float) -> tuple[str, str]:
   """Labels an output by its share of the change of the behavior.
 
   Returns:
-    Label and reason. On eval inputs a share within 0.4 of 0 is `initial` and
-    one within 0.4 of 1 `alternate`; what is between is `other`, reason neither,
-    and what is beyond `other`, reason wrong. Elsewhere a share within 0.4 of 0
-    is what the organism did: `agreed` or, of a probe, `right`.
+    Label and reason. On eval inputs a share within 0.4 of 0 is `initial`, one
+    within 0.4 of 1 `alternate`, and any other `other`, reason wrong. Elsewhere
+    a share within 0.4 of 0 is what the organism did: `agreed` or, of a probe,
+    `right`.
   """
   near = abs(share) <= FAR
   if split == "probe":
@@ -228,5 +228,4 @@ def label_output(split: str, share: float) -> tuple[str, str]:
     return ("agreed" if split == "heldout" else "initial"), ""
   if split == "eval" and abs(share - 1) <= FAR:
     return "alternate", ""
-  between = split == "eval" and 0 < share < 1
-  return "other", ("neither" if between else "wrong")
+  return "other", "wrong"
