@@ -50,8 +50,11 @@ def count_pairs(after: Sequence[bool], before: Sequence[bool]) -> Pairs:
     before: the same prompts in the same order, at the earlier one.
 
   Raises:
-    ValueError: the lengths differ, or there is no prompt.
+    ValueError: the lengths differ, there is no prompt, or an outcome is not
+      True or False (nor 1 or 0).
   """
+  if bad := [x for x in (*after, *before) if x not in (0, 1)]:
+    raise ValueError(f"an outcome is True or False, not {bad[0]!r}")
   if len(after) != len(before) or not after:
     raise ValueError(
       f"need the same prompts, at least 1: {len(after)} after, "

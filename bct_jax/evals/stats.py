@@ -7,6 +7,10 @@ import math
 import statistics
 from collections.abc import Sequence
 
+# Settings, or seeds, below which an interval says more of the formula than of
+# them.
+MIN_UNITS = 3
+
 
 def wilson(
   successes: int, n: int, confidence: float = 0.95
@@ -47,7 +51,13 @@ def score_interval(
     n: trials above 0. It need not be whole: samples of one prompt count for
       less than as many prompts would, see summary.clustered_interval.
     confidence: coverage, between 0 and 1.
+
+  Raises:
+    ValueError: an argument is out of range, or not a number.
   """
+  if not (0 <= share <= 1 and 0 < n < math.inf):
+    raise ValueError(f"need a share from 0 to 1 of n > 0: {share} of {n}")
+  _check_confidence(confidence)
   z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
   center = share + z * z / (2 * n)
   half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
@@ -69,17 +79,21 @@ def t_interval(
   """
   _check_confidence(confidence)
   n = len(values)
-  if n < 3:
-    raise ValueError(f"a t interval needs at least 3 seeds, not {n}")
+  if n < MIN_UNITS:
+    raise ValueError(f"a t interval needs at least {MIN_UNITS} seeds, not {n}")
   if not all(map(math.isfinite, values)):
     raise ValueError(f"values must be finite: {list(values)}")
+  half = t_quantile(n - 1, confidence) * statistics.stdev(values) / math.sqrt(n)
+  mean = statistics.fmean(values)
+  return mean - half, mean + half
+
+
+def t_quantile(df: float, confidence: float) -> float:
+  """Returns the quantile of Student's t that bounds a two-sided interval."""
   # A quarter of a second to import, which a report of one seed need not wait.
   from scipy import special
 
-  quantile = float(special.stdtrit(n - 1, (1 + confidence) / 2))
-  half = quantile * statistics.stdev(values) / math.sqrt(n)
-  mean = statistics.fmean(values)
-  return mean - half, mean + half
+  return float(special.stdtrit(df, (1 + confidence) / 2))
 
 
 def first_lasting(holds: Sequence[bool]) -> int | None:

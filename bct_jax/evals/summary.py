@@ -1,21 +1,50 @@
 """Summarizes several runs: across samples, seeds, settings and learning rates.
 
+What removal costs is in `removal.py`, rates over seeds and prompts that are
+crossed in `hierarchy.py`; their functions are here too.
+
 It is pure Python and numpy, over plain values, so that a notebook can use it on
 what `bct_jax.load_results` gives.
 """
 
 import dataclasses
+import itertools
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bct_jax.evals.stats import first_lasting, score_interval, t_interval
+from bct_jax.evals.hierarchy import hierarchical_interval
+from bct_jax.evals.removal import (
+  auc_of_noise,
+  pareto_hull,
+  removal_at,
+  robustness_auc,
+)
+from bct_jax.evals.stats import (
+  MIN_UNITS,
+  first_lasting,
+  score_interval,
+  t_interval,
+)
 
-# Settings, or seeds, below which an interval says more of the formula than of
-# them.
-MIN_UNITS = 3
+__all__ = [
+  "MIN_UNITS",
+  "Bracket",
+  "Comparison",
+  "auc_of_noise",
+  "bracket",
+  "clustered_interval",
+  "hierarchical_interval",
+  "learning_rate_law",
+  "mean_over_settings",
+  "median_step",
+  "pareto_hull",
+  "removal_at",
+  "robustness_auc",
+  "survival",
+]
 
 
 def clustered_interval(
@@ -107,7 +136,9 @@ class Bracket:
   until: float | None
 
   def __post_init__(self):
-    """Raises ValueError if the bracket is empty."""
+    """Raises ValueError if the bracket is empty, or an end is no step."""
+    if math.isnan(self.after):
+      raise ValueError(f"a bracket begins at a step: {self}")
     if self.until is not None and not self.after < self.until:
       raise ValueError(f"a bracket needs after < until: {self}")
 
@@ -192,61 +223,6 @@ def median_step(curve: Sequence[tuple[float, float]]) -> float | None:
   return next((s for s, share in curve if share <= 0.5 + 1e-9), None)
 
 
-# --- what it costs ------------------------------------------------------------
-
-
-def pareto_hull(
-  points: Sequence[tuple[float, float]],
-) -> list[tuple[float, float]]:
-  """Finds the upper convex hull of checkpoints, from (0, 1) to (1, 0).
-
-  Args:
-    points: (capability over the organism's own, removal) of each checkpoint of
-      each arm. Removal is 1 - initial rate.
-
-  Raises:
-    ValueError: a value is negative or not finite, or removal above 1.
-  """
-  for c, r in points:
-    if not (math.isfinite(c) and c >= 0 and 0 <= r <= 1):
-      raise ValueError(f"not a capability and a removal: ({c}, {r})")
-  hull: list[tuple[float, float]] = []
-  anchored = {(0.0, 1.0), (1.0, 0.0), *points}
-  for x, y in sorted(anchored, key=lambda p: (p[0], -p[1])):
-    while len(hull) > 1:
-      (x0, y0), (x1, y1) = hull[-2:]
-      if (x1 - x0) * (y - y0) < (y1 - y0) * (x - x0):
-        break
-      hull.pop()
-    hull.append((x, y))
-  return hull
-
-
-def robustness_auc(points: Sequence[tuple[float, float]]) -> float:
-  """Calculates the area under `pareto_hull` of all checkpoints.
-
-  The area is 0.5 if removal costs capability in proportion and about 1 if
-  removal is free; it can be more where capability rises. The hull is of the
-  luckiest checkpoints, so the area grows with how many were tried. The measure
-  follows the "robustness AUC" of adversarial removal experiments, whose own
-  code was not published. The anchors (1, 0) and (0, 1) of the hull are what
-  gives 0.5 to a removal in proportion.
-  """
-  hull = pareto_hull(points)
-  pairs = zip(hull, hull[1:], strict=False)
-  return sum((b[0] - a[0]) * (a[1] + b[1]) / 2 for a, b in pairs)
-
-
-def removal_at(
-  points: Sequence[tuple[float, float]], capability: float = 0.9
-) -> float | None:
-  """Returns the highest removal of a checkpoint that keeps so much capability.
-
-  None: no checkpoint keeps so much.
-  """
-  return max((r for c, r in points if c >= capability), default=None)
-
-
 # --- the learning-rate law ----------------------------------------------------
 
 
@@ -296,12 +272,15 @@ def learning_rate_law(
     One comparison for each pair whose higher rate removed the behavior.
 
   Raises:
-    ValueError: a curve is empty or not ascending, a learning rate not positive,
-      a rate no number from 0 to 1.
+    ValueError: a curve is empty or not ascending, a learning rate or the factor
+      not positive, a rate no number from 0 to 1.
   """
+  if not 0 < factor < math.inf:
+    raise ValueError(f"factor = {factor}: must be positive")
   for lr, curve in curves.items():
     steps = [s for s, _, _ in curve]
-    if not lr > 0 or not curve or steps != sorted(set(steps)):
+    ascending = all(a < b for a, b in itertools.pairwise([-1, *steps]))
+    if not 0 < lr < math.inf or not curve or not ascending:
       raise ValueError(f"lr {lr}: needs evals in ascending steps: {steps}")
     for step, rate, _ in curve:
       if not 0 <= rate <= 1:

@@ -88,6 +88,8 @@ def test_ends():
   assert difference_interval(Pairs(0, 8, 0, 0)).high == 1
   with pytest.raises(ValueError, match="same prompts"):
     count_pairs([True], [])
+  with pytest.raises(ValueError, match="True or False, not nan"):
+    count_pairs([True, math.nan], [True, True])
   with pytest.raises(ValueError, match="confidence"):
     difference_interval(Pairs(1, 0, 0, 0), 1.0)
 

@@ -132,6 +132,14 @@ def test_survival_of_intervals_is_the_likeliest():
   assert ours <= best.fun + 1e-6
 
 
+@pytest.mark.parametrize(
+  "ends", [(math.nan, None), (math.nan, 4), (0, math.nan), (4, 4)]
+)
+def test_a_bracket_has_two_steps(ends):
+  with pytest.raises(ValueError, match="a bracket"):
+    Bracket(*ends)
+
+
 def test_brackets_and_medians():
   assert summary.bracket([0, 4, 8], 8) == Bracket(4, 8)
   assert summary.bracket([0, 4, 8], None) == Bracket(8, None)
@@ -178,10 +186,44 @@ def test_hull_is_above_all_points_and_its_area_that_of_scipy(points):
   assert summary.robustness_auc(points) >= 0.5 - 1e-9
 
 
-def test_removal_at_bounded_cost():
-  points = [(0.95, 0.25), (0.91, 0.3), (0.7, 1.0)]
+def test_removal_at_bounded_cost_by_an_intact_model():
+  points = [(0.95, 0.25, True), (0.91, 0.3, True), (0.7, 1.0, True)]
   assert summary.removal_at(points) == 0.3
   assert summary.removal_at(points, 0.99) is None
+  assert summary.removal_at([*points, (1.0, 0.9, False)]) == 0.3
+  with pytest.raises(ValueError, match="not a capability"):
+    summary.removal_at([*points, (math.nan, 0.9, True)])
+  with pytest.raises(ValueError, match="capability = nan"):
+    summary.removal_at(points, math.nan)
+
+
+def test_auc_of_noise_of_one_checkpoint_is_that_of_all_outcomes():
+  n_eval, n_probe, initial, capability = 6, 5, 0.8, 0.7
+  mean = sum(
+    scipy_stats.binom.pmf(kept, n_eval, initial)
+    * scipy_stats.binom.pmf(right, n_probe, capability)
+    * summary.robustness_auc(
+      [(right / n_probe / capability, 1 - kept / n_eval)]
+    )
+    for kept in range(n_eval + 1)
+    for right in range(n_probe + 1)
+  )
+  noise = (n_eval, n_probe, initial, capability)
+  found, low, high = summary.auc_of_noise(1, *noise, draws=20_000)
+  assert found == pytest.approx(mean, abs=0.003)
+  assert low == 0.5 < found < high
+
+
+def test_auc_of_noise_is_above_a_half_and_grows_with_checkpoints():
+  few = summary.auc_of_noise(10, 32, 32, 0.97, 0.8)
+  many = summary.auc_of_noise(60, 32, 32, 0.97, 0.8)
+  assert 0.53 < few[0] < many[0] < 0.75
+  sure = summary.auc_of_noise(60, 10_000, 10_000, 1.0, 0.8)
+  assert sure[0] == pytest.approx(0.505, abs=0.005)
+  for bad in ((0, 32, 32, 0.9, 0.9), (1, 32, 32, math.nan, 0.9),
+              (1, 32, 32, 0.9, 0.0)):  # fmt: skip
+    with pytest.raises(ValueError):
+      summary.auc_of_noise(*bad)
 
 
 # --- the learning-rate law ----------------------------------------------------
@@ -224,8 +266,16 @@ def test_learning_rate_law():
     ([(4, 1.0), (4, 0.2)], "ascending"),
     ([(0, 1.0), (240, math.nan)], "step 240: nan is no rate"),
     ([(0, 1.0), (240, 1.5)], "1.5 is no rate"),
+    ([(math.nan, 1.0), (240, 0.2)], "ascending"),
+    ([(0, 1.0), (math.nan, 0.2)], "ascending"),
   ],
 )
 def test_learning_rate_law_refuses(curve, message):
   with pytest.raises(ValueError, match=message):
     law({1e-3: [(0, 1.0), (4, 0.0)], 1e-4: curve})
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, math.nan, math.inf])
+def test_learning_rate_law_refuses_a_factor(factor):
+  with pytest.raises(ValueError, match="factor"):
+    summary.learning_rate_law({1e-3: [(0, 1.0, True)]}, factor)

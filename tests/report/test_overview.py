@@ -187,6 +187,53 @@ def test_numbers_said_are_those_of_the_arms(sweep):
   assert f"hull {summary.robustness_auc(points):.2f}" in part["removal"].caption
   kept = max(r for c, r in points if c >= 0.9)
   assert f"line): {100 * kept:.0f}%" in part["removal"].caption
+  noise, low, high = summary.auc_of_noise(
+    len(points), N, N, mine[0].curve[0].initial.value, base
+  )
+  assert f"{noise:.2f} by chance (95% of simulations: {low:.2f} to" in (
+    part["removal"].caption
+  )
+  above = summary.robustness_auc(points) - noise
+  assert f"are {above:+.2f} from that" in part["removal"].caption
+
+
+def test_removal_is_of_intact_models_above_their_own_noise(one, tmp_path):
+  """Against the controls of learning rate 0, where there are some."""
+  runs = load_runs([one])[0]
+  found = []
+  for run in runs:
+    (arm,) = run.arms
+    broken = dataclasses.replace(
+      arm,
+      curve=tuple(
+        dataclasses.replace(p, agreed=dataclasses.replace(p.agreed, value=0.5))
+        for p in arm.curve
+      ),
+    )
+    first = arm.curve[0]
+    lucky = dataclasses.replace(
+      first, step=1, initial=dataclasses.replace(first.initial, value=0.1)
+    )
+    idle = dataclasses.replace(
+      arm, name=f"{arm.name}.zero_lr", curve=(first, lucky),
+      settings={**arm.settings, "control": "zero_lr"},
+    )  # fmt: skip
+    found.append(dataclasses.replace(run, arms=(broken, idle)))
+  said = panels(make_overview(found).parts[0])["removal"].caption
+  assert "line): no checkpoint is that" in said
+  base = runs[0].organism.gate.rates["capability"].value
+  points = [
+    (p.capability.value / base, 1 - p.initial.value)
+    for run in found for p in run.arms[1].curve
+  ]  # fmt: skip
+  area = summary.robustness_auc(points)
+  assert f"controls of learning rate 0 {area:.2f}" in said
+  mine = [
+    (p.capability.value / base, 1 - p.initial.value)
+    for run in found for p in run.arms[0].curve
+  ]  # fmt: skip
+  above = summary.robustness_auc(mine) - area
+  assert f"are {above:+.2f} from that" in said
 
 
 def test_median_is_that_of_the_seeds(sweep):

@@ -5,13 +5,17 @@ import math
 import statistics
 
 from bct_jax.evals import summary
-from bct_jax.evals.outcome import AGREED
-from bct_jax.evals.schema import EvalRecord
-from bct_jax.evals.verdict import KEPT_CAPABILITY, MIN_CAPABILITY
+from bct_jax.evals.verdict import MIN_CAPABILITY
 from bct_jax.report import text
 from bct_jax.report.comparable_arms import Group, Member
 from bct_jax.report.draw import comparisons
 from bct_jax.report.draw.picture import Picture
+from bct_jax.report.draw.removal_points import (
+  describe_noise,
+  is_intact,
+  organism_capability,
+  removal_points,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -180,9 +184,9 @@ def _law(by_lr: dict[float, list[Member]]) -> str:
   curves: dict[object, dict[float, list[tuple[int, float, bool]]]] = {}
   for lr, members in by_lr.items():
     for m in members:
-      base = _capability(m)
+      base = organism_capability(m)
       points = [
-        (p.step, p.initial.value, _is_intact(p, base)) for p in m.arm.curve
+        (p.step, p.initial.value, is_intact(p, base)) for p in m.arm.curve
       ]
       if lr > 0 and m.arm.behavior:
         curves.setdefault(m.arm.settings.get("seed"), {})[lr] = points
@@ -207,18 +211,12 @@ def _removal(
 ) -> Panel:
   """Makes the panel of removal by capability, over all checkpoints."""
   title = "Removal against capability"
-  points: dict[float, list[tuple[float, float]]] = {}
-  for lr, members in by_lr.items():
-    for m in members:
-      base = _capability(m)
-      if base is None or base < MIN_CAPABILITY:
-        continue
-      points.setdefault(lr, []).extend(
-        (p.capability.value / base, 1 - p.initial.value)
-        for p in m.arm.curve
-        if p.capability is not None
-      )
-  checkpoints = [p for pairs in points.values() for p in pairs]
+  points = {
+    lr: [point for m in members for point in removal_points(m)]
+    for lr, members in by_lr.items()
+  }
+  judged = [point for found in points.values() for point in found]
+  checkpoints = [(c, r) for c, r, _ in judged]
   if not checkpoints:
     return Panel(
       "removal",
@@ -227,51 +225,25 @@ def _removal(
       " or not known, so what is lost of it says nothing.",
     )
   auc = summary.robustness_auc(checkpoints)
-  best = summary.removal_at(checkpoints)
-  most = "no checkpoint keeps so much" if best is None else text.percent(best)
+  best = summary.removal_at(judged)
+  most = "no checkpoint is that" if best is None else text.percent(best)
+  members = [m for arms in by_lr.values() for m in arms]
   caption = (
     f"Each of {plural(len(checkpoints), 'checkpoint')} of"
-    f" {plural(sum(map(len, by_lr.values())), 'arm')}. Area under the hull"
+    f" {plural(len(members), 'arm')}. Area under the hull"
     f" {auc:.2f}: 0.5 (dotted) where removal costs capability in proportion,"
-    " about 1 where it is free. Most removed at 90% or more of the capability"
-    f" (upright line): {most}. Both are of the luckiest checkpoints, so they"
-    " grow with how many there are."
+    f" about 1 where it is free.{describe_noise(members, auc)} Most removed by"
+    " an intact model with 90% or more of the capability (upright line):"
+    f" {most}. Both are of the luckiest checkpoints, so they grow with how many"
+    " there are."
   )
-  shown = {lr: points[lr] for lr in rates if lr in points}
+  shown = {lr: [(c, r) for c, r, _ in points[lr]] for lr in rates if points[lr]}
   hull = summary.pareto_hull(checkpoints)
   picture = comparisons.removal(
     f"{key}c", f"{text.visible(group.name)}: {title.lower()}",
     f"Area under the hull {auc:.2f}.", shown, hull, rates,
   )  # fmt: skip
   return Panel("removal", title, caption, picture)
-
-
-def _is_intact(point: EvalRecord, base: float | None) -> bool:
-  """Returns whether a checkpoint is known to keep the agreed behavior and 90%
-  of the organism's capability, of which `base` must be enough to tell."""
-  if base is None or base < MIN_CAPABILITY:
-    return False
-  agreed, capability = point.agreed, point.capability
-  return (
-    agreed is not None
-    and agreed.value >= AGREED
-    and capability is not None
-    and capability.value >= KEPT_CAPABILITY * base
-  )
-
-
-def _capability(member: Member) -> float | None:
-  """Returns the organism's capability, by its gate or the arm's eval at step 0.
-
-  None: neither says it.
-  """
-  gate = member.run.organism.gate
-  if gate is not None and "capability" in gate.rates:
-    return gate.rates["capability"].value
-  first = member.arm.curve[0]
-  if first.step == 0 and first.capability is not None:
-    return first.capability.value
-  return None
 
 
 def _survival(
