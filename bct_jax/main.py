@@ -17,7 +17,7 @@ from bct_jax.config.overrides import (
   set_arm_fields,
   take_arm_fields,
 )
-from bct_jax.infra import memory
+from bct_jax.infra import memory, progress
 from bct_jax.infra.command_help import format_help
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
@@ -28,6 +28,7 @@ from bct_jax.infra.exit_codes import (
   PREEMPTED,
   explain,
   fail,
+  take_debug,
 )
 
 MODES = (
@@ -47,6 +48,8 @@ _CONFIG = config_flags.DEFINE_config_file(
   accept_new_attributes=True,
 )
 _VERSION = flags.DEFINE_bool("version", False, "Print the version.")
+_QUIET = flags.DEFINE_bool("quiet", False, "Print results and errors alone.")
+flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
 _WORKDIR = flags.DEFINE_string(
   "workdir", None, "Run directory, made or resumed."
 )
@@ -137,7 +140,15 @@ _EXAMPLES = {
   ),
 }
 _GROUPS = {
-  "every mode": ("config", "workdir", "mode", "resume", "version"),
+  "every mode": (
+    "config",
+    "workdir",
+    "mode",
+    "resume",
+    "quiet",
+    "debug",
+    "version",
+  ),
   "--mode=sample, eval, export, export_data, pretrain, rescore": (
     *("params", "prompt", "prompts", "n", "out", "format", "dtype"),
   ),
@@ -165,7 +176,7 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & {*argv[1:]}:
       print(help_text())
       return DONE
-    words, arm_fields = take_arm_fields(argv)
+    words, arm_fields = take_arm_fields(take_debug(argv))
     rest = flags.FLAGS(find_in_flags(words, "config"))[1:]
     if _VERSION.value:
       print(f"bct_jax {__version__}")
@@ -204,6 +215,8 @@ def main(argv: list[str]) -> int:
     return fail(str(e))
   except (*BAD_CONFIG, OSError) as e:
     return fail(explain(e, argv))
+  if _QUIET.value:
+    progress.silence()
   code = _run(config, raw, overrides, where)
   from bct_jax.infra import processes
 
@@ -277,7 +290,7 @@ def _run(
   # JAX starts here, after the configuration was found to be good.
   from bct_jax.evals.gate import GateError
   from bct_jax.experiment import rundir
-  from bct_jax.infra import processes, progress, signals
+  from bct_jax.infra import processes, signals
   from bct_jax.modes import (
     chat_check,
     dry_run,

@@ -121,6 +121,24 @@ def test_a_bad_flag_is_one_line(flags, message, tmp_path):
   assert not [*tmp_path.iterdir()]
 
 
+def test_help_of_sweeps_has_every_flag(tmp_path):
+  code, out, err = forked("--help", cwd=tmp_path, module="bct_jax.sweep")
+  assert code == 0 and not err and max(map(len, out.splitlines())) <= 80
+  for name in "sweep workdir cells together vmap gates dry_run time".split():
+    assert f"  --{name}" in out, name
+
+
+def test_debug_shows_where_the_users_own_code_fails(tmp_path):
+  own = tmp_path / "own.py"
+  own.write_text("def get_config():\n  return {}['nothing here']\n")
+  flags = [f"--config={own}", "--workdir=w"]
+  code, _, plain = forked(*flags, cwd=tmp_path, module="bct_jax.main")
+  assert code == 2 and "Traceback" not in plain
+  code, _, err = forked(*flags, "--debug", cwd=tmp_path, module="bct_jax.main")
+  assert code == 2 and err.endswith(plain)
+  assert 'own.py", line 2, in get_config' in err
+
+
 def test_a_sweep_file_may_be_a_word_of_its_own(tmp_path):
   code, _, err = forked(
     "--sweep", "no.py", cwd=tmp_path, module="bct_jax.sweep"

@@ -1,12 +1,14 @@
 """Lists the exit codes of the command lines and words their last error line."""
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 # After MACHINE and PREEMPTED the same command goes on. FAILED: some cells of a
 # sweep failed, the others are done.
 DONE, BAD_INPUT, NUMERICAL, FAILED, MACHINE, PREEMPTED = 0, 2, 3, 4, 74, 75
 INTERRUPTED = 130
+_tracebacks = False
 # What ml_collections raises of unknown fields and wrong types; a config file is
 # a program of its own, and may raise anything.
 BAD_CONFIG = (
@@ -19,8 +21,21 @@ BAD_CONFIG = (
 )
 
 
+def take_debug(argv: Sequence[str]) -> list[str]:
+  """Takes --debug out of a command line, and heeds it from here on.
+
+  `fail` then shows the traceback of the error that it is called for, as a
+  config or a setting of the user's own needs.
+  """
+  global _tracebacks
+  _tracebacks = "--debug" in argv
+  return [word for word in argv if word != "--debug"]
+
+
 def fail(message: str, code: int = BAD_INPUT) -> int:
   """Prints what went wrong to stderr and returns the exit code."""
+  if _tracebacks and sys.exc_info()[0] is not None:
+    traceback.print_exc()
   print(f"error: {message.strip()}", file=sys.stderr)
   return code
 

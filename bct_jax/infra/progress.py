@@ -1,12 +1,16 @@
-"""Shows progress: a bar per long stage, or a line when nobody is watching."""
+"""Shows progress: a bar per long stage, or lines where there is no terminal."""
 
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 from tqdm import tqdm
 
+# Without a terminal a long stage says how far it is after so many seconds, or
+# at each tenth, though not sooner than the other number after its last line.
+EVERY = 30.0
+AT_LEAST = 10.0
 _silent = False
 
 
@@ -16,10 +20,49 @@ def silence() -> None:
   _silent = True
 
 
+class _Lines:
+  """Stands for a bar where there is no terminal: prints lines now and then."""
+
+  def __init__(self, name: str, total: int, unit: str):
+    """Prints that the stage begins."""
+    self._name, self._total, self._unit = name, total, unit
+    self._done, self._tenths = 0, 0
+    self._values: Mapping[str, str] = {}
+    self._start = self._last = time.monotonic()
+    self._print(f"{total} {unit} to do")
+
+  def set_postfix(self, values: Mapping[str, str], refresh: bool) -> None:
+    """Keeps the values that the next line shows."""
+    del refresh
+    self._values = values
+
+  def update(self, count: int) -> None:
+    """Adds finished units; prints a line if one is due."""
+    self._done += count
+    now = time.monotonic()
+    tenths = 10 * self._done // max(self._total, 1)
+    passed = now - self._last
+    if passed < (AT_LEAST if tenths > self._tenths else EVERY):
+      return
+    if not 0 < self._done < self._total:
+      return
+    self._last, self._tenths = now, tenths
+    left = (now - self._start) / self._done * (self._total - self._done)
+    values = "".join(f", {k} {v}" for k, v in self._values.items())
+    self._print(
+      f"{self._done} of {self._total} {self._unit}{values}, "
+      f"about {duration(left)} left"
+    )
+
+  def _print(self, text: str) -> None:
+    """Prints a line of this stage at once, also into a file."""
+    print(f"{self._name}: {text}", file=sys.stderr, flush=True)
+
+
 class Stage:
   """Counts finished units of one stage, and the tokens that were sampled."""
 
-  def __init__(self, bar: tqdm | None):
+  def __init__(self, bar: tqdm | _Lines | None):
     self._bar = bar
     self._start = time.monotonic()
     self._tokens = 0
@@ -58,9 +101,19 @@ def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
     with contextlib.closing(bar):
       yield Stage(bar)
   else:
-    done = Stage(None)
+    done = Stage(_Lines(name, total, unit))
     yield done
-    print(f"{name}: {total} {unit} in {done.summary}", file=sys.stderr)
+    print(
+      f"{name}: {total} {unit} in {done.summary}", file=sys.stderr, flush=True
+    )
+
+
+def duration(seconds: float) -> str:
+  """Writes a duration in the unit that suits it: 12 s, 3 min, 2 h 5 min."""
+  if seconds < 90:
+    return f"{seconds:.0f} s"
+  minutes, hours = round(seconds / 60), int(seconds // 3600)
+  return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"
 
 
 def log_line(text: str) -> None:

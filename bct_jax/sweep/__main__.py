@@ -20,6 +20,7 @@ from bct_jax.config import ConfigError
 from bct_jax.config.config_files import find_config
 from bct_jax.config.overrides import clear_none
 from bct_jax.infra import memory
+from bct_jax.infra.command_help import format_help
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
   DONE,
@@ -28,10 +29,25 @@ from bct_jax.infra.exit_codes import (
   PREEMPTED,
   explain,
   fail,
+  take_debug,
 )
 from bct_jax.sweep.cells import Cell, make_cells, share
 from bct_jax.sweep.dry_run import plan_lines
 from bct_jax.sweep.run import result_table, run_cells
+
+_USAGE = "python -m bct_jax.sweep --sweep=FILE --workdir=DIR [flags]"
+_EXAMPLES = {
+  "list the cells": (
+    "python -m bct_jax.sweep --sweep=configs/sweeps/lr_quick.py --dry_run"
+  ),
+  "run them, or go on": "... --workdir=runs/lr",
+  "run a third of them, with two other machines": "... --cells=1/3",
+  "change a field in all cells": "... --config.eval.num_eval=64",
+}
+_FLAGS = (
+  *("sweep", "workdir", "cells", "together", "vmap", "gates", "dry_run"),
+  *("time", "debug"),
+)
 
 
 def main(argv: Sequence[str]) -> int:
@@ -39,8 +55,8 @@ def main(argv: Sequence[str]) -> int:
   # transformers would warn that torch is absent, which it is on purpose.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   try:
-    options, cells = _read(argv)
-    return _run(options, cells)
+    options, cells = _read(take_debug(argv))
+    return DONE if options is None else _run(options, cells)
   except flags.Error as e:
     return fail(str(e))
   except BAD_CONFIG as e:
@@ -53,7 +69,8 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   """Reads the flags and the sweep file.
 
   Returns:
-    The values of the flags, and all cells of the sweep.
+    The values of the flags, and all cells of the sweep; None and none after
+      the help was printed.
   """
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(
@@ -64,22 +81,27 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
     lock_config=False,
     accept_new_attributes=True,  # see main.py
   )
-  for name in ("sweep", "workdir"):
-    flags.DEFINE_string(name, None, "See the README.", flag_values=values)
-  flags.DEFINE_string("cells", "1/1", "Part i of n.", flag_values=values)
-  flags.DEFINE_bool("dry_run", False, "Lists the cells.", flag_values=values)
-  flags.DEFINE_bool(
-    "time", True, "In a dry run, times an update.", flag_values=values
-  )
-  flags.DEFINE_bool(
-    "gates", False, "Makes and checks organisms only.", flag_values=values
-  )
+  for name, default, text in (
+    ("sweep", None, "A config file with get_cells(), in configs/."),
+    ("workdir", None, "Directory of the sweep, made or resumed."),
+    ("cells", "1/1", "The part i of n of the cells that this command runs."),
+  ):
+    flags.DEFINE_string(name, default, text, flag_values=values)
+  for name, default, text in (
+    ("dry_run", False, "List the cells and what they cost; train nothing."),
+    ("time", True, "In a dry run, time an update."),
+    ("gates", False, "Make and check the organisms alone."),
+    ("vmap", None, "Train --together in one program, or in turn."),
+    ("debug", False, "Print the traceback of an error."),
+  ):
+    flags.DEFINE_bool(name, default, text, flag_values=values)
   flags.DEFINE_integer(
     "together", 1, "Cells trained at a time.", 1, flag_values=values
   )
-  flags.DEFINE_bool(
-    "vmap", None, "In one program, or in turn.", flag_values=values
-  )
+  if {"-h", "--help"} & {*argv[1:]}:
+    known = {name: values[name] for name in _FLAGS}
+    print(format_help(_USAGE, _EXAMPLES, {"flags": _FLAGS}, known))
+    return None, []
   files = [
     value if equals else "".join(argv[i + 2 : i + 3])
     for i, word in enumerate(argv[1:])
