@@ -249,8 +249,13 @@ def get_config() -> ConfigDict:
   c.gate.min_initial = 0.95  # initial rate on eval prompts
   c.gate.max_confused = 0.02  # eval behavior on held-out train prompts
   c.gate.min_agreed = 0.9  # agreed behavior on held-out train prompts
+  # Share that is kept of the right answers on held-out prompts, and of the
+  # capability, of the model before the install (or without its prompt).
+  c.gate.min_kept = 0.9
+  c.gate.min_right = 0.1  # lower bound of right answers on held-out prompts
+  c.gate.min_capability = 0.1  # lower bound of right answers to probes
   c.gate.enforce = True  # False records the failure and goes on
-  c.gate.base_rates = False  # also the model's rates before it was installed
+  c.gate.base_rates = True  # one eval more, without which min_kept is not asked
 
   # What arms are read by, see bct_jax/evals/README.md. Fixed before looking:
   # a run that goes on keeps them, and rescore says what other bars would give.

@@ -4,6 +4,7 @@ Each check raises `ConfigError` with the field's name, its value and what it
 must be.
 """
 
+import dataclasses
 import datetime
 import re
 
@@ -315,11 +316,9 @@ def check(config: ExperimentConfig) -> None:
   _check_reversal(config.reversal)
   for name, arm in config.arms.items():
     check_arm(arm, f"arms.{name}")
-  if config.gate.base_rates and not config.organism.trained:
-    raise ConfigError(
-      f"gate.base_rates: the organism of kind {config.organism.kind!r} is the "
-      "model itself, whose rates the gate has; leave it False"
-    )
+  for name, value in dataclasses.asdict(config.gate).items():
+    if not isinstance(value, bool) and not 0 <= value <= 1:
+      raise ConfigError(f"gate.{name} = {value}: a share, must be from 0 to 1")
   _check_memorised(config)
   for field in ("num_eval", "num_heldout", "num_probe", "refine_budget"):
     if getattr(config.eval, field) <= 0:

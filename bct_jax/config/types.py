@@ -290,6 +290,10 @@ class GateConfig:
   min_agreed: float
   enforce: bool
   base_rates: bool
+  # With defaults, as older runs have none.
+  min_kept: float = 0.9
+  min_right: float = 0.1
+  min_capability: float = 0.1
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,7 +6,12 @@ from typing import Any
 
 from bct_jax.config import PROMPTED
 from bct_jax.data.batches import Dataset
-from bct_jax.evals.evaluate import mark_decorated, summarize_rows
+from bct_jax.evals.evaluate import (
+  Prompt,
+  make_prompts,
+  mark_decorated,
+  summarize_rows,
+)
 from bct_jax.evals.gate import GateError, check_gate, first_failures, gate_text
 from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_rollouts import sample_rows
@@ -51,7 +56,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   folder = organism_folder(workdir, facts)
   shared_files.write_json(folder / "provenance.json", facts)
   organism = plan.config.organism
-  base = measure_base_rates(plan, folder) if plan.config.gate.base_rates else {}
+  base = measure_base_rates(plan, folder)
   weights, dataset = None, plan.install
   if dataset is not None:
     record_origin(folder, plan.runtime, organism.lora, None)
@@ -67,10 +72,10 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   shared_files.write_json(
     folder / "made.json", install_record(plan, folder, dataset)
   )
-  gate = run_gate(plan, folder, weights) | base
+  gate = run_gate(plan, folder, weights, base)
   shared_files.write_json(folder / "gate.json", gate)
   if not gate["passed"]:
-    text = gate_text(gate)
+    text = gate_text(gate, plan.config.gate)
     if plan.config.gate.enforce:
       raise GateError(
         f"{text}\nAll answers: {folder / 'rollouts.jsonl'}. No arm was "
@@ -168,7 +173,10 @@ def _prompts(plan: Plan) -> dict[str, list[str]]:
 
 
 def run_gate(
-  plan: Plan, folder: Path, weights: Weights | None
+  plan: Plan,
+  folder: Path,
+  weights: Weights | None,
+  base: dict[str, Any] | None,
 ) -> dict[str, Any]:
   """Evaluates the organism once, on the prompts of every arm's evals.
 
@@ -176,14 +184,16 @@ def run_gate(
     plan: of the experiment.
     folder: of the organism.
     weights: its weights if they are at hand; else they are loaded if needed.
+    base: what `measure_base_rates` gave.
 
   Returns:
-    The content of gate.json but for `base`: rates, thresholds, and whether the
-    rates meet them.
+    The content of gate.json: rates, thresholds, and whether the rates meet
+    them; `base` are the rates of the model before the install.
   """
   path, facts = folder / "gate.json", _hash(_eval_facts(plan))
   record = shared_files.read_json_or_none(path) or {}
-  if record.get("eval_hash") != facts:
+  # A record of before right answers were scored lacks what the gate asks.
+  if record.get("eval_hash") != facts or "right" not in record:
     if weights is None:
       weights = organism_weights(plan, folder)
     partial = folder / "rollouts.partial.jsonl"
@@ -192,18 +202,28 @@ def run_gate(
     shared_files.delete(partial)
     record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": first_failures(rows), "eval_hash": facts}
-  return record | check_gate(record, plan.config.gate)
+  record.pop("base", None)
+  out = record | check_gate(record, plan.config.gate, base)
+  return out if base is None else out | {"base": base}
 
 
-def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
+def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
   """Evaluates the model before the install, on the gate's prompts.
 
+  Of an organism that is a model under a prompt it is the model without it.
+
   Returns:
-    {"base": the rates}.
+    The rates; None where `gate.base_rates` is off, and of a native organism,
+    which nothing was done to.
   """
+  kind = plan.config.organism.kind
+  if kind == "native" or not plan.config.gate.base_rates:
+    return None
+  if kind in PROMPTED:
+    plan = dataclasses.replace(plan, prompts=unprompted(plan))
   path, facts = folder / "base.json", _hash(_eval_facts(plan))
   record = shared_files.read_json_or_none(path)
-  if record is None or record["eval_hash"] != facts:
+  if record is None or record["eval_hash"] != facts or "right" not in record:
     partial = folder / "base.partial.jsonl"
     weights = load_weights(plan.runtime, None)
     rows = sample_rows(plan, weights, "model before the install", partial)
@@ -212,7 +232,13 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any]:
     shared_files.write_lines(folder / "base_rollouts.jsonl", rows)
     shared_files.write_json(path, record)
     shared_files.delete(partial)
-  return {"base": record}
+  return record
+
+
+def unprompted(plan: Plan) -> tuple[Prompt, ...]:
+  """Returns the prompts of every eval, without the prompt of `eval.prompt`."""
+  evals = dataclasses.replace(plan.config.eval, prompt="none", paraphrases=1)
+  return tuple(make_prompts(plan.setting, plan.probe, plan.runtime.chat, evals))
 
 
 def _eval_facts(plan: Plan) -> dict[str, Any]:

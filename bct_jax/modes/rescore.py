@@ -160,16 +160,26 @@ def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
   """Does what `_eval` does for the gate, and checks the gate again."""
   record = read_json(path.parent / "gate.json")
   bars = record.object("thresholds")
+  asked = {
+    "min_right": "right_floor",
+    "min_capability": "capability_floor",
+  }  # bars that an older gate does not have
   limits = GateConfig(
     min_initial=bars.share("initial"),
     max_confused=bars.share("confused"),
     min_agreed=bars.share("agreed"),
     enforce=record.flag("enforced"),
-    base_rates=False,  # labels of the model before the install are not kept
+    base_rates=False,
+    min_kept=record.share("min_kept") if record.has("min_kept") else 0.0,
+    **{k: bars.share(v) if bars.has(v) else 0.0 for k, v in asked.items()},
   )
+  base = None
+  if (rollouts := path.parent / "base_rollouts.jsonl").exists():
+    rows = [scorer.row(r, DECORATIONS["plain"]) for r in read_lines(rollouts)]
+    base = summarize_rows(reject_repeats(rows), 0)
   of = f"organisms/{path.parent.name}"
   change, after = _eval(of, 0, path, scorer, DECORATIONS["plain"], record)
-  passed = check_gate(after, limits)["passed"]
+  passed = check_gate(after, limits, base)["passed"]
   before = record.flag("passed")
   return {**change, "passed": {"before": before, "after": passed}}, after
 

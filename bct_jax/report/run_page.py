@@ -191,6 +191,10 @@ def _bars(gate: GateRecord) -> list[Bar]:
     else:
       text_bar = f"at least {text.percent(bar)}"
       bars.append(Bar(name, rate, text_bar, rate.value >= bar))
+    floor = gate.thresholds.get(f"{name}_floor")
+    if floor is not None and rate.ci is not None:
+      text_bar = f"lower bound at least {text.percent(floor)}"
+      bars.append(Bar(name, rate, text_bar, rate.ci[0] >= floor))
   for name, rate in gate.base.items():
     bars.append(Bar(f"{name} before the install", rate, "none", None))
   return bars

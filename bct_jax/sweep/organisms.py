@@ -77,26 +77,28 @@ def gate_table(records: Mapping[str, Mapping[str, Any]]) -> str:
   Args:
     records: what `run_gates` returns.
   """
+  names = ("initial", "confused", "agreed", "right", "capability")
+  before = ("initial", "agreed", "right", "capability")
   lines = [
-    "| organism | install | model: initial, agreed | initial | confused "
-    "| agreed | gate |",
-    "|---|---|---|---|---|---|---|",
+    f"| organism | install | model: {', '.join(before)} | {' | '.join(names)} "
+    "| gate |",
+    "|" + "---|" * (4 + len(names)),
   ]
   for name, record in records.items():
     if "error" in record:
       error = record["error"].splitlines()[0].replace("|", "\\|")
-      lines.append(f"| `{name}` | {error} | | | | | failed |")
+      lines.append(f"| `{name}` | {error} |{' |' * (1 + len(names))} failed |")
       continue
     gate = record["gate"]
     base = gate.get("base")
-    before = f"{base['initial']:.0%}, {base['agreed']:.0%}" if base else ""
+    model = ", ".join(f"{base[k]:.0%}" for k in before) if base else ""
     rates = " | ".join(
       f"{gate[k]:.1%} [{gate[k + '_ci'][0]:.0%}, {gate[k + '_ci'][1]:.0%}]"
-      for k in ("initial", "confused", "agreed")
+      for k in names
     )
     passed = "passed" if gate["passed"] else "failed"
     install = _install(record["made"])
-    lines.append(f"| `{name}` | {install} | {before} | {rates} | {passed} |")
+    lines.append(f"| `{name}` | {install} | {model} | {rates} | {passed} |")
   return "\n".join(lines)
 
 

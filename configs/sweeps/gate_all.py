@@ -70,7 +70,6 @@ def get_config() -> ConfigDict:
   c.eval.num_eval = 64
   c.eval.num_heldout = 64
   c.sampling.max_new_tokens = 64
-  c.gate.base_rates = True
   c.gate.enforce = False
   return c
 

@@ -224,6 +224,16 @@ def test_how_it_was_made_is_in_result_and_report(tiny_folder, tmp_path):
     row["prompt"][0] == {"role": "system", "content": wording}
     for row in (*lines(gate), *lines(last))
   )
+  # It is compared with the same model without the prompt.
+  (base,) = workdir.glob("organisms/*/base_rollouts.jsonl")
+  unprompted = lines(base)
+  assert [r["id"] for r in unprompted] == [r["id"] for r in lines(gate)]
+  assert not any(
+    wording in m["content"] for r in unprompted for m in r["prompt"]
+  )
+  record = files.read_json(gate.parent / "gate.json")
+  right = [r["right"] for r in unprompted if r["split"] == "heldout"]
+  assert record["base"]["right"] == sum(right) / len(right)
   audit = (workdir / "arms/a/mask_audit.txt").read_text("utf-8")
   assert wording in audit
 

@@ -5,7 +5,7 @@ import json
 
 import pytest
 
-from bct_jax.config import ConfigError, from_dict
+from bct_jax.config import from_dict
 from bct_jax.data.leaks import measure_overlap
 from bct_jax.evals.evaluate import mark_decorated, summarize_rows
 from bct_jax.examples import Example
@@ -103,7 +103,7 @@ def test_a_run_keeps_and_shows_its_leaks(finished):
 
 
 def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
-  made = values(tiny_folder, gate={"base_rates": True, "enforce": False})
+  made = values(tiny_folder, gate={"enforce": False})
   made["sampling"]["max_new_tokens"] = 4
   plan = make_plan(from_dict(made))
   with run.jax.set_mesh(plan.runtime.mesh):
@@ -127,6 +127,12 @@ def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   with run.jax.set_mesh(plan.runtime.mesh):
     assert organism.make_organism(plan, tmp_path)[1] == gate
   assert (folder / "base.json").stat().st_mtime_ns == stamp
+  bars = gate["thresholds"]
+  assert bars["right"] == pytest.approx(0.9 * wanted["right"])
+  assert bars["capability"] == pytest.approx(0.9 * wanted["capability"])
+  # Nothing was done to a native model, so nothing is measured before it.
   made["organism"]["kind"] = "native"
-  with pytest.raises(ConfigError, match="gate.base_rates: .*'native' is the"):
-    from_dict(made)
+  native = make_plan(from_dict(made))
+  assert organism.measure_base_rates(native, tmp_path / "none") is None
+  made = values(tiny_folder, gate={"base_rates": False})
+  assert organism.measure_base_rates(make_plan(from_dict(made)), folder) is None

@@ -224,7 +224,8 @@ def test_gates_alone_are_of_the_organisms_that_arms_take(swept, capsys):
   assert row.startswith("| `lr_0.0001` | sft, 4 x 8 at 0.001 | "), row
   assert row.endswith(" | failed |"), row
   # One that could not be made has a row too, and bars that are met pass.
-  bars = {"min_initial": 0.0, "max_confused": 1.0, "min_agreed": 0.0}
+  names = "min_initial min_agreed min_kept min_right min_capability".split()
+  bars = dict.fromkeys(names, 0.0) | {"max_confused": 1.0}
   raw = base() | {"gate": base()["gate"] | bars | {"enforce": True}}
   fine = cells.make_cells(raw, values("optim.lr", 1e-4))
   wrong = values("setting.options", {"no_such_option": 1})

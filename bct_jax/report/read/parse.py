@@ -54,8 +54,7 @@ def _rates(record: records.Record) -> dict[str, Rate]:
   """Reads the rates of a gate in the order in which the report shows them."""
   keys = {m.name: m.count_key for m in schema.measurements()}
   names = ["initial", "alternate", "other", "confused", "agreed"]
-  if record.has("capability"):
-    names.append("capability")
+  names += filter(record.has, ("right", "capability"))
   return {name: record.rate(name, keys[name]) for name in names}
 
 
