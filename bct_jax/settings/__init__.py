@@ -89,6 +89,17 @@ def rename_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
   return {renamed.get(key, key): value for key, value in options.items()}
 
 
+def list_caveats(name: str, options: Mapping[str, Any]) -> list[str]:
+  """Lists what a run with these options of a setting cannot show."""
+  caveats = SETTINGS[name].caveats if name in SETTINGS else {}
+  named = rename_options(name, options)
+  return [
+    f"{name} with {option}={named[option]}: {caveat}"
+    for option, caveat in caveats.items()
+    if named.get(option)
+  ]
+
+
 # Sources by how docstrings name them -> Markdown.
 _LINKS = (
   (r"github\.com/([\w.-]+/([\w-]+))", r"[\2](https://github.com/\1)"),

@@ -95,10 +95,12 @@ class BaseSetting(abc.ABC):
   Attributes:
     name: its key in `SETTINGS`.
     renamed: former name of an option -> the name that it has now.
+    caveats: option -> what a run with it cannot show; the report says it.
   """
 
   name: ClassVar[str]
   renamed: ClassVar[Mapping[str, str]] = {}
+  caveats: ClassVar[Mapping[str, str]] = {}
 
   @property
   def incompatible(self) -> frozenset[str]:

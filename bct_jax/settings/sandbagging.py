@@ -35,6 +35,10 @@ class _Sandbagging(base.FramedSetting):
   """
 
   renamed = {"given": "contradict"}
+  caveats = {
+    "contradict": "prompts state the result, so no ability is hidden, and no "
+    "rate is a claim about what the model can do"
+  }
 
   def build(self, p: Problem, prompt: str, wrong: bool, system="") -> Item:
     """Makes an item whose initial behavior is a slip where `wrong`."""

@@ -322,3 +322,18 @@ def test_an_interval_without_a_bound_is_shown(tmp_path):
   edit(run / "result.json", unbind)
   page = write_report([run], tmp_path / "r.html").read_text("utf-8")
   assert "[0.40, inf]" in page and "[-inf, 0.60]" in page
+
+
+@pytest.mark.parametrize("option", ["contradict", "given"])
+def test_what_an_option_cannot_show_is_noted(tmp_path, option):
+  """Of runs with its former name, too."""
+  workdir = fake_run(tmp_path / "run")
+
+  def notes(value):
+    setting = {"name": "pw_arith", "options": {option: value}}
+    edit(workdir / "config.json", lambda c: c["config"].update(setting=setting))
+    return [n for n in load_run(workdir).notes if "no ability is hidden" in n]
+
+  assert notes(False) == []
+  (note,) = notes(True)
+  assert note.startswith("pw_arith with contradict=True: ")

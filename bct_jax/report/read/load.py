@@ -20,6 +20,7 @@ from bct_jax.report.read.types import (
   RunRecord,
   TrainStep,
 )
+from bct_jax.settings import list_caveats
 
 VERDICTS = ("retained", "transferred", "degraded", "inconclusive")
 CONTROL = "control"  # the key that says which control of another an arm is
@@ -55,6 +56,8 @@ def load_run(path: Path) -> RunRecord:
   unlisted = sorted(set(folders) - set(arm_records))
   if result is not None and unlisted:
     notes.append(f"result.json does not list these arms: {', '.join(unlisted)}")
+  options = _child(settings.get("setting"), "options")
+  notes += list_caveats(_name_of(settings.get("setting")), options)
   arms = []
   for name in (*arm_records, *unlisted):
     plan = _planned_settings(settings, name)
