@@ -73,6 +73,7 @@ TEST_CORE = [
   "build>=1.2",
   "gguf>=0.17",
   "hypothesis>=6.100",
+  "py3langid>=0.4",
   "pytest>=8.2",
   "pytest-xdist>=3.6",
   "pyyaml>=6.0",
@@ -83,6 +84,7 @@ EXTRAS = {
   "cuda": ["jax[cuda12]"],
   "demo": ["gguf>=0.17"],
   "eval": ["inspect_ai>=0.3.285", "lm-eval>=0.4.13"],
+  "language": ["py3langid>=0.4"],  # the grader of that name
   "tb": ["tensorboardX>=2.6.2"],
   "test": [
     *TEST_CORE,

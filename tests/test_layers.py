@@ -56,6 +56,7 @@ NO_JAX = {
   "infra/progress.py",
   "infra/signals.py",
   "infra/trackers.py",
+  "infra/user_code.py",
   "sizing/hlo.py",
   "sweep/cells.py",
 }
