@@ -198,6 +198,9 @@ def get_config() -> ConfigDict:
   c.eval.num_eval = 64  # eval prompts
   c.eval.num_heldout = 64  # held-out train prompts
   c.eval.num_probe = 64  # capability prompts
+  # Answers to each eval prompt that are drawn at temperature 1, untruncated,
+  # beside the one that sampling says; rates of their own say what they show.
+  c.eval.samples = 0
   c.eval.probe = "facts"  # a name in bct_jax/settings/probes/capability.py
   c.eval.seed = 1  # of the prompts
   # Updates after which to evaluate; 0 and the last are always added.

@@ -323,6 +323,10 @@ def check(config: ExperimentConfig) -> None:
   for field in ("num_eval", "num_heldout", "num_probe", "refine_budget"):
     if getattr(config.eval, field) <= 0:
       raise ConfigError(f"eval.{field}: must be positive")
+  if config.eval.samples < 0:
+    raise ConfigError(
+      f"eval.samples = {config.eval.samples}: must be 0 (none) or above"
+    )
   check_sampling(config.sampling)
   _check_reading(config.reading)
   _check_primary(config)

@@ -243,6 +243,7 @@ class EvalConfig:
   task_path: str | None = None
   refine: bool = False
   refine_budget: int = 12
+  samples: int = 0
 
   def facts(self) -> dict[str, Any]:
     """Returns what decides the rollouts of an eval, for a hash.
@@ -253,6 +254,8 @@ class EvalConfig:
     tasks = ("tasks", "task_steps", "task_limit", "task_path")
     for name in ("gradients", "refine", "refine_budget", *tasks):
       del out[name]
+    if not self.samples:
+      del out["samples"]  # hashes of what was made before there were any
     return out
 
 

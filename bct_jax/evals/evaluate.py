@@ -10,7 +10,7 @@ from bct_jax.data.chat import Chat
 from bct_jax.data.messages import with_prefix, with_prompt
 from bct_jax.evals import schema
 from bct_jax.evals.rewards import Reward, reward_of
-from bct_jax.evals.schema import EvalRecord
+from bct_jax.evals.schema import SAMPLED, EvalRecord
 from bct_jax.examples import Example, Label, Setting
 from bct_jax.settings.decorations import Decoration
 from bct_jax.settings.parts import scorers
@@ -90,6 +90,7 @@ def label_rollouts(
   setting: Setting,
   probe: Probe,
   stop: Sequence[str] = (),
+  sample: int = 0,
 ) -> list[dict[str, Any]]:
   """Makes a row of rollouts/step_N.jsonl for each completion, with its label.
 
@@ -100,6 +101,8 @@ def label_rollouts(
     setting: labels completions of eval and held-out train prompts.
     probe: labels completions of its questions.
     stop: strings that end a text, which is cut before them.
+    sample: 0 for the completions that `sampling` says; else they are the
+      sample of that number of each eval prompt, and their split is `sampled`.
   """
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
@@ -111,7 +114,8 @@ def label_rollouts(
     rows.append(
       {
         "id": prompt.example.id,
-        "split": prompt.split,
+        "split": SAMPLED if sample else prompt.split,
+        "sample": sample,
         "prompt": list(prompt.example.messages),
         # What prompts are clustered by, see `settings.base.Item`.
         "cue": fields.get("cue", ""),
@@ -200,15 +204,16 @@ def add_rewards(
 ) -> list[dict[str, Any]]:
   """Adds `reward` to rows of eval and train prompts, not to those of probes.
 
-  A completion that is cut at the limit of new tokens earns 0, as in training.
+  Rows behind those of the prompts, which `eval.samples` adds, have none. A
+  completion that is cut at the limit of new tokens earns 0, as in training.
   """
-  out = []
-  for row, prompt in zip(rows, prompts, strict=True):
+  out, rows = [], list(rows)
+  for row, prompt in zip(rows[: len(prompts)], prompts, strict=True):
     if row["split"] != "probe":
       text = row["text"] if row["stop"] == "stop" else None
       row = {**row, "reward": reward_of(give, prompt.example, text)}
     out.append(row)
-  return out
+  return out + rows[len(prompts) :]
 
 
 def measure_rows(rows: Sequence[dict[str, Any]], step: int) -> EvalRecord:

@@ -19,11 +19,12 @@ def count_cues(rows: Sequence[Row]) -> int | None:
 def _by_cue(rows: Sequence[Row], scores: Sequence[Any]) -> list[list[Any]]:
   """Groups scores by the cue entity of their prompt.
 
-  A prompt without one is a group of its own.
+  A prompt without one is a group of its own, with all of its samples.
   """
   groups: dict[Any, list[Any]] = {}
   for place, (row, score) in enumerate(zip(rows, scores, strict=True)):
-    groups.setdefault(row.get("cue") or place, []).append(score)
+    prompt = row["id"] if row.get("sample") else place
+    groups.setdefault(row.get("cue") or prompt, []).append(score)
   return list(groups.values())
 
 

@@ -34,7 +34,13 @@ from bct_jax.evals.groups import Row
 
 Kind = Literal["prompts", "cues", "share", "doses", "mean", "largest", "counts"]
 # The key that says how many prompts of a split there are.
-COUNT_KEYS = {"eval": "n", "heldout": "agreed_n", "probe": "capability_n"}
+COUNT_KEYS = {
+  "eval": "n",
+  "heldout": "agreed_n",
+  "probe": "capability_n",
+  "sampled": "sampled_n",
+}
+SAMPLED = "sampled"  # the split of what `eval.samples` adds
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,6 +150,8 @@ class Measurement:
       ZeroDivisionError: a share of no prompt.
     """
     rows = [row for row in rows if row["split"] in self.splits]
+    if not rows and self.splits == (SAMPLED,):
+      return None
     scores = [self.score(row) for row in rows]
     if self.kind == "prompts":
       return len(scores)
@@ -251,6 +259,18 @@ class EvalRecord:
     "eval", _has_label("alternate"), Reach.TABLE, optional=False
   )
   other: Rate = share("eval", _has_label("other"), Reach.TABLE, optional=False)
+  # Of all samples of eval prompts, in runs with `eval.samples`. The intervals
+  # are those of prompts, or of cue entities, as clusters.
+  sampled_n: int | None = prompts(SAMPLED)
+  initial_sampled: Rate | None = share(
+    SAMPLED, _has_label("initial"), Reach.RESULTS
+  )
+  alternate_sampled: Rate | None = share(
+    SAMPLED, _has_label("alternate"), Reach.RESULTS
+  )
+  other_sampled: Rate | None = share(
+    SAMPLED, _has_label("other"), Reach.RESULTS
+  )
   # In settings whose cue has a dose, such as how late a year is.
   initial_by_dose: Mapping[str, Sequence[int]] | None = _field(
     Measurement("doses", ("eval",), _has_label("initial"), "prompts")

@@ -24,7 +24,7 @@ from bct_jax.evals.rewards import make_reward
 from bct_jax.evals.schema import Gradients, terminal_line
 from bct_jax.experiment import gradient_log
 from bct_jax.experiment.draw_completions import draw_completions
-from bct_jax.experiment.eval_rollouts import sample_arms
+from bct_jax.experiment.eval_rollouts import partials, sample_arms
 from bct_jax.experiment.organism import organism_weights
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
@@ -151,7 +151,8 @@ def _evaluate(
     def save(unsaved=unsaved, partial=partial) -> None:
       for arm, rows in unsaved:
         arm.save_eval(step, rows)
-      partial.unlink(missing_ok=True)
+      for path in partials(partial):
+        path.unlink(missing_ok=True)
 
     processes.run_on_first(title, save)
   return errors
@@ -297,7 +298,7 @@ def _read_rows(plan: Plan, path: Path) -> list[dict[str, Any]]:
   """
   rows = files.read_lines(path)
   asked = [list(p.example.messages) for p in plan.prompts]
-  if [row["prompt"] for row in rows] != asked:
+  if [row["prompt"] for row in rows[: len(asked)]] != asked:
     raise ConfigError(
       f"{path}: its prompts are not those of this config (eval.seed = "
       f"{plan.config.eval.seed}): another run has evaluated the organism "

@@ -5,16 +5,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.evals.evaluate import label_rollouts
+from bct_jax.config import SamplingConfig
+from bct_jax.evals.evaluate import Prompt, label_rollouts
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import memory
 from bct_jax.infra.progress import stage
 from bct_jax.models.lora import Weights
 from bct_jax.sample.resume import sample_to_end
-from bct_jax.types import Completion
+from bct_jax.sample.sampler import Sample
+from bct_jax.types import Completion, PyTree
 
 # Eval rollouts whose log-probabilities the trainer's forward pass gives too.
 CHECKED = 8
+# Row ids of sample k begin at k times this, so that neither more prompts nor
+# more samples change what is drawn for the others.
+_STRIDE = 1 << 20
 
 
 def sample_rows(
@@ -27,10 +32,12 @@ def sample_rows(
     weights: to sample from.
     name: of the stage of progress.
     partial: file of the completions while they are sampled, which a run that
-      was killed goes on from. The caller deletes it when the rows are saved.
+      was killed goes on from. The caller deletes it, and the other one that
+      `partials` names, when the rows are saved.
 
   Returns:
-    A row for each prompt. The first CHECKED rows at most have
+    A row for each prompt, and then `eval.samples` rows of each eval prompt. The
+    first CHECKED rows at most have
     `logprob_difference` too: the largest absolute difference, in nats, of a
     token's log-probability between the sampler and the forward pass of
     training.
@@ -50,31 +57,88 @@ def sample_arms(
   that they have when the arm is sampled alone.
 
   Returns:
-    The rows of each arm.
+    The rows of each arm: of all prompts, and then `eval.samples` rows of each
+    eval prompt.
   """
-  runtime, count = plan.runtime, len(plan.prompts)
-  sampling = plan.config.sampling
-  numbers = range(len(arms))
   memory.release_memory()  # what training has left
+  runtime, sampling = plan.runtime, plan.config.sampling
+  params = runtime.decode_params(*arms)
+  prompts, count = plan.prompts, len(plan.prompts)
+  completions = _complete(
+    plan, arms, params, runtime.sampler, sampling, prompts, range(count),
+    name, partial,
+  )  # fmt: skip
+  rows = [
+    _label(plan, weights, part)
+    for weights, part in zip(arms, completions, strict=True)
+  ]
+  if samples := plan.config.eval.samples:
+    evals = [p for p in prompts if p.split == "eval"]
+    numbers = range(1, samples + 1)
+    drawn = _complete(
+      plan, arms, params, runtime.policy_sampler, sampling.untruncated(1.0),
+      evals * samples,
+      [k * _STRIDE + i for k in numbers for i in range(len(evals))],
+      f"{name}, samples", partial and partials(partial)[1],
+    )  # fmt: skip
+    for of_arm, part in zip(rows, drawn, strict=True):
+      for k in numbers:
+        some = part[(k - 1) * len(evals) : k * len(evals)]
+        of_arm += label_rollouts(
+          evals, some, runtime.chat, plan.setting, plan.probe, sampling.stop, k
+        )
+  memory.release_memory()
+  return rows
+
+
+def _complete(
+  plan: Plan,
+  arms: Sequence[Weights],
+  params: PyTree,
+  sampler: Sample,
+  sampling: SamplingConfig,
+  prompts: Sequence[Prompt],
+  row_ids: Sequence[int],
+  name: str,
+  partial: Path | None,
+) -> list[list[Completion]]:
+  """Samples a completion of each prompt for each arm.
+
+  Args:
+    plan, arms, name, partial: as of `sample_arms`.
+    params: of the arms, for the sampler.
+    sampler: what samples as `sampling` says.
+    prompts: to complete.
+    row_ids: of each; the random keys follow from it.
+
+  Returns:
+    The completions of each arm.
+  """
+  chat, count, numbers = plan.runtime.chat, len(prompts), range(len(arms))
   with stage(name, count * len(arms), "rows") as bar:
     completions = sample_to_end(
-      runtime.sampler,
-      runtime.decode_params(*arms),
-      [p.ids for _ in numbers for p in plan.prompts],
+      sampler,
+      params,
+      [p.ids for _ in numbers for p in prompts],
       sampling.seed,
       partial,
       dataclasses.asdict(sampling),
       bar,
-      runtime.chat.find_stop(sampling.stop),
-      row_ids=[i for _ in numbers for i in range(count)],
+      chat.find_stop(sampling.stop),
+      row_ids=[i for _ in numbers for i in row_ids],
       arms=[arm for arm in numbers for _ in range(count)] if arms[1:] else None,
     )
-  rows = [
-    _label(plan, weights, completions[arm * count : (arm + 1) * count])
-    for arm, weights in enumerate(arms)
-  ]
-  memory.release_memory()
-  return rows
+  return [completions[arm * count : (arm + 1) * count] for arm in numbers]
+
+
+def partials(partial: Path) -> tuple[Path, Path]:
+  """Returns all files of an eval's completions while they are sampled.
+
+  The second is of what `eval.samples` adds. Both are to be deleted once the
+  rows are saved.
+  """
+  name = partial.name.replace(".partial", ".samples.partial")
+  return partial, partial.with_name(name)
 
 
 def _label(

@@ -14,7 +14,7 @@ from bct_jax.evals.evaluate import (
 )
 from bct_jax.evals.gate import GateError, check_gate, first_failures, gate_text
 from bct_jax.experiment.draw_completions import draw_completions
-from bct_jax.experiment.eval_rollouts import sample_rows
+from bct_jax.experiment.eval_rollouts import partials, sample_rows
 from bct_jax.experiment.plan import Plan, style_of
 from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, shared_files
@@ -199,7 +199,8 @@ def run_gate(
     partial = folder / "rollouts.partial.jsonl"
     rows = sample_rows(plan, weights, "gate", partial)
     shared_files.write_lines(folder / "rollouts.jsonl", rows)
-    shared_files.delete(partial)
+    for file in partials(partial):
+      shared_files.delete(file)
     record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
     record |= {"worst": first_failures(rows), "eval_hash": facts}
   record.pop("base", None)
@@ -231,7 +232,8 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
     record |= {"eval_hash": facts}
     shared_files.write_lines(folder / "base_rollouts.jsonl", rows)
     shared_files.write_json(path, record)
-    shared_files.delete(partial)
+    for file in partials(partial):
+      shared_files.delete(file)
   return record
 
 

@@ -383,16 +383,21 @@ def _data_lines(plan: Plan) -> list[str]:
     f"each eval: {len(lengths)} prompts of {min(lengths)} to {max(lengths)} "
     f"tokens, up to {config.sampling.max_new_tokens} new tokens each"
   )
+  if samples := config.eval.samples:
+    count = samples * config.eval.num_eval
+    out[-1] += (
+      f"; and {samples} samples of each of the {config.eval.num_eval} eval "
+      f"prompts, {count} completions more (eval.samples)"
+    )
   for name, arm in config.arms.items():
     last, evals = arm.train.steps, config.eval
-    steps = ", ".join(map(str, observed_steps(config, arm)))
-    line = f"arm {name}: evals after {steps} updates"
+    observed = observed_steps(config, arm)
+    line = f"arm {name}: evals after {', '.join(map(str, observed))} updates"
     if steps_with_tasks := task_steps(evals, last):
       after = ", ".join(map(str, steps_with_tasks))
       line += f", with {', '.join(evals.tasks)} after {after}"
     if evals.refine:
-      between = last + 1 - len(observed_steps(evals, last))
-      count = min(evals.refine_budget, between)
+      count = min(evals.refine_budget, last + 1 - len(observed))
       line += f"; then up to {count} around its crossings (eval.refine)"
     out.append(line)
   leaks = measure_leaks(config, plan.setting, config.arms)

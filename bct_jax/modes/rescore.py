@@ -52,7 +52,8 @@ class _Scorer:
       ReportError: the setting makes no such prompt now.
     """
     split, name, text = row.text("split"), row.text("id"), row.text("text")
-    example = self.examples.get((split, name))
+    source = "eval" if split == schema.SAMPLED else split
+    example = self.examples.get((source, name))
     prompt = [m.text("content") for m in row.objects("prompt")]
     if example is None or not _asks(prompt, example):
       raise ReportError(

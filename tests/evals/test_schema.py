@@ -228,8 +228,8 @@ def test_what_a_report_shows_is_explained_and_can_be_drawn():
 
 def test_rescoring_compares_every_share():
   names = (
-    "initial alternate other alternate_right decorated agreed agreed_decorated "
-    "answered right confused"
+    "initial alternate other initial_sampled alternate_sampled other_sampled "
+    "alternate_right decorated agreed agreed_decorated answered right confused"
   )
   shares = schema.shown_shares(Reach.FILE)
   assert shares == (*names.split(), "capability")

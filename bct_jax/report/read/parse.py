@@ -25,6 +25,7 @@ LABELS = {
   "eval": ("initial", "alternate", "other"),
   "heldout": ("agreed", "other"),
   "probe": ("right", "wrong"),
+  schema.SAMPLED: ("initial", "alternate", "other"),
 }
 # Keys of `schema.Gradients.values`: how the next update pushes on behaviors.
 PUSHES = tuple(
@@ -197,8 +198,9 @@ def row(record: records.Record, step: int | None = None) -> Row:
     step: of the eval, None of a gate.
   """
   split = record.text("split", tuple(LABELS))
+  number = record.count("sample") if record.has("sample") else 0
   return Row(
-    id=record.text("id"),
+    id=record.text("id") + (f" sample {number}" if number else ""),
     split=split,
     prompt=_prompt(record),
     text=record.text("text"),
