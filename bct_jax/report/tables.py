@@ -24,8 +24,9 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   Keys, the same in every dict: `run`, `setting`, `model`, `organism`, `arm`,
   `objective`, `lr`, `rank` (None: all weights), `source`, `decoration`, `seed`,
   `control` (None: the arm is none), `organism_seed`, `adapter_seed`,
-  `eval_seed`, `step`, `n`; each rate with `RATE_low` and
-  `RATE_high`, its 95% interval; `logprob_initial` and `logprob_alternate` in
+  `eval_seed`, `step`, `n`, `n_cues` (cue entities behind these prompts, None
+  where prompts are the units); each rate with `RATE_low` and `RATE_high`, its
+  95% interval; `logprob_initial` and `logprob_alternate` in
   nats; of the next update, where they were logged, `gradient_cosine_`,
   `update_cosine_` and `update_gain_` with `initial` and `alternate`,
   `gradient_norm` and `update_norm`; `tasks.TASK.METRIC` of every task of
@@ -86,6 +87,7 @@ def _line(
     **_seeds(run, arm),
     "step": point.step,
     "n": point.n,
+    "n_cues": point.n_cues,
   }
   for name in schema.shown_shares(Reach.RESULTS):
     rate = getattr(point, name)
