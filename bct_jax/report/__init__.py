@@ -16,6 +16,8 @@ from bct_jax.report.read.types import ReportError
 if TYPE_CHECKING:
   import jinja2
 
+OPEN_RUNS = 3  # with more than this, each is folded
+
 __all__ = ["ReportError", "write_figure", "write_report"]
 
 
@@ -53,8 +55,11 @@ def write_report(
     runs=views,
     shares={
       "line": shown_shares(Reach.LINE),
+      "table": shown_shares(Reach.TABLE),
       "results": shown_shares(Reach.RESULTS),
     },
+    cells=run_page.make_cells(views),
+    fold_runs=len(views) > OPEN_RUNS,
     overview=overview,
     unfinished=sum(not run.finished for run in runs),
     waiting=waiting,

@@ -138,21 +138,23 @@ def inert_json(value: Any) -> Markup:
 
 
 def page_parts() -> Mapping[str, Markup]:
-  """Returns style, script, and the policy that allows these two alone."""
+  """Returns style, scripts, and the policy that allows these alone."""
   folder = Path(__file__).parent
-  style, script = (
+  style, script, table = (
     # A browser normalizes line ends before it hashes, and so does read_text.
     (folder / name).read_text(encoding="utf-8")
-    for name in ("style.css", "browser.js")
+    for name in ("style.css", "browser.js", "table.js")
   )
   policy = (
-    f"default-src 'none'; script-src {_source(script)}; style-src"
-    f" {_source(style)}; img-src data:; base-uri 'none'; form-action 'none';"
-    " require-trusted-types-for 'script'; trusted-types 'none'"
+    f"default-src 'none'; script-src {_source(script)} {_source(table)};"
+    f" style-src {_source(style)}; img-src data:; base-uri 'none';"
+    " form-action 'none'; require-trusted-types-for 'script';"
+    " trusted-types 'none'"
   )
   return {
     "style": Markup(style),
     "script": Markup(script),
+    "table": Markup(table),
     "policy": Markup(policy),
   }
 

