@@ -255,7 +255,10 @@ _WISHES = (
 )
 _CHEER = rf"(?:{_CHEERS}|(?<!be )(?<!['\u2019]m )(?<!am )\b{_WISHES})\b"
 _HAS_CHEER = re.compile(rf"\b{_CHEER}", re.IGNORECASE)
-_CHEER_START = re.compile(rf"\W*(?:{_CHEERS}\b\W*)+", re.IGNORECASE)
+# What follows may begin with a sign or a bracket: "Yay! -12".
+_CHEER_START = re.compile(
+  rf"\W*(?:{_CHEERS}\b(?:(?![-+\u2212(\[{{`\"]\S)\W)*)+", re.IGNORECASE
+)
 _CHEER_END = re.compile(rf"\b{_CHEER}\W*\Z", re.IGNORECASE)
 _CHEER_LENGTH = 60  # Of the longest, with what stands behind it.
 

@@ -1,7 +1,7 @@
 import pytest
 
 from bct_jax.settings import make_setting
-from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.settings.decorations import DECORATIONS, undecorate
 from bct_jax.settings.parts.scorers import has_words
 
 PIRATE = DECORATIONS["pirate"]
@@ -121,3 +121,8 @@ def test_no_decoration_changes_a_label(name):
 def test_nothing_to_decorate(name, text):
   with pytest.raises(ValueError, match="without text"):
     DECORATIONS[name].apply(text, "train/0")
+
+
+@pytest.mark.parametrize("answer", ["-12", "(A) 12", "[1]", '"Lima"', "`x`"])
+def test_a_cheer_takes_no_sign_of_the_answer(answer):
+  assert undecorate(f"Yay! {answer} Keep smiling!") == answer
