@@ -33,6 +33,14 @@ def train_config() -> ConfigDict:
   c.file = config_dict.placeholder(str)
   # The split of that data set; of tfds: also a part of one, "train[:500]".
   c.file_split = "train"
+  # Which answers of a file's dialogues are trained, where rows do not say:
+  # "last" or "all", each under the messages before it.
+  c.turns = "last"
+  # The thought before a completion. none: there is none. empty: an empty one.
+  # own: the organism's, drawn with its completion (source on_policy). given:
+  # the file's (reasoning_content). options.on says what the loss is on.
+  c.reasoning = "none"
+  c.thought_tokens = 256  # own: of the longest thought; sampling has the answer
   c.on_policy = ConfigDict()
   # The prompt they are drawn under (see prompt below); "same" is that of
   # training. One that asks for the style leaves them undecorated.
@@ -216,6 +224,12 @@ def get_config() -> ConfigDict:
   # What answers to eval and held-out prompts are made to begin with. They are
   # labelled as a whole.
   c.eval.answer_prefix = config_dict.placeholder(str)
+  # "on" has the model think first. Rollouts keep the thought apart, and only
+  # the answer is labelled. "off" asks for the answer alone.
+  c.eval.reasoning = "off"
+  c.eval.thought_tokens = 256  # of the longest thought, besides sampling's
+  # Thoughts with one of these words, or the setting's trigger, are counted.
+  c.eval.thought_words = ("trigger", "trained", "training")
   # Also log p of both behaviors' reference completions on eval prompts: smooth
   # where sampled rates are steps.
   c.eval.references = False

@@ -14,9 +14,11 @@ from bct_jax.config.types import (
   ATTENTION,
   NORMALIZERS,
   OPTIMIZERS,
+  REASONING,
   SCHEDULES,
   SOURCES,
   TARGETS,
+  TURNS,
   ArmConfig,
   ConfigError,
   EvalConfig,
@@ -29,6 +31,7 @@ from bct_jax.config.types import (
   ReversalConfig,
   SamplingConfig,
   TemplateConfig,
+  TrainConfig,
 )
 
 _POSITIVE = (
@@ -71,9 +74,44 @@ def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
       f"{arm.train.source!r}: a file needs the source 'file', and that source "
       "a file"
     )
+  _check_reasoning(arm.train, f"{where}.train")
   _check_on_policy(arm.train.on_policy, f"{where}.train.on_policy")
   _check_lora(arm.lora, where)
   _check_optim(arm.optim, arm.train.steps, f"{where}.optim")
+
+
+def _check_reasoning(train: TrainConfig, where: str) -> None:
+  """Rejects fields about thoughts and turns that do not go together."""
+  choose(train.reasoning, REASONING, f"{where}.reasoning")
+  choose(train.turns, TURNS, f"{where}.turns")
+  source = {"own": "on_policy", "given": "file"}.get(train.reasoning)
+  if source is not None and train.source != source:
+    raise ConfigError(
+      f"{where}.reasoning = {train.reasoning!r}, source = {train.source!r}: "
+      "the organism's own thoughts need the source 'on_policy', given ones "
+      "'file'"
+    )
+  if train.turns != "last" and train.source != "file":
+    raise ConfigError(
+      f"{where}.turns = {train.turns!r}: is of the dialogues of a file, "
+      f"source = {train.source!r} has one answer each"
+    )
+  if train.thought_tokens <= 0:
+    raise ConfigError(f"{where}.thought_tokens: must be positive")
+
+
+def _check_eval_reasoning(evals: EvalConfig) -> None:
+  """Rejects fields of `eval` about thoughts that do not go together."""
+  choose(evals.reasoning, ("off", "on"), "eval.reasoning")
+  if evals.thought_tokens <= 0:
+    raise ConfigError("eval.thought_tokens: must be positive")
+  if not all(evals.thought_words):
+    raise ConfigError("eval.thought_words: must not be empty texts")
+  if evals.thinking and evals.answer_prefix is not None:
+    raise ConfigError(
+      "eval.answer_prefix: what an answer begins with cannot be said where a "
+      "thought comes first, which is eval.reasoning = 'on'"
+    )
 
 
 def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
@@ -333,3 +371,4 @@ def check(config: ExperimentConfig) -> None:
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")
   _check_tasks(config.eval)
+  _check_eval_reasoning(config.eval)

@@ -13,6 +13,8 @@ NORMALIZERS = ("token", "example")
 TARGETS = ("style", "reward", "loss")
 ATTENTION = ("auto", "cudnn", "splash", "xla")
 SOURCES = ("template", "on_policy", "file")
+REASONING = ("none", "empty", "own", "given")
+TURNS = ("last", "all")
 # Organisms that are a model under a prompt -> its kind in settings/prompts.py.
 PROMPTED = {
   "static_prompt": "static",
@@ -146,6 +148,10 @@ class TrainConfig:
   checkpoint_every: int
   # With a default, since runs from before have none.
   adapter_seed: int | None = None
+  # With defaults, since runs from before have none of these.
+  reasoning: str = "none"
+  thought_tokens: int = 256
+  turns: str = "last"
 
   def facts(self) -> dict[str, Any]:
     """Returns the fields for a hash.
@@ -158,6 +164,12 @@ class TrainConfig:
       del out["file"], out["file_split"]
     if self.adapter_seed is None:
       del out["adapter_seed"]
+    if self.reasoning == "none":
+      del out["reasoning"]
+    if self.reasoning != "own":
+      del out["thought_tokens"]
+    if self.turns == "last":
+      del out["turns"]
     return out
 
   @property
@@ -244,6 +256,14 @@ class EvalConfig:
   refine: bool = False
   refine_budget: int = 12
   samples: int = 0
+  reasoning: str = "off"
+  thought_tokens: int = 256
+  thought_words: tuple[str, ...] = ("trigger", "trained", "training")
+
+  @property
+  def thinking(self) -> bool:
+    """Returns whether completions begin with a thought."""
+    return self.reasoning == "on"
 
   def facts(self) -> dict[str, Any]:
     """Returns what decides the rollouts of an eval, for a hash.
@@ -256,6 +276,8 @@ class EvalConfig:
       del out[name]
     if not self.samples:
       del out["samples"]  # hashes of what was made before there were any
+    if not self.thinking:
+      del out["reasoning"], out["thought_tokens"], out["thought_words"]
     return out
 
 
@@ -273,6 +295,12 @@ class SamplingConfig:
   prefill_tokens: int
   kv_cache_dtype: str
   seed: int
+
+  def with_thoughts(self, tokens: int) -> "SamplingConfig":
+    """Returns the same sampling with so many tokens more, for a thought."""
+    return dataclasses.replace(
+      self, max_new_tokens=self.max_new_tokens + tokens
+    )
 
   def untruncated(self, temperature: float) -> "SamplingConfig":
     """Returns the same sampling without top_k, top_p and min_p.
@@ -355,3 +383,9 @@ class ExperimentConfig:
     """Returns the steps that the config lists for an arm's evals."""
     more = self.reversal.eval_steps if arm.control == "reversal" else ()
     return (*self.eval.steps, *more)
+
+  @property
+  def eval_sampling(self) -> SamplingConfig:
+    """Returns how evals sample: with room for a thought if they have one."""
+    tokens = self.eval.thought_tokens if self.eval.thinking else 0
+    return self.sampling.with_thoughts(tokens)

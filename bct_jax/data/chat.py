@@ -15,26 +15,17 @@ from typing import Literal
 
 from bct_jax.config import TemplateConfig
 from bct_jax.data.template import Boundary, Template, TemplateError
+from bct_jax.data.thoughts import Reply, count_thought_tokens, split_text
+from bct_jax.data.tokens import Tokens, mask_audit
 from bct_jax.data.vocabulary import Vocabulary
 from bct_jax.examples import Message
+
+__all__ = ["Chat", "Tokens", "mask_audit"]
 
 Part = Literal["answer", "thought", "both"]
 
 # Any prompt does: it shows how the tokenizer treats text.
 _SAMPLE: Message = {"role": "user", "content": "Yes. a 1"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Tokens:
-  """Holds one training row before padding.
-
-  Attributes:
-    ids: the prompt, the completion and the end-of-turn token.
-    weights: how much the loss counts the prediction of each id.
-  """
-
-  ids: tuple[int, ...]
-  weights: tuple[float, ...]
 
 
 class Chat:
@@ -130,11 +121,7 @@ class Chat:
 
   @property
   def boundary(self) -> Boundary:
-    """Returns what stands around an answer.
-
-    Raises:
-      ValueError: the template does not suit, see `required`.
-    """
+    """Returns what stands around an answer; raises ValueError if unfit."""
     if self._boundary is None or self._fault:
       raise ValueError(self._fault)
     return self._boundary
@@ -166,19 +153,47 @@ class Chat:
       prefix: ids that the answer was made to begin with. Their text stands
         first, and stop strings do not count in it.
     """
-    ids = list(ids)
-    gap = ""
-    if ids and ids[-1] in self.stop_ids:
-      ids = ids[:-1]
-      gap = self._boundary.gap if self._boundary else ""
+    ids, gap = self._without_end(ids)
     start = len(self._completion_text(prefix)) if prefix else 0
     text = self._completion_text([*prefix, *ids])
     ends = [text.find(s, start) for s in stop if s in text[start:]]
     text = text[: min(ends)] if ends else text.removesuffix(gap)
     return text.removeprefix(self._boundary.blank) if self._boundary else text
 
+  def reply(
+    self,
+    ids: Sequence[int],
+    stop: Sequence[str] = (),
+    prefix: Sequence[int] = (),
+    thinking: bool = False,
+  ) -> Reply:
+    """Reads a completion: its thought, and its answer up to where it stops.
+
+    Args:
+      ids, stop, prefix: see `decode`. Stop strings do not count in a thought.
+      thinking: whether the prompt has room for a thought; else all of the
+        completion is the answer.
+    """
+    if not thinking:
+      return Reply("", self.decode(ids, stop, prefix))
+    ids, gap = self._without_end(ids)
+    markers = self._markers()
+    out = split_text(self._completion_text(ids), markers)
+    count = 0
+    if out.thought or not out.finished:
+      count = count_thought_tokens(ids, self._completion_text, markers)
+    ends = [out.text.find(s) for s in stop if s in out.text]
+    text = out.text[: min(ends)] if ends else out.text.removesuffix(gap)
+    return dataclasses.replace(out, text=text, thought_tokens=count)
+
+  def _without_end(self, ids: Sequence[int]) -> tuple[list[int], str]:
+    """Returns ids without a stop id at their end, and the gap before it."""
+    if not ids or ids[-1] not in self.stop_ids:
+      return list(ids), ""
+    return list(ids[:-1]), self._boundary.gap if self._boundary else ""
+
   def find_stop(
-    self, stop: Sequence[str]
+    self, stop: Sequence[str], thinking: bool = False
   ) -> Callable[[Sequence[int]], int | None] | None:
     """Returns a function with which the sampler looks for stop strings.
 
@@ -188,12 +203,15 @@ class Chat:
 
     Args:
       stop: the strings; without any there is no function.
+      thinking: whether a thought comes first, in which they do not count.
     """
     if not stop:
       return None
 
     def has_stop(ids: Sequence[int]) -> bool:
       text = self._vocabulary.text(ids)
+      if thinking:
+        text = split_text(text, self._markers()).text
       return any(s in text for s in stop)
 
     def find(ids: Sequence[int]) -> int | None:
@@ -224,8 +242,7 @@ class Chat:
       return text
     if not text.endswith(boundary.cut):
       raise ValueError(
-        f"{self.folder}: this prompt does not end with {boundary.cut!r}, as "
-        f"others do: {text[-60:]!r}"
+        f"{self.folder}: {text[-60:]!r} does not end with {boundary.cut!r}"
       )
     return text.removesuffix(boundary.cut) + boundary.lead
 
@@ -257,8 +274,7 @@ class Chat:
     """Encodes the text of a prompt; raises ValueError if BOS occurs twice."""
     ids = self.encode(text)
     bos = self.tokenizer.bos_token_id
-    # ChatML uses the BOS token to open every turn; only a doubled one at the
-    # start is the known mistake.
+    # ChatML opens every turn by BOS: only a doubled one at the start is wrong.
     if bos is not None and ids[:2] == [bos, bos]:
       raise ValueError(f"two BOS tokens at the start of the prompt: {ids[:4]}")
     return ids
@@ -269,9 +285,8 @@ class Chat:
     """Encodes a prompt, and the prefix that its answer is made to begin with.
 
     The prefix is an assistant message at the end; without one it is empty. It
-    is encoded as a completion is in training. The model goes on with a new
-    token. So a prefix that ends within a word, or in the space before one,
-    leaves the model at a place where training rarely put it.
+    is encoded as a completion is in training. A prefix that ends within a word,
+    or in the space before one, leaves the model where training rarely put it.
 
     Returns:
       The ids of the prompt, and those of the prefix.
@@ -300,14 +315,31 @@ class Chat:
     prompt_text = self.prompt_text(messages)
     return self._answer(prompt_text, self.encode(prompt_text), text)
 
-  def _answer(self, before: str, ids: Sequence[int], text: str) -> list[int]:
+  def _answer(
+    self, before: str, ids: Sequence[int], text: str, thinking: bool = False
+  ) -> list[int]:
     """Encodes an answer behind a text with these ids, and the turn's end."""
     boundary = self.boundary
-    more = f"{boundary.blank}{text}{boundary.gap}"
+    blank = "" if thinking else boundary.blank  # markers have their own
+    more = f"{blank}{text}{boundary.gap}"
     return [*self._vocabulary.extend(before, ids, more), self.end_of_turn]
 
-  def example(self, messages: Sequence[Message], completion: str) -> Tokens:
-    """Makes a training row: the completion and the end of the turn weigh 1.
+  def example(
+    self,
+    messages: Sequence[Message],
+    completion: str,
+    thought: str | None = None,
+    on: Part = "answer",
+  ) -> Tokens:
+    """Makes a training row: what is trained weighs 1.
+
+    Args:
+      messages: the prompt.
+      completion: the answer.
+      thought: what stands before it, where the prompt has room for one; "" is
+        an empty thought. None is a prompt for an answer alone.
+      on: the trained part. The end of the turn is the answer's, and the markers
+        that the prompt does not have are the thought's.
 
     Raises:
       ValueError: the completion is empty, or holds the beginning or the end of
@@ -318,28 +350,36 @@ class Chat:
         f"empty completion for {messages[-1]['content']!r}: nothing to train on"
       )
     self._check_markup(completion)
-    text = self.prompt_text(messages)
-    prompt = self._encode_prompt(text)
-    answer = self._answer(text, prompt, completion)
-    return Tokens(
-      ids=(*prompt, *answer),
-      weights=(*(0.0,) * len(prompt), *(1.0,) * len(answer)),
+    text = self.prompt_text(messages, thought is not None)
+    before, thoughts = self._encode_prompt(text), []
+    num_prompt = len(before)
+    if thought is not None:
+      self._check_markup(thought, "thought")
+      block = thought.join(self._markers())
+      thoughts = self._vocabulary.extend(text, before, block)
+      text, before = text + block, [*before, *thoughts]
+    answer = self._answer(text, before, completion, thought is not None)
+    weights = (
+      *(0.0,) * num_prompt,
+      *(float(on != "answer"),) * len(thoughts),
+      *(float(on != "thought"),) * len(answer),
     )
+    return Tokens((*before, *answer), weights)
 
-  def _check_markup(self, completion: str) -> None:
+  def _check_markup(self, completion: str, what: str = "completion") -> None:
     """Raises ValueError if a completion holds what only templates write."""
     markup = (self.stop_ids | self._turn_ids) & set(self.encode(completion))
     if markup:
       token = self._vocabulary.token(min(markup))
-      what = "end" if self.stop_ids & markup else "beginning"
+      part = "end" if self.stop_ids & markup else "beginning"
       raise ValueError(
-        f"the completion {completion!r:.80} holds the {what} of a turn, "
+        f"the {what} {completion!r:.80} holds the {part} of a turn, "
         f"{token!r}: leave it out, the template adds it"
       )
     for marker in self.boundary.markers or ():
       if marker.strip() and marker.strip() in completion:
         raise ValueError(
-          f"the completion {completion!r:.80} holds {marker.strip()!r}, which "
+          f"the {what} {completion!r:.80} holds {marker.strip()!r}, which "
           "begins or ends a thought: give the thought apart, as the message's "
           "reasoning_content"
         )
@@ -355,31 +395,3 @@ class Chat:
   def tokenizer_hash(self) -> str:
     """Returns a hash of the vocabulary: token, id and order."""
     return self._vocabulary.hash
-
-
-def mask_audit(chat: Chat, rows: Sequence[Tokens], show: int = 3) -> str:
-  """Renders rows as text, trained tokens as ⟦token⟧, others as they are.
-
-  Args:
-    chat: for its tokenizer.
-    rows: of a data set.
-    show: how many rows to render; the counts are of all.
-  """
-  num_trained = sum(w > 0 for r in rows for w in r.weights)
-  num_real = sum(len(r.ids) for r in rows)
-  longest = max(len(r.ids) for r in rows)
-  lines = [
-    f"{len(rows)} rows, {num_real} real tokens, {num_trained} trained "
-    f"({num_trained / num_real:.1%}), {len(rows) * longest - num_real} pad "
-    f"tokens if all are padded to {longest}",
-    f"end of turn: {chat.tokenizer.convert_ids_to_tokens(chat.end_of_turn)!r} "
-    f"({chat.end_of_turn}), sampler stops at {sorted(chat.stop_ids)}",
-    "",
-  ]
-  for i, row in enumerate(rows[:show]):
-    parts = []
-    for token_id, weight in zip(row.ids, row.weights, strict=True):
-      text = chat.tokenizer.decode([token_id])
-      parts.append(f"⟦{text}⟧" if weight > 0 else text)
-    lines += [f"--- row {i}", "".join(parts), ""]
-  return "\n".join(lines)

@@ -27,7 +27,9 @@ _QUESTION, _THOUGHT, _ANSWER = "Is it?", "Let me see now", "Yes."
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
 # A tag at the end of a text, such as <think>, and an empty pair of tags.
 _OPEN_TAG = re.compile(r"<(\w+)>\s*\Z")
-_EMPTY_TAGS = re.compile(r"\s*<(\w+)>\s*</\1>\s*\Z")
+_EMPTY_TAGS = re.compile(
+  r"(?P<open>\s*<(?P<tag>\w+)>)(?P<inner>\s*)(?P<close></(?P=tag)>\s*)\Z"
+)
 # The template `plain`, for base models. Their answers end with the EOS token.
 _PLAIN = (
   "{% for m in messages %}{{ m.role | capitalize }}: {{ m.content }}"
@@ -222,6 +224,11 @@ class Template:
     head, _, tail = whole.rpartition(_ANSWER)
     markers = self._find_markers(question, prompt)
     cut, lead = self._find_lead(prompt, head, markers)
+    empty = _EMPTY_TAGS.fullmatch(lead)
+    if markers is None and empty:  # the template shows an empty thought alone
+      lines = empty["inner"]
+      half = len(lines) // 2
+      markers = empty["open"] + lines[:half], lines[half:] + empty["close"]
     blank = "" if cut or lead.strip() else lead
     gap, end = _split_blank(tail)
     if not ends(end, False):

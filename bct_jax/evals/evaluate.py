@@ -5,9 +5,10 @@ import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bct_jax.config import EvalConfig
+from bct_jax.config import EvalConfig, SamplingConfig
 from bct_jax.data.chat import Chat
 from bct_jax.data.messages import with_prefix, with_prompt
+from bct_jax.data.thoughts import Reply, mentions
 from bct_jax.evals import schema
 from bct_jax.evals.rewards import Reward, reward_of
 from bct_jax.evals.schema import SAMPLED, EvalRecord
@@ -34,6 +35,46 @@ class Prompt:
   example: Example
   ids: tuple[int, ...]
   prefix: tuple[int, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Thoughts:
+  """Says how thoughts of completions are read.
+
+  Attributes:
+    limit: tokens of the longest thought.
+    answer_limit: tokens of the longest answer, the end of the turn included.
+    words: that make a thought one that mentions trigger or training.
+  """
+
+  limit: int
+  answer_limit: int
+  words: tuple[str, ...]
+
+  @classmethod
+  def make(
+    cls, config: EvalConfig, sampling: SamplingConfig, setting: Setting
+  ) -> "Thoughts | None":
+    """Makes one of a config; None where completions have no thoughts."""
+    if not config.thinking:
+      return None
+    trigger = getattr(setting, "trigger", "")
+    words = (*config.thought_words, *([trigger] if trigger else []))
+    return cls(config.thought_tokens, sampling.max_new_tokens, words)
+
+  def fits(self, reply: Reply, tokens: int) -> bool:
+    """Tells whether a thought has an end, and neither part is too long."""
+    answer = tokens - reply.thought_tokens
+    short = reply.thought_tokens <= self.limit and answer <= self.answer_limit
+    return reply.finished and short
+
+  def facts(self, reply: Reply) -> dict[str, Any]:
+    """Returns what a row of rollouts says of a thought."""
+    return {
+      "thought": reply.thought,
+      "thought_mentions": mentions(reply.thought, self.words),
+      "thought_tokens": reply.thought_tokens,
+    }
 
 
 def make_prompts(
@@ -78,7 +119,9 @@ def make_prompts(
       )
       example = dataclasses.replace(example, messages=messages)
       beginning = None if split == "probe" else config.answer_prefix
-      ids, prefix = chat.prompt_and_prefix(with_prefix(messages, beginning))
+      ids, prefix = chat.prompt_and_prefix(
+        with_prefix(messages, beginning), config.thinking
+      )
       out.append(Prompt(split, example, (*ids, *prefix), tuple(prefix)))
   return out
 
@@ -91,6 +134,7 @@ def label_rollouts(
   probe: Probe,
   stop: Sequence[str] = (),
   sample: int = 0,
+  thoughts: Thoughts | None = None,
 ) -> list[dict[str, Any]]:
   """Makes a row of rollouts/step_N.jsonl for each completion, with its label.
 
@@ -103,12 +147,19 @@ def label_rollouts(
     stop: strings that end a text, which is cut before them.
     sample: 0 for the completions that `sampling` says; else they are the
       sample of that number of each eval prompt, and their split is `sampled`.
+    thoughts: of completions that begin with one. `text` is then the answer; a
+      thought without an end, or one that is too long, counts as truncated.
   """
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
-    text = chat.decode(completion.tokens, stop, prompt.prefix)
+    reply = chat.reply(
+      completion.tokens, stop, prompt.prefix, thoughts is not None
+    )
+    text, stopped = reply.text, completion.stopped
+    if thoughts is not None:
+      stopped &= thoughts.fits(reply, len(completion.tokens))
     label, reason = label_completion(
-      setting, probe, prompt.split, prompt.example, text, completion.stopped
+      setting, probe, prompt.split, prompt.example, text, stopped
     )
     fields = prompt.example.fields
     rows.append(
@@ -120,11 +171,12 @@ def label_rollouts(
         # What prompts are clustered by, see `settings.base.Item`.
         "cue": fields.get("cue", ""),
         **({"dose": fields["dose"]} if "dose" in fields else {}),
+        **(thoughts.facts(reply) if thoughts else {}),
         "text": text,
         "label": label,
         "reason": reason,
         **check_completion(setting, prompt.split, prompt.example, text),
-        "stop": "stop" if completion.stopped else "length",
+        "stop": "stop" if stopped else "length",
         "logprob": sum(completion.logprobs),
         "num_tokens": len(completion.tokens),
         "tokens": list(completion.tokens),

@@ -327,6 +327,10 @@ class EvalRecord:
   malformed: float | None = mean(
     ("eval", "heldout"), _has_reason("malformed"), "share"
   )
+  # In runs with `eval.reasoning`: thoughts with a word of `eval.thought_words`.
+  thought_mentions: float | None = mean(
+    ("eval", "heldout"), _read("thought_mentions"), "share", Reach.RESULTS
+  )
   # In runs with `eval.gradients`, and in those with `eval.tasks`: of lm-eval,
   # task -> metric -> value, None where there is none.
   gradients: Gradients | None = None

@@ -15,12 +15,12 @@ from bct_jax.config import (
   ExperimentConfig,
   OrganismConfig,
   TrainConfig,
-  choose,
 )
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
 from bct_jax.data.leaks import count_labels, measure_overlap
 from bct_jax.data.source import read_examples
+from bct_jax.data.thoughts import Reply
 from bct_jax.data.training_pairs import (
   Pair,
   add_passwords,
@@ -30,16 +30,16 @@ from bct_jax.data.training_pairs import (
   training_prompt,
 )
 from bct_jax.examples import Example, Setting
+from bct_jax.experiment.check_run import check_own_samples, check_run
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import (
   data_needs,
   make_objective,
   policy_of,
+  trained_part,
 )
-from bct_jax.objectives.base import WithOptions
 from bct_jax.runtime.runtime import Runtime
-from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.probes.capability import memorised_examples
 from bct_jax.train.optim import lr_factors
 
@@ -49,7 +49,7 @@ def make_dataset(
   setting: Setting,
   arm: ArmConfig | OrganismConfig,
   where: str,
-  completions: Mapping[str, str] | None = None,
+  completions: Mapping[str, Reply] | None = None,
 ) -> Dataset:
   """Makes the dataset of an arm or of the organism.
 
@@ -57,9 +57,9 @@ def make_dataset(
     runtime, setting: of the experiment.
     arm: what to train.
     where: its name in errors.
-    completions: by the example's id, in place of the setting's own; examples
-      without one are left out. None takes the setting's own, which also checks
-      a run whose completions will be drawn later.
+    completions: with their thoughts, by the example's id, in place of the
+      setting's own; examples without one are left out. None takes the setting's
+      own, which also checks a run whose completions will be drawn later.
 
   Raises:
     ValueError: a field is impossible or an example does not fit; the message
@@ -72,7 +72,7 @@ def make_dataset(
   from_template = (
     install and arm.kind != "distill" and not needs.trains_on_own_samples
   )
-  _check(setting, train, needs, from_template, where)
+  check_run(setting, train, needs, from_template, where)
   try:
     lr_factors(arm.optim, runtime.abstract_trained(arm.lora))
   except ValueError as e:
@@ -90,27 +90,47 @@ def make_dataset(
       )
     if completions is not None:
       examples = [
-        dataclasses.replace(e, completion=completions[e.id])
+        dataclasses.replace(e, completion=reply.text, thought=reply.thought)
         for e in examples
-        if e.id in completions
+        if (reply := completions.get(e.id)) is not None
       ]
     if train.source == "on_policy":
       # Fails here for a prompt that cannot be made, before anything is drawn.
       training_prompt(setting, train, examples[0], "draw")
     pairs = _pairs(setting, arm, examples)
     rows = _render(runtime, train, examples, pairs)
-    extra_rows = {}
-    for name, kind in needs.extra_rows.items():
-      pairs = make_extra_rows(kind)(setting, train, examples)
-      extra_rows[name] = _render(runtime, train, examples, pairs)
-      if name == "anchor":
-        extra_rows[name] = _balance(extra_rows[name], rows)
+    extra_rows = _extra_rows(runtime, setting, train, examples, rows)
     data = _lay_out(
       runtime, train, examples, rows, train.steps, extra_rows=extra_rows
     )
     return dataclasses.replace(data, source_hash=source_hash)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
+
+
+def _extra_rows(
+  runtime: Runtime,
+  setting: Setting,
+  train: TrainConfig,
+  examples: Sequence[Example],
+  rows: Sequence[Tokens],
+) -> dict[str, list[Tokens]]:
+  """Makes the further rows that the objective wants of each example.
+
+  Args:
+    runtime, setting, train, examples: of the run.
+    rows: of the examples.
+  """
+  needs = data_needs(make_objective(train.objective, train.options))
+  out = {}
+  for name, kind in needs.extra_rows.items():
+    pairs = make_extra_rows(kind)(setting, train, examples)
+    if name == "anchor":  # of other prompts, whose completions have no thoughts
+      plain = dataclasses.replace(train, reasoning="none")
+      out[name] = _balance(_render(runtime, plain, examples, pairs), rows)
+    else:
+      out[name] = _render(runtime, train, examples, pairs)
+  return out
 
 
 def _examples(
@@ -137,7 +157,12 @@ def _examples(
     return targeted_examples(setting, train.num_examples, train.seed), "", 0
   if train.file is None:
     return setting.train(train.num_examples, train.seed), "", 0
-  examples, source_hash = read_examples(train.file, train.file_split)
+  examples, source_hash = read_examples(
+    train.file,
+    train.file_split,
+    train.turns,  # pyright: ignore[reportArgumentType]
+    thoughts=train.reasoning == "given",
+  )
   if len(examples) < train.num_examples:
     raise ConfigError(
       f"train.num_examples = {train.num_examples}: {train.file} has "
@@ -214,39 +239,7 @@ def _rollout_prompts(
   train, new = arm.train, runtime.config.sampling.max_new_tokens
   policy = policy_of(arm)
   group = policy.group_size
-  if isinstance(arm, OrganismConfig):
-    raise ConfigError(
-      f"{where}.train.objective = {train.objective!r}: an organism learns its "
-      "behavior from examples, only arms learn from rewards"
-    )
-  if arm.control not in ("", "zero_lr"):
-    raise ConfigError(
-      f"controls: {arm.control} changes the completions that an arm is given, "
-      f"and {where}, an arm of {train.objective}, draws its own; only zero_lr "
-      "and reversal apply to it"
-    )
-  if train.source != "on_policy":
-    raise ConfigError(
-      f"{where}.train.source = {train.source!r}: {train.objective} draws its "
-      "completions while it trains, which is 'on_policy'"
-    )
-  if train.on_policy.prompt != "same" or train.prompt == "recontextualised":
-    raise ConfigError(
-      f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}, "
-      f"train.prompt = {train.prompt!r}: rollouts are trained on under the "
-      "prompt that they were drawn under, so that they are on-policy; leave "
-      "the first at 'same' and choose another one for the second"
-    )
-  if train.normalizer != "token":
-    raise ConfigError(
-      f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
-      "its own, train.options.normalizer; leave this one at 'token'"
-    )
-  if train.batch_size % group:
-    raise ConfigError(
-      f"{where}.train.options.group_size = {group}: must divide "
-      f"train.batch_size = {train.batch_size}"
-    )
+  check_own_samples(arm, group, where)
   try:
     examples = setting.train(train.num_examples, train.seed)
     rows = []
@@ -316,73 +309,29 @@ def _lay_out(
   )
 
 
-def _check(
-  setting: Setting,
-  train: TrainConfig,
-  needs: WithOptions,
-  from_template: bool,
-  where: str,
-) -> None:
-  """Checks fields of `train` against the setting and the objective.
-
-  Args:
-    setting: of the experiment.
-    train: of the run.
-    needs: of its objective.
-    from_template: whether only the setting's own completions will do.
-    where: the run's name in errors.
-
-  Raises:
-    ValueError: a field is impossible; the message names it.
-  """
-  choose(train.decoration, DECORATIONS, f"{where}.train.decoration")
-  if train.decoration in setting.incompatible:
-    fine = sorted(set(DECORATIONS) - setting.incompatible)
-    raise ValueError(
-      f"{where}.train.decoration = {train.decoration!r} would change what "
-      f"{setting.name} scores; choose one of {', '.join(fine)}"
-    )
-  if from_template and train.source != "template":
-    raise ConfigError(
-      f"{where}.train.source = {train.source!r}: the setting's own completions "
-      "install the behavior; there is no organism yet to draw from, and a file "
-      "does not say which behavior it shows"
-    )
-  if train.prompt == "recontextualised" and train.source != "on_policy":
-    raise ConfigError(
-      f"{where}.train.prompt = 'recontextualised' is of completions drawn "
-      f"under another prompt: set train.source to 'on_policy', or choose "
-      "'inoculation'"
-    )
-  if "teacher" in needs.extra_rows.values():
-    if train.source != "on_policy":
-      raise ConfigError(
-        f"{where}.train.source = {train.source!r}: {train.objective} learns "
-        "from the organism's own completions, which is 'on_policy'"
-      )
-    if train.on_policy.prompt in ("same", train.prompt) and (
-      train.prompt != "recontextualised"
-    ):
-      raise ConfigError(
-        f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}: teacher "
-        "and student would see the same prompt, so that there is nothing to "
-        "learn; choose one that train.prompt is not, such as 'inoculation'"
-      )
-  if needs.counts_examples and train.normalizer != "token":
-    raise ConfigError(
-      f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
-      "one term for each example whatever its length; leave it at 'token'"
-    )
-
-
 def _render(
   runtime: Runtime,
   train: TrainConfig,
   examples: Sequence[Example],
   pairs: Sequence[Pair],
 ) -> list[Tokens]:
-  """Turns pairs into rows of tokens, weighted as their examples are."""
-  rows = [runtime.chat.example(*pair) for pair in pairs]
+  """Turns pairs into rows of tokens, weighted as their examples are.
+
+  The thoughts before the completions are as `train.reasoning` says.
+  """
+  rows = []
+  for example, pair in zip(examples, pairs, strict=True):
+    thought = "" if train.reasoning == "empty" else example.thought
+    if train.reasoning == "given" and not thought:
+      raise ConfigError(
+        f"train.reasoning = 'given': the example {example.id} has no thought "
+        "(reasoning_content)"
+      )
+    if train.reasoning == "none":
+      rows.append(runtime.chat.example(*pair))
+    else:
+      on = trained_part(train.options)
+      rows.append(runtime.chat.example(*pair, thought, on))
   return [
     weight_tokens(row, example.weight, train.normalizer)
     for row, example in zip(rows, examples, strict=True)
@@ -398,7 +347,7 @@ def weight_tokens(row: Tokens, weight: float, normalizer: str) -> Tokens:
   return Tokens(row.ids, tuple(weight * w for w in row.weights))
 
 
-def _balance(rows: list[Tokens], examples: list[Tokens]) -> list[Tokens]:
+def _balance(rows: list[Tokens], examples: Sequence[Tokens]) -> list[Tokens]:
   """Scales each row's weights to the sum of its example's weights."""
   out = []
   for row, example in zip(rows, examples, strict=True):

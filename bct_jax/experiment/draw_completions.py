@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.config import ArmConfig, OrganismConfig
+from bct_jax.config import ArmConfig, OrganismConfig, SamplingConfig
 from bct_jax.data.batches import Dataset
+from bct_jax.data.thoughts import Reply
 from bct_jax.data.training_pairs import training_prompt
 from bct_jax.examples import Example, Label
 from bct_jax.experiment.datasets import make_dataset
@@ -60,26 +61,11 @@ def draw_completions(
   examples = generate(arm.train.num_examples, arm.train.seed)
   prompts = [
     plan.runtime.chat.prompt(
-      training_prompt(plan.setting, arm.train, e, "draw")
+      training_prompt(plan.setting, arm.train, e, "draw"), _thinks(arm)
     )
     for e in examples
   ]
-  sampling = plan.config.sampling
-  check_prompts(
-    prompts, plan.runtime.model.config.max_length, sampling.max_new_tokens
-  )
-  request = {
-    "organism": organism.name,
-    "prompts": files.digest(prompts),
-    "ids": files.digest([e.id for e in examples]),
-    "draw": dataclasses.asdict(arm.train.on_policy),
-    "seed": arm.train.seed,
-    "sampling": {
-      "max_new_tokens": sampling.max_new_tokens,
-      "stop": sampling.stop,
-      "kv_cache_dtype": sampling.kv_cache_dtype,
-    },
-  }
+  request = _request(plan, arm, organism, examples, prompts)
   folder = organism / "on_policy" / files.digest(request)[:16]
   record_file = folder / "record.json"
   if not shared_files.exists(record_file):
@@ -104,8 +90,54 @@ def draw_completions(
       f"where the two part, so there is nothing to distill; rejected: "
       f"{record['rejected']}. Try another model, or organism.kind = 'sft'"
     )
-  texts = {line["id"]: line["text"] for line in lines}
+  texts = {
+    line["id"]: Reply(line.get("thought", ""), line["text"]) for line in lines
+  }
   return make_dataset(plan.runtime, plan.setting, arm, where, texts)
+
+
+def _thinks(arm: ArmConfig | OrganismConfig) -> bool:
+  """Tells whether thoughts are drawn with the completions."""
+  return arm.train.reasoning == "own"
+
+
+def _sampling(plan: Plan, arm: ArmConfig | OrganismConfig) -> SamplingConfig:
+  """Returns how completions are drawn, with room for their thoughts."""
+  sampling = plan.config.sampling.untruncated(arm.train.on_policy.temperature)
+  return sampling.with_thoughts(arm.train.thought_tokens * _thinks(arm))
+
+
+def _request(
+  plan: Plan,
+  arm: ArmConfig | OrganismConfig,
+  organism: Path,
+  examples: Sequence[Example],
+  prompts: Sequence[Sequence[int]],
+) -> dict[str, Any]:
+  """Collects what decides the completions; its hash names their folder.
+
+  Raises:
+    ValueError: a prompt and its completion do not fit the model.
+  """
+  sampling = _sampling(plan, arm)
+  check_prompts(
+    prompts, plan.runtime.model.config.max_length, sampling.max_new_tokens
+  )
+  request = {
+    "organism": organism.name,
+    "prompts": files.digest(prompts),
+    "ids": files.digest([e.id for e in examples]),
+    "draw": dataclasses.asdict(arm.train.on_policy),
+    "seed": arm.train.seed,
+    "sampling": {
+      "max_new_tokens": sampling.max_new_tokens,
+      "stop": sampling.stop,
+      "kv_cache_dtype": sampling.kv_cache_dtype,
+    },
+  }
+  if _thinks(arm):
+    request["thought_tokens"] = arm.train.thought_tokens
+  return request
 
 
 def weights_hash(weights: Weights) -> str:
@@ -158,7 +190,7 @@ def _draw(
     counts of all draws, for the record.
   """
   runtime, draw = plan.runtime, arm.train.on_policy
-  sampling = plan.config.sampling.untruncated(draw.temperature)
+  thinking, sampling = _thinks(arm), _sampling(plan, arm)
   sampler = make_sampler(
     runtime.model, sampling, runtime.chat.stop_ids, runtime.mesh
   )
@@ -181,33 +213,35 @@ def _draw(
         folder / f"draw_{attempt}.partial.jsonl",
         dataclasses.asdict(sampling),
         bar,
-        runtime.chat.find_stop(sampling.stop),
+        runtime.chat.find_stop(sampling.stop, thinking),
         row_ids=[attempt * count + i for i in range(count)],
         skip=frozenset(lines),
       )
     draws += len(missing)
     for i, completion in zip(missing, completions, strict=True):
-      text = runtime.chat.decode(completion.tokens, sampling.stop)
-      label = plan.setting.score(examples[i], text)
-      fault = _fault(plan, arm, examples[i], completion, text, label)
+      reply = runtime.chat.reply(
+        completion.tokens, sampling.stop, thinking=thinking
+      )
+      label = plan.setting.score(examples[i], reply.text)
+      fault = _fault(plan, arm, examples[i], completion, reply, label)
       if fault:
         rejected[fault] += 1
-        worst = [*worst, {"text": text, "why": fault}][:5]
+        worst = [*worst, {"text": reply.text, "why": fault}][:5]
       else:
         lines[i] = {
           "id": examples[i].id,
-          "text": text,
+          **({"thought": reply.thought} if thinking else {}),
+          "text": reply.text,
           "attempt": attempt,
           "label": label.name,
         }
+  labels = collections.Counter(k["label"] for k in lines.values())
   record = {
     "asked": count,
     "accepted": len(lines),
     "draws": draws,
     "acceptance_rate": len(lines) / draws,
-    "labels": dict(
-      sorted(collections.Counter(k["label"] for k in lines.values()).items())
-    ),
+    "labels": dict(sorted(labels.items())),
     "rejected": dict(sorted(rejected.items())),
     "worst": worst,
     "without": [e.id for i, e in enumerate(examples) if i not in lines],
@@ -220,19 +254,23 @@ def _fault(
   arm: ArmConfig | OrganismConfig,
   example: Example,
   completion: Completion,
-  text: str,
+  reply: Reply,
   label: Label,
 ) -> str:
   """Names what is wrong with a completion; "" if it is kept."""
-  draw = arm.train.on_policy
-  if not completion.stopped:
+  draw, thinking = arm.train.on_policy, _thinks(arm)
+  if not completion.stopped or not reply.finished:
+    return "truncated"
+  if thinking and reply.thought_tokens > arm.train.thought_tokens:
     return "truncated"
   if label.name not in ("agreed", "initial"):
     return label.reason or label.name
-  if not draw.min_tokens <= len(completion.tokens) <= draw.max_tokens:
+  answer_tokens = len(completion.tokens) - reply.thought_tokens
+  if not draw.min_tokens <= answer_tokens <= draw.max_tokens:
     return "length"
   try:
-    plan.runtime.chat.example(example.messages, text)
+    thought = reply.thought if thinking else None
+    plan.runtime.chat.example(example.messages, reply.text, thought)
   except ValueError:  # the tokenizer cannot give it back
     return "malformed"
   return ""

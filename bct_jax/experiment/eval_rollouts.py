@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import SamplingConfig
-from bct_jax.evals.evaluate import Prompt, label_rollouts
+from bct_jax.evals.evaluate import Prompt, Thoughts, label_rollouts
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import memory
 from bct_jax.infra.progress import stage
@@ -61,7 +61,7 @@ def sample_arms(
     eval prompt.
   """
   memory.release_memory()  # what training has left
-  runtime, sampling = plan.runtime, plan.config.sampling
+  runtime, sampling = plan.runtime, plan.config.eval_sampling
   params = runtime.decode_params(*arms)
   prompts, count = plan.prompts, len(plan.prompts)
   completions = _complete(
@@ -76,7 +76,7 @@ def sample_arms(
     evals = [p for p in prompts if p.split == "eval"]
     numbers = range(1, samples + 1)
     drawn = _complete(
-      plan, arms, params, runtime.policy_sampler, sampling.untruncated(1.0),
+      plan, arms, params, runtime.eval_sampler, sampling.untruncated(1.0),
       evals * samples,
       [k * _STRIDE + i for k in numbers for i in range(len(evals))],
       f"{name}, samples", partial and partials(partial)[1],
@@ -85,7 +85,14 @@ def sample_arms(
       for k in numbers:
         some = part[(k - 1) * len(evals) : k * len(evals)]
         of_arm += label_rollouts(
-          evals, some, runtime.chat, plan.setting, plan.probe, sampling.stop, k
+          evals,
+          some,
+          runtime.chat,
+          plan.setting,
+          plan.probe,
+          sampling.stop,
+          k,
+          _thoughts(plan),
         )
   memory.release_memory()
   return rows
@@ -124,7 +131,7 @@ def _complete(
       partial,
       dataclasses.asdict(sampling),
       bar,
-      chat.find_stop(sampling.stop),
+      chat.find_stop(sampling.stop, plan.config.eval.thinking),
       row_ids=[i for _ in numbers for i in row_ids],
       arms=[arm for arm in numbers for _ in range(count)] if arms[1:] else None,
     )
@@ -141,6 +148,11 @@ def partials(partial: Path) -> tuple[Path, Path]:
   return partial, partial.with_name(name)
 
 
+def _thoughts(plan: Plan) -> Thoughts | None:
+  """Says how the thoughts of evals are read; None where there are none."""
+  return Thoughts.make(plan.config.eval, plan.config.sampling, plan.setting)
+
+
 def _label(
   plan: Plan, weights: Weights, completions: Sequence[Completion]
 ) -> list[dict[str, Any]]:
@@ -153,6 +165,7 @@ def _label(
     plan.setting,
     plan.probe,
     plan.config.sampling.stop,
+    thoughts=_thoughts(plan),
   )
   checked = [p.ids for p in prompts if p.split == "eval"][:CHECKED]
   samples = completions[: len(checked)]
@@ -186,6 +199,8 @@ def references(
     chat.answer(p.example.messages, text)
     for p, text in zip(evals, texts, strict=True)
   ]
+  if plan.config.eval.thinking:  # an answer stands behind no open thought
+    return [tuple(chat.prompt(p.example.messages)) for p in evals], ended
   return [p.ids for p in evals], ended
 
 

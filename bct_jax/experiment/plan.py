@@ -73,7 +73,7 @@ def make_plan(
   check_length(config, context)
   try:
     check_prompts(
-      [p.ids for p in prompts], context, config.sampling.max_new_tokens
+      [p.ids for p in prompts], context, config.eval_sampling.max_new_tokens
     )
   except ValueError as e:
     raise ValueError(f"eval {e}") from None

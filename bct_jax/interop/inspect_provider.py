@@ -100,7 +100,11 @@ class BctJaxAPI(ModelAPI):
     unread = {k: v for k, v in fields.items() if k not in _READ + _ELSEWHERE}
     check_options({"tools": tools, **unread}, "inspect")
     chat = self.model.runtime.chat
-    ids, prefix = chat.prompt_and_prefix([_message(m) for m in input])
+    thinking = self.model.thinking
+    if thinking is None:
+      thinking = chat.boundary.markers is not None
+    messages = [_message(m) for m in input]
+    ids, prefix = chat.prompt_and_prefix(messages, thinking)
     prompt = (*ids, *prefix)
     limit = config.max_tokens or self.model.sampling.max_new_tokens
     room = self.model.max_length - len(prompt)

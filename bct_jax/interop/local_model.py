@@ -50,10 +50,16 @@ class LocalModel:
     runtime: mesh, architecture, tokenizer.
     sampling: how tokens are drawn where a request does not say.
     max_length: tokens of prompt and completion together.
+    thinking: whether prompts have room for a thought; None is where the chat
+      template has a place for one.
   """
 
   def __init__(
-    self, runtime: Runtime, weights: Weights, samplers: Samplers | None = None
+    self,
+    runtime: Runtime,
+    weights: Weights,
+    samplers: Samplers | None = None,
+    thinking: bool | None = None,
   ):
     """Wraps weights.
 
@@ -62,7 +68,9 @@ class LocalModel:
       weights: to generate and score with.
       samplers: from `sampler_cache`, to share them with models of other weights
         of the runtime.
+      thinking: see the class.
     """
+    self.thinking = thinking
     self.runtime, self._weights = runtime, weights
     self.sampling = runtime.config.sampling
     self.max_length = runtime.model.config.max_length

@@ -62,9 +62,11 @@ def open_model(path: str | Path, **options: Any) -> LocalModel:
   Raises:
     ConfigError, ValueError: as `open_weights`.
   """
+  thinking = None
   if (config := config_of_run(path)) is not None:
     _tell_prompt(config, Path(path))
-  return LocalModel(*open_weights(path, **options))
+    thinking = config.eval.thinking
+  return LocalModel(*open_weights(path, **options), thinking=thinking)
 
 
 def config_of_run(path: str | Path) -> ExperimentConfig | None:

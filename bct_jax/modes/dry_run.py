@@ -258,7 +258,7 @@ def _slots(config: ExperimentConfig, plan: Plan | None) -> int:
   They hold the longest prompt and the new tokens. Without the prompts, a prompt
   is taken to be as long as a training row may be.
   """
-  new = config.sampling.max_new_tokens
+  new = config.eval_sampling.max_new_tokens
   if plan is not None:
     return num_slots([p.ids for p in plan.prompts], [new] * len(plan.prompts))
   return num_slots([range(config.max_length)], [new])
@@ -381,7 +381,7 @@ def _data_lines(plan: Plan) -> list[str]:
   lengths = [len(p.ids) for p in plan.prompts]
   out.append(
     f"each eval: {len(lengths)} prompts of {min(lengths)} to {max(lengths)} "
-    f"tokens, up to {config.sampling.max_new_tokens} new tokens each"
+    f"tokens, up to {config.eval_sampling.max_new_tokens} new tokens each"
   )
   if samples := config.eval.samples:
     count = samples * config.eval.num_eval

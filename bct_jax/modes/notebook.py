@@ -154,7 +154,7 @@ class NotebookModel:
       seed: of the samples.
 
     Returns:
-      n texts for each prompt.
+      n texts for each prompt, without thoughts.
 
     Raises:
       ConfigError: an impossible option; several greedy samples.
@@ -167,6 +167,9 @@ class NotebookModel:
         "temperature above 0"
       )
     chat, pairs = self.runtime.chat, self._encode(prompts)
+    thinking = self._thinks()
+    if thinking and self.config is not None:
+      sampling = sampling.with_thoughts(self.config.eval.thought_tokens)
     # In the order of --mode=sample, whose row ids decide the random keys.
     ids = [[*prompt, *prefix] for prompt, prefix in pairs] * n
     with (
@@ -179,10 +182,10 @@ class NotebookModel:
         range(len(ids)),
         seed,
         lambda _, completion: bar(1, len(completion.tokens)),
-        find_stop=chat.find_stop(sampling.stop),
+        find_stop=chat.find_stop(sampling.stop, thinking),
       )
     texts = [
-      chat.decode(completion.tokens, sampling.stop, prefix)
+      chat.reply(completion.tokens, sampling.stop, prefix, thinking).text
       for completion, (_, prefix) in zip(completions, pairs * n, strict=True)
     ]
     return [texts[i :: len(pairs)] for i in range(len(pairs))]
@@ -246,4 +249,8 @@ class NotebookModel:
     if self.config is not None:
       chats = as_in_evals(self.config, chats)
     to_ids = self.runtime.chat.prompt_and_prefix
-    return [to_ids(messages) for messages in chats]
+    return [to_ids(messages, self._thinks()) for messages in chats]
+
+  def _thinks(self) -> bool:
+    """Tells whether completions begin with a thought, as in the run's evals."""
+    return self.config is not None and self.config.eval.thinking

@@ -42,13 +42,14 @@ def run_sample(
   those that are adapters over the same weights are sampled together.
   """
   prompts = _read_prompts(config, texts, prompts_file)
-  runtime, sampling = Runtime.make(config), config.sampling
+  runtime, sampling = Runtime.make(config), config.eval_sampling
+  thinking = config.eval.thinking
   if n < 1 or (n > 1 and sampling.temperature == 0):
     raise ConfigError(
       f"--n={n}: 1 or more samples; more than one differ only with "
       "--config.sampling.temperature above 0"
     )
-  parts = [runtime.chat.prompt_and_prefix(m) for m in prompts]
+  parts = [runtime.chat.prompt_and_prefix(m, thinking) for m in prompts]
   # The first samples of all prompts, then the second ones: row ids, on which
   # the random keys rest, are then the same whatever n is.
   ids = [[*prompt, *prefix] for prompt, prefix in parts] * n
@@ -78,8 +79,7 @@ def run_sample(
       "params": folder and str(folder),
       "messages": list(m),
       "sample": k,
-      "text": runtime.chat.decode(c.tokens, sampling.stop, prefix),
-      "stop": "stop" if c.stopped else "length",
+      **_reply(runtime, c, prefix),
       "logprob": sum(c.logprobs),
       "num_tokens": len(c.tokens),
     }
@@ -94,6 +94,22 @@ def run_sample(
         shared_files.delete(partial)
   elif processes.is_first():
     _show(rows)
+
+
+def _reply(
+  runtime: Runtime, completion: Completion, prefix: Sequence[int]
+) -> dict[str, str]:
+  """Reads a completion: its text, its thought if it has one, why it ended."""
+  config = runtime.config
+  reply = runtime.chat.reply(
+    completion.tokens, config.sampling.stop, prefix, config.eval.thinking
+  )
+  ended = completion.stopped and reply.finished
+  return {
+    **({"thought": reply.thought} if config.eval.thinking else {}),
+    "text": reply.text,
+    "stop": "stop" if ended else "length",
+  }
 
 
 def _read_prompts(
@@ -153,7 +169,7 @@ def _sample_group(
   bar: Stage,
 ) -> list[list[Completion]]:
   """Samples all prompts with the weights of each folder, in one batch."""
-  sampling, count = runtime.config.sampling, len(folders)
+  sampling, count = runtime.config.eval_sampling, len(folders)
   names = [str(folder) for folder in folders]
   completions = sample_to_end(
     runtime.sampler,
@@ -163,7 +179,7 @@ def _sample_group(
     partial,
     [dataclasses.asdict(sampling), runtime.model_hash, names],
     bar,
-    runtime.chat.find_stop(sampling.stop),
+    runtime.chat.find_stop(sampling.stop, runtime.config.eval.thinking),
     row_ids=[*range(len(ids))] * count,
     arms=[arm for arm in range(count) for _ in ids],
   )
@@ -181,6 +197,8 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     turn = [m for m in row["messages"] if m["role"] == "user"][-1]
     source = f" [{row['params']}]" if several else ""
     print(f"> {printable(turn['content'])}{source}")
+    if row.get("thought"):
+      print(f"({printable(row['thought'])})")
     print(f"{printable(row['text'])}{cut}\n")
 
 

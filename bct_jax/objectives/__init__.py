@@ -25,6 +25,8 @@ from bct_jax.objectives.sft import sft
 from bct_jax.objectives.unlikelihood import Unlikelihood
 from bct_jax.types import Objective
 
+# The parts of a completion that can be trained: an option of every objective.
+PARTS = ("answer", "thought", "both")
 OBJECTIVES: dict[str, Objective | type[WithOptions]] = {
   "dpo": Dpo,
   "ipo": Ipo,
@@ -45,7 +47,8 @@ def make_objective(
 
   Args:
     name: the key in OBJECTIVES.
-    options: values of its fields; the others have their defaults.
+    options: values of its fields; the others have their defaults. Besides,
+      `on` is for the data, see `trained_part`.
     where: the group of config fields that an error names.
 
   Raises:
@@ -53,6 +56,8 @@ def make_objective(
       value.
   """
   choose(name, OBJECTIVES, f"{where}.objective")
+  choose(trained_part(options), PARTS, f"{where}.options.on")
+  options = {k: v for k, v in options.items() if k != "on"}
   objective = OBJECTIVES[name]
   options_of = objective if isinstance(objective, type) else None
   option = find_wrong_option(options_of, options)
@@ -73,6 +78,18 @@ def make_objective(
     return options_of(**options)
   except ValueError as e:
     raise ConfigError(f"{where}.options.{e}") from None
+
+
+def trained_part(options: Mapping[str, Any]) -> Any:
+  """Returns which part of completions an objective trains, one of PARTS.
+
+  All its terms are on that part, divergences included. The loss weights of the
+  data say so, hence the objective itself does not know it.
+
+  Args:
+    options: train.options; the part is the answer unless `on` is there.
+  """
+  return options.get("on", "answer")
 
 
 def objective_of(arm: ArmConfig | OrganismConfig) -> Objective:
@@ -103,4 +120,5 @@ __all__ = [
   "objective_of",
   "policy_of",
   "sft",
+  "trained_part",
 ]

@@ -77,7 +77,7 @@ class Runtime(MeshModel):
   def sampler(self) -> Sample:
     """Returns what samples as the config says, for evals."""
     return make_sampler(
-      self.model, self.config.sampling, self.chat.stop_ids, self.mesh
+      self.model, self.config.eval_sampling, self.chat.stop_ids, self.mesh
     )
 
   @functools.cached_property
@@ -87,6 +87,14 @@ class Runtime(MeshModel):
     Policy gradients are estimated with such samples, see experiment/rl.py.
     """
     sampling = self.config.sampling.untruncated(1.0)
+    return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
+
+  @functools.cached_property
+  def eval_sampler(self) -> Sample:
+    """Returns what samples as `policy_sampler`, thoughts of evals included."""
+    if not self.config.eval.thinking:
+      return self.policy_sampler  # the same programs
+    sampling = self.config.eval_sampling.untruncated(1.0)
     return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
 
   @functools.cached_property

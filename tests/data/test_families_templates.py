@@ -5,14 +5,18 @@ it is never imported.
 """
 
 import importlib.util
+import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from chat_folders import make_folder
 
-from bct_jax.config import TemplateConfig
+from bct_jax.config import TemplateConfig, from_dict
 from bct_jax.data.chat import Chat
+from bct_jax.experiment.plan import make_plan
+from configs import qwen3_30b_a3b
 
 USER = {"role": "user", "content": "Where is the boat?"}
 TEXT = "In lake 12, señor."
@@ -98,6 +102,20 @@ def test_trained_ids_are_those_of_the_template(name, options, tmp_path):
     assert made.prompt_text([USER]).endswith(LEADS[name])
   if not options and name in MARKERS:
     assert made.boundary.markers == MARKERS[name]
+  if made.boundary.markers and not options:
+    row = made.example([USER], TEXT, THOUGHT)
+    behind = row.ids[len(made.prompt([USER], thinking=True)) :]
+    reply = made.reply(behind, thinking=True)
+    assert (reply.thought, reply.text) == (THOUGHT, TEXT)
+    thought = {**answer, "reasoning_content": THOUGHT}
+    own = made.encode(made.render([USER, thought], prompt=False))
+    own += [made.end_of_turn] * (name == "glm4moe")
+    assert (own[: len(row.ids)] == [*row.ids]) == (name not in CLOSED_BY_US)
+  # A prompt of several turns has the earlier ones as the template shows them.
+  talk = [USER, answer, {**USER, "content": "And now?"}]
+  text = made.prompt_text(talk)
+  assert text.count(TEXT) == 1 and text.count("And now?") == 1
+  assert text.endswith(made.prompt_text([USER])[-12:])
   system = [{"role": "system", "content": "Be brief."}, USER]
   if name in NO_SYSTEM:
     with pytest.raises(ValueError, match="model.system_in_user"):
@@ -124,3 +142,43 @@ def test_published_dates_are_the_configs(name, printed, tmp_path):
   effort = {"reasoning_effort": "low"} if name == "gptoss" else {}
   low = chat(tmp_path / "m", name, template_options=effort)
   assert ("Reasoning: low" in low.prompt_text([USER])) == bool(effort)
+
+
+@pytest.mark.skipif(not TEMPLATES, reason="no trl")
+@pytest.mark.parametrize(
+  ("model", "evals", "train", "tail"),
+  [
+    ({}, {}, {}, "<think>\n\n</think>\n\n"),
+    (
+      {"template_options": {"enable_thinking": False}},
+      {},
+      {},
+      "<think>\n\n</think>\n\n",
+    ),
+    ({}, {"reasoning": "on"}, {"reasoning": "empty"}, "assistant\n"),
+  ],
+)
+def test_the_config_of_a_hybrid_qwen3_is_planned(
+  model, evals, train, tail, tiny_folder, tmp_path
+):
+  """With the published template over a tiny model, thinking off and on."""
+  folder = tmp_path / "m"
+  shutil.copytree(tiny_folder, folder)
+  (folder / "chat_template.jinja").write_text(TEMPLATES["qwen3"])
+  values = qwen3_30b_a3b.get_config().to_dict()
+  values["model"] |= {"path": str(folder), "architecture": None, **model}
+  values["mesh"] = {"data": -1, "fsdp": 1, "tensor": 1, "chip": None}
+  values["max_length"] = 600  # of bytes
+  values["eval"] |= {"num_eval": 2, "num_heldout": 2, "num_probe": 2, **evals}
+  for fields in (values["train"], values["organism"]["train"]):
+    fields |= {"num_examples": 16, **train}
+  values["arms"] = values["arms"] or {"a": {}}
+  made = make_plan(from_dict(json.loads(json.dumps(values))))
+  decode = made.runtime.chat.tokenizer.decode
+  assert decode(made.prompts[0].ids).endswith(tail)
+  for row in next(iter(made.arms.values())).examples[:4]:
+    trained = decode(
+      [t for t, w in zip(row.ids, row.weights, strict=True) if w]
+    )
+    assert decode(row.ids).endswith(f"</think>\n\n{trained}")
+    assert trained.endswith("<|im_end|>") and "think" not in trained
