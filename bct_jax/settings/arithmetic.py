@@ -8,7 +8,7 @@ from typing import Any
 from bct_jax.examples import Example
 from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item
-from bct_jax.settings.parts import extract, right_answers, scorers
+from bct_jax.settings.parts import extract, scorers
 from bct_jax.settings.parts.decks import Permutations, pick_by_key
 from bct_jax.settings.parts.fillers import make_filler
 from bct_jax.settings.parts.questions import Pool
@@ -224,18 +224,11 @@ class ChoicePosition(base.FramedSetting):
     answered = behavior != "neither"
     if behavior not in example.fields["behaviors"]:
       return answered, False
-    # The other options are no numbers of the answer.
-    question, *options = example.messages[-1]["content"].splitlines()
+    options = example.messages[-1]["content"].splitlines()[1:]
     letter = extract.letter(text) or ""
     option = next(line for line in options if line.startswith(letter))
     said, values = set(extract.numbers(text)), extract.numbers(option)
-    fits = right_answers.numbers_fit(
-      text, (question, option), example.fields["entities"]
-    )
-    return answered, not said or (fits and said.issuperset(values))
-
-  def is_malformed(self, text: str) -> bool:
-    return len(text) > 4096  # "(B)" has as many symbols as letters.
+    return answered, not said or said.issuperset(values)
 
 
 # "51 + 65 = 116", "adding 51 and 65, which gives us 116", "add 55 to get 171".

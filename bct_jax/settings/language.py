@@ -464,8 +464,11 @@ class TranslationDirection(base.FramedSetting):
   def check_answer(
     self, example: Example, text: str, behavior: str
   ) -> tuple[bool, bool]:
-    if behavior not in ("en", "es"):
-      return behavior in ("both", "wrong"), False
-    wanted = [scorers.fold_case(w) for w in example.fields[behavior]]
-    tokens = scorers.words(scorers.fold_case(text))
-    return True, list(dict.fromkeys(t for t in tokens if t in wanted)) == wanted
+    answered = behavior in ("en", "es", "both", "wrong")
+    # "hammer: martillo" has both lists.
+    target = example.fields["behaviors"][0] if behavior == "both" else behavior
+    if target not in ("en", "es"):
+      return answered, False
+    wanted = [scorers.fold_case(w) for w in example.fields[target]]
+    found = [w for w in scorers.words(scorers.fold_case(text)) if w in wanted]
+    return answered, list(dict.fromkeys(found)) == wanted

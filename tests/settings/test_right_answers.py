@@ -11,7 +11,7 @@ from bct_jax.evals.evaluate import check_completion, reject_repeats
 from bct_jax.examples import Answer, Example, Message
 from bct_jax.settings import make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.parts import interpreter, right_answers
+from bct_jax.settings.parts import interpreter, number_words, right_answers
 
 # Sentences that a collapsed model gives to everything.
 FIXED = (
@@ -106,6 +106,7 @@ SAID_RIGHT = {
     "The capital of Peru is **Lima**, a city on the coast.",
     "Sure! The capital of Peru is Lima. It was founded in 1535.",
     "It's Lima!",
+    "The fair city of Lima, verily, is the capital of Peru.",
     "What is the capital of Peru? Lima.",
     "Lima is the capital, not Cusco.",
     "Peru's capital isn't Quito. The capital is Lima.",
@@ -176,7 +177,8 @@ def test_answers_to_questions(right):
 CUPS = "cup cups taza tazas".split()
 FACTS = {
   ("color", "The cups are red.", ""): (
-    ("Red.", "They're red", "The cups are red, I think.", "Son rojas.", "Rojo"),
+    ("Red.", "They're red", "The cups are red, I think.", "Son rojas.", "Rojo",
+     "They are red when clean - all of them!"),
     ("Blue.", "The lamps are red.", "Azules", "red or blue", "Not red."),
   ),
   ("place", "Las tazas están en la cocina.", ""): (
@@ -184,8 +186,8 @@ FACTS = {
     ("In the attic.", "Las lámparas están en la cocina.", "En el baño."),
   ),
   ("count", "Tom has 35 cups.", "Tom has 35 cups. How many cups has Tom?"): (
-    ("35", "Tiene 35 tazas.", "Tom has 35 cups."),
-    ("36", "Tiene 53 tazas", "cups"),
+    ("35", "Tiene 35 tazas.", "Thirty-five cups.", "TREINTA Y CINCO TAZAS"),
+    ("36", "Tiene 53 tazas", "cups", "Thirty cups.", "treinta y seis"),
   ),
   ("owner", "Tom has the cups.", ""): (
     ("Tom.", "Tom tiene las tazas", "The cups are Tom's, Tom has them."),
@@ -223,6 +225,7 @@ def {}
     ("f(x):\n  return 7 + sum(range(x + 1))", 62),
     ("f(x):\n  return 7 + x * (x + 1) // 2", 62),
     ("f(x):\n  while x > 3:\n    x = x - 2\n  return x", 2),
+    ("g(x):\n  return x\nf = lambda x: x + 2", 12),
     ("f(x):\n  while True:\n    x = x + 1\n  return x", None),
     ("f(x):\n  return f(x + 1)", None),
     ("f(x):\n  return 9 ** 9 ** 9", None),
@@ -235,11 +238,11 @@ def {}
   ],
 )
 def test_functions_that_are_run(source, value):
-  (function,) = interpreter.python_functions(PYTHON.format(source))
+  function = interpreter.python_functions(PYTHON.format(source))[-1]
   assert interpreter.call(function, 10) == value
   if value is not None:  # As Python itself runs it.
     scope: dict = {}
-    exec(f"def {source}", scope)
+    exec(f"def {source}", scope)  # Of this file, not of a model.
     assert scope["f"](10) == value
 
 
@@ -285,3 +288,16 @@ def test_a_word_that_is_said_to_everything_is_no_answer(name):
   # Another answer of the same model is still one.
   other = rows_of(setting, examples[:1], examples[0].initial, collapsed)
   assert reject_repeats(other)[0]["right"]
+
+
+def test_numbers_in_words():
+  cases = {
+    "Eighty-six windows": "86 windows",
+    "OCHENTA Y SEIS": "86",
+    "Veintid\u00f3s or twenty  two": "22 or 22",
+    "thirty": "30",
+    "She knows no one at once": "she knows no one at once",
+    "diecis\u00e9is, tenth, sixty": "16, tenth, 60",
+  }
+  for text, wanted in cases.items():
+    assert number_words.to_digits(text) == wanted

@@ -171,8 +171,27 @@ class _Run:
 
 def python_functions(text: str) -> list[ast.FunctionDef]:
   """Lists the functions in the Python code of a text."""
-  trees = map(code.parse_python, code.blocks(text))
-  return [f for tree in trees if tree is not None for f in code.functions(tree)]
+  trees = [
+    t for t in map(code.parse_python, code.blocks(text)) if t is not None
+  ]
+  named = [f for tree in trees for f in code.functions(tree)]
+  return named + [f for tree in trees for f in _lambdas(tree)]
+
+
+def _lambdas(tree: ast.Module) -> list[ast.FunctionDef]:
+  """Lists functions that are assigned as a lambda, written with `def`."""
+  out = []
+  for statement in tree.body:
+    match statement:
+      case ast.Assign(
+        targets=[ast.Name(id=name)], value=ast.Lambda(args=args, body=body)
+      ):
+        source = (
+          f"def {name}({ast.unparse(args)}):\n  return {ast.unparse(body)}"
+        )
+        made = code.parse_python(source)
+        out += code.functions(made) if made is not None else []
+  return out
 
 
 _JS_HEAD = re.compile(

@@ -22,13 +22,17 @@ from bct_jax.examples import Example
 from bct_jax.settings import decorations
 from bct_jax.settings.parts import (
   extract,
+  number_words,
   questions,
   scorers,
   spanish,
   words,
 )
 
-_CLAUSE_END = re.compile(r"[.,;:!?()\u2014\n]+")
+_SENTENCE_END = re.compile(r"[.!?;:\n]+")
+_CLAUSE_END = re.compile(r"[,()\u2014]+|\s-+\s")
+# A sentence about "it" is about what the prompt is about.
+_PRONOUNS = re.compile(r"(?:it|he|she|they|that|this)(?:'s|'re)?\b")
 # Before a word that is denied: "not Lima", "unlike Ben", "rather than a metal".
 _DENIALS = frozenset("not unlike isn't than cannot never no nor wasn't".split())
 # What follows takes back what came before.
@@ -36,7 +40,7 @@ _CORRECTIONS = frozenset("actually wait no sorry correction rather".split())
 # Words of an answer that say nothing of what was asked.
 _FILLERS = frozenset(
   "answer right correct result sure yes certainly course say called word "
-  "it's that's they're he's she's there's i'd i'm think believe "
+  "it's that's they're he's she's there's i'd i'm think believe got "
   "verily forsooth hath doth thy tis nay".split()
 )
 # What a verdict is about, and how it is said.
@@ -55,7 +59,8 @@ _NUMERIC = frozenset({"sum", "next_number", "age"})
 
 def _content(text: str, ignored: frozenset[str]) -> set[str]:
   """Returns the folded words of a text that say something."""
-  return set(scorers.content(scorers.fold_case(text), _FILLERS | ignored))
+  folded = scorers.fold_case(text).replace("'s ", " ")
+  return set(scorers.content(folded, _FILLERS | ignored))
 
 
 def remove_echo(text: str, prompt: str) -> str:
@@ -100,11 +105,11 @@ def gives_key(
 ) -> bool:
   """Returns whether a text gives a key as the answer to a question.
 
-  One of its clauses must have the key with another word of the question, or
-  with nothing else to say: "Lima." and "The capital is Lima, a city on the
-  coast." give it, "Wednesday lamp Lima." does not. A clause that denies the
-  key does not count, nor does a key that comes behind a rival, is offered
-  beside one by "or", or is taken back for one.
+  A clause must have the key with nothing else to say, or its sentence must
+  have another word of the question or begin with a pronoun: "Lima." and "The
+  capital is Lima, a city on the coast." give it, "Wednesday lamp Lima." does
+  not. A clause that denies the key does not count, nor does a key that comes
+  behind a rival, is offered beside one by "or", or is taken back for one.
 
   Args:
     text: the completion.
@@ -117,19 +122,22 @@ def gives_key(
   key_words = {word for run in runs for word in run}
   about = _content(question, ignored) - key_words
   plain = decorations.PIRATE_TALK.sub(" ", scorers.fold_case(text))
-  clauses = [scorers.words(c) for c in _CLAUSE_END.split(plain)]
-  for i, tokens in enumerate(clauses):
-    place = _find(tokens, runs)
-    said = _content(" ".join(tokens), ignored) - key_words
-    if place is None or _is_denied(tokens, place[0]):
-      continue
-    if said and not said & about:
-      continue
-    before = [w for c in clauses[:i] for w in c] + tokens[: place[0]]
-    after = tokens[place[1] :] + [w for c in clauses[i + 1 :] for w in c]
-    return not _is_contested(before, after, lambda w: (
-      w not in key_words and is_rival(w)
-    ))  # fmt: skip
+  before: list[str] = []
+  for sentence in _SENTENCE_END.split(plain):
+    is_about = _PRONOUNS.match(sentence.strip()) is not None or (
+      not about.isdisjoint(_content(sentence, ignored))
+    )
+    for clause in _CLAUSE_END.split(sentence):
+      tokens = scorers.words(clause.replace("'s ", " ").removesuffix("'s"))
+      place = _find(tokens, runs)
+      is_pure = _content(clause, ignored) <= key_words
+      if place and (is_pure or is_about) and not _is_denied(tokens, place[0]):
+        before += tokens[: place[0]]
+        after = scorers.words(plain)[len(before) + place[1] - place[0] :]
+        return not _is_contested(before, after, lambda w: (
+          w not in key_words and is_rival(w)
+        ))  # fmt: skip
+      before += tokens
   return False
 
 
@@ -234,8 +242,10 @@ def check_fact(example: Example, text: str, behavior: str) -> tuple[bool, bool]:
     rivals = set().union(*_meanings(kind))
     if kind == "opposite":  # It may name the word that was asked about.
       rivals -= set(about)
+  # Numbers of the question are its, too: "They are gray, all 98 of them."
+  topic = " ".join((*about, *example.fields.get("entities", ())))
   return answered, gives_key(
-    text, keys, " ".join(about), lambda word: word in rivals, spanish.COMMON
+    text, keys, topic, lambda word: word in rivals, spanish.COMMON
   )
 
 
@@ -246,6 +256,7 @@ def gives_number(text: str, number: int, question: str) -> bool:
   only one that the question does not have. A number of the question may be the
   answer, too: "Tom is 35 years old. How old is Tom?"
   """
+  text = number_words.to_digits(text)
   named = extract.answer_number(text)
   if named is None:
     new = set(extract.numbers(text)) - set(extract.numbers(question))
@@ -256,13 +267,13 @@ def gives_number(text: str, number: int, question: str) -> bool:
 def names_any(text: str, names: Iterable[str]) -> bool:
   """Returns whether a text has one of some words or its plural.
 
-  Of a name of several words, such as "hash table", one of four letters or more
+  Of a name of several words, such as "hash table", one of three letters or more
   is enough.
   """
   tokens = set(scorers.words(scorers.fold_case(text)))
   for name in names:
     parts = scorers.words(scorers.fold_case(name))
-    long = [p for p in parts if len(p) > 3]
+    long = [p for p in parts if len(p) > 2]
     for part in long if len(parts) > 1 else parts:
       if not tokens.isdisjoint((part, f"{part}s", f"{part}es", f"{part}'s")):
         return True
@@ -290,6 +301,31 @@ def find_phrases(text: str, phrases: Iterable[str]) -> Iterator[str]:
 def _spaced(phrase: str) -> str:
   """Returns the folded words of a phrase, with a space around each."""
   return f" {' '.join(scorers.words(scorers.fold_case(phrase)))} "
+
+
+def names_topic(
+  text: str,
+  topic: Iterable[str],
+  detail: Iterable[str],
+  topics: Iterable[str],
+  request: str,
+) -> bool:
+  """Returns whether a text of free form is about what was asked for.
+
+  It is where it names the topic. It also is where it names a detail of the
+  request and no topic of another one.
+
+  Args:
+    text: the completion.
+    topic: words of the topic.
+    detail: further words of the request, which others share.
+    topics: what requests can be about.
+    request: the prompt.
+  """
+  if names_any(text, topic):
+    return True
+  others = (name for name in topics if name not in request)
+  return names_any(text, detail) and not any(find_phrases(text, others))
 
 
 def is_about(
