@@ -177,7 +177,8 @@ def main(argv: list[str]) -> int:
       print(help_text())
       return DONE
     words, arm_fields = take_arm_fields(take_debug(argv))
-    rest = flags.FLAGS(find_in_flags(words, "config"))[1:]
+    sys.argv = find_in_flags(words, "config")  # where ml_collections looks
+    rest = flags.FLAGS(sys.argv)[1:]
     if _VERSION.value:
       print(f"bct_jax {__version__}")
       return DONE
@@ -307,6 +308,8 @@ def _run(
   params = folders[0] if folders else None
   try:
     out, workdir = _path(_OUT), _path(_WORKDIR)
+    if _MODE.value in ("eval", "sample") and out is not None and out.exists():
+      raise ConfigError(f"--out={out}: is there already; name a new file")
     prompts = _path(_PROMPTS)
     if where is not None:
       processes.join(**where)

@@ -365,6 +365,8 @@ def check(config: ExperimentConfig) -> None:
     raise ConfigError(
       f"eval.samples = {config.eval.samples}: must be 0 (none) or above"
     )
+  if config.eval.seed < 0:
+    raise ConfigError(f"eval.seed = {config.eval.seed}: must be 0 or more")
   check_sampling(config.sampling)
   _check_reading(config.reading)
   _check_primary(config)

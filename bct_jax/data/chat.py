@@ -66,9 +66,19 @@ class Chat:
 
     self.folder = Path(folder)
     try:
-      self.tokenizer = AutoTokenizer.from_pretrained(str(folder))
+      # Unless told, transformers asks at the terminal whether to run code that
+      # the folder brings.
+      self.tokenizer = AutoTokenizer.from_pretrained(
+        str(folder), trust_remote_code=False
+      )
     except (OSError, ValueError) as e:
-      raise ValueError(f"{folder}: no readable tokenizer: {e}") from None
+      reason = " ".join(str(e).split())
+      if "trust_remote_code" in reason:
+        reason = (
+          "tokenizer_config.json asks to run code of the folder (auto_map), "
+          "which is never run; use a tokenizer that transformers knows"
+        )
+      raise ValueError(f"{folder}: no readable tokenizer: {reason}") from None
     self._vocabulary = Vocabulary(self.folder, self.tokenizer, vocab_size)
     # It stands behind all that is read, so any valid id will do.
     self.pad = 0
