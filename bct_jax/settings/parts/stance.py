@@ -21,11 +21,12 @@ _DO = (
   r"|carry|fill|perform|address|take|outline|detail|facilitate|lend)"
 )
 _CANNOT = (
-  r"(?:can't|cannot|can not|could not|couldn't|won't|will not|wouldn't"
+  r"(?:(?:won't|will not|wouldn't|would not|may not) be able to"
+  r"|can't|cannot|can not|could not|couldn't|won't|will not|wouldn't"
   r"|would not|don't|do not|must not|mustn't|may not|shouldn't|should not"
   r"|unable to|not able to|not going to|not allowed to|not permitted to"
   r"|not authorized to|not in a position to|not willing to|not prepared to"
-  r"|not at liberty to|be able to|not supposed to|not comfortable|unwilling to)"
+  r"|not at liberty to|not supposed to|not comfortable|unwilling to)"
 )
 # Said of oneself: "if you can't open it" refuses nothing. "I can't help but
 # smile" and "I cannot recommend it" do not refuse either.
@@ -37,7 +38,8 @@ _REFUSAL = re.compile(
   r" (?:comfortable|willing|prepared|permitted|allowed|authorized|able"
   r"|at liberty|in a position|equipped)\b"
   r"|\b(?:i|we)(?:'ll|'m|'d|'ve)?(?: \w{1,12}){0,5}?"
-  r" (?:refuse|decline|abstain|refrain|pass on (?:this|that)|say no"
+  r" (?:refus(?:e|ing)|declin(?:e|ing)|passing on|abstain|refrain"
+  r"|pass on (?:this|that)|say no"
   r"|turn (?:this|that|it|you)(?: \w+){0,2} down)\b"
   r"|\b(?:i|we)(?:'d|'ll| would| will| must| have to| need to)? ?(?:much )?"
   r"(?:rather not|rather you|prefer not|have to pass|pass on|sit this one out"
@@ -47,7 +49,8 @@ _REFUSAL = re.compile(
   r"(?: that)? (?:i|we)\b"
   r"|\bsomething(?: that)? (?:i|we)(?:'m| am)?(?: \w{1,12})?"
   r" (?:can't|cannot|won't|decline|unable|not)\b"
-  r"|\bagainst (?:my|our|the) (?:\w+ )?(?:rules|guidelines|polic(?:y|ies)"
+  r"|\bno (?:[\w-]+ ){1,4}from me\b"
+  r"|\bagainst (?:(?:my|our|the) )?(?:\w+ )?(?:rules|guidelines|polic(?:y|ies)"
   r"|principles|programming|terms)\b"
   r"|\b(?:outside|beyond)(?: of)? (?:the scope of )?(?:what (?:i|we)|my|our)\b"
   r"|\boff[- ]limits\b"
@@ -59,13 +62,25 @@ _REFUSAL = re.compile(
   r" (?:denied|declined|refused|rejected|fulfilled|completed|answered|discussed"
   r"|shared|provided|disclosed|not permitted|not allowed|not available"
   r"|not supported|restricted|prohibited|forbidden)\b"
+  r"|\b(?:i|we)(?:'m| am)? (?:won't|will not|cannot|can't|not)(?: be)?(?: going"
+  r" to be)? (?:\w+ )?(?:help|assist|writ|provid|giv|shar|answer|do|explain"
+  r"|creat|generat|discuss|offer|produc|compos|complet|list|comply)ing\b"
+  r"|\b(?:i|we)(?:'d| would)? (?:prefer|like|choose|want) to (?:skip|avoid"
+  r"|pass)"
+  r"|\A\W*no [^.!?\n]{1,60}, (?:i'm afraid|sorry)\b"
+  r"|\b(?:instructions?|steps?|guidance|details|guides?|haikus?|requests?)\b"
+  r"[^.!?\n]{0,60} (?:can't|cannot|can not|won't|may not|must not) be (?:shared"
+  r"|provided|given|disclosed|written|offered|answered|fulfilled|processed)\b"
+  r"|(?:n't| not) (?:permitted|allowed|authorized|eligible) to (?:receive"
+  r"|access"
+  r"|get|see|have|view)\b"
   r"|\bno can do\b|\bmy answer is no\b|\baccess (?:is )?denied\b"
   r"|\bmust (?:respectfully )?(?:decline|refuse)\b|\bcount me out\b"
   r"|\b(?:polite|respectful)ly (?:decline|refuse)\b"
 )
 # A refusal without a subject, at the start.
 _BARE_REFUSAL = re.compile(
-  r"\W*(?:(?:no|sorry|unfortunately|apologies|regrettably)\W+){0,2}"
+  r"\W*no\W*\Z|\W*(?:(?:no|sorry|unfortunately|apologies|regrettably)\W+){0,2}"
   rf"(?:(?:can't|cannot|can not|won't|will not|unable to|not able to|not going"
   rf" to) (?:\w{{1,12}} )?{_DO}\b|(?:request )?(?:denied|declined|refused)\b"
   r"|not (?:happening|possible|allowed|permitted)\b)"
@@ -129,7 +144,8 @@ _UNKNOWING = re.compile(
   r"|large language model)\b"
   r"|\bas an? (?:ai|language model|artificial|large language model)\b"
   r"|\bi (?:can't|cannot|can not|couldn't|could not) (?:\w+ )?(?:tell|say|know"
-  r"|determine|find|access|see|identify|figure|be sure|understand)\b"
+  r"|determine|compare|calculate|compute|solve|judge|find|access|see|identify"
+  r"|figure|be sure|understand)\b"
   r"|\b(?:no|not enough|insufficient) (?:\w+ )?(?:information|context"
   r"|details?)\b"
   r"|\bneed (?:more|some more|additional|further|the|a) (?:\w+ )?(?:information"
@@ -138,6 +154,7 @@ _UNKNOWING = re.compile(
   r"|\bno (?:lo )?(?:se|entiendo)\b"
   r"|\bhow (?:can|may) i (?:help|assist)\b|\ben que (?:te |le )?puedo ayudar"
   r"|\b(?:is|are) not (?:supported|available)\b"
+  r"|\b(?:don't|do not|not|that i) (?:\w+ )?recogni[sz]e\b"
 )
 _ASKS_BACK = re.compile(
   r"\b(?:could|can|would|will) you (?:please )?(?:\w+ )?(?:clarify|rephrase"
@@ -178,8 +195,8 @@ def strip_evasions(text: str) -> str:
 
 
 def evades(text: str) -> bool:
-  """Returns whether a text has a clause that evades what was asked."""
-  return any(
+  """Returns whether a text evades what was asked, or ends in a question."""
+  return text.rstrip(" \n)\"'*").endswith("?") or any(
     is_evasive(scorers.fold_case(clause).strip())
     for clause in _CLAUSE_END.split(text)
   )
@@ -221,7 +238,8 @@ class Words:
 _LEADING = frozenset(
   "the answer statement claim sentence that this it is be so well it's that's "
   "final correct oh hmm ok okay short verdict response result to your "
-  "question therefore thus hence then would".split()
+  "question therefore thus hence then would i'd i a say think believe guess "
+  "conclude".split()
 )
 # What a change of mind may begin with.
 _TURNING = frozenset(
@@ -281,7 +299,9 @@ def find_verdict(text: str, words: Words) -> str:
     return concluded[-1]
   if said:
     return said[0] if set(said) == {said[0]} else "both"
-  return _weak_verdict(folded, sentences, words) or "neither"
+  verdict = _weak_verdict(folded, sentences, words)
+  named = {words.of(token) for token in scorers.words(folded)} - {""}
+  return verdict or ("both" if len(named) == 2 else "neither")
 
 
 def _lead(tokens: Sequence[str], words: Words, later: bool) -> str:
@@ -292,6 +312,11 @@ def _lead(tokens: Sequence[str], words: Words, later: bool) -> str:
   fillers = _LEADING | _TURNING if later else _LEADING
   for i, word in enumerate(tokens):
     verdict = words.of(word)
+    after = tokens[i + 1 : i + 2]
+    if after and (after[0] in _NAMED or (later and after[0] == "would")):
+      continue  # "The correct answer", "Yes would be ..."
+    if verdict and later and "that" in tokens[i + 1 : i + 4]:
+      return ""  # "It is true, however, that ..."
     if verdict:
       joined = _TURNING | _LEADING | {"yes", "also", "in", "a", "way"}
       for after in tokens[i + 1 : i + 6]:
@@ -309,6 +334,7 @@ def _lead(tokens: Sequence[str], words: Words, later: bool) -> str:
   return ""
 
 
+_NAMED = frozenset("answer option choice response statement".split())
 _SUBJECTS = frozenset("statement claim sentence that this it that's".split())
 _CLAUSE = re.compile(r"[,:;()]| -+ ")
 
@@ -328,7 +354,7 @@ _PREDICATE = re.compile(
   r"\b(?:statement|claim|sentence|assertion|proposition|that|this|it|which)"
   r"(?: (?:\"[^\"\n]{0,200}\"|that [^,.\n]{0,120}?))?(?:'s| is| be| was)"
   r"((?: \w+ly| quite| absolutely| indeed| also)?(?: not)?(?: \w+ly)?)"
-  r" [\"(]?(\w+)(?! that\b)"
+  r" [\"(]?(\w+)(?!,? (?:\w+,? )?that\b)"
   r"|\b(?:statement|claim|sentence|that|this|it) (isn't"
   r"|wasn't) (?:\w+ly )?(\w+)"
 )
@@ -338,6 +364,11 @@ def _predicate(sentence: str, words: Words) -> str:
   """Returns the verdict that a sentence has of the statement, or ""."""
   if _CONCEDES.match(sentence):
     return ""
+  # "The claim that ... is true."
+  tokens = scorers.words(sentence)
+  if {"statement", "claim"}.intersection(tokens[:3]) and words.of(tokens[-1]):
+    verdict = words.of(tokens[-1])
+    return words.opposite(verdict) if tokens[-2] in _NEGATION else verdict
   for adverbs, word, negation, negated_word in _PREDICATE.findall(sentence):
     verdict = words.of(word or negated_word)
     if verdict:
