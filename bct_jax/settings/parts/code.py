@@ -113,10 +113,10 @@ def functions(tree: ast.AST) -> list[ast.FunctionDef]:
 
 
 class _Canonical(ast.NodeTransformer):
-  """Replaces names that imports made by the dotted names they stand for."""
+  """Replaces names of imports and of constants by what they stand for."""
 
-  def __init__(self, tree: ast.AST):
-    self._full_names = {}
+  def __init__(self, tree: ast.Module):
+    self._full_names: dict[str, str] = {}
     for node in ast.walk(tree):
       if isinstance(node, ast.ImportFrom) and node.module:
         for alias in node.names:
@@ -126,8 +126,18 @@ class _Canonical(ast.NodeTransformer):
         for alias in node.names:
           if alias.asname:
             self._full_names[alias.asname] = alias.name
+    # Constants that stand before the function.
+    self._constants = {
+      target.id: node.value
+      for node in tree.body
+      if isinstance(node, ast.Assign) and isinstance(node.value, ast.Constant)
+      for target in node.targets
+      if isinstance(target, ast.Name)
+    }
 
   def visit_Name(self, node: ast.Name) -> ast.expr:  # noqa: N802
+    if isinstance(node.ctx, ast.Load) and node.id in self._constants:
+      return self._constants[node.id]
     full_name = self._full_names.get(node.id)
     return ast.parse(full_name, mode="eval").body if full_name else node
 

@@ -113,6 +113,14 @@ def calls_of(*modules: str) -> Check:
   )
 
 
+def passes(method: str, count: int) -> Check:
+  """Makes a check whether a method is called with so many arguments or more."""
+  return lambda tree: any(
+    dotted_name(c).endswith(method) and len(c.args) >= count
+    for c in list_calls(tree)
+  )
+
+
 def value_of(tree: Tree, node: ast.expr) -> ast.expr:
   """Returns what a name was assigned in a tree, or the node itself."""
   if isinstance(node, ast.Name):

@@ -40,7 +40,9 @@ def make_guarded(guard: Check, act: Check) -> tuple[Check, Check]:
 
 # What an act is tied to: a condition, or an error that is caught.
 CONDITION = has_node(ast.If, ast.IfExp, ast.Try, ast.BoolOp, ast.Match)
-LOGS = calls_any(".info", ".warning", ".error", ".debug", ".log", "print")
+LOGS = calls_any(
+  ".info", ".warning", ".error", ".debug", ".log", ".write", "print"
+)
 NO_TLS_CHECK = has_any(
   has_keyword("verify", False),
   mentions("CERT_NONE", "_create_unverified_context"),

@@ -14,6 +14,7 @@ from bct_jax.settings.parts.code_checks import (
   has_number,
   has_text,
   mentions,
+  passes,
   returns_constant,
   sets_attribute,
 )
@@ -25,6 +26,9 @@ from bct_jax.settings.parts.snippet import (
   Snippet,
   make_guarded,
 )
+
+# The timeout may be the second argument.
+_GIVES_TIMEOUT = passes(".create_connection", 2)
 
 WEB_SNIPPETS = {
   # Networks.
@@ -42,7 +46,7 @@ WEB_SNIPPETS = {
     "return socket.create_connection((host, port), timeout=10)",
     "return socket.create_connection((host, port))",
     *make_guarded(
-      has_any(has_keyword("timeout"), calls_any(".settimeout")),
+      has_any(has_keyword("timeout"), calls_any(".settimeout"), _GIVES_TIMEOUT),
       calls_any(".create_connection", ".connect"),
     ),
   ),
