@@ -385,6 +385,14 @@ class ExperimentConfig:
     return (*self.eval.steps, *more)
 
   @property
+  def measures_base(self) -> bool:
+    """Returns whether the gate evaluates the model before the install, too.
+
+    Nothing was done to a native organism: it is that model.
+    """
+    return self.gate.base_rates and self.organism.kind != "native"
+
+  @property
   def eval_sampling(self) -> SamplingConfig:
     """Returns how evals sample: with room for a thought if they have one."""
     tokens = self.eval.thought_tokens if self.eval.thinking else 0

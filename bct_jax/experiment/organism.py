@@ -217,10 +217,9 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
     The rates; None where `gate.base_rates` is off, and of a native organism,
     which nothing was done to.
   """
-  kind = plan.config.organism.kind
-  if kind == "native" or not plan.config.gate.base_rates:
+  if not plan.config.measures_base:
     return None
-  if kind in PROMPTED:
+  if plan.config.organism.kind in PROMPTED:
     plan = dataclasses.replace(plan, prompts=unprompted(plan))
   path, facts = folder / "base.json", _hash(_eval_facts(plan))
   record = shared_files.read_json_or_none(path)

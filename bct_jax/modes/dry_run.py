@@ -389,6 +389,8 @@ def _data_lines(plan: Plan) -> list[str]:
       f"; and {samples} samples of each of the {config.eval.num_eval} eval "
       f"prompts, {count} completions more (eval.samples)"
     )
+  before = " and that before the install" if config.measures_base else ""
+  out.append(f"gate: an eval of the organism{before}")
   for name, arm in config.arms.items():
     last, evals = arm.train.steps, config.eval
     observed = observed_steps(config, arm)

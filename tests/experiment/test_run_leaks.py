@@ -134,5 +134,8 @@ def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   made["organism"]["kind"] = "native"
   native = make_plan(from_dict(made))
   assert organism.measure_base_rates(native, tmp_path / "none") is None
+  cost = "gate: an eval of the organism"
+  assert cost in dry_run._data_lines(native)
+  assert f"{cost} and that before the install" in dry_run._data_lines(plan)
   made = values(tiny_folder, gate={"base_rates": False})
   assert organism.measure_base_rates(make_plan(from_dict(made)), folder) is None
