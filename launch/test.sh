@@ -54,7 +54,8 @@ fi
 # Two files at a time; a file keeps its process, which keeps what it compiled.
 run_pytest() {
   part "pytest $*" "$VENV_PYTHON" -m pytest -n 2 --dist loadfile \
-    --no-loadscope-reorder "$@" ${options[@]+"${options[@]}"}
+    --no-loadscope-reorder --durations=20 --durations-min=5 "$@" \
+    ${options[@]+"${options[@]}"}
 }
 code=0
 if [[ "$all" != 1 ]]; then

@@ -2,13 +2,12 @@
 
 import json
 import shutil
-import signal
 import time
 
 import events
 import pytest
 from fake_run import each_file_gone, told
-from runs import comparable, run, start, start_to_kill, wait_for
+from runs import comparable, run, start
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.evals.gate import first_failures
@@ -148,48 +147,6 @@ def test_a_second_process_compiles_nothing_anew(tmp_path, tiny_folder):
     kept.append(sorted(p.name for p in cache.glob("*-cache")))
   assert kept[0] and kept[0] == kept[1]
   assert f"({len(kept[0])} there)" in err
-
-
-# Each marker appears when that stage has begun; the run is killed there.
-STAGES = {
-  "install": "organisms/*/mask_audit.txt",
-  "install checkpoint": "organisms/*/checkpoints/2*",
-  "gate": "organisms/*/checkpoints/4",
-  "first arm": "arms/high/mask_audit.txt",
-  "first arm eval": "arms/high/rollouts/step_0.jsonl",
-  "first arm middle": "arms/high/evals.jsonl",
-  "second arm": "arms/low/mask_audit.txt",
-  "second arm checkpoint": "arms/low/checkpoints/2*",
-  "second arm end": "arms/low/checkpoints/4*",
-}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-  ("stage", "how"),
-  [
-    *((stage, signal.SIGKILL) for stage in STAGES),
-    *((stage, signal.SIGINT) for stage in ("install", "gate", "second arm")),
-  ],
-)
-def test_killed_anywhere_ends_with_the_same_result(
-  stage, how, finished, tiny_folder, tmp_path
-):
-  kill_at(stage, how, tmp_path / "run", tiny_folder)
-  code, _, err = run(tmp_path / "run", tiny_folder)
-  assert code == 0, err
-  assert comparable(tmp_path / "run") == comparable(finished[0])
-
-
-def kill_at(stage, how, workdir, folder):
-  process = start_to_kill(workdir, folder)
-  wait_for(process, workdir, STAGES[stage])
-  process.send_signal(how)
-  _, err = process.communicate(timeout=100)
-  # It may have been so quick that it finished all the same.
-  if process.returncode != 0:
-    assert process.returncode == (-9 if how == signal.SIGKILL else 75), err
-    assert how == signal.SIGKILL or "Traceback" not in err
 
 
 @pytest.mark.long

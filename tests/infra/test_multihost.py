@@ -42,7 +42,7 @@ def assert_equal_runs(ours, theirs):
   assert comparable(ours, False) == comparable(theirs, False)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
 def test_several_processes_give_what_one_gives(
   count, finished, tiny_folder, tmp_path
 ):
@@ -59,7 +59,7 @@ def test_several_processes_give_what_one_gives(
   assert env["num_processes"] == count and env["num_devices"] == DEVICES
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["eval", "sample", "export"])
 def test_other_modes_of_two_processes(mode, finished, tiny_folder, tmp_path):
   flags = [f"--mode={mode}", f"--params={finished[0] / 'arms' / 'high'}"]
@@ -88,21 +88,21 @@ def test_other_modes_of_two_processes(mode, finished, tiny_folder, tmp_path):
     assert "{" not in two[1][1]
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_one_process_stopped_or_killed(how, finished, tiny_folder, tmp_path):
+@pytest.mark.long
+def test_one_process_stopped_or_killed(finished, tiny_folder, tmp_path):
   """All stop at one step; the same command ends with the same numbers."""
   workdir = tmp_path / "run"
-  kept = caching_apart(tmp_path)
-  cluster = experiment(2, workdir, tiny_folder, timeout=15, kept=kept)
-  cluster.wait_for("arms/high/evals.jsonl", workdir)
-  cluster.processes[1].send_signal(how)
-  (code, _, err), (other, _, _) = cluster.end()
-  if how == signal.SIGTERM:
-    assert (code, other) == (75, 75), err
-    assert "error: stopped" in err.strip().splitlines()[-1]
-  else:
-    assert code != 0 and other == -signal.SIGKILL
+  for arm, how in (("high", signal.SIGTERM), ("low", signal.SIGKILL)):
+    kept = caching_apart(tmp_path)
+    cluster = experiment(2, workdir, tiny_folder, timeout=15, kept=kept)
+    cluster.wait_for(f"arms/{arm}/evals.jsonl", workdir)
+    cluster.processes[1].send_signal(how)
+    (code, _, err), (other, _, _) = cluster.end()
+    if how == signal.SIGTERM:
+      assert (code, other) == (75, 75), err
+      assert "error: stopped" in err.strip().splitlines()[-1]
+    else:
+      assert code != 0 and other == -signal.SIGKILL
   done = experiment(2, workdir, tiny_folder).end()
   assert [code for code, _, _ in done] == [0, 0], done
   assert_equal_runs(workdir, finished[0])
@@ -135,7 +135,7 @@ def test_other_config_or_code_is_named(tiny_folder, tmp_path):
   assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_other_data_and_weights_are_named(tiny_folder, tmp_path):
   """The same path, with another template and weights on the second host."""
   for name in ("a", "b"):
@@ -161,7 +161,7 @@ def test_other_data_and_weights_are_named(tiny_folder, tmp_path):
   assert not (tmp_path / "run" / "organisms").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_model_that_one_host_lacks_is_named(tiny_folder, tmp_path):
   shutil.copytree(tiny_folder, tmp_path / "a" / "model")
   (tmp_path / "b").mkdir()
@@ -171,7 +171,7 @@ def test_model_that_one_host_lacks_is_named(tiny_folder, tmp_path):
     assert code == 2 and "process 1 (" in err and "no such folder" in err, err
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_run_directory_must_be_shared(tiny_folder, tmp_path):
   cwd = [tmp_path / "a", tmp_path / "b"]
   for folder in cwd:
@@ -213,14 +213,8 @@ except processes.ProcessError as e:
   ("what", "message"),
   [
     ("barrier", "barrier 'end of the export': not all of 2 processes came"),
-    pytest.param(
-      *("agree", "the plan: process 1 did not answer within 2 s"),
-      marks=pytest.mark.slow,
-    ),
-    pytest.param(
-      *("deadline", "metrics of update 7: not there within 2 s"),
-      marks=pytest.mark.slow,
-    ),
+    ("agree", "the plan: process 1 did not answer within 2 s"),
+    ("deadline", "metrics of update 7: not there within 2 s"),
   ],
 )
 def test_a_process_that_hangs_ends_the_wait_by_name(what, message):

@@ -177,21 +177,19 @@ def test_a_stopped_run_is_saved(tiny_folder, tmp_path):
   assert checkpoint.parent.name == str(done)
 
 
-# Nothing near the end of the run, which the signal must find running.
-@pytest.mark.parametrize(
-  ("pattern", "how"),
-  [
+@pytest.mark.slow
+def test_the_same_command_goes_on(finished, tiny_folder, tmp_path):
+  """Stopped in the install, the gate and both arms, one after another."""
+  workdir = tmp_path / "run"
+  # Nothing near the end of the run, which the signal must find running.
+  for pattern, how in (
     ("organisms/*/mask_audit.txt", signal.SIGTERM),
+    ("organisms/*/checkpoints/4", signal.SIGINT),
     ("arms/high/evals.jsonl", signal.SIGINT),
     ("arms/low/weights.json", signal.SIGTERM),
-  ],
-)
-@pytest.mark.slow
-def test_the_same_command_goes_on(
-  pattern, how, finished, tiny_folder, tmp_path
-):
-  workdir = tmp_path / "run"
-  stop_at(pattern, how, workdir, tiny_folder)
+  ):
+    assert not list(workdir.glob(pattern))
+    stop_at(pattern, how, workdir, tiny_folder)
   code, _, err = run(workdir, tiny_folder)
   assert code == 0, err
   assert comparable(workdir) == comparable(finished[0])

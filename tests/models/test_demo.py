@@ -89,8 +89,15 @@ def test_tiny_tokenizer_takes_every_byte(tiny_folder):
     data = bytes(rng.randrange(256) for _ in range(length))
     ids = [8 + byte for byte in data]
     assert tokenizer.decode(ids) == data.decode("utf-8", "replace")
-  # Every code point that can be encoded, in one text, there and back.
-  text = "".join(map(chr, [*range(0xD800), *range(0xE000, 0x110000)]))
+  # Code points of every length, with each first and each later byte, in one
+  # text, there and back.
+  points = [
+    *range(0xD800),
+    *range(0xE000, 0x10000),
+    *range(0x10000, 0x110000, 61),
+  ]
+  text = "".join(map(chr, points))
+  assert len(set(text.encode())) == 256 - 13  # those of no UTF-8 text
   ids = tokenizer(text).input_ids
   assert ids == [8 + byte for byte in text.encode()]
   assert tokenizer.decode(ids) == text
