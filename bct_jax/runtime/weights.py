@@ -10,7 +10,7 @@ from bct_jax.config import ConfigError, LoraConfig
 from bct_jax.infra import shared_files
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
-from bct_jax.train.checkpoint import Checkpoints
+from bct_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
 from bct_jax.types import PyTree
 
 _FILE = "weights.json"
@@ -73,6 +73,13 @@ def _restore(
   try:
     shapes = runtime.abstract_trained(lora)
     return checkpoints.restore_params(shapes), lora
+  except DamagedCheckpoint as e:
+    if not shared_files.exists(folder / "done.json"):
+      raise
+    raise ConfigError(
+      f"{e}, after the removal of done.json from it and from the run, which "
+      "say that there is nothing left to train"
+    ) from None
   finally:
     checkpoints.close()
 

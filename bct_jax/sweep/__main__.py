@@ -16,7 +16,7 @@ from typing import Any
 from absl import flags
 from ml_collections import ConfigDict, config_flags
 
-from bct_jax.config import ConfigError
+from bct_jax.config import ConfigError, choose
 from bct_jax.config.config_files import find_config
 from bct_jax.config.overrides import clear_none
 from bct_jax.infra import memory
@@ -46,7 +46,7 @@ _EXAMPLES = {
 }
 _FLAGS = (
   *("sweep", "workdir", "cells", "together", "vmap", "gates", "dry_run"),
-  *("time", "debug"),
+  *("time", "resume", "debug"),
 )
 
 
@@ -85,6 +85,12 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
     ("sweep", None, "A config file with get_cells(), in configs/."),
     ("workdir", None, "Directory of the sweep, made or resumed."),
     ("cells", "1/1", "The part i of n of the cells that this command runs."),
+    (
+      "resume",
+      "latest",
+      "latest: a damaged checkpoint is an error of its cell. latest_good: it "
+      "is renamed, and training goes on from the one before, or begins anew.",
+    ),
   ):
     flags.DEFINE_string(name, default, text, flag_values=values)
   for name, default, text in (
@@ -117,6 +123,7 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
     raise ConfigError(f"arguments that are not flags: {rest}")
   if not (values.workdir or "").strip() and not values.dry_run:
     raise ConfigError("--workdir is needed: the directory of the sweep")
+  choose(values.resume, ("latest", "latest_good"), "--resume")
   if not isinstance(values.config, ConfigDict):
     raise ConfigError(f"--sweep={files[0]}: get_config must give a ConfigDict")
   module = runpy.run_path(file)
@@ -153,7 +160,10 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
     with signals.handle_signals():
       if options.gates:
         return _gates(cells, root)
-      results = run_cells(cells, root, options.together, options.vmap)
+      fall_back = options.resume == "latest_good"
+      results = run_cells(
+        cells, root, options.together, options.vmap, fall_back
+      )
   except signals.Preempted as e:
     return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   print(result_table(results))

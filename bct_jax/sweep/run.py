@@ -23,6 +23,7 @@ def run_cells(
   root: Path,
   together: int = 1,
   vmap: bool | None = None,
+  fall_back: bool = False,
 ) -> dict[str, Mapping[str, Any]]:
   """Runs the cells that are not done.
 
@@ -31,6 +32,7 @@ def run_cells(
     root: its directory.
     together: how many cells are trained at a time, if their arms allow it.
     vmap: see groups.can_share_program.
+    fall_back: whether damaged checkpoints are set aside.
 
   Returns:
     The record of each arm by its name, or {"error": text} by the name of a cell
@@ -50,6 +52,7 @@ def run_cells(
   ]
   todo = [[c for c in g if not _is_done(root, c)] for g in by_organism]
   plans = [_dated_plan(rest, root) if rest else None for rest in todo]
+  plans = [p and dataclasses.replace(p, fall_back=fall_back) for p in plans]
   results: dict[str, Mapping[str, Any]] = {}
   count, last = 0, None
   for plan, of_organism, vmaps in zip(plans, parts, forms, strict=True):

@@ -53,7 +53,8 @@ class DamagedCheckpoint(ValueError):
   def __init__(self, checkpoints: "Checkpoints", step: int, damage: str):
     path = checkpoints.folder / str(step)
     super().__init__(
-      f"checkpoint {path} {damage}; --resume=latest_good goes on without it"
+      f"checkpoint {path} {damage}; the command that trains it goes on without "
+      "it with --resume=latest_good"
     )
     self.step = step
 

@@ -317,6 +317,11 @@ def test_damaged_checkpoint_stops_a_run_or_is_set_aside(
   assert (workdir / "arms/high/checkpoints/4.damaged").is_dir()
   shutil.rmtree(workdir / "arms/high/checkpoints/4.damaged")
   assert_same_run(workdir, finished[0])
+  # Of a finished arm the advice says what else stands in the way.
+  damage(workdir)
+  arm = f"--params={workdir / 'arms/high'}"
+  code, _, err = run(None, tiny_folder, "--mode=sample", arm, "--prompt=Hi.")
+  assert code == BAD_INPUT and "removal of done.json" in err
 
 
 # --- other devices (F6, F23) --------------------------------------------------

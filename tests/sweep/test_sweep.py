@@ -366,3 +366,9 @@ def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
   process.send_signal(signal.SIGTERM)
   assert process.wait() == exit_codes.PREEMPTED
   assert "goes on from here" in process.communicate()[1]
+
+
+def test_resume_of_a_sweep_is_checked(capsys):
+  flags = [f"--sweep={FILE}", "--resume=lates", "--workdir=w"]
+  assert sweep.main(["sweep", *flags]) == 2
+  assert "did you mean 'latest'?" in capsys.readouterr().err
