@@ -83,19 +83,6 @@ def test_rates_are_of_samples_and_intervals_of_prompts(drawn):
 
 
 @pytest.mark.long
-def test_more_prompts_or_samples_leave_the_others(drawn, tiny_folder):
-  made, weights, rows = drawn
-  with jax.set_mesh(made.runtime.mesh):
-    greedy = sample_rows(plan(tiny_folder, 0), weights, "eval")
-    more = sample_rows(plan(tiny_folder, 3, num_eval=4), weights, "eval")
-  assert [r["text"] for r in greedy] == [
-    r["text"] for r in rows if not r["sample"]
-  ]
-  known = {(r["sample"], r["id"]): r["tokens"] for r in sampled(more)}
-  assert all(known[r["sample"], r["id"]] == r["tokens"] for r in sampled(rows))
-
-
-@pytest.mark.long
 def test_samples_of_two_arms_are_those_of_each_alone(drawn):
   made, weights, alone = drawn
   with jax.set_mesh(made.runtime.mesh):
@@ -138,6 +125,40 @@ def test_a_stop_while_samples_are_drawn_changes_nothing(
   assert rows == whole
 
 
+def test_a_dry_run_counts_them(tiny_folder):
+  (line,) = [x for x in _data_lines(plan(tiny_folder, 2)) if "each eval" in x]
+  assert "7 prompts" in line and line.endswith(
+    "and 2 samples of each of the 3 eval prompts, 6 completions more "
+    "(eval.samples)"
+  )
+
+
+def test_a_number_that_cannot_be(tiny_folder):
+  with pytest.raises(ConfigError, match="eval.samples = -1: must be 0"):
+    config(tiny_folder, {"a": {}}, eval__samples=-1)
+
+
+def test_evals_without_samples_keep_their_hash(tiny_folder):
+  evals = config(tiny_folder, {"a": {}}).eval
+  assert "samples" not in evals.facts()
+  more = dataclasses.replace(evals, samples=2)
+  assert more.facts() == {**evals.facts(), "samples": 2}
+
+
+@pytest.mark.long
+def test_more_prompts_or_samples_leave_the_others(drawn, tiny_folder):
+  """Its plans change the config that all plans share: keep it behind."""
+  made, weights, rows = drawn
+  with jax.set_mesh(made.runtime.mesh):
+    greedy = sample_rows(plan(tiny_folder, 0), weights, "eval")
+    more = sample_rows(plan(tiny_folder, 3, num_eval=4), weights, "eval")
+  assert [r["text"] for r in greedy] == [
+    r["text"] for r in rows if not r["sample"]
+  ]
+  known = {(r["sample"], r["id"]): r["tokens"] for r in sampled(more)}
+  assert all(known[r["sample"], r["id"]] == r["tokens"] for r in sampled(rows))
+
+
 @pytest.mark.long
 def test_a_run_has_rates_of_samples(tiny_folder, tmp_path):
   values = tiny.get_config().to_dict()
@@ -174,23 +195,3 @@ def test_a_run_has_rates_of_samples(tiny_folder, tmp_path):
   assert "eval/0 sample 3" in page
   for record in rescore.rescore(tmp_path):
     assert record.get("changed", []) == []
-
-
-def test_a_dry_run_counts_them(tiny_folder):
-  (line,) = [x for x in _data_lines(plan(tiny_folder, 2)) if "each eval" in x]
-  assert "7 prompts" in line and line.endswith(
-    "and 2 samples of each of the 3 eval prompts, 6 completions more "
-    "(eval.samples)"
-  )
-
-
-def test_a_number_that_cannot_be(tiny_folder):
-  with pytest.raises(ConfigError, match="eval.samples = -1: must be 0"):
-    config(tiny_folder, {"a": {}}, eval__samples=-1)
-
-
-def test_evals_without_samples_keep_their_hash(tiny_folder):
-  evals = config(tiny_folder, {"a": {}}).eval
-  assert "samples" not in evals.facts()
-  more = dataclasses.replace(evals, samples=2)
-  assert more.facts() == {**evals.facts(), "samples": 2}
