@@ -3,13 +3,16 @@
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from bct_jax.config import ExperimentConfig
-from bct_jax.data.chat import Chat
+from bct_jax.config import ExperimentConfig, TrainConfig
+from bct_jax.data.chat import Chat, Tokens
+from bct_jax.data.source import read_examples
 from bct_jax.data.training_pairs import Pair, make_pairs
-from bct_jax.examples import Message
+from bct_jax.examples import Example, Message, Setting
 from bct_jax.models.config import from_hf
 from bct_jax.models.demo import resolve
+from bct_jax.objectives import trained_part
 from bct_jax.settings import make_setting
 
 # Characters of the text before the generation prompt that are shown.
@@ -19,7 +22,8 @@ _SHOWN = 400
 def run_chat_check(config: ExperimentConfig) -> None:
   """Prints what is trained and sampled of the first example of each arm.
 
-  Of a folder only the model's config and tokenizer are needed, no weights.
+  A thought that is still to be drawn is shown as "...". Of a folder only the
+  model's config and tokenizer are needed, no weights.
 
   Raises:
     ValueError: the template does not suit training; says why.
@@ -32,8 +36,26 @@ def run_chat_check(config: ExperimentConfig) -> None:
   runs = {f"arms.{name}": arm for name, arm in config.arms.items()}
   print("\n".join(_template_lines(chat)))
   for name, arm in (runs or {"organism": config.organism}).items():
-    (pair,) = make_pairs(setting, arm.train, setting.train(1, arm.train.seed))
-    print("\n".join([f"--- {name}", *_example_lines(chat, pair)]))
+    example = _first_example(setting, arm.train)
+    (pair,) = make_pairs(setting, arm.train, [example])
+    thoughts = {"none": None, "empty": "", "own": "..."}
+    thought = thoughts.get(arm.train.reasoning, example.thought)
+    on = trained_part(arm.train.options)
+    row = chat.example(*pair, thought, on)
+    print("\n".join([f"--- {name}", *_example_lines(chat, pair, row, thought)]))
+  (asked,) = setting.eval(1, config.eval.seed)
+  text = chat.prompt_text(asked.messages, config.eval.thinking)
+  print(f"--- evals, reasoning {config.eval.reasoning}: a prompt ends with")
+  print(repr(text[-_SHOWN:]))
+
+
+def _first_example(setting: Setting, train: TrainConfig) -> Example:
+  """Returns the first example of an arm, of its file if it has one."""
+  if train.file is None:
+    return setting.train(1, train.seed)[0]
+  turns: Any = train.turns
+  thoughts = train.reasoning == "given"
+  return read_examples(train.file, train.file_split, turns, thoughts)[0][0]
 
 
 def _template_lines(chat: Chat) -> list[str]:
@@ -55,24 +77,29 @@ def _template_lines(chat: Chat) -> list[str]:
   ]
 
 
-def _example_lines(chat: Chat, pair: Pair) -> list[str]:
+def _example_lines(
+  chat: Chat, pair: Pair, row: Tokens, thought: str | None
+) -> list[str]:
   """Shows one example: its prompt, its trained ids, the template's own text."""
   messages, completion = pair
-  text, row = chat.prompt_text(messages), chat.example(messages, completion)
+  text = chat.prompt_text(messages, thought is not None)
   trained = [i for i, w in zip(row.ids, row.weights, strict=True) if w]
   cut = f"... ({len(text) - _SHOWN} characters)" if len(text) > _SHOWN else ""
   return [
     f"prompt: {cut}{text[-_SHOWN:]!r}",
     f"trained: {' '.join(_token(chat, i) for i in trained)}",
-    f"the template's own text: {_compare(chat, messages, completion, row.ids)}",
+    f"the template's own text: {_compare(chat, pair, thought, row.ids)}",
   ]
 
 
 def _compare(
-  chat: Chat, messages: Sequence[Message], completion: str, ids: Sequence[int]
+  chat: Chat, pair: Pair, thought: str | None, ids: Sequence[int]
 ) -> str:
   """Says how a row differs from the template's rendering of the dialogue."""
+  messages, completion = pair
   answer: Message = {"role": "assistant", "content": completion}
+  if thought:
+    answer["reasoning_content"] = thought
   own = chat.encode(chat.render([*messages, answer], prompt=False))
   same = len(os.path.commonprefix([list(ids), own]))
   if same == len(ids):

@@ -42,8 +42,15 @@ def run_export(
         print(f"wrote {folder}: an adapter over {config.model.path}")
       return
     whole = base_params(runtime, params)  # with an adapter folded in
+    given = config.model.chat_template is not None
     written = export.export_hf(
-      whole, runtime.model.config, runtime.folder, out, dtype, about=about
+      whole,
+      runtime.model.config,
+      runtime.folder,
+      out,
+      dtype,
+      about=about,
+      chat_template=runtime.chat.template.text if given else None,
     )
   if processes.is_first():
     print(f"wrote {written}")

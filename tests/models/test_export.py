@@ -167,6 +167,12 @@ def test_tokenizer_and_template_go_along(tiny, tmp_path):
   assert chats[0].template_hash == chats[1].template_hash
   assert chats[0].tokenizer_hash == chats[1].tokenizer_hash
   assert chats[0].stop_ids == chats[1].stop_ids
+  # A template that the config gives goes along in place of the source's.
+  given = "{{ bos_token }}" + chats[0].template.text
+  export.export_hf(
+    params, config, source, tmp_path / "out", chat_template=given
+  )
+  assert Chat(tmp_path / "out", config.vocab_size).template.text == given
   assert not (tmp_path / "out" / "notes.txt").exists()
   assert (tmp_path / "out" / "generation_config.json").read_bytes() == (
     source / "generation_config.json"

@@ -83,6 +83,7 @@ def export_hf(
   dtype: str | None = None,
   shard_bytes: int = SHARD_BYTES,
   about: Mapping[str, Any] | None = None,
+  chat_template: str | None = None,
 ) -> Exported:
   """Writes params as a folder that transformers and this package load.
 
@@ -100,6 +101,7 @@ def export_hf(
     dtype: one of DTYPES; None is that of the params.
     shard_bytes: size of a file of weights; only a larger tensor exceeds it.
     about: JSON values to keep in the folder's manifest.
+    chat_template: in place of the source's own.
 
   Raises:
     ModelSourceError: something else is at `out`, or it cannot be written.
@@ -131,6 +133,9 @@ def export_hf(
     for name in _COPIED:
       if (source / name).is_file():
         shutil.copyfile(source / name, target / name)
+    if chat_template is not None:
+      # It goes before what tokenizer_config.json says.
+      (target / "chat_template.jinja").write_text(chat_template, "utf-8")
 
   if processes.is_first():
     key = {"made_by": MADE_BY, "dtype": stored_dtype.name, **(about or {})}
