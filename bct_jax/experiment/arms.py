@@ -24,6 +24,7 @@ from bct_jax.evals.rewards import make_reward
 from bct_jax.evals.schema import Gradients, terminal_line
 from bct_jax.experiment import gradient_log
 from bct_jax.experiment.draw_completions import draw_completions
+from bct_jax.experiment.eval_facts import keep_eval_facts
 from bct_jax.experiment.eval_rollouts import partials, sample_arms
 from bct_jax.experiment.organism import organism_weights
 from bct_jax.experiment.plan import Plan
@@ -82,6 +83,7 @@ def run_arms(
     arm = arms[name] = _Arm(plan, name, organism, folder)
     origin = arm.origin
     try:
+      keep_eval_facts(plan, folder)
       dataset = _examples(plan, name, organism, folder, start)
       runs.append(
         TrainRun(
