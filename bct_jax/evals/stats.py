@@ -36,9 +36,7 @@ def wilson(
   _check_confidence(confidence)
   if n < 1 or not 0 <= successes <= n:
     raise ValueError(f"need 0 <= successes <= n and n >= 1: {successes} of {n}")
-  low, high = score_interval(successes / n, n, confidence)
-  # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
-  return (0.0 if successes == 0 else low), (1.0 if successes == n else high)
+  return score_interval(successes / n, n, confidence)
 
 
 def score_interval(
@@ -62,7 +60,9 @@ def score_interval(
   center = share + z * z / (2 * n)
   half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
   scale = 1 + z * z / n
-  return max((center - half) / scale, 0.0), min((center + half) / scale, 1.0)
+  # Exact at the ends, where rounding would leave 1e-17 or 1 - 1e-16.
+  low = 0.0 if share == 0 else max((center - half) / scale, 0.0)
+  return low, 1.0 if share == 1 else min((center + half) / scale, 1.0)
 
 
 def t_interval(

@@ -24,6 +24,12 @@ def test_one_sample_each_is_wilson(hits):
   assert (low, high) == pytest.approx(want, abs=1e-9)
 
 
+@pytest.mark.parametrize("prompts", [3, 7, 32])
+def test_an_interval_ends_at_0_and_1_exactly(prompts):
+  assert summary.clustered_interval([[0, 0]] * prompts)[:2] == (0, 0)
+  assert summary.clustered_interval([[1, 1]] * prompts)[::2] == (1, 1)
+
+
 def test_copies_of_a_sample_add_nothing():
   hits = [1, 1, 1, 0, 1, 0, 1, 1]
   once = summary.clustered_interval([[h] for h in hits])
