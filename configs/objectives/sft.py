@@ -13,6 +13,8 @@ def get_config() -> ConfigDict:
   c = quickstart.get_config()
   c.name = "sft"
   c.train.steps = 36
+  c.eval.steps = (4, 8, 16, 32)
+  c.eval.refine = False
   c.arms = ConfigDict()
   for seed in range(3):
     c.arms[f"seed{seed}"] = {"train": {"seed": seed}, "optim": {"lr": 3e-5}}

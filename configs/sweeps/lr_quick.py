@@ -12,6 +12,8 @@ def get_config() -> ConfigDict:
   c.arms = ConfigDict()
   c.lora.rank = 8
   c.train.steps = 36
+  c.eval.steps = (4, 8, 16, 32)
+  c.eval.refine = False
   return c
 
 
