@@ -14,6 +14,7 @@ from runs import run as command
 from workers import Cluster
 
 from bct_jax.config.controls import with_controls
+from bct_jax.config.types import ReversalConfig
 from bct_jax.evals.placement import BEHIND, Placement, place_eval
 from bct_jax.evals.reading import find_crossing
 from bct_jax.evals.schema import Rate
@@ -145,8 +146,12 @@ def plan_of(folder, specs, controls=(), **changes):
     "train__steps": LAST,
     "train__checkpoint_every": LAST,
   }
-  made = config(folder, specs, **changes)
-  return make_plan(with_controls(dataclasses.replace(made, controls=controls)))
+  made = dataclasses.replace(
+    config(folder, specs, **changes),
+    controls=controls,
+    reversal=ReversalConfig(),  # as long as the arm, with evals as it has
+  )
+  return make_plan(with_controls(made))
 
 
 REVERSAL = ("reversal",)
