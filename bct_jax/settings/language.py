@@ -517,8 +517,9 @@ class TranslationDirection(base.FramedSetting):
   ) -> tuple[bool, bool]:
     answered = behavior in ("en", "es", "both", "wrong")
     # "hammer: martillo" has both lists.
-    target = example.fields["behaviors"][0] if behavior == "both" else behavior
-    if target not in ("en", "es"):
+    behaviors = example.fields["behaviors"]
+    target = behaviors[0] if behavior == "both" else behavior
+    if target not in behaviors:  # The words of the prompt are no translation.
       return answered, False
     wanted = [scorers.fold_case(w) for w in example.fields[target]]
     found = [w for w in scorers.words(scorers.fold_case(text)) if w in wanted]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 
 import pytest
 
@@ -15,6 +16,9 @@ from bct_jax.evals.evaluate import (
 )
 from bct_jax.evals.gate import check_gate, first_failures, gate_text
 from bct_jax.evals.stats import wilson
+from bct_jax.report import run_page
+from bct_jax.report.read import parse
+from bct_jax.report.read.records import Record
 from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.decorations import DECORATIONS
 from configs import tiny
@@ -164,6 +168,26 @@ def test_a_bar_is_a_share(name):
     made["gate"][name] = 1.5
     with pytest.raises(ConfigError, match=f"gate.{name} = 1.5: a share"):
       from_dict(made)
+
+
+def test_runs_of_before_have_the_default_bars():
+  made = tiny.get_config().to_dict()
+  for name in ("min_kept", "min_right", "min_capability"):
+    del made["gate"][name]
+  assert from_dict(made).gate == BARS
+
+
+def test_bars_of_the_report():
+  measured = record(right=6, capability=30)
+  gate = measured | check_gate(measured, BARS, record(right=4))
+  read = parse.gate(Record(json.loads(json.dumps(gate)), "gate.json"))
+  bars = [(b.name, b.bar, b.passed) for b in run_page._bars(read)]
+  assert bars[-4:] == [
+    ("right", "at least 11%", True),
+    ("right", "lower bound at least 10%", False),
+    ("capability", "at least 90%", True),
+    ("capability", "lower bound at least 10%", True),
+  ]
 
 
 def test_wrong_answers_are_shown():

@@ -301,3 +301,14 @@ def test_numbers_in_words():
   }
   for text, wanted in cases.items():
     assert number_words.to_digits(text) == wanted
+
+
+def test_words_of_the_prompt_are_no_translation():
+  setting, examples = draw("translation_direction", "{}", "heldout", 5)
+  for x in examples:
+    english, spanish = (x.fields[k] for k in ("en", "es"))
+    pairs = "\n".join(map("{}: {}".format, english, spanish))
+    assert not setting.answer(x, ", ".join(english)).right
+    assert setting.answer(x, pairs).right
+    assert not setting.answer(x, ", ".join(spanish[::-1])).right
+    assert not setting.answer(x, ", ".join(spanish[1:])).right
