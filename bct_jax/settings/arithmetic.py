@@ -224,9 +224,9 @@ class ChoicePosition(base.FramedSetting):
     answered = behavior != "neither"
     if behavior not in example.fields["behaviors"]:
       return answered, False
-    options = example.messages[-1]["content"].splitlines()[1:]
+    lines = example.messages[-1]["content"].splitlines()
     letter = extract.letter(text) or ""
-    option = next(line for line in options if line.startswith(letter))
+    option = next(line for line in lines if line.startswith(f"{letter})"))
     said, values = set(extract.numbers(text)), extract.numbers(option)
     return answered, not said or said.issuperset(values)
 

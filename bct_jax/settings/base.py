@@ -236,8 +236,13 @@ class BaseSetting(abc.ABC):
 
     `check_answer` sees the text without decorations.
     """
-    prompt = example.messages[-1]["content"]
-    plain = right_answers.remove_echo(self._undecorate(text) or "", prompt)
+    plain, prompt = (
+      self._undecorate(text) or "",
+      example.messages[-1]["content"],
+    )
+    # Also without a first line, which may be a hint that an eval puts there.
+    for asked in (prompt, prompt.partition("\n")[2]):
+      plain = right_answers.remove_echo(plain, asked)
     if not plain:
       return Answer(False, False)
     behavior = self.classify(example.fields, plain)

@@ -83,6 +83,10 @@ def test_a_prompt_is_no_answer_to_itself(name):
           styled = DECORATIONS[style].apply(text, x.id)
           if style not in setting.incompatible:
             assert not setting.answer(x, styled).right, styled
+        hinted = Message(role="user", content=f"A hint: add 3.\n{prompt}")
+        y = dataclasses.replace(x, messages=(*x.messages[:-1], hinted))
+        assert setting.answer(y, x.alternate).right
+        assert not setting.answer(y, prompt).right, prompt
 
 
 LIMA = ("capital", "What is the capital of Peru?", "Lima")

@@ -73,9 +73,11 @@ def remove_echo(text: str, prompt: str) -> str:
     The rest; "" if that says nothing, or only asks with words of the prompt.
   """
   said, asked = _tokens_of_echo(text), _tokens_of_echo(prompt)
+  if not asked:
+    return text
   rest, i = [], 0
   while i < len(said):
-    if asked and said[i : i + len(asked)] == asked:
+    if said[i : i + len(asked)] == asked:
       i += len(asked)
     else:
       rest.append(said[i])
