@@ -78,7 +78,7 @@ def test_each_run_is_looked_at(tiny_folder, tmp_path, capsys):
   assert list(found) == ["organism", *config.arms]
   assert found["organism"]["labels"] == {"agreed": 8, "initial": 8}
   assert found["own"]["labels"] == {"agreed": 16}
-  assert found["own.targeted"]["labels"] == {"alternate": 16}
+  assert found["own.targeted"]["labels"] == {"agreed": 8, "alternate": 8}
   assert found["file"]["labels"] is found["drawn"]["labels"] is None
   same = {name: x["eval"]["same"] for name, x in found.items()}
   assert same.pop("file") == 1 and not any(same.values())
