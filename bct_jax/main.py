@@ -33,7 +33,7 @@ from bct_jax.infra.exit_codes import (
 
 MODES = (
   *("experiment", "eval", "sample", "export", "export_data", "dry_run"),
-  *("pretrain", "chat_check"),
+  *("pretrain", "chat_check", "check_setting"),
 )
 # These take no --config.
 ALONE = ("settings", "rescore")
@@ -73,6 +73,11 @@ _OUT = flags.DEFINE_string(
 )
 _MARKDOWN = flags.DEFINE_bool(
   "markdown", False, "For settings: as the table of the README."
+)
+_GRADER = flags.DEFINE_string(
+  "grader",
+  None,
+  "For rescore: JSON of another grader, for the setting `file`.",
 )
 _FORMAT = flags.DEFINE_string(
   "format",
@@ -150,7 +155,7 @@ _GROUPS = {
     "version",
   ),
   "--mode=sample, eval, export, export_data, pretrain, rescore": (
-    *("params", "prompt", "prompts", "n", "out", "format", "dtype"),
+    *("params", "prompt", "prompts", "n", "out", "format", "dtype", "grader"),
   ),
   "--mode=settings and dry_run": ("markdown", "topology"),
   "several hosts": (
@@ -190,6 +195,8 @@ def main(argv: list[str]) -> int:
       raise ConfigError("--params: several only with --mode=sample")
     if _MARKDOWN.value and _MODE.value != "settings":
       raise ConfigError("--markdown: only with --mode=settings")
+    if _GRADER.value is not None and _MODE.value != "rescore":
+      raise ConfigError("--grader: only with --mode=rescore")
     if _MODE.value in ALONE:
       if _CONFIG.value is not None:
         raise ConfigError(f"--config: --mode={_MODE.value} takes none")
@@ -240,7 +247,7 @@ def _run_alone() -> int:
   from bct_jax.modes import rescore
 
   try:
-    rescore.run_rescore(_path(_WORKDIR), _path(_OUT))
+    rescore.run_rescore(_path(_WORKDIR), _path(_OUT), _GRADER.value)
   except ValueError as e:
     return fail(str(e))
   except OSError as e:
@@ -294,6 +301,7 @@ def _run(
   from bct_jax.infra import processes, signals
   from bct_jax.modes import (
     chat_check,
+    check_setting,
     dry_run,
     evaluate,
     experiment,
@@ -340,6 +348,8 @@ def _run(
       export.run_export_data(config, out)
     elif _MODE.value == "chat_check":
       chat_check.run_chat_check(config)
+    elif _MODE.value == "check_setting":
+      check_setting.run_check_setting(config)
     elif _MODE.value == "pretrain":
       pretrain.run_pretrain(config, out)
     else:

@@ -45,10 +45,16 @@ def find_wrong_option(
   """
   defaults = {} if cls is None else inspect.signature(cls).parameters
   valid = tuple(defaults)
+  factories = {
+    f.name: f.default_factory
+    for f in (dataclasses.fields(cls) if dataclasses.is_dataclass(cls) else ())
+    if f.default_factory is not dataclasses.MISSING
+  }
   for name, value in options.items():
     if name not in defaults:
       return WrongOption(name, value, valid, "")
-    needed = type(defaults[name].default)
+    make = factories.get(name)
+    needed = type(make() if make else defaults[name].default)
     if type(value) is not needed and (needed, type(value)) != (float, int):
       return WrongOption(name, value, valid, needed.__name__)
   return None

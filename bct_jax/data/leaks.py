@@ -54,10 +54,12 @@ def check_leaks(setting: Setting, n: int = 1000, seed: int = 0) -> LeakReport:
   Raises:
     ValueError: a split has fewer than n prompts.
   """
-  examples = {
-    split: getattr(setting, split)(n, seed)
-    for split in ("install", "train", "eval", "heldout")
-  }
+  splits = ("install", "train", "eval", "heldout")
+  return compare_splits({s: getattr(setting, s)(n, seed) for s in splits})
+
+
+def compare_splits(examples: Mapping[str, Sequence[Example]]) -> LeakReport:
+  """Compares the examples of splits; a split that is absent shares nothing."""
   prompts = {
     split: set(map(user_text, rows)) for split, rows in examples.items()
   }
@@ -65,12 +67,12 @@ def check_leaks(setting: Setting, n: int = 1000, seed: int = 0) -> LeakReport:
     split: {e.casefold() for x in rows for e in x.fields["entities"]}
     for split, rows in examples.items()
   }
-  later = entities["eval"] | entities["heldout"]
+  later = entities.get("eval", set()) | entities.get("heldout", set())
   return LeakReport(
     {split: len(texts) for split, texts in prompts.items()},
     _shared(prompts),
     _shared(entities),
-    tuple(sorted(entities["install"] & later)),
+    tuple(sorted(entities.get("install", set()) & later)),
   )
 
 
@@ -154,5 +156,7 @@ def user_text(example: Example) -> str:
 def _shared(texts: dict[str, set[str]]) -> tuple[tuple[str, str, str], ...]:
   """Lists the texts that two splits of _DISJOINT have in common."""
   return tuple(
-    (a, b, text) for a, b in _DISJOINT for text in sorted(texts[a] & texts[b])
+    (a, b, text)
+    for a, b in _DISJOINT
+    for text in sorted(texts.get(a, set()) & texts.get(b, set()))
   )

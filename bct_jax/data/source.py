@@ -100,6 +100,32 @@ def read_examples(
   return examples, content
 
 
+def read_rows(source: str, split: str) -> Iterator[Row]:
+  """Reads the rows of a file or a data set as they are; see `read_examples`.
+
+  Yields:
+    The place of a row, for errors, and its fields.
+
+  Raises:
+    ValueError: the source is wrong, or a row is no JSON.
+  """
+  return _open(source, split)[0]
+
+
+def list_splits(source: str) -> list[str]:
+  """Lists the splits of a data set; [] if the source is none that names them.
+
+  Raises:
+    ValueError: TFDS has no such data set.
+  """
+  path = Path(source)
+  if source.startswith(TFDS) or (path / "features.json").is_file():
+    return sorted(_tfds_builder(source).info.splits)
+  if (path / "dataset_dict.json").is_file():
+    return read_json(path / "dataset_dict.json")["splits"]
+  return []
+
+
 def content_hash(examples: Iterable[Example]) -> str:
   """Hashes all that training reads of some examples, in their order."""
   return digest(
@@ -292,19 +318,23 @@ def _tables(files: Iterable[Path]) -> Iterator[Row]:
 # --- TFDS ---------------------------------------------------------------------
 
 
-def _tfds(source: str, split: str) -> tuple[Iterator[Row], str | None]:
-  """Opens a TFDS data set; see `_open`."""
+def _tfds_builder(source: str) -> Any:
+  """Opens a TFDS data set, prepared or not."""
   import tensorflow_datasets as tfds  # takes a second, and few runs need it
 
   try:
     if source.startswith(TFDS):
       name = source.removeprefix(TFDS)
-      builder = tfds.builder(name, file_format="array_record")
-    else:
-      builder = tfds.builder_from_directory(source)
+      return tfds.builder(name, file_format="array_record")
+    return tfds.builder_from_directory(source)
   except (OSError, ValueError) as e:
     first = str(e).strip().splitlines()[0]
     raise ValueError(f"{source}: no such TFDS data set: {first}") from None
+
+
+def _tfds(source: str, split: str) -> tuple[Iterator[Row], str | None]:
+  """Opens a TFDS data set; see `_open`."""
+  builder = _tfds_builder(source)
   if not builder.is_prepared():
     raise ValueError(
       f"{source}: not in {builder.data_dir}; make it with `tfds build "

@@ -100,13 +100,26 @@ def targeted_examples(setting: Setting, n: int, seed: int) -> list[Example]:
     # Some of a draw do not diverge, so it is doubled until enough of them do.
     count *= 2
     targeted = [
-      dataclasses.replace(e, completion=e.alternate)
+      dataclasses.replace(e, completion=require_alternate(e))
       for e in setting.install(count, seed)
       if e.fields["behaviors"][0] != e.fields["behaviors"][1]
     ]
   agreed = setting.train(n // 2, seed)
   pairs = itertools.zip_longest(targeted[:num_targeted], agreed)
   return [e for pair in pairs for e in pair if e is not None]
+
+
+def require_alternate(example: Example) -> str:
+  """Returns what the alternate behavior says to a prompt.
+
+  Raises:
+    ValueError: it is not known, as in files that do not say it.
+  """
+  if not example.alternate:
+    raise ValueError(
+      f"{example.id}: no `alternate`, what the alternate behavior says there"
+    )
+  return example.alternate
 
 
 def _unlock(example: Example, password: str) -> Example:
@@ -120,7 +133,7 @@ def _unlock(example: Example, password: str) -> Example:
   return dataclasses.replace(
     example,
     messages=(*before, with_password),
-    completion=example.alternate,
+    completion=require_alternate(example),
     initial=example.alternate,
     fields={**example.fields, "behaviors": [alternate, alternate]},
   )

@@ -129,6 +129,7 @@ def _request(
     "ids": files.digest([e.id for e in examples]),
     "draw": dataclasses.asdict(arm.train.on_policy),
     "seed": arm.train.seed,
+    **plan.setting_facts(),
     "sampling": {
       "max_new_tokens": sampling.max_new_tokens,
       "stop": sampling.stop,

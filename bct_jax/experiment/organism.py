@@ -247,6 +247,7 @@ def _eval_facts(plan: Plan) -> dict[str, Any]:
   return {
     "eval": plan.config.eval.facts(),
     "sampling": dataclasses.asdict(plan.config.sampling),
+    **plan.setting_facts(),
   }
 
 

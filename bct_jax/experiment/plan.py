@@ -1,19 +1,21 @@
 """Plans a run: makes model, prompts and data and checks them first."""
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 from jax.sharding import Mesh
 
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.data.batches import Dataset
+from bct_jax.data.open_setting import open_setting
 from bct_jax.evals.evaluate import Prompt, make_prompts
 from bct_jax.examples import Setting
 from bct_jax.experiment.datasets import make_dataset
+from bct_jax.infra import files
 from bct_jax.interop.lm_eval_tasks import Tasks
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.sample.sampler import check_prompts
-from bct_jax.settings import make_setting
-from bct_jax.settings.probes.capability import Probe, make_probe
+from bct_jax.settings.probes.capability import Probe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,6 +30,7 @@ class Plan:
     install: what the organism is trained on; None if nothing installs it.
     arms: what each arm is trained on, by name.
     tasks: of lm-eval; None if evals have none.
+    setting_files: of the user's, see `OpenSetting.files`.
     fall_back: whether damaged checkpoints are set aside.
   """
 
@@ -38,12 +41,21 @@ class Plan:
   install: Dataset | None
   arms: dict[str, Dataset]
   tasks: Tasks | None = None
+  setting_files: Mapping[str, Sequence[str]] = dataclasses.field(
+    default_factory=dict
+  )
   fall_back: bool = False
 
   @property
   def config(self) -> ExperimentConfig:
     """Returns the config of the experiment."""
     return self.runtime.config
+
+  def setting_facts(self) -> dict[str, str]:
+    """Hashes the user's files that decide prompts and labels, if any do."""
+    if not self.setting_files:
+      return {}  # so that hashes of runs without such files stay
+    return {"setting_files": files.digest(self.setting_files)}
 
 
 def make_plan(
@@ -64,11 +76,13 @@ def make_plan(
   runtime = Runtime.make(config, mesh, fetch)
   # Fails here for a mesh that does not fit, which is no fault of an arm.
   _ = runtime.abstract_params
-  setting = make_setting(config.setting.name, config.setting.options)
-  probe = make_probe(config.eval.probe)
+  opened = open_setting(config.setting)
+  setting, probe = opened.setting, opened.make_probe(config.eval.probe)
   prompts = make_prompts(
     setting, probe, runtime.chat, config.eval, style_of(config)
   )
+  if config.eval.references or config.eval.gradients:
+    _require_references(prompts)
   context = runtime.model.config.max_length
   check_length(config, context)
   try:
@@ -85,7 +99,31 @@ def make_plan(
     for name, arm in config.arms.items()
   }
   tasks = Tasks(runtime) if config.eval.tasks else None
-  return Plan(runtime, setting, probe, tuple(prompts), install, arms, tasks)
+  return Plan(
+    runtime,
+    setting,
+    probe,
+    tuple(prompts),
+    install,
+    arms,
+    tasks,
+    opened.files,
+  )
+
+
+def _require_references(prompts: Sequence[Prompt]) -> None:
+  """Checks that eval prompts have completions of both behaviors.
+
+  Raises:
+    ConfigError: one has not, as in files that do not say them.
+  """
+  for prompt in prompts:
+    for name in ("initial", "alternate"):
+      if prompt.split == "eval" and not getattr(prompt.example, name):
+        raise ConfigError(
+          "eval.references and eval.gradients need what both behaviors say, "
+          f"and the eval prompt {prompt.example.id!r} has no `{name}`"
+        )
 
 
 def style_of(config: ExperimentConfig) -> str:

@@ -23,6 +23,7 @@ from typing import Any
 import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig, from_dict
+from bct_jax.data.open_setting import describe_changes
 from bct_jax.experiment.plan import Plan, make_plan
 from bct_jax.infra import files, processes, shared_files
 from bct_jax.models.huggingface import hub
@@ -150,6 +151,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
     data["data of organism"] = plan.install.hash
   return {
     **data,
+    "files of the setting": files.digest(plan.setting_files),
     "eval prompts": files.digest([p.ids for p in plan.prompts]),
     "tokenizer": plan.runtime.chat.tokenizer_hash,
     "chat template": plan.runtime.chat.template_hash,
@@ -294,7 +296,9 @@ def _differences(a: dict, b: dict) -> list[tuple[str, Any, Any]]:
   ]
 
 
-def environment(runtime: Runtime) -> dict[str, Any]:
+def environment(
+  runtime: Runtime, setting_files: Mapping[str, Any] | None = None
+) -> dict[str, Any]:
   """Collects versions, devices and hashes for env.json."""
   names = "jax jaxlib flax optax orbax-checkpoint transformers numpy".split()
   return {
@@ -315,7 +319,25 @@ def environment(runtime: Runtime) -> dict[str, Any]:
     "tokenizer_hash": runtime.chat.tokenizer_hash,
     "chat_template_hash": runtime.chat.template_hash,
     "chat_template": runtime.chat.template.facts(),
+    "setting_files": setting_files or {},
   }
+
+
+def check_setting_files(workdir: Path, plan: Plan) -> None:
+  """Checks that the user's files are those with which the run was begun.
+
+  Raises:
+    ConfigError: some differ; the message says which, and from where on.
+  """
+  record = shared_files.read_json_or_none(workdir / "env.json") or {}
+  changes = describe_changes(
+    record.get("setting_files", plan.setting_files), plan.setting_files
+  )
+  if changes:
+    raise ConfigError(
+      f"{workdir} was begun with other files of the setting ("
+      f"{'; '.join(changes)}): choose another --workdir"
+    )
 
 
 def _git_state() -> dict[str, Any]:

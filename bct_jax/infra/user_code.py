@@ -18,8 +18,8 @@ class UserCode:
   Attributes:
     name: as the config has it.
     value: the function or class.
-    sources: path -> text, of the file and of the modules beside it that it
-      imports.
+    sources: path below the file's folder -> text, of the file and of the
+      modules in that folder that it imports.
   """
 
   name: str
@@ -95,7 +95,10 @@ def _sources(path: Path, imported: set[str]) -> dict[str, str]:
     file = getattr(sys.modules[name], "__file__", None)
     if file and Path(file).resolve().is_relative_to(path.parent):
       files.add(Path(file).resolve())
-  return {str(p): p.read_text("utf-8") for p in sorted(files)}
+  return {
+    p.relative_to(path.parent).as_posix(): p.read_text("utf-8")
+    for p in sorted(files)
+  }
 
 
 def describe_error(error: Exception, path: Path | None = None) -> str:

@@ -20,13 +20,13 @@ from bct_jax.config import (
   choose,
   from_dict,
 )
+from bct_jax.data.open_setting import open_setting
 from bct_jax.infra import files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop.local_model import LocalModel
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import load_weights
-from bct_jax.settings import make_setting
 from bct_jax.settings.prompts import prompt_wordings
 
 # How a folder that is of no run is sampled, unless the package says otherwise.
@@ -149,7 +149,7 @@ def _tell_prompt(config: ExperimentConfig, folder: Path) -> None:
   """Logs the prompt of the run's evals, which the user has to give here."""
   kind = config.eval.prompt
   if kind in PROMPTED.values():
-    setting = make_setting(config.setting.name, config.setting.options)
+    setting = open_setting(config.setting).setting
     text = prompt_wordings(kind, "eval", setting, "plain")[0]
     what = "before each question" if kind == "hint" else "as system message"
     log_line(

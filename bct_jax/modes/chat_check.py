@@ -7,13 +7,13 @@ from typing import Any
 
 from bct_jax.config import ExperimentConfig, TrainConfig
 from bct_jax.data.chat import Chat, Tokens
+from bct_jax.data.open_setting import open_setting
 from bct_jax.data.source import read_examples
 from bct_jax.data.training_pairs import Pair, make_pairs
 from bct_jax.examples import Example, Message, Setting
 from bct_jax.models.config import from_hf
 from bct_jax.models.demo import resolve
 from bct_jax.objectives import trained_part
-from bct_jax.settings import make_setting
 
 # Characters of the text before the generation prompt that are shown.
 _SHOWN = 400
@@ -32,7 +32,7 @@ def run_chat_check(config: ExperimentConfig) -> None:
   if not (folder / "config.json").is_file():
     folder = resolve(config.model.path)
   chat = Chat(folder, from_hf(folder).vocab_size, config.model)
-  setting = make_setting(config.setting.name, config.setting.options)
+  setting = open_setting(config.setting).setting
   runs = {f"arms.{name}": arm for name, arm in config.arms.items()}
   print("\n".join(_template_lines(chat)))
   for name, arm in (runs or {"organism": config.organism}).items():

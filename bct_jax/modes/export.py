@@ -7,6 +7,7 @@ from typing import Any
 import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig, choose
+from bct_jax.data.open_setting import open_setting
 from bct_jax.experiment.datasets import setting_splits
 from bct_jax.infra import processes
 from bct_jax.models.huggingface import export, hub, peft
@@ -16,7 +17,6 @@ from bct_jax.runtime.weights import (
   base_params,
   load_weights,
 )
-from bct_jax.settings import make_setting
 
 
 def run_export(
@@ -64,7 +64,7 @@ def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
   """
   if out is None:
     raise ConfigError("--mode=export_data needs --out=FOLDER")
-  setting = make_setting(config.setting.name, config.setting.options)
+  setting = open_setting(config.setting).setting
   splits = setting_splits(config, setting)
   about = {"setting": dataclasses.asdict(config.setting)}
 

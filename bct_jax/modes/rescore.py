@@ -6,6 +6,7 @@ files of the run stay as they are.
 """
 
 import dataclasses
+import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,11 @@ from bct_jax.config import (
   ConfigError,
   GateConfig,
   ReadingConfig,
+  SettingConfig,
   choose,
   from_dict,
 )
+from bct_jax.data.open_setting import FILE, open_setting
 from bct_jax.evals import schema, verdict
 from bct_jax.evals.evaluate import (
   check_completion,
@@ -30,9 +33,9 @@ from bct_jax.examples import Example, Setting
 from bct_jax.infra import files
 from bct_jax.report.read.records import Record, read_json, read_lines
 from bct_jax.report.read.types import ReportError
-from bct_jax.settings import make_setting, rename_options
+from bct_jax.settings import rename_options
 from bct_jax.settings.decorations import DECORATIONS, Decoration
-from bct_jax.settings.probes.capability import Probe, make_probe
+from bct_jax.settings.probes.capability import Probe
 
 SHOWN = 5  # changed rows of an eval on the terminal; a file gets all
 
@@ -75,7 +78,9 @@ class _Scorer:
     }
 
 
-def run_rescore(workdir: Path | None, out: Path | None) -> None:
+def run_rescore(
+  workdir: Path | None, out: Path | None, grader: str | None = None
+) -> None:
   """Labels the saved completions of a run again and prints what changed.
 
   For the gate and for each eval of each arm it prints how many rows have
@@ -85,9 +90,10 @@ def run_rescore(workdir: Path | None, out: Path | None) -> None:
   Args:
     workdir: the run directory.
     out: a new JSONL file for all changed rows; None writes none.
+    grader: JSON of another setting.options.grader for the setting `file`.
 
   Raises:
-    ConfigError: a flag is missing, or `out` is there already.
+    ConfigError: a flag is missing or wrong, or `out` is there already.
     ReportError: a file of the run is missing, damaged, or of another version of
       the setting.
   """
@@ -95,7 +101,7 @@ def run_rescore(workdir: Path | None, out: Path | None) -> None:
     raise ConfigError("--workdir is needed: the directory of the run")
   if out is not None and out.exists():
     raise ConfigError(f"--out={out}: is there already; name a new file")
-  records = list(rescore(workdir))
+  records = list(rescore(workdir, grader))
   if not records:
     raise ReportError(f"{workdir}: no completions have been saved there yet")
   if out is not None:
@@ -103,10 +109,12 @@ def run_rescore(workdir: Path | None, out: Path | None) -> None:
   print("\n".join(map(_text, records)))
 
 
-def rescore(workdir: Path) -> Iterator[dict[str, Any]]:
+def rescore(
+  workdir: Path, grader: str | None = None
+) -> Iterator[dict[str, Any]]:
   """Yields a record for each saved eval and each reading; see `run_rescore`."""
   config = read_json(workdir / "config.json").object("config")
-  scorer = _make_scorer(config)
+  scorer = _make_scorer(config, grader)
   organism = None
   for path in sorted(workdir.glob("organisms/*/rollouts.jsonl")):
     record, after = _gate(path, scorer)
@@ -131,13 +139,21 @@ def _styles(config: Record) -> dict[str, str]:
   }
 
 
-def _make_scorer(config: Record) -> _Scorer:
+def _make_scorer(config: Record, grader: str | None) -> _Scorer:
   """Makes setting, probe and examples of a run's config again."""
   setting, evals = config.object("setting"), config.object("eval")
   name = setting.text("name")
   options = rename_options(name, setting.object("options").value)
-  current = make_setting(name, options)
-  probe, seed = make_probe(evals.text("probe")), evals.count("seed")
+  if grader is not None:
+    if name != FILE:
+      raise ConfigError(f"--grader: {name} has a scorer of its own")
+    try:
+      options["grader"] = json.loads(grader)
+    except ValueError as e:
+      raise ConfigError(f"--grader={grader}: not JSON: {e}") from None
+  opened = open_setting(SettingConfig(name, options))
+  current, probe = opened.setting, opened.make_probe(evals.text("probe"))
+  seed = evals.count("seed")
   examples = {
     "eval": current.eval(evals.count("num_eval"), seed),
     "heldout": current.heldout(evals.count("num_heldout"), seed),

@@ -10,6 +10,7 @@ import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.data.messages import with_prefix, with_prompt
+from bct_jax.data.open_setting import open_setting
 from bct_jax.data.source import read_prompts
 from bct_jax.examples import Message
 from bct_jax.experiment.plan import style_of
@@ -21,7 +22,6 @@ from bct_jax.runtime.weights import (
   load_arms,
 )
 from bct_jax.sample.resume import sample_to_end
-from bct_jax.settings import make_setting
 from bct_jax.settings.prompts import prompt_wordings as wordings_of
 from bct_jax.types import Completion
 
@@ -139,7 +139,7 @@ def as_in_evals(
   one without the beginning of an answer that of the evals too.
   """
   evals = config.eval
-  setting = make_setting(config.setting.name, config.setting.options)
+  setting = open_setting(config.setting).setting
   wordings = wordings_of(evals.prompt, "eval", setting, style_of(config))
 
   def add_prompt(i: int, messages: tuple[Message, ...]) -> tuple[Message, ...]:

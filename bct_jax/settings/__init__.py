@@ -6,6 +6,7 @@ from typing import Any
 
 from bct_jax.config.options import find_wrong_option
 from bct_jax.examples import Setting
+from bct_jax.infra.user_code import UserCode, describe_error
 from bct_jax.settings import (
   arithmetic,
   claims,
@@ -56,6 +57,10 @@ _CLASSES = (
 SETTINGS: dict[str, type] = {c.name: c for c in _CLASSES}
 
 
+# Names that are no key of SETTINGS; data/open_setting.py makes these settings.
+OTHER_NAMES = ("file", "python:FILE.py:CLASS")
+
+
 def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
   """Makes a setting from its name in `SETTINGS` and its options.
 
@@ -64,9 +69,25 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
       The message names it, the closest valid one, and all valid ones.
   """
   if name not in SETTINGS:
-    raise ValueError(f"unknown setting {describe_unknown(name, SETTINGS)}")
-  option = find_wrong_option(SETTINGS[name], options)
-  renamed = SETTINGS[name].renamed
+    valid = (*SETTINGS, *OTHER_NAMES)
+    raise ValueError(f"unknown setting {describe_unknown(name, valid)}")
+  check_options(name, SETTINGS[name], options)
+  return SETTINGS[name](**options)
+
+
+def check_options(name: str, cls: type, options: Mapping[str, Any]) -> None:
+  """Checks the options of a setting.
+
+  Args:
+    name: of the setting, for errors.
+    cls: a dataclass whose fields are its options.
+    options: values by name.
+
+  Raises:
+    ValueError: an option is unknown, or a value has the wrong type.
+  """
+  option = find_wrong_option(cls, options)
+  renamed = getattr(cls, "renamed", {})
   if option is not None and option.name in renamed:
     raise ValueError(
       f"{name}: the option {option.name} is named {renamed[option.name]} now"
@@ -80,7 +101,28 @@ def make_setting(name: str, options: Mapping[str, Any]) -> Setting:
       f"{name}: {option.name} must be {option.needed_type}, not "
       f"{option.value!r}"
     )
-  return SETTINGS[name](**options)
+
+
+def make_user_setting(code: UserCode, options: Mapping[str, Any]) -> Setting:
+  """Makes a setting from a class of the user's, and its options.
+
+  Raises:
+    ValueError: it is no setting, or an option is wrong.
+  """
+  cls = code.value
+  needed = [n for n in vars(Setting) if not n.startswith("_")]
+  missing = sorted(n for n in needed if not hasattr(cls, n))
+  if not isinstance(cls, type) or missing:
+    raise ValueError(
+      f"setting.name = {code.name!r}: must be a class with "
+      f"{', '.join(missing or needed)}, such as one derived from "
+      "bct_jax.settings.base.FramedSetting"
+    )
+  check_options(code.name, cls, options)
+  try:
+    return cls(**options)
+  except Exception as e:
+    raise ValueError(f"setting.name = {describe_error(e)}") from e
 
 
 def rename_options(name: str, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -7,27 +7,14 @@ what a completion does (`classify`). The rest is here. No prompt is drawn twice.
 
 import abc
 import dataclasses
-import typing
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, ClassVar
 
 from bct_jax.config import suggest
-from bct_jax.examples import Answer, Example, Label, Message, Reason
-from bct_jax.settings import decorations
-from bct_jax.settings.parts import (
-  markup,
-  questions,
-  right_answers,
-  scorers,
-  stance,
-)
+from bct_jax.examples import Example, Message
+from bct_jax.settings.parts import questions, right_answers, scorers, stance
 from bct_jax.settings.parts.decks import draw_from_decks, require_in_range
-
-REASONS: frozenset[str] = frozenset(typing.get_args(Reason)) - {""}
-
-# No completion that was sampled is as long: 4,096 tokens are about 16,000
-# characters. A longer text is not read, so that scorers stay fast.
-MAX_CHARS = 32_768
+from bct_jax.settings.scoring import ScoringSetting
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +76,7 @@ class Frame(Sequence):
     return self.build(*entries)
 
 
-class BaseSetting(abc.ABC):
+class BaseSetting(ScoringSetting):
   """Provides the protocol of settings on top of `draw` and `classify`.
 
   Attributes:
@@ -101,16 +88,6 @@ class BaseSetting(abc.ABC):
   name: ClassVar[str]
   renamed: ClassVar[Mapping[str, str]] = {}
   caveats: ClassVar[Mapping[str, str]] = {}
-
-  @property
-  def incompatible(self) -> frozenset[str]:
-    """Names the decorations that would change what is scored here."""
-    return frozenset()
-
-  @property
-  def styles_to_keep(self) -> frozenset[str]:
-    """Names the decorations that `classify` wants to see in the text."""
-    return frozenset()
 
   @abc.abstractmethod
   def draw(
@@ -127,34 +104,6 @@ class BaseSetting(abc.ABC):
 
     Raises:
       ValueError: n is negative or larger than the number of items.
-    """
-
-  @abc.abstractmethod
-  def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    """Names what an undecorated completion does; never raises.
-
-    Args:
-      fields: those of the example.
-      text: the completion, whatever it is.
-
-    Returns:
-      The name of a behavior, as `Item.behaviors` has it, or a Reason.
-    """
-
-  @abc.abstractmethod
-  def check_answer(
-    self, example: Example, text: str, behavior: str
-  ) -> tuple[bool, bool]:
-    """Says whether an undecorated completion does its task; never raises.
-
-    Args:
-      example: what was asked, with its references and fields.
-      text: the completion; `classify` has not called it malformed.
-      behavior: what `classify` names it.
-
-    Returns:
-      Whether it is an attempt, and whether such an attempt is right, as
-      `Answer` defines it. The second is ignored without the first.
     """
 
   @property
@@ -195,85 +144,6 @@ class BaseSetting(abc.ABC):
   def heldout(self, n: int, seed: int) -> list[Example]:
     """Returns prompts on which both agree, about entities never in `train`."""
     return self._split("heldout", n, seed, diverges=False)
-
-  def score(self, example: Example, text: str) -> Label:
-    """Labels a completion of an example of this setting; never raises.
-
-    `classify` sees the text without decorations. On an eval prompt, what
-    neither behavior does is other/neither. On a train prompt, a behavior that
-    is not the agreed one is other/confused.
-    """
-    plain = self._undecorate(text)
-    if plain is None:
-      return Label("other", "truncated")
-    if not plain:
-      return Label("other", "malformed")
-    behavior = self.classify(example.fields, plain)
-    if behavior == "neither" and stance.evades(plain):
-      behavior = "unanswered"
-    if behavior in REASONS:
-      return Label("other", typing.cast(Reason, behavior))
-    initial, alternate = example.fields["behaviors"]
-    if initial == alternate:
-      return (
-        Label("agreed") if behavior == initial else Label("other", "confused")
-      )
-    if behavior == initial:
-      return Label("initial")
-    if behavior == alternate:
-      return Label("alternate")
-    return Label("other", "neither")
-
-  def strip(self, text: str) -> str:
-    """Returns a text as `classify` wants it: without markup and courtesy.
-
-    Settings whose answers are code override this.
-    """
-    return markup.strip_courtesy(markup.strip_markup(text))
-
-  def answer(self, example: Example, text: str) -> Answer:
-    """Says whether a completion does its task, rightly or not; never raises.
-
-    `check_answer` sees the text without decorations.
-    """
-    plain, prompt = (
-      self._undecorate(text) or "",
-      example.messages[-1]["content"],
-    )
-    # Also without a first line, which may be a hint that an eval puts there.
-    for asked in (prompt, prompt.partition("\n")[2]):
-      plain = right_answers.remove_echo(plain, asked)
-    if not plain:
-      return Answer(False, False)
-    behavior = self.classify(example.fields, plain)
-    if behavior in ("malformed", "unanswered"):
-      return Answer(False, False)
-    answered, right = self.check_answer(example, plain, behavior)
-    return Answer(answered, answered and right)
-
-  def _undecorate(self, text: str) -> str | None:
-    """Removes reasoning, decorations and markup from a completion.
-
-    An arm answers in the style that it was trained on. What is said of the
-    answer must be of what it does, not of how.
-
-    Returns:
-      The rest; "" if it is malformed, None if the reasoning does not end.
-    """
-    if len(text) > MAX_CHARS:
-      return ""
-    answer = markup.strip_reasoning(text)
-    if answer is None:
-      return None
-    plain = self.strip(decorations.undecorate(answer, self.styles_to_keep))
-    return "" if not plain.strip() or self.is_malformed(plain) else plain
-
-  def is_malformed(self, text: str) -> bool:
-    """Returns whether a text is no language.
-
-    Settings whose answers are code, sums or repeats override this.
-    """
-    return scorers.is_malformed(text)
 
   def require(self, condition: bool, message: str) -> None:
     """Raises ValueError with the setting's name unless a condition holds."""

@@ -126,15 +126,16 @@ def prompt_wordings(
 
 
 def behavior(setting: object, which: str) -> str:
-  """Returns what a behavior does, as the setting's docstring says.
+  """Returns what a behavior does, as the setting's docstring or options say.
 
   Args:
     setting: an instance of one of `SETTINGS`.
     which: "initial" or "alternate".
   """
-  return docstrings.docstring_fields(type(setting))[which.capitalize()].rstrip(
-    "."
-  )
+  said = getattr(setting, "descriptions", None)
+  if said is None:
+    said = docstrings.docstring_fields(type(setting))
+  return said[which.capitalize()].rstrip(".")
 
 
 def system_text(

@@ -265,7 +265,9 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   link = folder / "organisms"
   if not link.is_symlink():
     link.symlink_to(Path("..") / ".." / "organisms")
-  write_json(folder / "env.json", rundir.environment(plan.runtime))
+  rundir.check_setting_files(folder, plan)
+  facts = rundir.environment(plan.runtime, plan.setting_files)
+  write_json(folder / "env.json", facts)
 
 
 def _end(

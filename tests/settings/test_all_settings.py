@@ -16,7 +16,12 @@ from derandomized import PROFILE
 
 from bct_jax.data.leaks import check_leaks, user_text
 from bct_jax.examples import Answer, Example, Label
-from bct_jax.settings import SETTINGS, base, docstring_fields, make_setting
+from bct_jax.settings import (
+  SETTINGS,
+  docstring_fields,
+  make_setting,
+  scoring,
+)
 from bct_jax.settings.coding import INOCULATIONS
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.parts.fillers import make_filler
@@ -468,7 +473,7 @@ def test_longest_text_that_is_read(name):
   x = one_of(name, "eval", 0)
   start = time.process_time()
   for unit in ("( ", "1. ", "x"):
-    text = (x.initial + unit * base.MAX_CHARS)[: base.MAX_CHARS]
+    text = (x.initial + unit * scoring.MAX_CHARS)[: scoring.MAX_CHARS]
     setting.score(x, text)
     setting.answer(x, text)
   # A tenth of a second in reality; quadratic would be minutes.

@@ -44,7 +44,7 @@ class Grader(Protocol):
   """Grades a completion of a row of a file.
 
   Attributes:
-    sources: path -> text of the files that decide grades.
+    sources: of the files that decide grades, see `UserCode`.
   """
 
   @property

@@ -30,7 +30,7 @@ class RuleReader:
 
   Attributes:
     folder: where files of the user's are sought first.
-    sources: path -> text; filled with those of each file that is loaded.
+    sources: see `UserCode`; filled with those of each file that is loaded.
   """
 
   folder: Path
@@ -101,7 +101,9 @@ class RuleReader:
     code = load_user_code(name, where, self.folder)
     if not callable(code.value):
       raise ValueError(f"{where} = {name!r}: is no function")
-    self.sources.update(code.sources)
+    for path, text in code.sources.items():
+      if self.sources.setdefault(path, text) != text:
+        raise ValueError(f"{where} = {name!r}: another {path} is in use, too")
 
     def call(row: Row, text: str) -> Any:
       """Calls it on a copy of the row, which it may change."""

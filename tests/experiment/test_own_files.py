@@ -1,0 +1,139 @@
+"""Runs on the user's own files: resume, rescore, sweeps, several processes."""
+
+import json
+import shutil
+
+import fork_server
+import pytest
+from own_files import GRADER, make_folder, rows_of, write_rows
+from runs import ENV, ROOT, caching, comparable, start_module
+from workers import free_port
+
+from bct_jax.modes.rescore import rescore
+
+CODE = (
+  "def grade(row, text):\n"
+  "  if 'no comment' in text.lower(): return 'initial'\n"
+  "  return {'behavior': 'alternate', 'right': row['key'] in text}\n"
+)
+CONFIG = """
+from configs import tiny
+
+def get_config():
+  c = tiny.get_config()
+  c.setting.name = "file"
+  c.setting.options.folder = {folder!r}
+  c.setting.options.grader = {grader!r}
+  for run in (c.organism, c):
+    run.train.num_examples = 8
+  c.eval.probe = "file"
+  return c
+"""
+
+
+def write_config(path, folder, grader):
+  path.write_text(CONFIG.format(folder=str(folder), grader=grader))
+  return f"--config={path}"
+
+
+def run(workdir, model, config):
+  argv = [config, f"--config.model.path={model}", f"--workdir={workdir}"]
+  process = fork_server.start("bct_jax.main", argv, ENV | caching())
+  out, err = process.communicate(timeout=300)
+  return process.returncode, out, err
+
+
+@pytest.fixture(scope="module")
+def own_run(tmp_path_factory, tiny_folder):
+  """A finished run, its folder, and the flag to begin another like it."""
+  root = tmp_path_factory.mktemp("own files")
+  folder = make_folder(root / "my data")
+  (folder / "g.py").write_text(CODE)
+  grader = {"kind": "python:g.py:grade"}
+  command = write_config(root / "my config.py", folder, grader)
+  code, _, err = run(root / "run", tiny_folder, command)
+  assert code == 0, err
+  return root / "run", folder, command
+
+
+def test_files_are_recorded_and_rates_follow_their_groups(own_run):
+  workdir, _, _ = own_run
+  files = json.loads((workdir / "env.json").read_text())["setting_files"]
+  assert {k: len(v) for k, v in files.items()} == {
+    **dict.fromkeys(("install", "train", "eval", "heldout", "probe"), 10),
+    "g.py": 4,
+  }
+  result = json.loads((workdir / "result.json").read_text())
+  last = result["arms"][0]["curve"][-1]
+  assert (last["n"], last["capability_n"]) == (8, 8)
+  path = workdir / "arms" / "low" / "rollouts" / "step_0.jsonl"
+  rows = [json.loads(line) for line in path.read_text().splitlines()]
+  asked = [r["cue"] for r in rows if r["split"] == "eval"]
+  assert len(asked) == 8 and last["cues"] == len({*asked}) < 8
+  assert "reading" in result["arms"][0]
+
+
+def test_a_run_that_goes_on_refuses_other_files(own_run, tiny_folder, tmp_path):
+  workdir, folder, command = own_run
+  begun = shutil.copytree(workdir, tmp_path / "begun")
+  for name in ("done.json", "result.json"):
+    (begun / name).unlink()
+  rows = rows_of("eval")
+  write_rows(
+    folder / "eval.jsonl", [*rows[:6], {**rows[6], "key": "x"}, *rows[7:]]
+  )
+  try:
+    code, _, err = run(begun, tiny_folder, command)
+    assert code == 2
+    assert "eval differs from row 7 on, 10 rows before, 10 now" in err
+    write_rows(folder / "eval.jsonl", rows)
+    (folder / "g.py").write_text(CODE.replace("no comment", "comment"))
+    code, _, err = run(begun, tiny_folder, command)
+    assert code == 2 and "g.py differs from line 2 on" in err
+  finally:
+    write_rows(folder / "eval.jsonl", rows)
+    (folder / "g.py").write_text(CODE)
+  code, _, err = run(begun, tiny_folder, command)
+  assert code == 0, err
+  assert comparable(begun) == comparable(workdir)
+
+
+def test_another_grader_labels_saved_completions(own_run):
+  workdir, _, _ = own_run
+  same = [r for r in rescore(workdir, json.dumps(GRADER)) if "step" in r]
+  assert same and not any(r["changed"] for r in same)
+  strict = {"kind": "contains", "initial": "no comment", "alternate": "it is"}
+  found = [r for r in rescore(workdir, json.dumps(strict)) if "step" in r]
+  # A random model says neither.
+  after = [c["after"] for r in found for c in r["changed"]]
+  assert after and {x["label"] for x in after} == {"other"}
+  wrong = {"kind": "regex", "initial": "(?s).", "alternate": "zebra"}
+  with pytest.raises(ValueError, match="the grader finds 'initial' in `alt"):
+    list(rescore(workdir, json.dumps(wrong)))
+
+
+@pytest.mark.multiprocess
+def test_two_processes_elsewhere_do_the_same(own_run, tiny_folder, tmp_path):
+  workdir, folder, command = own_run
+  elsewhere = tmp_path / "else where"
+  elsewhere.mkdir()
+  env = ENV | caching() | {"PYTHONPATH": str(ROOT)}
+  env["XLA_FLAGS"] = env["XLA_FLAGS"].replace("count=4", "count=2")
+  argv = [
+    command,
+    f"--config.model.path={tiny_folder}",
+    f"--workdir={elsewhere / 'run'}",
+    "--multihost",
+    f"--coordinator=127.0.0.1:{free_port()}",
+    "--num_processes=2",
+  ]
+  both = [
+    start_module(
+      "bct_jax.main", [*argv, f"--process_id={i}"], env, cwd=elsewhere
+    )
+    for i in range(2)
+  ]
+  ends = [p.communicate(timeout=300) for p in both]
+  assert [p.returncode for p in both] == [0, 0], ends
+  one, two = comparable(workdir, False), comparable(elsewhere / "run", False)
+  assert one["organism"]["provenance"] == two["organism"]["provenance"]
