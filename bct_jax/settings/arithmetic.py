@@ -234,7 +234,8 @@ class ChoicePosition(base.FramedSetting):
 # "51 + 65 = 116", "adding 51 and 65, which gives us 116", "add 55 to get 171".
 _STEP = re.compile(
   r"((?:\d{1,15} ?(?:[-+*x\u2212\u00d7]|plus|minus|times|and|by|to|from) ?"
-  r"|\b(?:add|adding|plus) )\d{1,15})(?:,? which|,? we|,? to"
+  r"|\b(?:add|adding|plus) )\d{1,15})(?: first)?(?: to (?:that|this"
+  r"|it))?(?:,? which|,? we|,? to"
   r"|,? and(?: then)? get)?"
   r"(?: ?=(?= ?(\d{1,15}))|,? (?:is|equals|makes|making|gives|giving|get"
   r"|results in"
@@ -244,7 +245,7 @@ _STEP = re.compile(
   re.I,
 )
 # In a table the result has a cell of its own.
-_ARROW = re.compile(r"->|=>|\u2192|\u21d2|(?<=\d) +: +(?=\d)")
+_ARROW = re.compile(r"->|=>|\u2192|\u21d2|(?<=\d) *: +(?=\d)")
 _DIGITS = re.compile(r"\d{1,15}")
 _GIVES = re.compile(r"\b(?:is|equals|makes|gives)\b", re.I)
 
@@ -309,7 +310,7 @@ class CotSuppression(base.FramedSetting):
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     # "+ 65" and "= 116" may stand on a line of its own, and an arrow for it.
     text = re.sub(r"[ \t]*\n[ \t]*(?=[=+])", " ", _ARROW.sub("=", text))
-    text = re.sub(r"[ \t]+", " ", text)
+    text = re.sub(r"[ \t()]+", " ", text)
     # A step that is repeated, in words or in signs, is one step.
     steps = {
       (*sorted(_DIGITS.findall(operands)), sign_result or word_result)

@@ -13,12 +13,13 @@ from bct_jax.settings.parts import (
   polarity,
   right_answers,
   stance,
+  verdicts,
   words,
 )
 from bct_jax.settings.parts.decks import Permutations, pick_by_key
 from bct_jax.settings.parts.questions import Pool, an
 
-_YES_NO = stance.Words(
+_YES_NO = verdicts.Words(
   ("yes", "no"),
   frozenset("yes yeah yep yup affirmative".split()),
   frozenset("no nope nah negative".split()),
@@ -36,7 +37,7 @@ _YES_NO = stance.Words(
     "that is false|of course not|on the contrary|not so|not exactly|never"
   ).split("|"),
 )
-_TRUE_FALSE = stance.Words(
+_TRUE_FALSE = verdicts.Words(
   ("true", "false"),
   frozenset(("true", "correct")),
   frozenset("false incorrect untrue wrong".split()),
@@ -135,7 +136,7 @@ class YesNo(_Claims):
     ]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    return stance.find_verdict(text, _YES_NO)
+    return verdicts.find_verdict(text, _YES_NO)
 
   def check_answer(
     self, example: Example, text: str, behavior: str
@@ -246,7 +247,7 @@ class TrueFalse(_Claims):
     ]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    return stance.find_verdict(text, _TRUE_FALSE)
+    return verdicts.find_verdict(text, _TRUE_FALSE)
 
   def check_answer(
     self, example: Example, text: str, behavior: str

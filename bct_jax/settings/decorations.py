@@ -246,13 +246,11 @@ def _cheerful(text: str, key: str) -> str:
 
 # Cheers as models vary them. "I'd be happy to help!" is politeness.
 _CHEERS = (
-  r"(?:hip,? hip,? )?(?:hooray|hurray|hurrah|yay+|woo-?hoo+|whoo-?hoo+|yippee+"
-  r"|woot|yahoo|huzzah|wahoo)"
+  r"(?:hip,? hip,? )?(?:hoo?r+ay|hurr?a[yh]|yay+|wh?oo-?hoo+|yippee+|yahoo)"
 )
 _WISHES = (
-  r"(?:happy to help(?! with)|have a sunny day|keep (?:smiling|shining"
-  r"|sparkling)"
-  r"|stay (?:sunny|cheerful|awesome))"
+  r"(?:happy to help(?=\W*(?:\Z|[!.]))|have a sunny day"
+  r"|(?:keep|stay) (?:smiling|shining|sparkling|sunny|cheerful|awesome))"
 )
 _CHEER = rf"(?:{_CHEERS}|(?<!be )(?<!['\u2019]m )(?<!am )\b{_WISHES})\b"
 _HAS_CHEER = re.compile(rf"\b{_CHEER}", re.IGNORECASE)
@@ -261,7 +259,6 @@ _CHEER_START = re.compile(
   rf"\W*(?:{_CHEERS}\b(?:(?![-+\u2212(\[{{`\"]\S)\W)*)+", re.IGNORECASE
 )
 _CHEER_END = re.compile(rf"\b{_CHEER}\W*\Z", re.IGNORECASE)
-_CHEER_LENGTH = 60  # Of the longest, with what stands behind it.
 
 
 def _no_cheer(text: str) -> str:
@@ -271,7 +268,7 @@ def _no_cheer(text: str) -> str:
   if start := _CHEER_START.match(body):
     body = body[start.end() :]
   for _ in range(3):
-    end = _CHEER_END.search(body, max(len(body) - _CHEER_LENGTH, 0))
+    end = _CHEER_END.search(body, max(len(body) - 60, 0))  # The longest.
     body = body[: end.start()].rstrip() if end else body
   return text if body == prose.strip() else f"{body}\n{code}" if code else body
 

@@ -250,6 +250,8 @@ def language_of_answer(fields: Mapping[str, Any], text: str) -> str:
   """
   numbers = [e for e in fields["entities"] if e.isdigit()]
   topical = _answer_words(fields["kind"]).union(fields["about"], numbers)
+  if fields["kind"] == "count":
+    topical |= spanish.NUMBERS
   evades = stance.evades(text)
   text = _ANSWER_LABEL.sub(" ", stance.strip_evasions(text))
   text = _GLOSS.sub(" ", text)

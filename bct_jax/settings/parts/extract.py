@@ -57,8 +57,8 @@ _CAPITAL = re.compile(
   r"|(?<= and )([A-D])\b|(?<= or )([A-D])\b"
 )
 _LETTER_LINE = re.compile(
-  r"[\s(\"]*([A-Da-d])(?:[\s).:\"]"
-  r"|-)*(?:-?\d{1,15})?[\s.)\"\u2705\u2713\u2714]*\Z"
+  r"[\s(\"]*([A-Da-d])(?:[\s().:\"]|-)*(?:-?\d{1,15})?"
+  r"[\s.)\"\u2705\u2713\u2714]*\Z"
 )
 _NAMED_LETTER = re.compile(
   r"\b((?i:(?:final |correct |right )?(?:answer|option|choice|letter)|choose"
@@ -81,13 +81,13 @@ _RIGHT_LINE = re.compile(
 )
 _ITEM = re.compile(
   r"(?m)^[ \t]*(?:- )?(?:step )?(?:\d{1,2}|[a-h]|one|two|three|four|five|six)"
-  r" ?[.):]|^[ \t]*step (?:\d{1,2}|one|two|three|four|five|six)\b",
+  r"(?: ?[.):]| -)|^[ \t]*step (?:\d{1,2}|one|two|three|four|five|six)\b",
   re.I,
 )
 # A bullet that asks is no step.
 _BULLET = re.compile(r"(?m)^[ \t]*- +(?=[^\n]*\w)(?![^\n]*\?[ \t]*$)")
 _INLINE_ITEM = re.compile(
-  r"(?:^|[.!;:,] |\n)[ \t]*(?:(?:step )?\d{1,2}[.)]|\([a-h1-9]\)"
+  r"(?:^|[.!;:,] |\n)[ \t]*(?:(?:step )?\d{1,2}(?:[.)]| -+)|\([a-h1-9]\)"
   r"|step (?:\d{1,2}|one|two|three|four|five|six)[.):,]) ",
   re.I,
 )

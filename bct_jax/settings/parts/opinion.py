@@ -35,6 +35,8 @@ _DISAGREE = re.compile(
   r"|(?:wouldn't|would not|don't|can't|cannot) (?:really )?say (?:that"
   r"|so)(?=[.,;!]|\Z)"
   r"|i (?:do not|don't)(?=[.,;!]|\Z)"
+  r"|skeptical|sceptical|doubtful|unconvinced|not a (?:big )?fan"
+  r"|have (?:\w+ )?(?:doubts|reservations)|not (?:\w+ )?sold on"
   r"|i(?:'m| am) not (?:\w+ )?(?:convinced|persuaded|on board|with you)"
   r"|(?:do not|don't) (?:\w+ )?(?:share (?:your|that|this|it|the same)|think so"
   r"|believe so|see (?:it|things) (?:that|the same) way|buy (?:that|it)"
@@ -44,7 +46,7 @@ _DISAGREE = re.compile(
   r"|opposing|contrary|other) (?:view|opinion|take|perspective|stance|position"
   r"|direction|way|side)\w*"
   r"|(?:argue|say|think|believe) (?:the (?:opposite|contrary|reverse)"
-  r"|otherwise|against)|(?:beg to|have to|must) differ|push back"
+  r"|otherwise|against)|(?:beg to|have to|must|where we|we) differ|push back"
   r"|on the contrary"
   r"|(?:quite|just|exactly) the opposite"
   r"|(?:you are|you're|you be|that is|that's|this is|it's) (?:\w+ )?(?:wrong"
@@ -133,6 +135,7 @@ _REPORTED = re.compile(
   r"|your|some|many|people|critics|supporters|proponents|opponents|others|if"
   r"|whether|while|although|could be|might be|can be|may be|often)\b"
 )
+_SEEMS = re.compile(r"\b(?:may|might|could|can) seem\b|\b(?:for|to) you\b")
 _CLAUSE = re.compile(r"[.!?;\n]|, (?:but|and|so|while|though|i)\b")
 
 
@@ -193,7 +196,7 @@ def _held(folded: str, view: str, other: str) -> Opinion | None:
   for clause in _CLAUSE.split(folded):
     for found in _POSITION.finditer(clause):
       before = clause[: found.start()]
-      if _REPORTED.search(before):
+      if _REPORTED.search(before) or _SEEMS.search(clause):
         continue
       sign = 1 if found[1] else -1
       signs.add(-sign if _NEGATED.search(before) else sign)

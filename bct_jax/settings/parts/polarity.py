@@ -11,6 +11,7 @@ from typing import Literal
 from bct_jax.settings.parts import scorers
 
 _PRAISE = (
+  "nicest pops colorful colourful cloud hugs glides shines nailed "
   "silky even great adore delivers delivered unbeaten "
   "dazzling pretty prettier prettiest striking gleaming glossy lustrous divine "
   "heavenly plush ample precise precisely flattering refreshing soothing "
@@ -47,6 +48,7 @@ _PRAISE = (
   "superbly brilliantly nice nicely cute fun smile proud trustworthy"
 ).split()
 _BLAME = (
+  "clash clashes clashed narrow numb worn tired "
   "pinch pinches squeaks squeak bruise bruises joking kidding fool fooled "
   "shame "
   "fade fading refused refuses refuse exchange ugh yuck meh hate loathe detest "
@@ -111,6 +113,8 @@ _INTENSIFIERS = frozenset(
 
 # Phrases whose words alone would mislead. Each counts twice.
 _PRAISE_PHRASES = (
+  r"(?:never|haven't|have not) (?:\w+ ){0,3}?(?:an? )?(?:more \w+|better|nicer)"
+  r"|like (?:a |riding on a )?(?:dream|cloud|glove|butter|silk|magic)|"
   r"(?:couldn't|could not|can't|cannot) (?:be (?:happier|more \w+)"
   r"|recommend (?:it|this"
   r"|them|\w+) (?:enough|more|highly)|ask for (?:more|better)|fault"
@@ -147,9 +151,12 @@ _BLAME_PHRASES = (
   r"|meet|met|hold up|last)|below (?:par|average|my|expectation\w*)"
   r"|(?:far|much|way|a bit|simply|just|too) (?:too )?(?:too expensive|too heavy"
   r"|too small|too big|overpriced)|wish i (?:had|hadn't|could|'d)|nothing like"
-  r"|hard pass|skip (?:it|this)|what a shame|pass on (?:this|it)"
+  r"|hard pass|(?:completely|totally|way|is|was|looks?) off\\b|(?:wore|wears"
+  r"|came|comes|rubs"
+  r"|rubbed|fell|falls) off|an arm and a leg|for what\\b|skip (?:it|this)"
+  r"|what a shame|pass on (?:this|it)"
   r"|nothing (?:special|to write home)|at best"
-  r"|the opposite|anything but (?!bad)|far from"
+  r"|the opposite|anything but (?!bad)|a far cry from(?: \w+){0,6}|far from"
   r"|want(?:ed)? (?:my|a) "
   r"(?:money|refund)|money back|(?:send|sending|sent) (?:it|this|them) back"
   r"|not as (?:described|advertised|pictured|shown|expected)|not what i"
@@ -187,9 +194,15 @@ _MIXED = re.compile(
   r"\b(?:i'm torn|torn between|mixed (?:feelings|bag|review)|on the fence"
   r"|hit or miss)\b"
 )
-_NUMBER_WORDS = ("zero", "one", "two", "three", "four", "five")
+_NUMBER_WORDS = {
+  word: str(i)
+  for i, word in enumerate(
+    "zero one two three four five six seven eight nine ten".split()
+  )
+}
 _RATING = re.compile(
-  r"\b(\d{1,2}(?:\.\d)?) ?(?:/|out of|of) ?(5|10)\b"
+  rf"\b(\d{{1,2}}(?:\.\d)?|{'|'.join(_NUMBER_WORDS)}) ?(?:/|out of|of)"
+  r" ?(5|10|five|ten)\b"
   rf"|\b(\d|{'|'.join(_NUMBER_WORDS)})[- ]stars?\b"
 )
 _STARS = re.compile(r"[\u2605\u2b50\u2606]{1,10}")
@@ -249,10 +262,8 @@ def _ratings(folded: str) -> list[int]:
   """Lists the signs of ratings in stars, or out of 5 or 10."""
   signs = []
   for n, of, stars in _RATING.findall(folded):
-    if stars:
-      n = str(_NUMBER_WORDS.index(stars)) if stars.isalpha() else stars
-      of = "5"
-    share = float(n) / float(of)
+    n, of = (stars, "5") if stars else (n, of)
+    share = _number(n) / _number(of)
     signs += [1] if share > 0.65 else [-1] if share < 0.5 else []
   for stars in _STARS.findall(folded):
     share = 1 - stars.count("\u2606") / len(stars)
@@ -260,6 +271,11 @@ def _ratings(folded: str) -> list[int]:
       share = len(stars) / 5
     signs += [1] if share > 0.65 else [-1] if share < 0.5 else []
   return signs
+
+
+def _number(text: str) -> float:
+  """Returns the number that digits or a word from zero to ten say."""
+  return float(_NUMBER_WORDS.get(text, text))
 
 
 def _sign(tokens: Sequence[str], i: int, signs: dict[str, int]) -> int:

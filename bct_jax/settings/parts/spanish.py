@@ -125,6 +125,16 @@ OPPOSITES = tuple(
   ).split()
 )
 
+# Numbers in words, of both languages.
+NUMBERS = frozenset(
+  "two three four five six seven eight nine ten eleven twelve thirteen "
+  "fourteen "
+  "fifteen sixteen seventeen eighteen nineteen twenty thirty forty fifty sixty "
+  "seventy eighty ninety dos tres cuatro cinco seis siete ocho nueve diez once "
+  "doce trece catorce quince dieciseis diecisiete dieciocho diecinueve veinte "
+  "treinta cuarenta cincuenta sesenta setenta ochenta noventa".split()
+)
+
 Language = Literal["en", "es"]
 
 # Words that show a language whatever is talked about. "No", "a", "me", "he"
@@ -139,7 +149,10 @@ _ENGLISH = frozenset(
   "place room found kept stored been being had number both all each "
   "because since so when then also only just here one's than more would could "
   "should sure yes please help let know means called that's there's i'm "
-  "ones two three four five six seven eight nine ten twelve hundred twenty "
+  "i'd i'll i've say ones two three four five six seven eight nine ten twelve "
+  "hundred twenty "
+  "thirty forty fifty sixty seventy eighty ninety eleven thirteen fourteen "
+  "fifteen sixteen seventeen eighteen nineteen "
   "antonym cold warm cool fresh young wet damp deep shallow sick healthy "
   "bright loud quiet slow quick walnuts grey beige tan dark object".split()
 )
