@@ -42,6 +42,7 @@ NO_JAX = {
   "evals/gate.py",
   "evals/hierarchy.py",
   "evals/groups.py",
+  "evals/crossings.py",
   "evals/outcome.py",
   "evals/paired.py",
   "evals/placement.py",

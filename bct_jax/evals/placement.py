@@ -14,7 +14,7 @@ import dataclasses
 import math
 from collections.abc import Collection, Mapping
 
-from bct_jax.evals.reading import Crossing
+from bct_jax.evals.crossings import Crossing
 
 # Updates behind a crossing that are evaluated too.
 BEHIND = 2

@@ -7,14 +7,20 @@ another word. evals/README.md has the definitions. Pure Python.
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 from bct_jax.config import ReadingConfig
 from bct_jax.evals.control_check import MISSED, check_control
+from bct_jax.evals.crossings import (
+  GONE,
+  Crossing,
+  find_crossing,
+  find_loss,
+  find_progress,
+  margin_bounds,
+)
 from bct_jax.evals.paired import Interval, count_pairs, difference_interval
-from bct_jax.evals.stats import first_lasting
 
 Behavior = Literal["kept", "replaced", "lost", "mixed", "ungraded"]
 Integrity = Literal["intact", "damaged", "unknown"]
@@ -23,48 +29,11 @@ BEHAVIORS: tuple[Behavior, ...] = (
 )  # fmt: skip
 INTEGRITIES: tuple[Integrity, ...] = ("intact", "damaged", "unknown")
 PROGRESS = ("reached", "not reached", "not asked")
-# The initial rate below which the behavior counts as gone, for the loss step.
-GONE = 0.5
 # A reason of `other` that the scorer could not explain.
 UNEXPLAINED = "neither"
 
 Eval = Mapping[str, Any]  # a line of evals.jsonl, or gate.json
 Row = Mapping[str, Any]  # a line of a file of rollouts
-
-
-@dataclasses.dataclass(frozen=True)
-class Crossing:
-  """Holds between which evals something began to last.
-
-  Attributes:
-    after: the eval before it; None if the first eval shows it, or none does.
-    by: the first eval that shows it; None if none does.
-    censored_at: the last eval, if none shows it.
-  """
-
-  after: int | None
-  by: int | None
-  censored_at: int | None = None
-
-  @property
-  def first(self) -> int | None:
-    """Returns the first step at which it may have begun."""
-    if self.by is None:
-      return None if self.censored_at is None else self.censored_at + 1
-    return self.by if self.after is None else self.after + 1
-
-  @property
-  def exact(self) -> bool:
-    """Tells whether the step is known: every update before it was looked at."""
-    return self.by is not None and self.first == self.by
-
-  def describe(self, verb: str) -> str:
-    """Describes it: "reached at 6", "lost between 17 and 32"."""
-    if self.by is None:
-      return f"not {verb} by {self.censored_at}"
-    if self.exact:
-      return f"{verb} at {self.by}"
-    return f"{verb} between {self.first} and {self.by}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,7 +167,7 @@ def read_arm(
   steps = [point["step"] for point in curve]
   style, progress = find_progress(curve, config, losses, styled)
   loss = find_loss(curve)
-  bounds = _margin_bounds(style, loss)
+  bounds = margin_bounds(style, loss)
   known = style.exact and loss.exact and style.by
   return Reading(
     behavior=words[-1],
@@ -264,26 +233,6 @@ def read_integrity(
   return "intact" if measures and sure else "unknown"
 
 
-def mean_losses(
-  lines: Sequence[Mapping[str, Any]], steps: Sequence[int]
-) -> dict[int, float]:
-  """Averages the training loss over the updates since the eval before.
-
-  Args:
-    lines: of metrics.jsonl.
-    steps: of the evals, ascending.
-
-  Returns:
-    Step of an eval -> mean loss; none for an eval before any update.
-  """
-  out = {}
-  for last, step in zip((0, *steps), steps, strict=False):
-    losses = [x["loss"] for x in lines if last < x["step"] <= step]
-    if losses:
-      out[step] = sum(losses) / len(losses)
-  return out
-
-
 def words_of(arm: Mapping[str, Any]) -> str:
   """Returns the words of an arm of result.json: "kept, intact".
 
@@ -300,60 +249,6 @@ def words_of(arm: Mapping[str, Any]) -> str:
     arm["control"], read["behavior"], read["integrity"], read["progress"]
   )
   return f"{words}, {MISSED}" if check.status == "missed" else words
-
-
-def find_crossing(steps: Sequence[int], holds: Sequence[bool]) -> Crossing:
-  """Finds the first of two evals in a row, or the last eval, that hold.
-
-  Args:
-    steps: of the evals, ascending.
-    holds: for each eval whether it shows what is looked for.
-  """
-  at = first_lasting(holds)
-  if at is None:
-    return Crossing(None, None, steps[-1])
-  return Crossing(steps[at - 1] if at else None, steps[at])
-
-
-def find_loss(curve: Sequence[Eval]) -> Crossing:
-  """Finds when the initial behavior was gone."""
-  steps = [point["step"] for point in curve]
-  return find_crossing(steps, [p["initial"] < GONE for p in curve])
-
-
-def find_progress(
-  curve: Sequence[Eval],
-  config: ReadingConfig,
-  losses: Mapping[int, float] | None,
-  styled: bool,
-) -> tuple[Crossing, str]:
-  """Finds when training got to its target, and the word; see read_arm."""
-  reached: Callable[[Eval], bool] | None
-  bar = config.target_value
-  if config.target == "style":
-    reached = (lambda p: p["agreed_decorated"] >= bar) if styled else None
-  elif config.target == "reward":
-    # Only arms that are trained on a reward have one.
-    asked = any("reward" in p for p in curve)
-    reached = (lambda p: p.get("reward", -math.inf) >= bar) if asked else None
-  else:
-    known = losses or {}
-    reached = lambda p: known.get(p["step"], math.inf) <= bar  # noqa: E731
-  steps = [point["step"] for point in curve]
-  if reached is None:
-    return Crossing(None, None, steps[-1]), "not asked"
-  style = find_crossing(steps, [reached(p) for p in curve])
-  return style, "not reached" if style.by is None else "reached"
-
-
-def _margin_bounds(
-  style: Crossing, loss: Crossing
-) -> tuple[float, float | None] | None:
-  """Bounds the loss step over the style step by their brackets."""
-  if not style.by or not style.first or not loss.first:
-    return None
-  high = None if loss.by is None else loss.by / style.first
-  return loss.first / style.by, high
 
 
 def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:

@@ -18,7 +18,7 @@ from typing import Any
 from bct_jax.config import ArmConfig, ConfigError
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
-from bct_jax.evals import outcome, reading
+from bct_jax.evals import crossings, outcome, reading
 from bct_jax.evals.evaluate import add_rewards, mark_decorated, measure_rows
 from bct_jax.evals.rewards import make_reward
 from bct_jax.evals.schema import Gradients, terminal_line
@@ -322,7 +322,7 @@ def _arm_result(
   last = curve[-1]["step"]
   after = _read_rows(plan, folder / "rollouts" / f"step_{last}.jsonl")
   lines = files.read_lines(folder / "metrics.jsonl")
-  losses = reading.mean_losses(lines, [point["step"] for point in curve])
+  losses = crossings.mean_losses(lines, [point["step"] for point in curve])
   styled = arm.train.decoration != "plain"
   read = reading.read_arm(
     curve, before, after, plan.config.reading, losses, styled

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.data.batches import widest_layout
-from bct_jax.evals import reading
+from bct_jax.evals.crossings import find_loss, find_progress, mean_losses
 from bct_jax.evals.placement import Placement, place_eval
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.run_state import TrainRun, begin_states, restore_newest
@@ -134,15 +134,15 @@ def _next_place(plan: Plan, run: TrainRun) -> Placement | None:
     curve = files.read_lines(run.folder / "evals.jsonl")
     steps = [point["step"] for point in curve]
     lines = files.read_lines(run.folder / "metrics.jsonl")
-    target, _ = reading.find_progress(
+    target, _ = find_progress(
       curve,
       config.reading,
-      reading.mean_losses(lines, steps),
+      mean_losses(lines, steps),
       arm.train.decoration != "plain",
     )
     crossings = {
       _STEPS[config.reading.target]: target,
-      "loss step": reading.find_loss(curve),
+      "loss step": find_loss(curve),
     }
     spent = len(set(steps) - set(run.eval_steps))
     left = config.eval.refine_budget - spent

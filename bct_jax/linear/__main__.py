@@ -18,9 +18,10 @@ import jax
 from bct_jax.config import ConfigError, GateConfig, ReadingConfig
 from bct_jax.config.eval_steps import eval_steps
 from bct_jax.evals import outcome
+from bct_jax.evals.crossings import mean_losses
 from bct_jax.evals.evaluate import summarize_rows
 from bct_jax.evals.gate import check_gate, first_failures
-from bct_jax.evals.reading import mean_losses, read_arm, words_of
+from bct_jax.evals.reading import read_arm, words_of
 from bct_jax.evals.schema import terminal_line
 from bct_jax.experiment import rundir
 from bct_jax.infra import files

@@ -21,6 +21,7 @@ from bct_jax.config import (
 )
 from bct_jax.data.open_setting import FILE, open_setting
 from bct_jax.evals import schema, verdict
+from bct_jax.evals.crossings import mean_losses
 from bct_jax.evals.evaluate import (
   check_completion,
   label_completion,
@@ -28,7 +29,7 @@ from bct_jax.evals.evaluate import (
   summarize_rows,
 )
 from bct_jax.evals.gate import check_gate
-from bct_jax.evals.reading import Reading, mean_losses, read_arm
+from bct_jax.evals.reading import Reading, read_arm
 from bct_jax.examples import Example, Setting
 from bct_jax.infra import files
 from bct_jax.report.read.records import Record, read_json, read_lines

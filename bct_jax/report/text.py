@@ -14,7 +14,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from bct_jax.evals import reading
+from bct_jax.evals import crossings
 from bct_jax.evals.schema import EvalRecord, Rate
 from bct_jax.report.read.types import (
   ArmRecord,
@@ -119,7 +119,7 @@ def crossing(value: Crossing | None) -> str:
   return f"> {value.censored_at} (censored)"
 
 
-def bracket(value: reading.Crossing | None) -> str:
+def bracket(value: crossings.Crossing | None) -> str:
   """Writes between which steps something began to last: "6", "17 to 32"."""
   if value is None:
     return "–"

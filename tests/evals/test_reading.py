@@ -5,8 +5,9 @@ import random
 import pytest
 
 from bct_jax.config import ConfigError, ReadingConfig, from_dict
-from bct_jax.evals import reading
-from bct_jax.evals.reading import Crossing, read_arm, read_behavior
+from bct_jax.evals import crossings
+from bct_jax.evals.crossings import Crossing
+from bct_jax.evals.reading import read_arm, read_behavior
 from bct_jax.evals.stats import wilson
 from configs import default
 
@@ -187,7 +188,7 @@ def test_targets_other_than_style():
   bare = [point(0, 1.0, 0.0)]
   assert read(bare, bars=bars).progress == "not asked"
   lines = [{"step": s, "loss": 3.0 - s / 8} for s in range(1, 17)]
-  losses = reading.mean_losses(lines, [0, 8, 16])
+  losses = crossings.mean_losses(lines, [0, 8, 16])
   assert losses == {8: 3 - 4.5 / 8, 16: 3 - 12.5 / 8}
   bars = ReadingConfig(target="loss", target_value=2.0)
   assert read(curve, bars=bars, losses=losses).style_step == Crossing(8, 16)

@@ -15,8 +15,8 @@ from workers import Cluster
 
 from bct_jax.config.controls import with_controls
 from bct_jax.config.types import ReversalConfig
+from bct_jax.evals.crossings import find_crossing
 from bct_jax.evals.placement import BEHIND, Placement, place_eval
-from bct_jax.evals.reading import find_crossing
 from bct_jax.evals.schema import Rate
 from bct_jax.evals.stats import wilson
 from bct_jax.experiment import arms, organism, refine, run

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bct_jax.data.leaks import describe_overlap
-from bct_jax.evals.reading import GONE, find_crossing
+from bct_jax.evals.crossings import GONE, find_crossing
 from bct_jax.evals.schema import EvalRecord
 from bct_jax.report.read import parse, records
 from bct_jax.report.read.ending import ending_of

@@ -7,8 +7,8 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from bct_jax.evals import crossings, schema
 from bct_jax.evals import reading as readings
-from bct_jax.evals import schema
 from bct_jax.evals.paired import Interval
 from bct_jax.evals.schema import Gradients, Rate
 from bct_jax.report.read import records
@@ -103,9 +103,9 @@ def _measure(record: records.Record) -> readings.Measure:
   )
 
 
-def _bracket(record: records.Record) -> readings.Crossing:
+def _bracket(record: records.Record) -> crossings.Crossing:
   """Reads between which evals something began to last."""
-  return readings.Crossing(
+  return crossings.Crossing(
     *(
       record.count(key) if record.has(key) else None
       for key in ("after", "by", "censored_at")

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import CONTROLS
+from bct_jax.evals import crossings
 from bct_jax.evals import reading as readings
 from bct_jax.evals.control_check import MISSED, ControlCheck, check_control
 from bct_jax.evals.schema import EvalRecord, Rate
@@ -97,8 +98,8 @@ class ArmRecord:
   why: str
   retention: Estimate | None
   transfer: Estimate | None
-  style_step: readings.Crossing | None
-  loss_step: readings.Crossing | None
+  style_step: crossings.Crossing | None
+  loss_step: crossings.Crossing | None
   deployment_length: Crossing | None
   returned: bool
   trained_tokens: int | None
