@@ -10,7 +10,6 @@ The time line of one arm, whose evals are due after updates 0, 2 and 4:
 """
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,11 @@ from bct_jax.evals.schema import Gradients, terminal_line
 from bct_jax.experiment import gradient_log
 from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_facts import keep_eval_facts
-from bct_jax.experiment.eval_rollouts import partials, sample_arms
+from bct_jax.experiment.eval_rollouts import (
+  is_finite,
+  partials,
+  sample_arms,
+)
 from bct_jax.experiment.organism import organism_weights
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
@@ -141,7 +144,7 @@ def _evaluate(
       rollouts = _sample(plan, weights, title, partial)
     unsaved: list[tuple[_Arm, Any]] = []
     for i, arm in enumerate(arms):
-      if not _finite(rollouts[i]):
+      if not is_finite(rollouts[i]):
         errors[arm.name] = NumericalError(
           f"log-probabilities in the eval at step {step} are not finite"
         )
@@ -166,18 +169,12 @@ def _sample(
   """Samples several weights in one batch, and what is not finite once more."""
   rollouts = sample_arms(plan, weights, title, partial)
   for i, rows in enumerate(rollouts):
-    if weights[1:] and not _finite(rows):
+    if weights[1:] and not is_finite(rows):
       # These weights may be at fault, or those of another arm whose place in
       # the cache a row took over. Sampled alone they tell.
       alone = sample_arms(plan, [weights[i]], f"{title}, arm {i} alone")
       (rollouts[i],) = alone
   return rollouts
-
-
-def _finite(rows: Sequence[Mapping[str, Any]] | None) -> bool:
-  """Tells whether all numbers of rollouts are finite; no rows are."""
-  numbers = [v for row in rows or () for v in row.values()]
-  return all(math.isfinite(v) for v in numbers if isinstance(v, float))
 
 
 class _Arm:

@@ -1,7 +1,8 @@
 """Samples and labels the eval rollouts of a plan."""
 
 import dataclasses
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,12 @@ CHECKED = 8
 # Row ids of sample k begin at k times this, so that neither more prompts nor
 # more samples change what is drawn for the others.
 _STRIDE = 1 << 20
+
+
+def is_finite(rows: Sequence[Mapping[str, Any]] | None) -> bool:
+  """Tells whether all numbers of rollouts are finite; no rows are."""
+  numbers = [v for row in rows or () for v in row.values()]
+  return all(math.isfinite(v) for v in numbers if isinstance(v, float))
 
 
 def sample_rows(

@@ -14,7 +14,7 @@ from bct_jax.evals.evaluate import (
 )
 from bct_jax.evals.gate import GateError, check_gate, first_failures, gate_text
 from bct_jax.experiment.draw_completions import draw_completions
-from bct_jax.experiment.eval_rollouts import partials, sample_rows
+from bct_jax.experiment.eval_rollouts import is_finite, partials, sample_rows
 from bct_jax.experiment.plan import Plan, style_of
 from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, shared_files
@@ -24,6 +24,7 @@ from bct_jax.models.lora import Weights
 from bct_jax.runtime.weights import load_weights, record_origin
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.prompts import prompt_wordings
+from bct_jax.train.step import NumericalError
 
 
 def organism_weights(plan: Plan, folder: Path) -> Weights:
@@ -197,7 +198,7 @@ def run_gate(
     if weights is None:
       weights = organism_weights(plan, folder)
     partial = folder / "rollouts.partial.jsonl"
-    rows = sample_rows(plan, weights, "gate", partial)
+    rows = _sample(plan, weights, "gate", partial)
     shared_files.write_lines(folder / "rollouts.jsonl", rows)
     for file in partials(partial):
       shared_files.delete(file)
@@ -226,7 +227,7 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
   if record is None or record["eval_hash"] != facts or "right" not in record:
     partial = folder / "base.partial.jsonl"
     weights = load_weights(plan.runtime, None)
-    rows = sample_rows(plan, weights, "model before the install", partial)
+    rows = _sample(plan, weights, "model before the install", partial)
     record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
     record |= {"eval_hash": facts}
     shared_files.write_lines(folder / "base_rollouts.jsonl", rows)
@@ -234,6 +235,23 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
     for file in partials(partial):
       shared_files.delete(file)
   return record
+
+
+def _sample(
+  plan: Plan, weights: Weights, title: str, partial: Path
+) -> list[dict[str, Any]]:
+  """Samples the prompts of the gate.
+
+  Raises:
+    train.NumericalError: a number is not finite, as with damaged weights.
+  """
+  rows = sample_rows(plan, weights, title, partial)
+  if not is_finite(rows):
+    raise NumericalError(
+      f"{title}: log-probabilities are not finite; are the weights of "
+      f"{plan.config.model.path} whole?"
+    )
+  return rows
 
 
 def unprompted(plan: Plan) -> tuple[Prompt, ...]:

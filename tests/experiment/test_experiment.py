@@ -272,8 +272,14 @@ def test_loss_that_is_not_finite_stops_with_code_3(tiny_folder, tmp_path):
   save_file(tensors, folder / "model.safetensors")
   code, _, err = run(tmp_path / "run", folder)
   assert code == 3
+  assert "before the install: log-probabilities are not finite" in err
+  assert not [*(tmp_path / "run").glob("organisms/*/checkpoints/*")]
+  # Without the model's own rates the install is where it shows.
+  flags = "--config.gate.base_rates=False"
+  code, _, err = run(tmp_path / "other", folder, flags)
+  assert code == 3
   assert "not finite at update 1 of 4" in err and "install/" in err
-  (checkpoints,) = (tmp_path / "run").glob("organisms/*/checkpoints")
+  (checkpoints,) = (tmp_path / "other").glob("organisms/*/checkpoints")
   assert not [p for p in checkpoints.iterdir() if p.name.isdigit()]
 
 

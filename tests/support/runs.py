@@ -86,7 +86,9 @@ def comparable(workdir: Path, exact: bool = True) -> dict:
     assert arm.pop("seconds") > 0
   if not exact:
     points = [p for arm in result["arms"] for p in arm["curve"]]
-    for record in (result["organism"]["gate"], *points):
+    gate = result["organism"]["gate"]
+    base = [gate["base"]] if "base" in gate else []
+    for record in (gate, *base, *points):
       assert 0 <= record.pop("logprob_difference") < 1e-4
   return result
 
