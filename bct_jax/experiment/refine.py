@@ -20,7 +20,6 @@ metrics.jsonl has of it. Which evals are there, and that state, are all that a
 run needs to go on after a kill.
 """
 
-import contextlib
 import dataclasses
 import shutil
 from collections.abc import Callable, Mapping, Sequence
@@ -189,7 +188,8 @@ class _Replay:
     if place.step - place.lower > 1:
       self._advance(self.job, place.lower)
       self._save(self.job.state)
-    self._advance(self.job, place.step, evaluate)
+    self._advance(self.job, place.step)
+    self._fit(self.job, place.step, evaluate=evaluate)
 
   def close(self) -> None:
     """Ends Orbax's threads."""
@@ -221,38 +221,31 @@ class _Replay:
       self.checkpoints = Checkpoints(self.run.folder / FOLDER)
     self.checkpoints.save(state, {"data_hash": self.run.dataset.hash})
 
-  def _advance(
-    self, job: Job, step: int, evaluate: Evaluate | None = None
-  ) -> None:
-    """Makes the updates up to a step, and evaluates the state there.
-
-    Args:
-      job: with the state, of this step at most.
-      step: updates done afterwards.
-      evaluate: None evaluates nothing.
-    """
-    name, count = self.run.name, step - self.step
-    with contextlib.ExitStack() as opened:
-      bar = Stage(None)
-      if count:
-        first = self.step + 1
-        which = f"update {step}" if count == 1 else f"updates {first} to {step}"
-        title = f"{name}: {which} again"
-        bar = opened.enter_context(stage(title, count, "steps"))
+  def _advance(self, job: Job, step: int) -> None:
+    """Makes the updates up to a step, where the state is not there yet."""
+    first, count = self.step + 1, step - self.step
+    if not count:
+      return
+    which = f"update {step}" if count == 1 else f"updates {first} to {step}"
+    with stage(f"{self.run.name}: {which} again", count, "steps") as bar:
       # Where arms end, a program of fewer arms goes on.
       ends = {run.arm.train.steps for run in self.together or ()}
-      between = {end for end in ends if self.step < end < step}
-      for end in sorted({*between, step}):
-        self._fit(job, end, bar, evaluate if end == step else None)
+      for end in sorted({step, *(x for x in ends if first <= x < step)}):
+        self._fit(job, end, bar)
 
   def _fit(
-    self, job: Job, step: int, bar: Stage, evaluate: Evaluate | None
+    self,
+    job: Job,
+    step: int,
+    bar: Stage | None = None,
+    evaluate: Evaluate | None = None,
   ) -> None:
-    """Does what `_advance` does, by one program."""
+    """Makes the updates up to a step by one program, and evaluates there."""
 
     def compare(values: dict[str, float]) -> None:
       self._compare(values)
-      bar(loss=f"{values['loss']:.3f}")
+      if bar is not None:
+        bar(loss=f"{values['loss']:.3f}")
 
     def evaluate_lane(step: int, lanes: Sequence[Lane]) -> None:
       if evaluate is not None and lanes:
