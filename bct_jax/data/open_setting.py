@@ -240,6 +240,8 @@ def _read_row(split: str, number: int, where: str, row: Any) -> FileRow:
       'an eval row has no completion: it is never trained on; give "initial" '
       'and "alternate" as what the two behaviors say'
     )
+  if split in ("eval", "heldout") and own.get("weight", 1) != 1:
+    raise ValueError(f'"weight": {split} rows are never trained on')
   if split in ("install", "train") and not completion:
     raise ValueError(
       "no completion: the last message must be the assistant's, or give "

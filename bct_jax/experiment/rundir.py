@@ -319,20 +319,30 @@ def environment(
     "tokenizer_hash": runtime.chat.tokenizer_hash,
     "chat_template_hash": runtime.chat.template_hash,
     "chat_template": runtime.chat.template.facts(),
-    "setting_files": setting_files or {},
+    "setting_files": {
+      name: files.digest(rows)[:16]
+      for name, rows in (setting_files or {}).items()
+    },
   }
 
 
-def check_setting_files(workdir: Path, plan: Plan) -> None:
-  """Checks that the user's files are those with which the run was begun.
+def keep_setting_files(workdir: Path, plan: Plan) -> None:
+  """Writes setting_files.json, or checks the user's files against it.
+
+  A setting that comes with bct_jax has no such file. A run has begun when it
+  has an env.json.
 
   Raises:
     ConfigError: some differ; the message says which, and from where on.
   """
-  record = shared_files.read_json_or_none(workdir / "env.json") or {}
-  changes = describe_changes(
-    record.get("setting_files", plan.setting_files), plan.setting_files
-  )
+  path = workdir / "setting_files.json"
+  if not plan.setting_files:
+    return
+  record = shared_files.read_json_or_none(path)
+  if record is None or not shared_files.exists(workdir / "env.json"):
+    shared_files.write_json(path, dict(plan.setting_files))
+    return
+  changes = describe_changes(record, plan.setting_files)
   if changes:
     raise ConfigError(
       f"{workdir} was begun with other files of the setting ("
@@ -371,6 +381,7 @@ def write_done(workdir: Path, organism: str) -> None:
   if done.exists():
     return
   paths = [workdir / n for n in ("config.json", "env.json", "result.json")]
+  paths += workdir.glob("setting_files.json")
   # Not organisms/ as a whole, which may be a link to those of other runs too.
   for folder in (workdir / "arms", workdir / "organisms" / organism):
     paths += [p for p in folder.rglob("*") if p.is_file()]

@@ -64,8 +64,8 @@ def _table(opened: OpenSetting, examples: Examples) -> list[str]:
   """Writes counts and lengths of splits as a Markdown table."""
   out = [
     "| split | rows | repeated prompts | words of prompts | words of "
-    "completions | cues | labels as expected |",
-    "|---|---|---|---|---|---|---|",
+    "completions | cues | labels as expected | right |",
+    "|---|---|---|---|---|---|---|---|",
   ]
   for split, rows in examples.items():
     prompts = collections.Counter(map(user_text, rows))
@@ -78,7 +78,7 @@ def _table(opened: OpenSetting, examples: Examples) -> list[str]:
       _lengths([" ".join(m["content"] for m in e.messages) for e in rows]),
       _lengths([e.completion for e in rows if e.completion]),
       str(len(cues) or "none"),
-      _labels(opened, split, rows),
+      *_labels(opened, split, rows),
     ]
     out.append(f"| {' | '.join(cells)} |")
   if opened.probe_rows is not None:
@@ -95,18 +95,24 @@ def _lengths(texts: Sequence[str]) -> str:
   return f"median {statistics.median(counts):g}, at most {max(counts)}"
 
 
-def _labels(opened: OpenSetting, split: str, rows: Sequence[Example]) -> str:
-  """Counts the reference completions that the scorer labels as it should."""
+def _labels(
+  opened: OpenSetting, split: str, rows: Sequence[Example]
+) -> tuple[str, str]:
+  """Counts references that get the label that they should, and right ones.
+
+  What the initial behavior says where the two part need not be right.
+  """
   wanted = [
     (e, text, label)
     for e in rows
     for text, label in _references(split, e)
     if text
   ]
-  good = [
-    opened.setting.score(e, text).name == label for e, text, label in wanted
-  ]
-  return f"{sum(good)} of {len(good)}"
+  score, answer = opened.setting.score, opened.setting.answer
+  good = [score(e, text).name == label for e, text, label in wanted]
+  asked = [(e, text) for e, text, label in wanted if label != "initial"]
+  right = [answer(e, text).right for e, text in asked]
+  return f"{sum(good)} of {len(good)}", f"{sum(right)} of {len(right)}"
 
 
 def _references(split: str, example: Example) -> list[tuple[str, str]]:

@@ -50,7 +50,7 @@ def run_experiment(
         # Before env.json: without this data the run has not begun.
         plan.tasks.load()
       rundir.keep_template_date(workdir, plan, raw, overrides)
-      rundir.check_setting_files(workdir, plan)
+      rundir.keep_setting_files(workdir, plan)
       facts = rundir.environment(plan.runtime, plan.setting_files)
       shared_files.write_json(workdir / "env.json", facts)
       plan = dataclasses.replace(plan, fall_back=fall_back)

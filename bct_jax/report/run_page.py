@@ -181,7 +181,7 @@ def _view_run(
     key=key,
     run=run,
     title=text.title(run),
-    behaviors=text.behaviors(run.setting),
+    behaviors=text.behaviors(run),
     summary=text.describe_run(run),
     primary=text.describe_primary(run),
     arms=arms,

@@ -214,12 +214,19 @@ def describe_controls(run: RunRecord, arm: ArmRecord) -> str:
   return "; ".join(f"{s}: {', '.join(found[s])}" for s in order if s in found)
 
 
-def behaviors(setting: str) -> Mapping[str, str]:
-  """Returns what a setting says of itself, by heading of its docstring.
+def behaviors(run: RunRecord) -> Mapping[str, str]:
+  """Returns what the setting of a run says of itself, by heading.
 
-  Empty: no setting of this name is known here.
+  The setting `file` has it in its options, others have it in their docstring.
+  Empty: it does not say, or no setting of this name is known here.
   """
-  known = SETTINGS.get(setting)
+  setting = run.config.get("setting")
+  options = setting.get("options") if isinstance(setting, Mapping) else None
+  if run.setting == "file" and isinstance(options, Mapping):
+    said = {n: str(options.get(n) or "") for n in ("initial", "alternate")}
+    found = {"Initial": said["initial"], "Alternate": said["alternate"]}
+    return found if all(found.values()) else {}
+  known = SETTINGS.get(run.setting)
   return {} if known is None else docstring_fields(known)
 
 

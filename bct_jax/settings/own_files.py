@@ -87,6 +87,7 @@ class FileSetting(ScoringSetting):
   rows: Mapping[str, Sequence[FileRow]]
   grader: Grader
   _sides: dict[str, bool] = dataclasses.field(default_factory=dict)
+  _failures: set[str] = dataclasses.field(default_factory=set)
 
   name = "file"
 
@@ -299,5 +300,9 @@ class FileSetting(ScoringSetting):
     try:
       return self.grader.grade(fields["row"], text, diverges)
     except (CheckError, UserCodeError) as e:
-      log_line(f"not graded: {e}")
+      # Once for each place that fails, not for each text.
+      place = str(e).partition(" on ")[0]
+      if place not in self._failures:
+        self._failures.add(place)
+        log_line(f"not graded, and so may be others: {e}")
       return Grade("neither", False, False)

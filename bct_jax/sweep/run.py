@@ -265,7 +265,7 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   link = folder / "organisms"
   if not link.is_symlink():
     link.symlink_to(Path("..") / ".." / "organisms")
-  rundir.check_setting_files(folder, plan)
+  rundir.keep_setting_files(folder, plan)
   facts = rundir.environment(plan.runtime, plan.setting_files)
   write_json(folder / "env.json", facts)
 

