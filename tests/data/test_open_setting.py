@@ -21,6 +21,7 @@ from bct_jax.data.open_setting import describe_changes, open_setting
 from bct_jax.data.training_pairs import targeted_examples
 from bct_jax.examples import Answer, Label, Setting
 from bct_jax.settings import make_setting
+from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.own_files import SPLITS
 from bct_jax.settings.prompts import prompt_wordings
 
@@ -96,6 +97,9 @@ def test_a_style_that_the_grader_asks_for_is_kept(tmp_path):
     opened(folder, grader=grader)
   setting = opened(folder, grader=grader, keep_styles="pirate").setting
   assert "pirate" in setting.incompatible
+  cased = {"kind": "regex", "initial": "Arr", "alternate": "It is"}
+  setting = opened(folder, grader=cased, keep_styles="pirate").setting
+  assert {"pirate", "upper"} <= setting.incompatible < {*DECORATIONS}
   with pytest.raises(ValueError, match="keep_styles: 'pirat'"):
     opened(folder, grader=grader, keep_styles="pirat")
 
@@ -255,6 +259,16 @@ def test_what_a_folder_lacks_is_an_error_where_it_is_asked_for(tmp_path):
   assert "You are a model that refuses." in prompt_wordings(
     "static", "eval", said, "plain"
   )
+
+
+def test_targeted_examples_need_what_the_alternate_behavior_says(folder):
+  rows = rows_of("install")
+  for row in rows:
+    if row.pop("alternate", None):
+      row["diverges"] = True
+  write_rows(folder / "install.jsonl", rows)
+  with pytest.raises(ValueError, match="install/.*: no `alternate`, what"):
+    targeted_examples(opened(folder).setting, 6, 0)
 
 
 def test_two_files_of_a_split_are_refused(folder):

@@ -1,14 +1,25 @@
 """Runs on the user's own files: resume, rescore, sweeps, several processes."""
 
+import dataclasses
 import json
 import shutil
 
+import experiments
 import fork_server
 import pytest
-from own_files import GRADER, MY_SETTING, make_folder, rows_of, write_rows
+from own_files import (
+  GRADER,
+  MY_SETTING,
+  make_folder,
+  options,
+  rows_of,
+  write_rows,
+)
 from runs import ENV, ROOT, caching, comparable, start_module
 from workers import free_port
 
+from bct_jax.config import SettingConfig
+from bct_jax.experiment.plan import make_plan
 from bct_jax.modes.rescore import rescore
 
 CODE = (
@@ -112,6 +123,29 @@ def test_another_grader_labels_saved_completions(own_run):
   wrong = {"kind": "regex", "initial": "(?s).", "alternate": "zebra"}
   with pytest.raises(ValueError, match="the grader finds 'initial' in `alt"):
     list(rescore(workdir, json.dumps(wrong)))
+
+
+def test_references_are_needed_where_they_are_scored(tmp_path, tiny_folder):
+  folder = make_folder(tmp_path)
+  rows = [{k: v for k, v in r.items() if k != "alternate"}
+          for r in rows_of("eval")]  # fmt: skip
+  write_rows(folder / "eval.jsonl", rows)
+  config = experiments.config(
+    tiny_folder, {"a": {}}, eval__references=False, eval__probe="file"
+  )
+  files = SettingConfig("file", options(folder))
+  few = dataclasses.replace(config.organism.train, num_examples=8)
+  config = dataclasses.replace(
+    config,
+    setting=files,
+    organism=dataclasses.replace(config.organism, train=few),
+    arms={"a": dataclasses.replace(config.arms["a"], train=few)},
+  )
+  plan = make_plan(config)
+  assert plan.setting_facts()
+  evals = dataclasses.replace(config.eval, references=True)
+  with pytest.raises(ValueError, match="'eval/.*' has no `alternate`"):
+    make_plan(dataclasses.replace(config, eval=evals))
 
 
 @pytest.mark.long
