@@ -17,6 +17,7 @@ from bct_jax.config import SettingConfig
 from bct_jax.data.rows import read_dialogue, read_prompt
 from bct_jax.data.source import TFDS, list_splits, read_rows
 from bct_jax.examples import Example, Setting
+from bct_jax.infra.progress import log_line
 from bct_jax.infra.user_code import is_user_code, load_user_code
 from bct_jax.settings import (
   check_options,
@@ -66,6 +67,8 @@ class OpenSetting:
       ValueError: there is no such probe.
     """
     if name != FILE:
+      if self.probe_rows is not None:
+        log_line(f"the file `probe` is not asked: eval.probe = {name!r}")
       return make_probe(name)
     if self.probe_rows is None:
       raise ValueError(
@@ -115,7 +118,7 @@ def read_setting(config: SettingConfig) -> OpenSetting:
     found = list(read_rows(*source))
     digests[split] = [_digest(row) for _, row in found]
     rows[split], wrong = _read_split(split, found)
-    faults += wrong
+    faults += wrong or ([] if found else [f"{source[0]}: no rows"])
   probe_rows = rows.pop("probe", None)
   if not rows:
     raise ValueError(
@@ -179,7 +182,8 @@ def _sources(folder: Path | str) -> dict[str, tuple[str, str]]:
     ValueError: two files have the same split.
   """
   names = (*SPLITS, "probe")
-  of_set = {n: (str(folder), n) for n in names if n in list_splits(str(folder))}
+  known = list_splits(str(folder))
+  of_set = {name: (str(folder), name) for name in names if name in known}
   if of_set or isinstance(folder, str):
     return of_set
   out = {}
@@ -217,8 +221,6 @@ def _read_split(
     except ValueError as e:
       text = str(e)
       faults.append(text if text.startswith(where) else f"{where}: {text}")
-  if not rows:
-    faults.append(f"{split}: the file has no rows")
   return out, faults
 
 

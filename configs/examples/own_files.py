@@ -33,5 +33,6 @@ def get_config() -> ConfigDict:
   c.eval.num_heldout = 20
   c.eval.num_probe = 20
   c.eval.probe = "file"
-  c.eval.steps = (4, 6, 8, 12)
+  c.eval.steps = (4, 6, 8, 10, 12, 14)
+  c.eval.refine = False  # for the sake of time
   return c

@@ -209,6 +209,12 @@ def test_rows_that_are_refused(folder, split, row, message):
   assert line.startswith(f"{path}:3: ") and message in line
 
 
+def test_a_file_without_rows_is_refused(folder):
+  (folder / "eval.jsonl").write_text("\n")
+  with pytest.raises(ValueError, match="eval.jsonl: no rows"):
+    opened(folder)
+
+
 def test_all_wrong_rows_are_counted(folder):
   write_rows(folder / "eval.jsonl", [{"prompt": ""}] * 8)
   with pytest.raises(ValueError, match="and 3 more: --mode=check_setting") as e:
@@ -277,7 +283,10 @@ def test_two_files_of_a_split_are_refused(folder):
     opened(folder)
 
 
-def test_the_probe_of_the_folder(folder):
+def test_the_probe_of_the_folder(folder, capsys):
+  opened(folder).make_probe("facts")
+  said = capsys.readouterr().err
+  assert "the file `probe` is not asked: eval.probe = 'facts'" in said
   probe = opened(folder).make_probe("file")
   x = probe.examples(10, 0)[0]
   assert probe.score(x, f"That is {x.fields['right'][0]}!")
