@@ -543,7 +543,7 @@ def test_model_file_changed_between_two_starts(tiny_folder, tmp_path):
   code, _, err = run(workdir, folder)
   last = err.strip().splitlines()[-1]
   assert code == BAD_INPUT, err
-  assert "arms/high/checkpoints: was made from other training data" in last
+  assert "arms/high: its evals so far are by other prompts than" in last
 
 
 @pytest.mark.slow
