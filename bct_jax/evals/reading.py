@@ -124,7 +124,9 @@ class Reading:
       change = measure.pop("change")
       measure["change"] = change["value"]
       measure["change_ci"] = [change["low"], change["high"]]
-    return {**out, "sentence": self.sentence()}
+    # Lists, as they are read back: what is in memory equals what is on disk.
+    lists = {k: list(v) for k, v in out.items() if isinstance(v, tuple)}
+    return {**out, **lists, "sentence": self.sentence()}
 
 
 _INTEGRITY = {

@@ -1,5 +1,6 @@
 """What is read off an arm, each fault of one-word verdicts as a test."""
 
+import json
 import random
 
 import pytest
@@ -197,6 +198,13 @@ def test_targets_other_than_style():
 def test_the_lowest_capability_on_the_way_is_kept():
   curve = [point(0, 1, 0), point(8, 1, 0, capability=0.3), point(16, 1, 0)]
   assert read(curve).min_capability == (0.3, 8)
+
+
+def test_what_is_in_memory_is_what_is_on_disk():
+  curve = [point(0, 1, 0, 0.0), point(8, 1, 0), point(16, 0, 1)]
+  found = read(curve, after=rows(0, N)).to_json()
+  assert found["margin_bounds"] and found["measures"]
+  assert json.loads(json.dumps(found)) == found
 
 
 def test_rollouts_of_other_prompts_are_refused():
