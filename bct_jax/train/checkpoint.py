@@ -2,6 +2,8 @@
 
 import logging
 import math
+import os
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -155,8 +157,7 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
         self._manager.wait_until_finished()
     except (OSError, ValueError) as e:
-      cause = " ".join(str(e).split())[-300:]  # Orbax says it at the end
-      raise OSError(f"{self._at(step)} was not written: {cause}") from e
+      raise OSError(f"{self._at(step)} was not written: {_cause(e)}") from e
 
   def _check_room(self, step: int, trees: dict[str, PyTree]) -> None:
     """Raises OSError if the arrays are larger than what the disk has free."""
@@ -277,6 +278,17 @@ def _rest(state: TrainState) -> dict[str, PyTree]:
 
 
 # --- checksums ----------------------------------------------------------------
+
+
+def _cause(error: Exception) -> str:
+  """Shortens what Orbax says of a failed write, whose end has the cause.
+
+  Some of its messages have the number of the cause alone.
+  """
+  text = " ".join(str(error).split())
+  number = re.search(r"os_error_code='(\d+)'", text)
+  name = "" if number is None else f"{os.strerror(int(number[1]))}: "
+  return name + text[-300:]
 
 
 def checksums(tree: PyTree) -> dict[str, int]:

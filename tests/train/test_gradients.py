@@ -36,7 +36,8 @@ ARMS = {
   "adapter": {
     "train": {"objective": "kl_to_ref"},
     "lora": {"rank": 4},
-    "optim": {"lr": 1e-3},
+    # Small, for the gain is to first order.
+    "optim": {"lr": 5e-4},
   },
   "dpo": {"train": {"objective": "dpo", "decoration": "pirate"}},
   "policy": {
