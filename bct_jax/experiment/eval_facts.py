@@ -18,7 +18,9 @@ from bct_jax.infra import files, shared_files
 
 FILE = "eval_facts.json"
 # Parts of settings/ that label completions of every setting.
-_SHARED = ("base.py", "decorations.py", "graders", "parts", "probes")
+_SHARED = (
+  *("base.py", "decorations.py", "scoring.py", "graders", "parts", "probes"),
+)
 
 
 def keep_eval_facts(plan: Plan, folder: Path) -> None:

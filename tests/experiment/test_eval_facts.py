@@ -1,6 +1,8 @@
 """A curve mixes neither prompts nor scorers of before and after a stop."""
 
+import inspect
 import json
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,20 @@ def test_labels_of_another_scorer_are_refused(plans, tmp_path, monkeypatch):
   monkeypatch.setattr(eval_facts, "_code_hash", lambda module: "other")
   with pytest.raises(ValueError, match="by other scorers than"):
     keep_eval_facts(plans[0], tmp_path)
+
+
+def test_the_code_that_labels_is_hashed(plans):
+  """What `score` and `answer` are defined in, wherever that is moved to."""
+  root = Path(eval_facts.settings.__file__).parent
+  hashed = {
+    path
+    for name in eval_facts._SHARED
+    for path in eval_facts._modules(root / name)
+  }
+  kind = type(plans[0].setting)
+  hashed.add(Path(inspect.getfile(kind)))
+  for method in (kind.score, kind.answer, kind.classify):
+    assert Path(method.__code__.co_filename) in hashed
 
 
 def test_an_arm_from_before_there_were_facts_goes_on(plans, tmp_path):
