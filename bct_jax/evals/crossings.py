@@ -5,7 +5,7 @@ Both are known between two evals only: a bracket of steps. Pure Python.
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bct_jax.config import ReadingConfig
@@ -97,21 +97,21 @@ def find_progress(
   styled: bool,
 ) -> tuple[Crossing, str]:
   """Finds when training got to its target, and the word; see read_arm."""
-  reached: Callable[[Eval], bool] | None
-  bar = config.target_value
+  bar, known = config.target_value, losses or {}
+  steps = [point["step"] for point in curve]
   if config.target == "style":
-    reached = (lambda p: p["agreed_decorated"] >= bar) if styled else None
+    asked = styled
+    reached = [styled and p["agreed_decorated"] >= bar for p in curve]
   elif config.target == "reward":
     # Only arms that are trained on a reward have one.
     asked = any("reward" in p for p in curve)
-    reached = (lambda p: p.get("reward", -math.inf) >= bar) if asked else None
+    reached = [p.get("reward", -math.inf) >= bar for p in curve]
   else:
-    known = losses or {}
-    reached = lambda p: known.get(p["step"], math.inf) <= bar  # noqa: E731
-  steps = [point["step"] for point in curve]
-  if reached is None:
+    asked = True
+    reached = [known.get(step, math.inf) <= bar for step in steps]
+  if not asked:
     return Crossing(None, None, steps[-1]), "not asked"
-  style = find_crossing(steps, [reached(p) for p in curve])
+  style = find_crossing(steps, reached)
   return style, "not reached" if style.by is None else "reached"
 
 

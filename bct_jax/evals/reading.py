@@ -91,7 +91,7 @@ class Reading:
   @property
   def words(self) -> str:
     """Returns behavior and integrity: "kept, intact"."""
-    return f"{self.behavior}, {_INTEGRITY[self.integrity]}"
+    return _words(self.behavior, self.integrity)
 
   def sentence(self) -> str:
     """Describes the reading in one line for terminal, tables and report."""
@@ -129,11 +129,10 @@ class Reading:
     return {**out, **lists, "sentence": self.sentence()}
 
 
-_INTEGRITY = {
-  "intact": "intact",
-  "damaged": "damaged",
-  "unknown": "integrity unknown",
-}
+def _words(behavior: str, integrity: str) -> str:
+  """Joins both words, so that "unknown" says of what."""
+  said = "integrity unknown" if integrity == "unknown" else integrity
+  return f"{behavior}, {said}"
 
 
 def read_arm(
@@ -244,7 +243,7 @@ def words_of(arm: Mapping[str, Any]) -> str:
   if "reading" not in arm:
     return arm["verdict"]
   read = arm["reading"]
-  words = f"{read['behavior']}, {_INTEGRITY[read['integrity']]}"
+  words = _words(read["behavior"], read["integrity"])
   if not arm.get("control"):
     return words
   check = check_control(

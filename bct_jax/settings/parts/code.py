@@ -207,12 +207,12 @@ class NotAnExpressionError(ValueError):
   """Is raised for a text that is no expression, or too large a one."""
 
 
-_BINARY: dict[type, Callable[[int, int], int]] = {
+BINARY: dict[type, Callable[[int, int], int]] = {
   ast.Add: lambda a, b: a + b,
   ast.Sub: lambda a, b: a - b,
   ast.Mult: lambda a, b: a * b,
 }
-_COMPARE: dict[type, Callable[[int, int], bool]] = {
+COMPARE: dict[type, Callable[[int, int], bool]] = {
   ast.Eq: lambda a, b: a == b,
   ast.NotEq: lambda a, b: a != b,
   ast.Lt: lambda a, b: a < b,
@@ -316,13 +316,13 @@ def _evaluate(node: ast.expr, env: _Env) -> int | None:
       value = -_number(inner, env)
     case ast.UnaryOp(op=ast.Not(), operand=inner):
       value = int(not _evaluate(inner, env))
-    case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-      value = _BINARY[type(op)](_number(left, env), _number(right, env))
+    case ast.BinOp(left=left, op=op, right=right) if type(op) in BINARY:
+      value = BINARY[type(op)](_number(left, env), _number(right, env))
     case ast.Compare(left=left, ops=[op], comparators=[right]) if (
-      type(op) in _COMPARE
+      type(op) in COMPARE
     ):
       a, b = _number(left, env), _number(right, env)
-      value = int(_COMPARE[type(op)](a, b))
+      value = int(COMPARE[type(op)](a, b))
     case ast.IfExp(test=test, body=body, orelse=orelse):
       yes, no = _evaluate(body, env), _evaluate(orelse, env)
       value = yes if _evaluate(test, env) else no

@@ -16,18 +16,11 @@ _MAX_CALLS = 60  # of a function by itself, within one another
 _MAX_VALUE = 10**12
 
 _OPERATIONS: dict[type, Callable[[int, int], int]] = {
-  ast.Add: lambda a, b: a + b,
-  ast.Sub: lambda a, b: a - b,
-  ast.Mult: lambda a, b: a * b,
+  **code.BINARY,
+  **code.COMPARE,
   ast.FloorDiv: lambda a, b: a // b,
   ast.Div: lambda a, b: a // b if a % b == 0 else _fail(),
   ast.Mod: lambda a, b: a % b,
-  ast.Eq: lambda a, b: a == b,
-  ast.NotEq: lambda a, b: a != b,
-  ast.Lt: lambda a, b: a < b,
-  ast.LtE: lambda a, b: a <= b,
-  ast.Gt: lambda a, b: a > b,
-  ast.GtE: lambda a, b: a >= b,
 }
 
 
