@@ -7,6 +7,7 @@ must be.
 import dataclasses
 import datetime
 import re
+from typing import Any
 
 from bct_jax.config.chips import CHIPS
 from bct_jax.config.fields import choose
@@ -38,6 +39,25 @@ _POSITIVE = (
   "train.steps train.batch_size train.accum train.num_examples "
   "train.checkpoint_every optim.lr optim.eps"
 ).split()
+
+
+def _require_valid(
+  group: Any, where: str, *checks: tuple[str, bool, str]
+) -> None:
+  """Rejects the first value of a group of fields that cannot be.
+
+  Args:
+    group: has the fields.
+    where: its name, for messages.
+    checks: field, whether its value can be, and what it must be.
+
+  Raises:
+    ConfigError: a value cannot be; the message names the field.
+  """
+  for field, is_valid, requirement in checks:
+    if not is_valid:
+      value = getattr(group, field)
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {requirement}")
 
 
 def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
@@ -116,17 +136,16 @@ def _check_eval_reasoning(evals: EvalConfig) -> None:
 
 def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
   """Rejects fields of `train.on_policy` that cannot be."""
-  for field, is_valid, requirement in (
+  _require_valid(
+    draw,
+    where,
     ("temperature", draw.temperature >= 0, "0 (greedy) or above"),
     ("attempts", draw.attempts > 0, "positive"),
     ("min_tokens", draw.min_tokens > 0, "positive"),
     ("max_tokens", draw.max_tokens >= draw.min_tokens, "at least min_tokens"),
     ("paraphrases", draw.paraphrases > 0, "positive"),
     ("min_accepted", 0 < draw.min_accepted <= 1, "above 0, up to 1"),
-  ):
-    if not is_valid:
-      value = getattr(draw, field)
-      raise ConfigError(f"{where}.{field} = {value!r}: must be {requirement}")
+  )
 
 
 def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
@@ -141,7 +160,9 @@ def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
   choose(optim.schedule, SCHEDULES, f"{where}.schedule")
   steps_left = steps - optim.warmup_steps
   wsd = optim.schedule == "wsd"
-  for field, is_valid, requirement in (
+  _require_valid(
+    optim,
+    where,
     (
       "warmup_steps",
       0 <= steps_left <= steps,
@@ -158,10 +179,7 @@ def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
     ("weight_decay", optim.weight_decay >= 0, "0 (off) or above"),
     ("clip_norm", optim.clip_norm >= 0, "0 (off) or above"),
     ("ema_decay", 0 <= optim.ema_decay < 1, "from 0 (off) to below 1"),
-  ):
-    if not is_valid:
-      value = getattr(optim, field)
-      raise ConfigError(f"{where}.{field} = {value!r}: must be {requirement}")
+  )
   for pattern, factor in optim.lr_groups:
     _check_pattern(pattern, f"{where}.lr_groups")
     if factor < 0:
@@ -192,7 +210,9 @@ def check_sampling(sampling: SamplingConfig) -> None:
       raise ConfigError(f"sampling.{field}: must be positive")
   if sampling.temperature < 0:
     raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
-  for field, is_valid, requirement in (
+  _require_valid(
+    sampling,
+    "sampling",
     ("top_k", sampling.top_k >= 0, "0 (off) or above"),
     ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1 (off)"),
     ("min_p", 0 <= sampling.min_p < 1, "from 0 (off) to below 1"),
@@ -202,10 +222,7 @@ def check_sampling(sampling: SamplingConfig) -> None:
       sampling.kv_cache_dtype in ("auto", "int8"),
       "auto or int8",
     ),
-  ):
-    if not is_valid:
-      value = getattr(sampling, field)
-      raise ConfigError(f"sampling.{field} = {value!r}: must be {requirement}")
+  )
 
 
 def _check_lora(lora: LoraConfig, where: str) -> None:
@@ -267,14 +284,13 @@ def _check_memorised(config: ExperimentConfig) -> None:
 
 def _check_tasks(evals: EvalConfig) -> None:
   """Rejects fields of lm-eval's tasks that cannot be."""
-  for field, is_valid, requirement in (
+  _require_valid(
+    evals,
+    "eval",
     ("tasks", len({*evals.tasks}) == len(evals.tasks), "names each once"),
     ("task_steps", all(s >= 0 for s in evals.task_steps), "not negative"),
     ("task_limit", evals.task_limit >= 0, "0 (all) or above"),
-  ):
-    if not is_valid:
-      value = getattr(evals, field)
-      raise ConfigError(f"eval.{field} = {value!r}: must be {requirement}")
+  )
 
 
 def _check_reversal(reversal: ReversalConfig) -> None:
@@ -293,7 +309,9 @@ def _check_reading(bars: ReadingConfig) -> None:
   """Rejects bars of a reading that cannot be."""
   choose(bars.target, TARGETS, "reading.target")
   is_rate = bars.target != "style" or 0 < bars.target_value <= 1
-  for field, is_valid, requirement in (
+  _require_valid(
+    bars,
+    "reading",
     ("kept", 0.5 < bars.kept < 1, "above 0.5, below 1"),
     ("lost", 0 < bars.lost < 0.5, "above 0, below 0.5"),
     ("max_fall", 0 < bars.max_fall < 1, "above 0, below 1"),
@@ -301,10 +319,7 @@ def _check_reading(bars: ReadingConfig) -> None:
     ("min_capability", 0 <= bars.min_capability <= 1, "from 0 to 1"),
     ("max_ungraded", 0 <= bars.max_ungraded <= 1, "from 0 to 1"),
     ("target_value", is_rate, "above 0, up to 1 for the target 'style'"),
-  ):
-    if not is_valid:
-      value = getattr(bars, field)
-      raise ConfigError(f"reading.{field} = {value!r}: must be {requirement}")
+  )
 
 
 def _check_primary(config: ExperimentConfig) -> None:

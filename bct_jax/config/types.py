@@ -173,6 +173,11 @@ class TrainConfig:
     return out
 
   @property
+  def has_style(self) -> bool:
+    """Returns whether completions are trained on in a style."""
+    return self.decoration != "plain"
+
+  @property
   def seed_of_adapter(self) -> int:
     """Returns the seed of a new adapter."""
     return self.seed if self.adapter_seed is None else self.adapter_seed

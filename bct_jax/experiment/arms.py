@@ -320,9 +320,8 @@ def _arm_result(
   after = _read_rows(plan, folder / "rollouts" / f"step_{last}.jsonl")
   lines = files.read_lines(folder / "metrics.jsonl")
   losses = crossings.mean_losses(lines, [point["step"] for point in curve])
-  styled = arm.train.decoration != "plain"
   read = reading.read_arm(
-    curve, before, after, plan.config.reading, losses, styled
+    curve, before, after, plan.config.reading, losses, arm.train.has_style
   )
 
   def labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:

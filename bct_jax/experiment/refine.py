@@ -137,7 +137,7 @@ def _next_place(plan: Plan, run: TrainRun) -> Placement | None:
       curve,
       config.reading,
       mean_losses(lines, steps),
-      arm.train.decoration != "plain",
+      arm.train.has_style,
     )
     crossings = {
       _STEPS[config.reading.target]: target,
