@@ -5,7 +5,7 @@ import math
 import reprlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from bct_jax.evals.schema import Rate
 from bct_jax.report.read.types import ReportError
@@ -120,11 +120,8 @@ class Record:
     return value
 
   def choice(self, key: str, among: tuple[T, ...]) -> T:
-    """Returns one of the strings `among`."""
-    value = self.value.get(key)
-    if value not in among:
-      raise self.error(key, " or ".join(map(str, among)))
-    return value
+    """Returns one of the strings `among`, as of their type."""
+    return cast(T, self.text(key, among))
 
   def flag(self, key: str) -> bool:
     """Returns a boolean."""
