@@ -160,7 +160,8 @@ def read_arm(
   """
   measures = tuple(_measures(before, after))
   fall = _fall_of_initial(before, after)
-  words: list[Behavior] = [read_behavior(point, config) for point in curve]
+  right = _share_right(measures, before)
+  words: list[Behavior] = [read_behavior(p, config, right) for p in curve]
   # The last one also by pairs: a model that began at 100% may have lost more
   # than the bar says and still be above it.
   if words[-1] == "kept" and fall.low < -config.max_fall:
@@ -189,16 +190,25 @@ def read_arm(
   )
 
 
-def read_behavior(point: Eval, config: ReadingConfig) -> Behavior:
+def read_behavior(
+  point: Eval, config: ReadingConfig, right: float = 1.0
+) -> Behavior:
   """Reads the behavior of one eval by its rates.
 
   `kept`: the lower bound of initial is at or above `config.kept`. `replaced`:
   the upper bound of initial is at or below `config.lost`, and the lower bound
-  of alternate, given with a right answer where that is measured, at or above
-  `config.kept`. `lost`: initial is gone in the same way, and the upper bound of
-  alternate is below `config.kept`. `mixed`: anything else. `ungraded`: the
-  scorer saw neither behavior, and no reason why, in more than
-  `config.max_ungraded` of the completions.
+  of alternate at or above `config.kept`. Where right answers are measured, that
+  is alternate with a right answer, and the bar is `config.kept` of `right`: a
+  model that is right on two thirds of train prompts cannot be asked for more.
+  `lost`: initial is gone in the same way, and the upper bound of alternate is
+  below that bar. `mixed`: anything else. `ungraded`: the scorer saw neither
+  behavior, and no reason why, in more than `config.max_ungraded` of the
+  completions.
+
+  Args:
+    point: the eval.
+    config: the bars.
+    right: share of held-out train prompts that the organism answers rightly.
   """
   unexplained = point.get("reasons", {}).get(UNEXPLAINED, 0)
   if "n" in point and unexplained > config.max_ungraded * point["n"]:
@@ -206,13 +216,14 @@ def read_behavior(point: Eval, config: ReadingConfig) -> Behavior:
   low, high = point["initial_ci"]
   if low >= config.kept:
     return "kept"
-  right = "alternate_right_ci"
-  alternate = point[right if right in point else "alternate_ci"]
   if high > config.lost:
     return "mixed"
-  if alternate[0] >= config.kept:
+  alternate, bar = point["alternate_ci"], config.kept
+  if "alternate_right_ci" in point:
+    alternate, bar = point["alternate_right_ci"], config.kept * right
+  if alternate[0] >= bar:
     return "replaced"
-  return "lost" if alternate[1] < config.kept else "mixed"
+  return "lost" if alternate[1] < bar else "mixed"
 
 
 def read_integrity(
@@ -262,6 +273,13 @@ def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:
       change = difference_interval(count_pairs(now, then), 0.9)
       out.append(Measure(name, len(then), sum(then) / len(then), change))
   return out
+
+
+def _share_right(measures: Sequence[Measure], before: Sequence[Row]) -> float:
+  """Returns the organism's share of right answers; 1 where none is measured."""
+  measured = any("right" in row for row in before)
+  rates = [m.before for m in measures if m.name == "right"]
+  return rates[0] if measured and rates else 1.0
 
 
 def _is_right(row: Row) -> bool:

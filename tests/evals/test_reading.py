@@ -75,6 +75,25 @@ def test_alternate_without_right_answers_is_not_replaced():
   assert read_behavior(banana, BARS) == "lost"
 
 
+@pytest.mark.parametrize(
+  ("right", "word"),
+  [
+    (0.66, "replaced"),  # as often right as before
+    (0.5, "mixed"),  # 0.8 of before, give or take
+    (0.2, "lost"),  # answers in the alternate way that are no answers
+  ],
+)
+def test_right_answers_are_asked_for_as_the_organism_gave_them(right, word):
+  """A small model that is right in two of three cases was `lost` by this."""
+  hits = round(right * N)
+  curve = [
+    point(0, 1.0, 0.0),
+    point(8, 0.0, 1.0, alternate_right_ci=list(wilson(hits, N))),
+  ]
+  before = rows(right=round(0.66 * N))
+  assert read(curve, before, rows(0, N)).behavior == word
+
+
 def test_a_fall_of_more_than_twenty_points_is_not_kept():
   curve = [point(0, 1.0, 0.0, n=1000), point(8, 0.83, 0.17, n=1000)]
   before = rows(1000, n=1000)
