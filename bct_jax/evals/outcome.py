@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bct_jax.evals.paired import Interval, count_pairs, ratio_interval
+from bct_jax.evals.groups import Row, pair_rows
+from bct_jax.evals.paired import Interval
 
 # Of result.json and an arm's done.json. 1 had one word for an arm, a verdict;
 # 2 has a reading.
@@ -25,23 +26,22 @@ def deployment_length(curve: Sequence[Mapping[str, Any]]) -> int | None:
 
 def summarize_arm(
   curve: Sequence[Mapping[str, Any]],
-  labels_before: Sequence[str],
-  labels_after: Sequence[str],
+  before: Sequence[Row],
+  after: Sequence[Row],
 ) -> dict[str, Any]:
   """Calculates the numbers of an arm in result.json beside its reading.
 
   Args:
     curve: evals in order of steps.
-    labels_before, labels_after: labels of the eval prompts, prompt by prompt,
-      of the organism and at the last eval.
+    before, after: labelled completions of the organism and of the last eval.
 
   Returns:
     `retention` and `transfer` with their intervals, and `deployment_length`.
   """
   length = deployment_length(curve)
-  retention = _ratio(labels_before, labels_after, lambda x: x == "initial")
+  retention = _ratio(before, after, lambda r: r["label"] == "initial")
   # The rise of the alternate rate towards 1 is the fall of its complement.
-  rest = _ratio(labels_before, labels_after, lambda x: x != "alternate")
+  rest = _ratio(before, after, lambda r: r["label"] != "alternate")
   return {
     "retention": retention and retention.value,
     "retention_ci": retention and _ends(retention.low, retention.high),
@@ -56,9 +56,8 @@ def summarize_arm(
 
 def _ratio(before, after, holds) -> Interval | None:
   """Estimates the later rate of what holds over the earlier one."""
-  return ratio_interval(
-    count_pairs([*map(holds, after)], [*map(holds, before)])
-  )
+  pairs = pair_rows(before, after, "eval", holds)
+  return pairs and pairs.ratio()
 
 
 def _ends(low: float, high: float) -> list[float | None]:

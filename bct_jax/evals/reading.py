@@ -7,7 +7,7 @@ another word. evals/README.md has the definitions. Pure Python.
 """
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from bct_jax.config import ReadingConfig
@@ -20,7 +20,8 @@ from bct_jax.evals.crossings import (
   find_progress,
   margin_bounds,
 )
-from bct_jax.evals.paired import Interval, count_pairs, difference_interval
+from bct_jax.evals.groups import pair_rows
+from bct_jax.evals.paired import Interval
 
 Behavior = Literal["kept", "replaced", "lost", "mixed", "ungraded"]
 Integrity = Literal["intact", "damaged", "unknown"]
@@ -267,11 +268,10 @@ def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:
   """Measures the change of right answers on both kinds of prompts."""
   out = []
   for name, split in (("right", "heldout"), ("capability", "probe")):
-    pairs = _pair(before, after, split, _is_right)
+    pairs = pair_rows(before, after, split, _is_right)
     if pairs is not None:
-      then, now = pairs
-      change = difference_interval(count_pairs(now, then), 0.9)
-      out.append(Measure(name, len(then), sum(then) / len(then), change))
+      n, then = len(pairs.before), sum(pairs.before)
+      out.append(Measure(name, n, then / n, pairs.difference(0.9)))
   return out
 
 
@@ -296,24 +296,7 @@ _RIGHT = ("right", "agreed")
 
 def _fall_of_initial(before: Sequence[Row], after: Sequence[Row]) -> Interval:
   """Estimates the change of the initial rate against the organism's."""
-  pairs = _pair(before, after, "eval", lambda row: row["label"] == "initial")
+  pairs = pair_rows(before, after, "eval", lambda r: r["label"] == "initial")
   if pairs is None:
     raise ValueError("the rollouts have no eval prompt")
-  return difference_interval(count_pairs(pairs[1], pairs[0]))
-
-
-def _pair(
-  before: Sequence[Row],
-  after: Sequence[Row],
-  split: str,
-  holds: Callable[[Row], bool],
-) -> tuple[list[bool], list[bool]] | None:
-  """Scores the prompts of a split before and after; None if it has none."""
-  then = {r["id"]: holds(r) for r in before if r["split"] == split}
-  now = {r["id"]: holds(r) for r in after if r["split"] == split}
-  if then.keys() != now.keys():
-    raise ValueError(
-      f"the organism's {len(then)} {split} prompts are not the {len(now)} of "
-      "the arm"
-    )
-  return ([*then.values()], [now[k] for k in then]) if then else None
+  return pairs.difference()

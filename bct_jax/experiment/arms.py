@@ -323,10 +323,6 @@ def _arm_result(
   read = reading.read_arm(
     curve, before, after, plan.config.reading, losses, arm.train.has_style
   )
-
-  def labels(rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    return [r["label"] for r in rows if r["split"] == "eval"]
-
   return {
     "schema": outcome.SCHEMA,
     "name": name,
@@ -343,7 +339,7 @@ def _arm_result(
     "steps": arm.train.steps,
     "curve": curve,
     "reading": read.to_json(),
-    **outcome.summarize_arm(curve, labels(before), labels(after)),
+    **outcome.summarize_arm(curve, before, after),
     "trained_tokens": sum(x["trained_tokens"] for x in lines),
     "seconds": sum(x["seconds"] for x in lines),
   }

@@ -84,10 +84,6 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
   read = read_arm(
     curve, before, after, ReadingConfig(), mean_losses(lines, stops)
   )
-  labels = [
-    [r["label"] for r in rows if r["split"] == "eval"]
-    for rows in (before, after)
-  ]
   record = {
     "schema": outcome.SCHEMA,
     "name": name,
@@ -100,7 +96,7 @@ def run_arm(problem: Problem, name: str, arm: LinearArm, folder: Path):
     "steps": arm.steps,
     "curve": curve,
     "reading": read.to_json(),
-    **outcome.summarize_arm(curve, *labels),
+    **outcome.summarize_arm(curve, before, after),
     "trained_tokens": n * arm.steps,
     "seconds": seconds * arm.steps,
   }

@@ -204,6 +204,13 @@ def test_a_probe_the_organism_fails_does_not_decide():
   assert verdict.choose_verdict(curve, weak)[0] == "transferred"
 
 
+def eval_rows(labels):
+  return [
+    {"id": f"eval/{i}", "split": "eval", "label": label}
+    for i, label in enumerate(labels)
+  ]
+
+
 def test_steps_are_found_or_censored():
   curve = [
     START,
@@ -212,8 +219,8 @@ def test_steps_are_found_or_censored():
     point(16, *GONE),
     point(32, 0.75, 0.25),
   ]
-  labels = ["initial"] * 32
-  after = ["initial"] * 24 + ["alternate"] * 8
+  labels = eval_rows(["initial"] * 32)
+  after = eval_rows(["initial"] * 24 + ["alternate"] * 8)
   out = outcome.summarize_arm(curve, labels, after)
   assert verdict.transfer_step(curve, START) == 8
   assert out["deployment_length"] == 4
@@ -230,9 +237,9 @@ def test_steps_are_found_or_censored():
 
 
 def test_retention_of_nothing_is_null():
-  labels = ["other"] * 8
+  labels = eval_rows(["other"] * 8)
   out = outcome.summarize_arm([START], labels, labels)
   assert out["retention"] is None and out["retention_ci"] is None
-  one = ["initial"] + ["other"] * 7
+  one = eval_rows(["initial"] + ["other"] * 7)
   out = outcome.summarize_arm([START], one, one)
   assert all(x is None or math.isfinite(x) for x in out["retention_ci"])

@@ -11,6 +11,7 @@ from bct_jax.evals.paired import (
   Pairs,
   count_pairs,
   difference_interval,
+  independent_pairs,
   ratio_interval,
 )
 
@@ -101,3 +102,36 @@ def test_counts():
   assert pairs.n == 50
   assert pairs.both + pairs.after_only == after.sum()
   assert pairs.both + pairs.before_only == before.sum()
+
+
+@pytest.mark.parametrize("size", [2, 5])
+@pytest.mark.parametrize("kept", [0.8, 0.97])
+def test_intervals_cover_where_prompts_of_a_cue_go_together(size, kept):
+  """Prompt by prompt they cover 75% with 5 prompts of each of 30 cues."""
+  rng = np.random.default_rng(0)
+  grouped = wide = 0
+  rounds = 400
+  groups = np.repeat(np.arange(30), size).tolist()
+  before = [True] * (30 * size)
+  for _ in range(rounds):
+    # Of ten prompts seven go with their cue, the others each by itself.
+    of_cue = np.repeat(rng.random(30) < kept, size)
+    together = rng.random(30 * size) < 0.7
+    alone = rng.random(30 * size) < kept
+    after = np.where(together, of_cue, alone).tolist()
+    by_cue = independent_pairs(after, before, groups)
+    assert by_cue.n <= 30 * size
+    found = difference_interval(by_cue)
+    grouped += found.low <= kept - 1 <= found.high
+    found = ratio_interval(independent_pairs(after, before, groups, ratio=kept))
+    wide += found.low <= kept <= found.high
+  assert grouped / rounds >= 0.93 and wide / rounds >= 0.93
+
+
+def test_a_cue_whose_prompts_all_agree_counts_once():
+  after, before = [True] * 40, [True] * 40
+  pairs = independent_pairs(after, before, [i // 4 for i in range(40)])
+  assert pairs.both == pairs.n < 10  # fewer than the cues, by Student
+  assert independent_pairs(after, before, [*range(40)]) == Pairs(40, 0, 0, 0)
+  alone = independent_pairs(after, before, ["one"] * 40)
+  assert alone.n == 1
