@@ -16,6 +16,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 import pytest
 from cases import long_but
+from chat_folders import make_dated
 from helpers import make_mesh, make_step
 from runs import (
   ENV,
@@ -162,6 +163,43 @@ def test_killed_twenty_times_ends_bit_for_bit_the_same(
         break
       kills.append(name)
   assert set(kills) == set(MOMENTS)
+
+
+@pytest.mark.slow
+def test_killed_on_one_day_and_resumed_on_others(
+  tiny_folder, tmp_path, monkeypatch
+):
+  """The chat template prints the day: a run's is that of its first start.
+
+  Time zones that are a day apart move it, with noon as the hour.
+  """
+  folder = make_dated(tiny_folder, tmp_path / "model")
+  noon = 12 - time.gmtime().tm_hour
+  whole, workdir = tmp_path / "whole", tmp_path / "run"
+
+  def set_day(day):
+    monkeypatch.setitem(ENV, "TZ", f"DAY{-noon - 24 * day:+d}")
+
+  set_day(0)
+  code, _, err = run(whole, folder)
+  assert code == 0, err
+  assert kill_when(workdir, folder, "arms/high/checkpoints/2", 0)
+  assert not (workdir / "arms/high/done.json").exists()
+  set_day(1)
+  assert kill_when(workdir, folder, "arms/high/done.json", 0)  # between arms
+  assert not (workdir / "result.json").exists()
+  set_day(2)
+  code, _, err = run(workdir, folder)
+  assert code == 0, err
+  assert_same_run(workdir, whole)
+  for name in ("config.json", "arms/low/mask_audit.txt"):
+    assert (workdir / name).read_bytes() == (whole / name).read_bytes()
+  # Another run, begun on that day, has another text, and so another organism.
+  other = tmp_path / "other"
+  assert kill_when(other, folder, "organisms/*", 0)
+  assert {*os.listdir(other / "organisms")}.isdisjoint(
+    os.listdir(whole / "organisms")
+  )
 
 
 # --- damaged checkpoints (F4, F5) ---------------------------------------------

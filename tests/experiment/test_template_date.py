@@ -4,10 +4,9 @@ import json
 import shutil
 
 import pytest
-from experiments import lines
+from chat_folders import make_dated
 
 from bct_jax.data import template
-from bct_jax.experiment import run
 from bct_jax.infra import files
 from bct_jax.interop.open_model import config_of_run
 from bct_jax.modes import notebook
@@ -18,17 +17,7 @@ pytestmark = pytest.mark.long
 
 @pytest.fixture(scope="module")
 def folder(tiny_folder, tmp_path_factory):
-  """The tiny model with a template that begins with the day."""
-  at = tmp_path_factory.mktemp("dated") / "m"
-  shutil.copytree(tiny_folder, at)
-  path = at / "chat_template.jinja"
-  config = at / "tokenizer_config.json"
-  values = json.loads(config.read_text())
-  text = path.read_text() if path.exists() else values["chat_template"]
-  values["chat_template"] = "{{ strftime_now('%Y-%m-%d') }}\n" + text
-  path.unlink(missing_ok=True)
-  config.write_text(json.dumps(values))
-  return at
+  return make_dated(tiny_folder, tmp_path_factory.mktemp("dated") / "m")
 
 
 def small(folder, **model):
@@ -42,23 +31,6 @@ def small(folder, **model):
   return c
 
 
-def content(workdir):
-  """What a run found, without times and what the machine is like."""
-  out = {
-    str(p.relative_to(workdir)): lines(p)
-    for p in workdir.rglob("*rollouts*/*.jsonl")
-  } | {
-    str(p.relative_to(workdir)): lines(p) for p in workdir.rglob("rollouts.*")
-  }
-  result = json.loads((workdir / "result.json").read_text())
-  for arm in result["arms"]:
-    del arm["seconds"]
-  return out | {
-    "result": result,
-    "config": json.loads((workdir / "config.json").read_text()),
-  }
-
-
 @pytest.fixture(scope="module")
 def whole(folder, tmp_path_factory):
   workdir = tmp_path_factory.mktemp("runs") / "whole"
@@ -68,28 +40,8 @@ def whole(folder, tmp_path_factory):
   return workdir
 
 
-def test_a_run_that_goes_on_another_day_ends_the_same(
-  folder, whole, tmp_path, monkeypatch
-):
-  """Stopped between two arms, the first of which is done."""
-  monkeypatch.setattr(template, "today", lambda: "2026-02-27")
-  run_arms = run.run_arms
-
-  def stop(plan, digest, workdirs, **more):
-    if "b" in workdirs:
-      raise KeyboardInterrupt
-    return run_arms(plan, digest, workdirs, **more)
-
-  monkeypatch.setattr(run, "run_arms", stop)
-  with pytest.raises(KeyboardInterrupt):
-    notebook.run(small(folder), tmp_path / "run")
-  monkeypatch.setattr(run, "run_arms", run_arms)
-  monkeypatch.setattr(template, "today", lambda: "2026-02-28")
-  notebook.run(small(folder), tmp_path / "run")
-  first, second = content(whole), content(tmp_path / "run")
-  assert first.keys() == second.keys() and len(first) >= 7
-  assert first == second
-  assert first["config"]["config"]["model"]["template_date"] == "2026-02-27"
+def test_a_run_says_its_day_and_keeps_it(folder, whole):
+  """Resumed on other days it is in test_faults.py."""
   # The day is what env.json, other packages and the next command read.
   env = json.loads((whole / "env.json").read_text())
   assert env["chat_template"] == {"date": "2026-02-27"}

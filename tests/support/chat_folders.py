@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 from pathlib import Path
 
 import tokenizers
@@ -106,4 +107,17 @@ def make_folder(
   (folder / "generation_config.json").write_text(
     json.dumps({"eos_token_id": ids})
   )
+  return folder
+
+
+def make_dated(model: Path, folder: Path) -> Path:
+  """Copies a model folder; its chat template then begins with the day."""
+  shutil.copytree(model, folder)
+  path = folder / "tokenizer_config.json"
+  values = json.loads(path.read_text())
+  own = folder / "chat_template.jinja"
+  text = own.read_text() if own.exists() else values["chat_template"]
+  own.unlink(missing_ok=True)
+  values["chat_template"] = "{{ strftime_now('%Y-%m-%d') }}\n" + text
+  path.write_text(json.dumps(values))
   return folder

@@ -25,6 +25,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -244,6 +245,7 @@ def run(request: dict) -> None:
 
   os.environ.clear()
   os.environ.update(request["env"])
+  time.tzset()  # the zone, like the rest, is that of the command
   for name, value in request["env"].items():
     option = name.lower()
     if name.startswith("JAX_") and option in jax.config.values:
