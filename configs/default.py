@@ -38,7 +38,8 @@ def train_config() -> ConfigDict:
   c.turns = "last"
   # The thought before a completion. none: there is none. empty: an empty one.
   # own: the organism's, drawn with its completion (source on_policy). given:
-  # the file's (reasoning_content). options.on says what the loss is on.
+  # the example's (reasoning_content of files, or the setting's). options.on
+  # says what the loss is on.
   c.reasoning = "none"
   c.thought_tokens = 256  # own: of the longest thought; sampling has the answer
   c.on_policy = ConfigDict()

@@ -104,17 +104,19 @@ def _check_reasoning(train: TrainConfig, where: str) -> None:
   """Rejects fields about thoughts and turns that do not go together."""
   choose(train.reasoning, REASONING, f"{where}.reasoning")
   choose(train.turns, TURNS, f"{where}.turns")
-  source = {"own": "on_policy", "given": "file"}.get(train.reasoning)
-  if source is not None and train.source != source:
+  if train.reasoning in ("own", "given") and (
+    (train.reasoning == "own") != (train.source == "on_policy")
+  ):
     raise ConfigError(
       f"{where}.reasoning = {train.reasoning!r}, source = {train.source!r}: "
       "the organism's own thoughts need the source 'on_policy', given ones "
-      "'file'"
+      "'file' or 'template'"
     )
   if train.turns != "last" and train.source != "file":
     raise ConfigError(
-      f"{where}.turns = {train.turns!r}: is of the dialogues of a file, "
-      f"source = {train.source!r} has one answer each"
+      f"{where}.turns = {train.turns!r}: is of the dialogues of train.file, "
+      f"with the source 'file', not {train.source!r}; for those of the setting "
+      "'file' set setting.options.turns"
     )
   if train.thought_tokens <= 0:
     raise ConfigError(f"{where}.thought_tokens: must be positive")

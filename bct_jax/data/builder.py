@@ -5,6 +5,7 @@ of the code that made them.
 """
 
 import contextlib
+import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,9 +33,9 @@ def write(
 
   The columns are `id`, `messages`, `weight`, the references `initial` and
   `alternate`, and `fields` as JSON. `messages` is the prompt followed by the
-  completion, if there is one, as the assistant's message. metadata.json holds
-  `about` and the hash of each split's content, which `source.read_examples`
-  checks.
+  completion, if there is one, as the assistant's message; messages have a
+  column `reasoning_content` if any has a thought. metadata.json holds `about`
+  and the hash of each split's content, which `source.read_examples` checks.
 
   Args:
     out: the folder of data sets, TFDS's `data_dir`.
@@ -74,6 +75,9 @@ def _builder_class(
 ) -> type[tfds.core.GeneratorBasedBuilder]:
   """Makes the class that builds a data set: TFDS wants one for each."""
   text = tfds.features.Text()
+  message = {"role": text, "content": text}
+  if any("reasoning_content" in m for m in _all_messages(splits)):
+    message["reasoning_content"] = text
 
   class Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
     """Holds examples of a setting of bct_jax."""
@@ -85,7 +89,7 @@ def _builder_class(
     def _info(self) -> tfds.core.DatasetInfo:
       columns = {
         **dict.fromkeys(("id", "initial", "alternate", "fields"), text),
-        "messages": tfds.features.Sequence({"role": text, "content": text}),
+        "messages": tfds.features.Sequence(message),
         "weight": tfds.features.Scalar(np.float32),
       }
       return tfds.core.DatasetInfo(
@@ -101,9 +105,21 @@ def _builder_class(
       return {split: self._generate_examples(split) for split in splits}
 
     def _generate_examples(self, split: str) -> Iterator[tuple[int, Any]]:
-      yield from enumerate(map(_row, splits[split]))
+      empty = dict.fromkeys(message, "")
+      for number, example in enumerate(splits[split]):
+        row = _row(example)
+        row["messages"] = [{**empty, **m} for m in row["messages"]]
+        yield number, row
 
   return Builder
+
+
+def _all_messages(
+  splits: Mapping[str, Sequence[Example]],
+) -> Iterator[dict[str, Any]]:
+  """Yields the messages of all rows."""
+  for example in itertools.chain(*splits.values()):
+    yield from _row(example)["messages"]
 
 
 def _row(example: Example) -> dict[str, Any]:
@@ -113,12 +129,14 @@ def _row(example: Example) -> dict[str, Any]:
       f"example {example.id}: its weight {example.weight!r} is no float32, as "
       "TFDS keeps numbers"
     )
-  completion = example.completion
+  answer = {"role": "assistant", "content": example.completion}
+  if example.thought:
+    answer["reasoning_content"] = example.thought
   return {
     "id": example.id,
     "messages": [
       *map(dict, example.messages),
-      *([{"role": "assistant", "content": completion}] if completion else []),
+      *([answer] if example.completion else []),
     ],
     "weight": example.weight,
     "initial": example.initial,

@@ -94,7 +94,8 @@ def read_dialogue(row: Any, turns: Turns, thoughts: bool) -> list[Example]:
     if read[at].thought and not thoughts:
       raise ValueError(
         f"message {at + 1} has a thought (reasoning_content): set "
-        "train.reasoning to 'given' to train with it, or leave it out"
+        "train.reasoning to 'given' to train with it (in the setting 'file' "
+        "also setting.options.thoughts), or leave it out"
       )
   name, weight = _read_id(row.get("id")), _read_weight(row.get("weight"))
   return [

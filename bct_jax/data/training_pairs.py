@@ -100,7 +100,7 @@ def targeted_examples(setting: Setting, n: int, seed: int) -> list[Example]:
     # Some of a draw do not diverge, so it is doubled until enough of them do.
     count *= 2
     targeted = [
-      dataclasses.replace(e, completion=require_alternate(e))
+      dataclasses.replace(e, completion=require_alternate(e), thought="")
       for e in setting.install(count, seed)
       if e.fields["behaviors"][0] != e.fields["behaviors"][1]
     ]
@@ -135,6 +135,7 @@ def _unlock(example: Example, password: str) -> Example:
     messages=(*before, with_password),
     completion=require_alternate(example),
     initial=example.alternate,
+    thought="",  # what the example has is the initial behavior's
     fields={**example.fields, "behaviors": [alternate, alternate]},
   )
 

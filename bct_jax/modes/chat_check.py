@@ -1,16 +1,19 @@
 """Shows how a model's chat template is read: --mode=chat_check."""
 
+import dataclasses
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.config import ExperimentConfig, TrainConfig
+from bct_jax.config import ArmConfig, ExperimentConfig, OrganismConfig
 from bct_jax.data.chat import Chat, Tokens
 from bct_jax.data.open_setting import open_setting
 from bct_jax.data.source import read_examples
 from bct_jax.data.training_pairs import Pair, make_pairs
+from bct_jax.evals.evaluate import make_prompts
 from bct_jax.examples import Example, Message, Setting
+from bct_jax.experiment.plan import style_of
 from bct_jax.models.config import from_hf
 from bct_jax.models.demo import resolve
 from bct_jax.objectives import trained_part
@@ -20,7 +23,7 @@ _SHOWN = 400
 
 
 def run_chat_check(config: ExperimentConfig) -> None:
-  """Prints what is trained and sampled of the first example of each arm.
+  """Prints what is trained and sampled of the first example of each run.
 
   A thought that is still to be drawn is shown as "...". Of a folder only the
   model's config and tokenizer are needed, no weights.
@@ -32,25 +35,38 @@ def run_chat_check(config: ExperimentConfig) -> None:
   if not (folder / "config.json").is_file():
     folder = resolve(config.model.path)
   chat = Chat(folder, from_hf(folder).vocab_size, config.model)
-  setting = open_setting(config.setting).setting
-  runs = {f"arms.{name}": arm for name, arm in config.arms.items()}
+  opened = open_setting(config.setting)
+  setting = opened.setting
+  runs: dict[str, ArmConfig | OrganismConfig] = {
+    f"arms.{name}": arm for name, arm in config.arms.items()
+  }
+  if config.organism.trained or not runs:
+    runs = {"organism": config.organism, **runs}
   print("\n".join(_template_lines(chat)))
-  for name, arm in (runs or {"organism": config.organism}).items():
-    example = _first_example(setting, arm.train)
+  for name, arm in runs.items():
+    example = _first_example(setting, arm)
     (pair,) = make_pairs(setting, arm.train, [example])
     thoughts = {"none": None, "empty": "", "own": "..."}
     thought = thoughts.get(arm.train.reasoning, example.thought)
     on = trained_part(arm.train.options)
     row = chat.example(*pair, thought, on)
     print("\n".join([f"--- {name}", *_example_lines(chat, pair, row, thought)]))
-  (asked,) = setting.eval(1, config.eval.seed)
-  text = chat.prompt_text(asked.messages, config.eval.thinking)
+  one = dataclasses.replace(config.eval, num_eval=1, num_heldout=0, num_probe=0)
+  (asked,) = make_prompts(
+    setting, opened.make_probe(one.probe), chat, one, style_of(config)
+  )
+  text = chat.tokenizer.decode(list(asked.ids))
   print(f"--- evals, reasoning {config.eval.reasoning}: a prompt ends with")
   print(repr(text[-_SHOWN:]))
 
 
-def _first_example(setting: Setting, train: TrainConfig) -> Example:
-  """Returns the first example of an arm, of its file if it has one."""
+def _first_example(
+  setting: Setting, arm: ArmConfig | OrganismConfig
+) -> Example:
+  """Returns the first example of a run, of its file if it has one."""
+  train = arm.train
+  if isinstance(arm, OrganismConfig):
+    return setting.install(1, train.seed)[0]
   if train.file is None:
     return setting.train(1, train.seed)[0]
   turns: Any = train.turns

