@@ -98,6 +98,8 @@ EXTRAS = {
   "test_core": TEST_CORE,
   # The TPU compiler alone, for --topology on a machine without a TPU.
   "topology": ["libtpu>=0.0.40,<0.1; platform_system == 'Linux'"],
+  # The GPU compiler, for --topology on a machine without a GPU.
+  "topology_gpu": ["jax[cuda12-local]"],
   "tpu": ["jax[tpu]"],
   "wandb": ["wandb>=0.19"],
 }

@@ -99,8 +99,9 @@ _RESUME = flags.DEFINE_string(
 _TOPOLOGY = flags.DEFINE_string(
   "topology",
   None,
-  "For dry_run: a TPU slice such as v5e:4x4 or v5p:2x2x2, for which the "
-  "programs are compiled; needs the extra `topology`, and no TPU.",
+  "For dry_run: a TPU slice such as v5e:4x4 or v5p:2x2x2, or GPUs such as "
+  "h100:8 or h100:2x8 (hosts x GPUs), for which the programs are compiled; "
+  "needs the extra `topology` or `topology_gpu`, and no device.",
 )
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",

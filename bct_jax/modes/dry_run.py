@@ -33,8 +33,9 @@ def run_dry_run(
 ) -> None:
   """Prints sizes and, where the model is at hand, data and prompts.
 
-  With the name of a TPU slice, such as v5e:4x4, the train step, the prefill and
-  the decode step are also compiled for it, see sizing/topology.py.
+  With the name of a TPU slice or of GPUs, such as v5e:4x4 or h100:2x8 (hosts x
+  GPUs), the train step, the prefill and the decode step are also compiled for
+  it, see sizing/topology.py.
 
   The mesh may be larger than what is here. With `model.architecture` neither
   weights nor tokenizer are needed; the data is then not checked.
@@ -119,13 +120,22 @@ def _roofline(model: MeshModel, work: Work, program, chip: Chip) -> str:
   recompute = 4 / 3 if model.model.remat == "full" else 1.0
   compute = tokens * flops * recompute / chip.flops
   received = sum(x.times * x.received for x in program.collectives)
-  links = received / chip.links
+  afar = sum(x.times * x.network for x in program.collectives)
+  links = (received - afar) / chip.links
+  # Of TPUs nothing comes from afar: links join a slice.
+  network = afar / chip.network if chip.network else 0.0
+  from_hosts = (
+    f", from other hosts {network:.3f} s ({afar / _GIB:.2f} GiB / "
+    f"{chip.network / 1e9:.0f} GB/s)"
+    if chip.network and afar
+    else ""
+  )
   return (
-    f"roofline of an update: {max(compute, links):.3f} s at least: products "
-    f"{compute:.3f} s ({tokens:,.0f} tokens x {flops:.3g} FLOPs"
+    f"roofline of an update: {max(compute, links, network):.3f} s at least: "
+    f"products {compute:.3f} s ({tokens:,.0f} tokens x {flops:.3g} FLOPs"
     f"{' x 4/3 for remat' if recompute > 1 else ''} / {chip.flops / 1e12:.0f} "
-    f"TFLOP/s), received {links:.3f} s ({received / _GIB:.2f} GiB / "
-    f"{chip.links / 1e9:.0f} GB/s)"
+    f"TFLOP/s), received {links:.3f} s ({(received - afar) / _GIB:.2f} GiB / "
+    f"{chip.links / 1e9:.0f} GB/s){from_hosts}"
   )
 
 

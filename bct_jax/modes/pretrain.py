@@ -16,6 +16,7 @@ import jax
 from bct_jax.config import ArmConfig, ConfigError, ExperimentConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.experiment.plan import Plan, make_plan
+from bct_jax.experiment.rundir import lock_run
 from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, processes, signals, whole_folder
 from bct_jax.infra.progress import log_line, stage
@@ -44,7 +45,8 @@ def run_pretrain(config: ExperimentConfig, out: Path | None) -> Path:
     The folder.
 
   Raises:
-    ConfigError: there is no such arm, or it does not train all params.
+    ConfigError: there is no such arm, it does not train all params, or another
+      process makes the same folder.
     ModelSourceError: the folder cannot be written.
     signals.Preempted: a signal asked to stop; the state is saved.
   """
@@ -62,25 +64,26 @@ def run_pretrain(config: ExperimentConfig, out: Path | None) -> Path:
     return folder
   processes.run_on_first("model folder", lambda: export.check_target(folder))
   work = folder.parent / f".{folder.name}.{files.digest(key)[:16]}"
-  plan = _plan(config, arm, chats, work)
   train_chats, test_chats = chats[:-TESTED], chats[-TESTED:]
-  with signals.handle_signals(), jax.set_mesh(plan.runtime.mesh):
-    weights = train_run(
-      plan,
-      ARM,
-      work,
-      arm,
-      _dataset(plan, arm, train_chats),
-      lambda: load_weights(plan.runtime, None),
-    )
-    shares = _test(plan, weights, test_chats)
-    written = export.export_hf(
-      weights.params,
-      plan.runtime.model.config,
-      plan.runtime.folder,
-      folder,
-      about={"pretrained": key, "right": shares},
-    )
+  with lock_run(work), signals.handle_signals():
+    plan = _plan(config, arm, chats, work)
+    with jax.set_mesh(plan.runtime.mesh):
+      weights = train_run(
+        plan,
+        ARM,
+        work,
+        arm,
+        _dataset(plan, arm, train_chats),
+        lambda: load_weights(plan.runtime, None),
+      )
+      shares = _test(plan, weights, test_chats)
+      written = export.export_hf(
+        weights.params,
+        plan.runtime.model.config,
+        plan.runtime.folder,
+        folder,
+        about={"pretrained": key, "right": shares},
+      )
   if processes.is_first():
     print(f"wrote {written}")
     print("answers that are exactly those of the corpus, by part:")

@@ -4,6 +4,9 @@ import dataclasses
 import math
 import re
 from collections import defaultdict
+from collections.abc import Sequence
+
+import numpy as np
 
 _BYTES = {"pred": 1, "bf16": 2, "f16": 2}
 _HEAD = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
@@ -23,6 +26,7 @@ _KINDS = (
   "ragged-all-to-all",
   "collective-permute",
 )
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _MIDDLE = "async_collective_fusion"
 
 
@@ -36,6 +40,8 @@ class Collective:
     size: bytes of that array.
     times: how often the program runs it.
     received: bytes that a device receives each time, sent around a ring.
+    network: how many of these come from other hosts, at least: each host takes
+      in once what it lacks, and its devices share the work.
     source: the operation it was made for.
   """
 
@@ -44,6 +50,7 @@ class Collective:
   size: int
   times: int
   received: float
+  network: float
   source: str
 
 
@@ -149,13 +156,18 @@ def _operands(x: _Instruction) -> list[str]:
   return re.findall(r"%([\w.\-]+)", x.rest.split("), ")[0])
 
 
-def collectives(text: str) -> list[Collective]:
+def collectives(text: str, hosts: Sequence[int] = ()) -> list[Collective]:
   """Lists the collectives of a program, the largest traffic first.
 
   XLA spreads some collectives over several fused computations, to run beside
   other work. Such a collective has one channel and counts once; its middle
   parts, named async_collective_fusion, may be in a loop of that work and do not
   count.
+
+  Args:
+    text: the optimized HLO.
+    hosts: the host of each device, in the order of the mesh; none if links join
+      all devices.
   """
   program, out, seen = parse_hlo(text), [], set()
   for name, instructions in program.computations.items():
@@ -170,11 +182,13 @@ def collectives(text: str) -> list[Collective]:
       if key in seen:
         continue
       seen.add(key)
-      out.append(_collective(x, kind, program.times[name]))
+      out.append(_collective(x, kind, program.times[name], hosts))
   return sorted(out, key=lambda c: -c.times * c.received)
 
 
-def _collective(x: _Instruction, kind: str, times: int) -> Collective:
+def _collective(
+  x: _Instruction, kind: str, times: int, hosts: Sequence[int]
+) -> Collective:
   """Reads one collective and computes what a device receives by it."""
   arrays = [
     (f"{t}[{dims}]", _size(t, dims)) for t, dims in _ARRAY.findall(x.type)
@@ -194,9 +208,53 @@ def _collective(x: _Instruction, kind: str, times: int) -> Collective:
     "collective-permute": float(total),
   }.get(kind, total * share)
   source = re.search(r'op_name="([^"]*)"', x.rest)
+  network = received * _share_from_afar(x.rest, kind, hosts)
   return Collective(
-    kind, array, size, times, received, source[1] if source else ""
+    kind, array, size, times, received, network, source[1] if source else ""
   )
+
+
+def _share_from_afar(rest: str, kind: str, hosts: Sequence[int]) -> float:
+  """Returns which share of what a device receives comes from other hosts."""
+  if len(set(hosts)) < 2:
+    return 0.0
+  if kind == "collective-permute":
+    pairs = re.findall(r"\{(\d+),(\d+)\}", rest)
+    return float(any(hosts[int(a)] != hosts[int(b)] for a, b in pairs))
+  members = _members(rest)
+  n, spanned = len(members), len({hosts[m] for m in members})
+  if spanned < 2:
+    return 0.0
+  if kind.endswith("all-to-all"):
+    return (n - n / spanned) / (n - 1)
+  return (spanned - 1) / (n - 1)
+
+
+def _members(rest: str) -> list[int]:
+  """Lists the devices of the first group of a collective.
+
+  Raises:
+    ValueError: the groups are written in a way that is not known.
+  """
+  if mesh := _MESH.search(rest):
+    axes = [(a, int(n)) for a, n in re.findall(r"'(\w+)'=(\d+)", mesh[1])]
+    chosen = re.findall(r"'(\w+)'", mesh[2])
+    sizes = [n for _, n in axes]
+    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    places = tuple(slice(None) if a in chosen else 0 for a, _ in axes)
+    return np.ravel(ids[places]).tolist()
+  iota = re.search(
+    r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", rest
+  )
+  if iota:
+    ids = np.arange(int(iota[1]) * int(iota[2]))
+    ids = ids.reshape([int(n) for n in iota[3].split(",")])
+    if iota[4]:
+      ids = ids.transpose([int(n) for n in iota[4].split(",")])
+    return ids.reshape(int(iota[1]), int(iota[2]))[0].tolist()
+  if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):
+    return [int(n) for n in groups[1].split(",")]
+  raise ValueError(f"no groups of devices in: {rest:.200}")
 
 
 def _size(dtype: str, dims: str) -> int:
@@ -208,7 +266,7 @@ def _size(dtype: str, dims: str) -> int:
 def _group(rest: str) -> int:
   """Counts the devices of a group; 2 if the text does not say, as a
   permutation's does not."""
-  if mesh := re.search(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}", rest):
+  if mesh := _MESH.search(rest):
     axes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
     return math.prod(int(axes[a]) for a in re.findall(r"'(\w+)'", mesh[2])) or 1
   if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
@@ -219,13 +277,34 @@ def _group(rest: str) -> int:
 
 
 def kernels(text: str) -> dict[str, int]:
-  """Counts how often a program runs each kernel that XLA did not write."""
+  """Counts how often a program runs each kernel of its own kind.
+
+  On TPU these are the kernels that XLA did not write, by the name that JAX gave
+  them. On GPU they are those of libraries, by the name of the library's call
+  (`__cublas$lt$matmul`), and those that XLA has Triton make
+  (`__triton_nested_gemm_fusion`).
+  """
   program, out = parse_hlo(text), defaultdict(int)
   for name, instructions in program.computations.items():
-    for x in instructions:
-      target = re.search(
-        r'custom_call_target="(tpu_custom_call|\w*cudnn\w*)"', x.rest
-      )
-      if x.op == "custom-call" and target and program.times.get(name):
-        out[re.sub(r"[.\d]+$", "", x.name)] += program.times[name]
+    times = program.times.get(name, 0)
+    for x in instructions if times else ():
+      if kernel := _kernel(x):
+        out[kernel] += times
   return dict(out)
+
+
+def _kernel(x: _Instruction) -> str:
+  """Returns the kernel that an instruction runs, "" if it is none."""
+  if x.op == "fusion":
+    kind = re.search(
+      r'"fusion_backend_config":\{"kind":"(__(?:triton|cudnn|cublas)[^"]*)"',
+      x.rest,
+    )
+    return kind[1] if kind else ""
+  target = re.search(r'custom_call_target="([^"]*)"', x.rest)
+  if x.op != "custom-call" or target is None:
+    return ""
+  if target[1].startswith(("__cublas", "__cudnn")):
+    return target[1]
+  own = target[1] == "tpu_custom_call" or "cudnn" in target[1]
+  return re.sub(r"[.\d]+$", "", x.name) if own else ""

@@ -1,7 +1,8 @@
-"""Compiles programs of a run with the real TPU compiler, without a TPU.
+"""Compiles programs of a run with the real TPU or GPU compiler, without either.
 
-`libtpu` holds the compiler and knows the slices by name. Devices made from a
-name can be compiled for, and run nothing.
+`libtpu` holds one compiler and knows the slices by name. The CUDA plugin of JAX
+holds the other and is told what a GPU is by `gpu_target.py`. Devices made from
+a name can be compiled for, and run nothing.
 """
 
 import dataclasses
@@ -26,6 +27,7 @@ from bct_jax.objectives import data_needs, objective_of
 from bct_jax.runtime.programs import MeshModel, params_view
 from bct_jax.sample.decode import Engine, PackedPrompts
 from bct_jax.sizing import hlo
+from bct_jax.sizing.gpu_target import TARGETS, target_config
 from bct_jax.sizing.sizes import Work
 from bct_jax.types import Batch, PyTree
 
@@ -65,40 +67,74 @@ class CompiledProgram:
 
 
 def chip_of(name: str) -> str:
-  """Returns the kind of chip of a topology such as v5e:4x4.
+  """Returns the kind of chip of a topology such as v5e:4x4 or h100:8.
 
   Raises:
-    ConfigError: the chip is none of the TPUs in config/chips.py.
+    ConfigError: the chip is none that a compiler knows, or what follows it is
+      no shape.
   """
   chip = name.split(":")[0]
-  tpus = [k for k, v in CHIPS.items() if v.platform == "tpu"]
-  choose(chip, tpus, f"--topology={name}: the chip")
-  if not re.fullmatch(r"\w+:\d+(x\d+){1,2}", name):
+  known = [k for k, v in CHIPS.items() if v.platform == "tpu" or k in TARGETS]
+  choose(chip, known, f"--topology={name}: the chip")
+  if CHIPS[chip].platform == "gpu":
+    if not re.fullmatch(r"\w+:[1-9]\d*(x[1-9]\d*)?", name):
+      raise ConfigError(
+        f"--topology={name}: write it as {chip}:8, or with hosts {chip}:2x8"
+      )
+  elif not re.fullmatch(r"\w+:\d+(x\d+){1,2}", name):
     raise ConfigError(f"--topology={name}: write it as v5e:4x4 or v5p:2x2x2")
   return chip
 
 
 def devices_of(name: str) -> list[Any]:
-  """Makes the devices of a slice, to compile for.
+  """Makes the devices of a slice or of hosts with GPUs, to compile for.
 
   Raises:
-    ConfigError: libtpu is not installed, or knows no such slice.
+    ConfigError: the compiler is not installed, or knows no such slice.
   """
-  if importlib.util.find_spec("libtpu") is None:
+  gpu = CHIPS[chip_of(name)].platform == "gpu"
+  package, extra = _COMPILERS["gpu" if gpu else "tpu"]
+  if importlib.util.find_spec(package) is None:
     raise ConfigError(
-      "--topology needs the compiler in libtpu: pip install 'bct_jax[topology]'"
+      f"--topology={name} needs the compiler in {package}: "
+      f"pip install 'bct_jax[{extra}]'"
     )
+  try:
+    make = _gpu_topology if gpu else _tpu_topology
+    return list(make(name).devices)
+  except jax.errors.JaxRuntimeError as e:
+    raise ConfigError(f"--topology={name}: {str(e).splitlines()[0]}") from e
+
+
+# Package that has the compiler, and the extra that installs it.
+_COMPILERS = {
+  "tpu": ("libtpu", "topology"),
+  "gpu": ("jax_cuda12_plugin", "topology_gpu"),
+}
+
+
+def _tpu_topology(name: str) -> Any:
+  """Describes a slice of TPUs."""
   # libtpu would ask a metadata server, which only a TPU machine has.
   os.environ.setdefault("TPU_SKIP_MDS_QUERY", "1")
   # No chip is taken, so several processes may compile at once.
   os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
-  try:
-    topology = topologies.get_topology_desc(
-      platform="tpu", topology_name=name, wrap=_wraps(name)
-    )
-    return list(topology.devices)
-  except jax.errors.JaxRuntimeError as e:
-    raise ConfigError(f"--topology={name}: {str(e).splitlines()[0]}") from e
+  return topologies.get_topology_desc(
+    platform="tpu", topology_name=name, wrap=_wraps(name)
+  )
+
+
+def _gpu_topology(name: str) -> Any:
+  """Describes hosts with GPUs, all of one kind."""
+  chip, shape = name.split(":")
+  # XLA's own has one number more before these: of parts that NVLink joins.
+  shape = f"1x{shape}" if "x" in shape else f"1x1x{shape}"
+  return topologies.get_topology_desc(
+    platform="cuda",
+    topology_name=name,
+    topology=shape,
+    target_config=target_config(chip),
+  )
 
 
 def _wraps(name: str) -> tuple[bool, bool, bool]:
@@ -198,6 +234,10 @@ def _compile(
   model: MeshModel, name: str, function: Any, args: tuple
 ) -> CompiledProgram:
   """Compiles a jitted function for arguments of these shapes."""
+  devices = list(model.mesh.devices.flat)
+  # Chips of a TPU slice have links among all of them.
+  links = devices[0].platform == "tpu"
+  hosts = [] if links else [d.process_index for d in devices]
   begin = time.monotonic()
   with tempfile.TemporaryDirectory() as folder:
     options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
@@ -210,21 +250,38 @@ def _compile(
       over = _over(str(e))
       raise DoesNotFit(name, over, str(e).splitlines()[0]) from e
     seconds = time.monotonic() - begin
-    # libtpu writes the text itself. `as_text` would have jaxlib read the
+    # The compiler writes the text itself. `as_text` would have jaxlib read the
     # program, which a jaxlib of another age than libtpu cannot always do.
     text = "".join(
-      path.read_text()
-      for path in Path(folder).glob("*.after_optimizations.txt")
+      path.read_text() for path in Path(folder).glob("*after_optimizations.txt")
     )
   memory = compiled.memory_analysis()
-  return CompiledProgram(
+  program = CompiledProgram(
     name,
     memory.argument_size_in_bytes,
     memory.temp_size_in_bytes,
-    hlo.collectives(text),
+    hlo.collectives(text, hosts),
     hlo.kernels(text),
     seconds,
   )
+  if target := TARGETS.get(str(model.config.mesh.chip)):
+    _check_room(program, target.memory)
+  return program
+
+
+def _check_room(program: CompiledProgram, memory: int) -> None:
+  """Raises DoesNotFit if a program needs more than there is.
+
+  The compiler for TPUs says so itself, that for GPUs does not.
+  """
+  needed = program.arguments + program.temporaries
+  if needed > memory:
+    raise DoesNotFit(
+      program.name,
+      needed - memory,
+      f"{needed / _GIB:.2f} GiB on a GPU that leaves {memory / _GIB:.2f} to "
+      "programs",
+    )
 
 
 def _over(message: str) -> float | None:
@@ -260,9 +317,12 @@ def lines(program: CompiledProgram, memory: int) -> list[str]:
   for kind, collectives in kinds.items():
     most = max(collectives, key=lambda x: x.size)
     received = sum(x.times * x.received for x in collectives)
+    afar = sum(x.times * x.network for x in collectives)
+    from_hosts = f" ({afar / _GIB:.2f} from other hosts)" if afar else ""
     out.append(
       f"  {kind:<19}{sum(x.times for x in collectives):6} x, "
-      f"{received / _GIB:8.2f} GiB received, the largest {most.array}"
+      f"{received / _GIB:8.2f} GiB received{from_hosts}, the largest "
+      f"{most.array}"
     )
   for name, times in program.kernels.items():
     out.append(f"  kernel {name}: {times} x")

@@ -307,8 +307,7 @@ def limits(kind: str, options) -> tuple[float, float]:
     return 2 * 512**3 / product.median, 2 * 4 * 2**24 / moved.median
   for name in CHIPS:
     if name in kind.lower():
-      # 3.35 TB/s: the SXM column of NVIDIA's data sheet of the H100.
-      return CHIPS[name].flops, {"h100": 3350e9}[name]
+      return CHIPS[name].flops, CHIPS[name].bandwidth
   raise SystemExit(f"{kind}: not in chips.py; give --peak and --bandwidth")
 
 

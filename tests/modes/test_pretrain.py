@@ -110,6 +110,25 @@ def test_pretraining_wants_its_arm():
       pretrain.run_pretrain(dataclasses.replace(config, arms=arms), None)
 
 
+def test_two_processes_do_not_pretrain_in_one_folder(tmp_path, monkeypatch):
+  monkeypatch.setattr(pretrain, "TESTED", 16)
+  held = []
+
+  def plan(config, arm, chats, work):
+    with (
+      pytest.raises(ConfigError, match="in use by process"),
+      pretrain.lock_run(work),
+    ):
+      held.append(work)
+    raise KeyboardInterrupt  # of the first: the lock is free again
+
+  monkeypatch.setattr(pretrain, "_plan", plan)
+  for _ in range(2):
+    with pytest.raises(KeyboardInterrupt):
+      pretrain.run_pretrain(quick(), tmp_path / "small")
+  assert not held
+
+
 @pytest.mark.slow
 def test_pretraining_makes_a_folder_once(tmp_path, monkeypatch, capfd):
   monkeypatch.setattr(pretrain, "TESTED", 16)

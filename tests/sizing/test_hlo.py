@@ -110,6 +110,58 @@ def test_turns_that_count_by_two_and_what_goes_on_beside_them():
   assert sorted(found) == [("all-gather", 1), ("collective-permute", 4)]
 
 
+@pytest.mark.parametrize(
+  ("groups", "share"),
+  [
+    ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", 1 / 7),  # all of two hosts
+    ("mesh['data'=2,'fsdp'=4] {'fsdp'}", 0),  # of one
+    ("mesh['data'=2,'fsdp'=4] {'data'}", 1),  # pairs, one of each host
+    ("[1,8]<=[8]", 1 / 7),
+    ("[2,4]<=[8]", 0),
+    ("[4,2]<=[2,4]T(1,0)", 1),
+    ("{{0,1,2,3},{4,5,6,7}}", 0),
+    ("{{0,4},{1,5},{2,6},{3,7}}", 1),
+  ],
+)
+def test_what_comes_from_other_hosts(groups, share):
+  """A host takes in half of an array once, by its four devices."""
+  text = f"""HloModule m
+
+ENTRY %main (p: bf16[4,8]) -> bf16[32,8] {{
+  ROOT %ag = bf16[32,8]{{1,0}} all-gather(%p), channel_id=3, \
+replica_groups={groups}, dimensions={{0}}
+}}
+"""
+  (found,) = hlo.collectives(text, [0] * 4 + [1] * 4)
+  assert found.network == pytest.approx(found.received * share)
+  (alone,) = hlo.collectives(text)
+  assert alone.network == 0 and alone.received == found.received
+
+
+def test_kernels_of_gpus_are_named():
+  text = """HloModule m
+
+%f (p: f32[8]) -> f32[8] {
+  ROOT %x = f32[8]{0} negate(%p)
+}
+
+ENTRY %main (p: f32[8]) -> f32[8] {
+  %a = f32[8]{0} fusion(%p), kind=kCustom, calls=%f, \
+backend_config={"fusion_backend_config":{"kind":"__triton_nested_gemm_fusion"}}
+  %b = f32[8]{0} fusion(%a), kind=kLoop, calls=%f
+  %c = (f32[8]{0}) custom-call(%b), custom_call_target="__cublas$lt$matmul"
+  %d = f32[8]{0} custom-call(%c), custom_call_target="Sharding"
+  ROOT %cudnn-fmha.3 = f32[8]{0} custom-call(%d), \
+custom_call_target="__cudnn$fmhaSoftmax"
+}
+"""
+  assert hlo.kernels(text) == {
+    "__triton_nested_gemm_fusion": 1,
+    "__cublas$lt$matmul": 1,
+    "__cudnn$fmhaSoftmax": 1,
+  }
+
+
 def test_text_without_a_program_is_refused():
   with pytest.raises(ValueError, match="no ENTRY"):
     hlo.parse_hlo("HloModule m")

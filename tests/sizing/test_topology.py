@@ -41,7 +41,13 @@ def dry_run(name: str, *flags: str) -> subprocess.CompletedProcess:
   )
 
 
-@pytest.mark.parametrize("name", ["v5x:2x2", "v5e", "v5e:4", "h100:2x2"])
+@pytest.mark.parametrize(
+  "name",
+  [
+    *("v5x:2x2", "v5e", "v5e:4", "h100", "h100:0", "h100:2x2x2", "h100:8,8"),
+    "l40s:8",  # known to a dry run, and not described to the compiler
+  ],
+)
 def test_names_that_are_no_slice(name):
   with pytest.raises(ConfigError, match="topology"):
     chip_of(name)
@@ -53,6 +59,8 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ConfigError, match=r"bct_jax\[topology\]"):
     devices_of("v5e:2x2")
+  with pytest.raises(ConfigError, match=r"bct_jax\[topology_gpu\]"):
+    devices_of("h100:8")
 
 
 def test_slices_that_are_rings():
@@ -60,6 +68,15 @@ def test_slices_that_are_rings():
   assert topology._wraps("v5p:2x4x4") == (False, False, False)
   assert topology._wraps("v5e:16x16") == (True, True, False)
   assert topology._wraps("v6e:8x16") == (False, True, False)
+
+
+def test_a_program_too_large_for_a_gpu_says_by_how_much():
+  """Its compiler says nothing, and the GPU would, hours later."""
+  program = topology.CompiledProgram("train step", 60, 30, [], {}, 1.0)
+  topology._check_room(program, 90)
+  with pytest.raises(topology.DoesNotFit, match="train step") as e:
+    topology._check_room(program, 80)
+  assert e.value.over == 10
 
 
 SMALL = """{"architectures": ["LlamaForCausalLM"], "model_type": "llama",
@@ -76,6 +93,40 @@ def test_what_is_missing_is_read_from_the_message():
   assert topology._over(first) == 8.75 * 2**30
   assert topology._over(other) == 20.25 * 2**30
   assert topology._over("no room") is None
+
+
+# launch/test.sh puts it here and not beside the other packages, where every
+# process would load it.
+GPU_COMPILER = Path(sys.prefix) / "gpu_compiler"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+  importlib.util.find_spec("jax_cuda12_plugin") is None
+  and not GPU_COMPILER.is_dir(),
+  reason="no compiler for GPUs, see the extra `topology_gpu`",
+)
+def test_small_programs_for_gpus_of_two_hosts(tmp_path, monkeypatch):
+  """Groups of both hosts' GPUs receive over the network, the others do not."""
+  monkeypatch.setenv("PYTHONPATH", str(GPU_COMPILER), prepend=os.pathsep)
+  file = tmp_path / "config.json"
+  file.write_text(SMALL)
+  done = dry_run(
+    "h100:2x2",
+    "--config.model.path=no/such",
+    f"--config.model.architecture={file}",
+    "--config.mesh.fsdp=4",
+    "--config.mesh.tensor=1",
+    "--config.sampling.batch_size=16",
+  )
+  assert done.returncode == 0, done.stderr[-2000:]
+  for name in ("train step", "prefill", "decode step"):
+    assert re.search(rf"^{name}: [\d.]+ GiB on a chip of 80", done.stdout, re.M)
+  assert re.search(
+    r"all-gather .*GiB received \([\d.]+ from other", done.stdout
+  )
+  assert re.search(r"kernel __(triton|cublas)", done.stdout)
+  assert re.search(r"roofline of an update: .*from other hosts", done.stdout)
 
 
 @pytest.mark.slow
