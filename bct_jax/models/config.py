@@ -2,58 +2,11 @@
 
 import dataclasses
 import json
-import math
-from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-import numpy as np
-
 from bct_jax.models.families import FAMILIES
-
-
-@dataclasses.dataclass(frozen=True)
-class Rope:
-  """Describes the rotary positions of a layer (Su et al. 2021, 2104.09864).
-
-  Attributes:
-    theta: the base of the wavelengths.
-    kind: "default"; "linear", which divides all frequencies by `factor` (Chen
-      et al. 2023, arXiv 2306.15595); or "llama3", which divides the frequencies
-      whose wavelength is long against `original_length` (Llama 3.1; Dubey et
-      al. 2024, arXiv 2407.21783).
-    factor: see `kind`.
-    low_freq_factor: turns within the original length up to which a frequency
-      is divided by `factor`; llama3 only.
-    high_freq_factor: turns from which a frequency stays as it is; llama3 only.
-    original_length: positions that the model was first trained with.
-  """
-
-  theta: float
-  kind: str = "default"
-  factor: float = 1.0
-  low_freq_factor: float = 1.0
-  high_freq_factor: float = 4.0
-  original_length: int = 0
-
-  def frequencies(self, head_dim: int) -> np.ndarray:  # [H/2] float32
-    """Returns the radians per position of each pair of dimensions.
-
-    theta ** (-2 i / H) for pair i, changed as `kind` says
-    """
-    exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
-    plain = (1.0 / np.float32(self.theta) ** exponents).astype(np.float32)
-    if self.kind == "default":
-      return plain
-    slow = plain / np.float32(self.factor)
-    if self.kind == "linear":
-      return slow
-    # By turns within the original context: pairs that turn often stay, pairs
-    # that turn rarely are slowed down, and in between the two are blended.
-    turns = self.original_length * plain / np.float32(2 * math.pi)
-    low, high = self.low_freq_factor, self.high_freq_factor
-    keep = np.clip((turns - low) / (high - low), 0, 1).astype(np.float32)
-    return keep * plain + (1 - keep) * slow
+from bct_jax.models.rope import Refuse, Rope, read_rope
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,9 +103,6 @@ _REQUIRED = (
   "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
 )
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
-ROPES = ("default", "linear", "llama3")
-
-Refuse = Callable[[str, str], NoReturn]
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -297,35 +247,8 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
       rope = rope[kind]
     out.append(
       Layer(
-        window if sliding else None, _rope(rope, refuse) if rotate else None
+        window if sliding else None,
+        read_rope(rope, refuse) if rotate else None,
       )
     )
   return tuple(out)
-
-
-def _rope(values: Mapping[str, Any], refuse: Refuse) -> Rope:
-  """Reads rotary positions from `rope_parameters`."""
-  kind = values.get("rope_type", values.get("type", "default"))
-  if kind not in ROPES:
-    refuse(
-      "rope_parameters", f"rope_type {kind}; supported: {', '.join(ROPES)}"
-    )
-  names = {
-    "rope_theta": "theta",
-    "factor": "factor",
-    "low_freq_factor": "low_freq_factor",
-    "high_freq_factor": "high_freq_factor",
-    "original_max_position_embeddings": "original_length",
-  }
-  unknown = sorted(set(values) - set(names) - {"rope_type", "type"})
-  # Some configurations have it, and it is 1 in all that are supported.
-  if unknown == ["partial_rotary_factor"] and values[unknown[0]] == 1:
-    unknown = []
-  if unknown:
-    refuse("rope_parameters", f"{unknown[0]} is not supported")
-  needs = {"default": 1, "linear": 2, "llama3": 5}[kind]
-  missing = [n for n in [*names][:needs] if values.get(n) is None]
-  if missing:
-    refuse("rope_parameters", f"{missing[0]} is missing for {kind}")
-  used = [*names.items()][:needs]
-  return Rope(kind=kind, **{ours: values[theirs] for theirs, ours in used})

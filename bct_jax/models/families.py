@@ -32,7 +32,7 @@ def _qwen3_moe(hf: Any) -> dict[str, Any]:
 
 
 def _olmo2(hf: Any) -> dict[str, Any]:
-  """Reads the flags of OLMo 2 (arXiv 2501.00656)."""
+  """Reads the flags of OLMo 2 (arXiv 2501.00656) and OLMo 3 (2512.13961)."""
   bias = bool(hf.attention_bias)
   return {
     "qkv_bias": bias,
@@ -116,4 +116,5 @@ FAMILIES = {
     _llama,
   ),
   "olmo2": Family("attention_bias", {}, _olmo2),
+  "olmo3": Family(f"{_WINDOWS} attention_bias", {}, _olmo2),
 }

@@ -38,8 +38,9 @@ def rope_angles(
   """Computes the rotary angles of positions (RoPE, arXiv 2104.09864).
 
   Position t turns pair i of a head by t * rope.frequencies[i] radians. Without
-  a rope nothing turns. All is float32: bfloat16 angles are wrong by whole turns
-  after a few hundred positions.
+  a rope nothing turns. Both are multiplied by the rope's `attention_factor`,
+  and with them queries and keys. All is float32: bfloat16 angles are wrong by
+  whole turns after a few hundred positions.
   """
   frequencies = (
     np.zeros(head_dim // 2, np.float32)
@@ -47,7 +48,11 @@ def rope_angles(
     else rope.frequencies(head_dim)
   )
   angles = positions[..., None].astype(jnp.float32) * frequencies
-  return jnp.cos(angles), jnp.sin(angles)
+  cos, sin = jnp.cos(angles), jnp.sin(angles)
+  if rope is None or rope.attention_factor == 1:
+    return cos, sin
+  factor = np.float32(rope.attention_factor)
+  return cos * factor, sin * factor
 
 
 def rotate(

@@ -43,6 +43,15 @@ LLAMA3 = {
   "high_freq_factor": 4.0,
   "original_max_position_embeddings": 32,
 }
+# As OLMo 3 has it; gpt-oss has whole pairs not, and the default factor.
+YARN = {
+  "rope_type": "yarn",
+  "factor": 4.0,
+  "beta_fast": 8.0,
+  "beta_slow": 1.0,
+  "attention_factor": 1.3,
+  "original_max_position_embeddings": 32,
+}
 LINEAR = {"rope_type": "linear", "rope_theta": 1e4, "factor": 4.0}
 GEMMA = {
   "head_dim": 16,
@@ -90,10 +99,27 @@ FAMILIES = {
   ),
   "SmolLM3": ("smollm3", {"num_hidden_layers": 5}),
   "OLMo 2": ("olmo2", {}),
+  "OLMo 3": (
+    "olmo3",
+    {"num_hidden_layers": 4, "sliding_window": 8, "rope_scaling": YARN},
+  ),
+  "Llama, YaRN": (
+    "llama",
+    {
+      "rope_parameters": {
+        **YARN,
+        "rope_theta": 1e4,
+        "truncate": False,
+        "mscale": 0.7,
+        "mscale_all_dim": 1.0,
+        "attention_factor": None,
+      }
+    },
+  ),
 }
 # Those whose parts the others share are left to the longer run, and so are
 # most gradients and texts.
-QUICK = ("Llama 3.1, 3.2", "Qwen 2, window", "Qwen 3 MoE", "Gemma 2", "OLMo 2")
+QUICK = ("Llama 3.1, 3.2", "Qwen 2, window", "Qwen 3 MoE", "Gemma 2", "OLMo 3")
 GRADIENTS = ("Qwen 3 MoE", "Gemma 2")
 TEXT = ("Llama 3.1, 3.2",)
 STOP = frozenset({2})
@@ -151,6 +177,33 @@ def rows(lengths, seed=0):
     )
     for n in lengths
   ]
+
+
+@pytest.mark.parametrize(
+  "scaling",
+  [
+    {"factor": 4.0, "original_max_position_embeddings": 32768},  # Qwen 2.5
+    {**YARN, "factor": 8.0, "original_max_position_embeddings": 8192},
+    # gpt-oss, whose places are no whole pairs.
+    {"factor": 32.0, "beta_fast": 32.0, "beta_slow": 1.0, "truncate": False,
+     "original_max_position_embeddings": 4096},
+    {"factor": 40, "mscale": 0.707, "mscale_all_dim": 1.0,
+     "original_max_position_embeddings": 4096},  # DeepSeek V2
+  ],
+)  # fmt: skip
+def test_yarn_frequencies(scaling, tmp_path):
+  import transformers
+  from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
+
+  rope = {"rope_type": "yarn", "rope_theta": 150000.0, **scaling}
+  sizes = {**BASE, "head_dim": 64, "max_position_embeddings": 131072}
+  config = transformers.LlamaConfig(**sizes, rope_parameters=dict(rope))
+  config.save_pretrained(tmp_path)
+  want, factor = ROPE_INIT_FUNCTIONS["yarn"](config, "cpu")
+  (ours, *_) = (layer.rope for layer in from_hf(tmp_path).layers)
+  assert ours is not None
+  np.testing.assert_allclose(ours.frequencies(64), want.numpy(), rtol=1e-6)
+  assert ours.attention_factor == pytest.approx(factor)
 
 
 @families(QUICK)
