@@ -47,7 +47,7 @@ def read(tmp_path):
     ({"sliding_windw": 8}, "sliding_windw = 8: unknown field"),
     ({"sliding_window": 8}, "sliding_window = 8: unknown field"),
     ({"quantization_config": {}}, "quantization_config"),
-    ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "rope_type dyn"),
+    ({"rope_scaling": {"rope_type": "dynamic", "factor": 4.0}}, "type dyn"),
     ({"rope_scaling": {"type": "dynamic", "factor": 4.0}}, "rope_type dynamic"),
     ({"rope_scaling": {"rope_type": "linear", "beta": 1}}, "rope_parameters"),
     ({"partial_rotary_factor": 0.5}, "partial_rotary_factor"),
