@@ -139,6 +139,8 @@ def _splash_obstacle(config: ModelConfig, platform: str) -> str:
   """Says why splash attention does not apply, "" if it does."""
   if platform != "tpu":
     return f"it is for TPU, this is {platform}"
+  if config.sinks:
+    return "this model has attention sinks"
   if len({layer.window for layer in config.layers}) > 1:
     return "the layers of this model differ in their windows"
   return ""
@@ -152,6 +154,8 @@ def _cudnn_obstacle(config: ModelConfig, dtype: Any, platform: str) -> str:
     return f"it computes in bfloat16, model.dtype is {jnp.dtype(dtype).name}"
   if config.attn_softcap is not None:
     return "this model bounds its scores"
+  if config.sinks:
+    return "this model has attention sinks"
   if config.head_dim % 8 or config.head_dim > 128:
     return f"heads of {config.head_dim}, not a multiple of 8 up to 128"
   return ""
@@ -239,6 +243,7 @@ def attend(
   scale: float,
   softcap: float | None,
   attention: str,
+  sinks: jax.Array | None = None,  # [N]
 ) -> jax.Array:  # [B, T, N, H]
   """Computes grouped-query attention over whole rows.
 
@@ -248,8 +253,9 @@ def attend(
     scale: of the scores.
     softcap: bound of the scores, see `_attend`; JAX's function has none.
     attention: the form: xla, cudnn or grouped.
+    sinks: see `_attend`; JAX's function has none.
   """
-  if attention != "grouped" and softcap is None:
+  if attention != "grouped" and softcap is None and sinks is None:
     return jax.nn.dot_product_attention(
       q,
       keys,
@@ -269,6 +275,9 @@ def attend(
     jnp.tile(mask, (1, 1, heads // kv_heads, 1)),
     scale,
     softcap,
+    None
+    if sinks is None
+    else jnp.repeat(sinks.reshape(kv_heads, -1), length, axis=1),
   )
   y = y.reshape(rows, kv_heads, -1, length, width)
   return y.transpose(0, 3, 1, 2, 4).reshape(rows, length, heads, width)
@@ -280,6 +289,7 @@ def attend_slots(
   mask: jax.Array,  # [B, 1, 1, S]
   scale: float,
   softcap: float | None,
+  sinks: jax.Array | None = None,  # [N]
 ) -> jax.Array:  # [B, 1, N, H]
   """Computes grouped-query attention of one new token per row."""
   rows, _, heads, width = q.shape
@@ -291,6 +301,7 @@ def attend_slots(
     mask,
     scale,
     softcap,
+    None if sinks is None else sinks.reshape(slots.keys.shape[1], -1),
     slots.key_scale,
     slots.value_scale,
   )
@@ -304,6 +315,7 @@ def _attend(
   mask: jax.Array,  # [B, 1, M or 1, S]
   scale: float,
   softcap: float | None,
+  sinks: jax.Array | None = None,  # [K, M]
   key_scale: jax.Array | None = None,  # [B, K, S]
   value_scale: jax.Array | None = None,  # [B, K, S]
 ) -> jax.Array:  # [B, K, M, H]
@@ -318,6 +330,8 @@ def _attend(
     scale: of the scores.
     softcap: bounds the scores as cap * tanh(scores / cap) (Gemma 2, arXiv
       2408.00118); None is off.
+    sinks: a score for each query that takes its share of the softmax and stands
+      for no value (Xiao et al. 2023, arXiv 2309.17453; gpt-oss).
     key_scale, value_scale: of keys and values in int8.
   """
   scores = scale * jnp.einsum(
@@ -328,9 +342,15 @@ def _attend(
   if softcap is not None:
     scores = softcap * jnp.tanh(scores / softcap)
   scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
-  highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
+  highest = jnp.max(scores, axis=-1, keepdims=True)
+  if sinks is not None:
+    sinks = sinks.astype(jnp.float32)[..., None]  # [K, M, 1]
+    highest = jnp.maximum(highest, sinks)
+  highest = jax.lax.stop_gradient(highest)
   weights = jnp.exp(scores - highest)
   total = jnp.sum(weights, axis=-1, keepdims=True)
+  if sinks is not None:
+    total += jnp.exp(sinks - highest)
   if value_scale is not None:
     weights *= value_scale[:, :, None]
   y = jnp.einsum(

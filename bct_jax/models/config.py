@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -52,6 +53,11 @@ class ModelConfig:
   num_experts: int = 0  # 0 is a dense MLP
   experts_per_token: int = 0
   renormalize: bool = False  # the weights of a token's experts sum to 1
+  # "gated" MLPs, or "clamped" ones with biases (gpt-oss); see moe.py.
+  expert_form: str = "gated"
+  swiglu_alpha: float = 1.0  # of clamped experts
+  swiglu_limit: float = math.inf
+  sinks: bool = False  # a score for each head that stands for no key
 
   @property
   def num_layers(self) -> int:
@@ -179,7 +185,12 @@ def from_hf(path: Path) -> ModelConfig:
   for field, allowed in family.only.items():
     if field in raw and raw[field] not in allowed:
       refuse(field, f"supported: {' or '.join(map(str, allowed))}")
-  hf = _normalized(raw, path)
+  if quantization := raw.get("quantization_config"):
+    if str(quantization.get("quant_method")) not in family.quantizations:
+      refuse("quantization_config", "weights of this form are not read")
+  hf = _normalized(
+    {k: v for k, v in raw.items() if k != "quantization_config"}, path
+  )
   activation = getattr(hf, "hidden_activation", None) or hf.hidden_act
   if activation not in _ACTIVATIONS:
     refuse("hidden_act", f"{activation} given, supported: {[*_ACTIVATIONS]}")

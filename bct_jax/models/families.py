@@ -31,6 +31,26 @@ def _qwen3_moe(hf: Any) -> dict[str, Any]:
   }
 
 
+def _gpt_oss(hf: Any) -> dict[str, Any]:
+  """Reads the flags of gpt-oss (arXiv 2508.10925).
+
+  Its weights of experts are the softmax of the highest scores. That is the
+  softmax of all, made to sum to 1 again.
+  """
+  bias = bool(hf.attention_bias)
+  return {
+    "qkv_bias": bias,
+    "out_bias": bias,
+    "sinks": True,
+    "num_experts": hf.num_local_experts,
+    "experts_per_token": hf.num_experts_per_tok,
+    "renormalize": True,
+    "expert_form": "clamped",
+    "swiglu_alpha": hf.swiglu_alpha,
+    "swiglu_limit": hf.swiglu_limit,
+  }
+
+
 def _olmo2(hf: Any) -> dict[str, Any]:
   """Reads the flags of OLMo 2 (arXiv 2501.00656) and OLMo 3 (2512.13961)."""
   bias = bool(hf.attention_bias)
@@ -70,11 +90,13 @@ class Family:
     fields: names of its fields besides _COMMON and _HARMLESS, by spaces.
     only: field -> the values that are supported.
     flags: a configuration of transformers -> fields of ModelConfig.
+    quantizations: forms of quantized weights that are read, as bfloat16.
   """
 
   fields: str
   only: Mapping[str, Any]
   flags: Callable[[Any], dict[str, Any]]
+  quantizations: tuple[str, ...] = ()
 
 
 _WINDOWS = "sliding_window layer_types"
@@ -116,5 +138,13 @@ FAMILIES = {
     _llama,
   ),
   "olmo2": Family("attention_bias", {}, _olmo2),
+  "gpt_oss": Family(
+    f"{_WINDOWS} attention_bias num_local_experts num_experts "
+    "num_experts_per_tok experts_per_token swiglu_alpha swiglu_limit "
+    "initial_context_length quantization_config",
+    {},
+    _gpt_oss,
+    ("mxfp4",),
+  ),
   "olmo3": Family(f"{_WINDOWS} attention_bias", {}, _olmo2),
 }

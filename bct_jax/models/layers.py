@@ -4,6 +4,7 @@ There is one block for all model families. Which parts it has follows from the
 flags of ModelConfig.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -110,7 +111,9 @@ def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
   them. The second output is None where there are no adapters or no such sums.
   """
   layers = module.variables.get("params", {}).values()
-  adapted = any("lora_a" in layer for layer in layers)
+  adapted = any(
+    "lora_a" in layer for layer in layers if isinstance(layer, Mapping)
+  )
   return _twice(x) if adapted and axis_size("tensor") > 1 else (x, None)
 
 
@@ -207,6 +210,9 @@ class Attention(nn.Module):
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
       return y
 
+    sinks = None
+    if c.sinks:
+      sinks = self.param("sinks", nn.initializers.zeros, (c.num_heads,))
     q = rotate(project("q", c.num_heads), angles)
     keys, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
     k = rotate(keys, angles)
@@ -223,7 +229,7 @@ class Attention(nn.Module):
       k = rotate(k, angles)
     if isinstance(past, Slots):
       kv = put_in_slots(past, k, v, at)
-      y = attend_slots(q, kv, mask, c.score_scale, c.attn_softcap)
+      y = attend_slots(q, kv, mask, c.score_scale, c.attn_softcap, sinks)
     elif isinstance(mask, Segments):
       y = attend_splash(q, k, v, mask, c.score_scale, c.attn_softcap)
     else:
@@ -233,7 +239,10 @@ class Attention(nn.Module):
         )
         k = jnp.concatenate([prefix.keys, k], axis=1)  # [B, S+T, K, H]
         v = jnp.concatenate([prefix.values, v], axis=1)
-      y = attend(q, k, v, mask, c.score_scale, c.attn_softcap, self.attention)
+      y = attend(
+        *(q, k, v, mask, c.score_scale, c.attn_softcap),
+        *(self.attention, sinks),
+      )
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
     y = constrain(y, ROWS, None, "tensor")  # as in `project`
     out = Linear(c.width, self.dtype, c.out_bias, name="o")

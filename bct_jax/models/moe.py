@@ -1,10 +1,17 @@
 """Runs a mixture of experts (Shazeer et al. 2017, arXiv 1701.06538).
 
 Every token goes to its experts and none is dropped, whatever the load of an
-expert (Gale et al. 2022, arXiv 2211.15841).
+expert (Gale et al. 2022, arXiv 2211.15841). Experts have one of two forms:
+
+* gated: (activation(x W_gate) * x W_up) W_down
+* clamped, of gpt-oss (arXiv 2508.10925): W_gate and W_up are one kernel whose
+  columns alternate, and all have biases. With g the former, cut above at
+  `swiglu_limit`, and u the latter, cut on both sides:
+  ((u + 1) * g * sigmoid(swiglu_alpha * g)) W_down + b
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -17,7 +24,7 @@ from bct_jax.models.config import ModelConfig
 
 
 class Experts(nn.Module):
-  """Applies, to each token, the gated MLPs that its router scores highest.
+  """Applies, to each token, the MLPs that its router scores highest.
 
   Attributes:
     config: the architecture.
@@ -37,16 +44,30 @@ class Experts(nn.Module):
     normal = nn.initializers.normal(0.02)
     count, inner = c.num_experts, c.mlp_width
     router = self.param("router", normal, (c.width, count))
-    shapes = {
-      "gate": (count, c.width, inner),
-      "up": (count, c.width, inner),
-      "down": (count, inner, c.width),
-    }
+    if c.expert_form == "clamped":
+      shapes = {
+        "gate_up": (count, c.width, 2 * inner),
+        "gate_up_bias": (count, 2 * inner),
+        "down": (count, inner, c.width),
+        "down_bias": (count, c.width),
+      }
+      run = functools.partial(
+        _clamped, alpha=c.swiglu_alpha, limit=c.swiglu_limit
+      )
+    else:
+      shapes = {
+        "gate": (count, c.width, inner),
+        "up": (count, c.width, inner),
+        "down": (count, inner, c.width),
+      }
+      run = functools.partial(_gated, activation=self.activation)
     kernels = [
       self.param(name, normal, shape).astype(self.dtype)
       for name, shape in shapes.items()
     ]
     scores = (x @ router.astype(self.dtype)).astype(jnp.float32)
+    if c.expert_form == "clamped":
+      scores += self.param("router_bias", normal, (count,))
     weights, experts = jax.lax.top_k(
       jax.nn.softmax(scores, axis=-1), c.experts_per_token
     )  # [B, T, experts per token]
@@ -73,7 +94,7 @@ class Experts(nn.Module):
         weights.reshape(-1, c.experts_per_token),
         experts.reshape(-1, c.experts_per_token) - first,
         kernels,
-        self.activation,
+        run,
       ).reshape(x.shape)
       # Also over one device: shard_map must see that the devices of tensor
       # agree.
@@ -85,7 +106,9 @@ class Experts(nn.Module):
     # experts on all of them, and one sum joins the results.
     by_rows, by_expert = P(ROWS), P("tensor")
     return jax.shard_map(
-      local, in_specs=(by_rows,) * 3 + (by_expert,) * 3, out_specs=by_rows
+      local,
+      in_specs=(by_rows,) * 3 + (by_expert,) * len(kernels),
+      out_specs=by_rows,
     )(x, weights, experts, *kernels)
 
 
@@ -93,18 +116,23 @@ def _mix(
   x: jax.Array,  # [N, D]
   weights: jax.Array,  # [N, k]
   experts: jax.Array,  # [N, k], an expert elsewhere is below 0 or >= E
-  kernels: tuple[jax.Array, ...],  # gate, up [E, D, F], down [E, F, D]
-  activation: Callable[[jax.Array], jax.Array],
+  kernels: Sequence[jax.Array],  # of the experts here, [E, ...] each
+  run: Callable[..., jax.Array],
 ) -> jax.Array:  # [N, D]
-  """Sums the weighted outputs of each token's experts on this device."""
+  """Sums the weighted outputs of each token's experts on this device.
+
+  Args:
+    x, weights, experts: tokens, and which experts they go to.
+    kernels: of the experts.
+    run: applies them to rows that are sorted by expert, see `_gated`.
+  """
   # Tokens are sorted by expert, so that each expert's are neighbours and one
   # ragged product runs them all:
   #
   #   experts  [[1, 0], [1, 2]]           token 0 to experts 1 and 0, ...
   #   order    (0 to 0) (0 to 1) (1 to 1) (1 to 2)
   #   sizes    [1, 2, 1]                  rows of each expert
-  gate, up, down = kernels
-  count, per_token = gate.shape[0], experts.shape[1]
+  count, per_token = kernels[0].shape[0], experts.shape[1]
   expert = experts.reshape(-1)  # [N * k]
   # Those of other devices come last, behind all groups.
   expert = jnp.where((expert >= 0) & (expert < count), expert, count)
@@ -115,8 +143,44 @@ def _mix(
   # masked on both sides, so that neither values nor gradients pass them.
   is_local = (expert[order] < count)[:, None]
   rows = jnp.where(is_local, x[token], 0)
-  y = activation(jax.lax.ragged_dot(rows, gate, sizes))
-  y *= jax.lax.ragged_dot(rows, up, sizes)
-  y = jnp.where(is_local, jax.lax.ragged_dot(y, down, sizes), 0)
+  of_row = jnp.minimum(expert[order], count - 1)
+  y = jnp.where(is_local, run(rows, sizes, of_row, *kernels), 0)
   y *= weights.reshape(-1)[order][:, None]
   return jnp.zeros_like(x).at[token].add(y)
+
+
+def _gated(
+  rows: jax.Array,  # [M, D], sorted by expert
+  sizes: jax.Array,  # [E], rows of each expert
+  of_row: jax.Array,  # [M], the expert of each row
+  gate: jax.Array,  # [E, D, F]
+  up: jax.Array,  # [E, D, F]
+  down: jax.Array,  # [E, F, D]
+  *,
+  activation: Callable[[jax.Array], jax.Array],
+) -> jax.Array:  # [M, D]
+  """Runs gated MLPs, each on its rows."""
+  del of_row  # for biases
+  y = activation(jax.lax.ragged_dot(rows, gate, sizes))
+  y *= jax.lax.ragged_dot(rows, up, sizes)
+  return jax.lax.ragged_dot(y, down, sizes)
+
+
+def _clamped(
+  rows: jax.Array,  # [M, D]
+  sizes: jax.Array,  # [E]
+  of_row: jax.Array,  # [M]
+  gate_up: jax.Array,  # [E, D, 2 F]: gate, up, gate, ...
+  gate_up_bias: jax.Array,  # [E, 2 F]
+  down: jax.Array,  # [E, F, D]
+  down_bias: jax.Array,  # [E, D]
+  *,
+  alpha: float,
+  limit: float,
+) -> jax.Array:  # [M, D]
+  """Runs clamped MLPs with biases, each on its rows."""
+  both = jax.lax.ragged_dot(rows, gate_up, sizes) + gate_up_bias[of_row]
+  gate = jnp.minimum(both[:, ::2], limit)
+  up = jnp.clip(both[:, 1::2], -limit, limit)
+  y = (up + 1) * gate * jax.nn.sigmoid(alpha * gate)
+  return jax.lax.ragged_dot(y, down, sizes) + down_bias[of_row]

@@ -50,10 +50,16 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   ]
   if c.num_experts:
     out.append((at + r"mlp/router$", P(*lead, fsdp, None)))
-    out.append((at + r"mlp/(gate|up)$", P(*lead, "tensor", fsdp, None)))
+    first = "gate_up" if c.expert_form == "clamped" else "(gate|up)"
+    out.append((at + rf"mlp/{first}$", P(*lead, "tensor", fsdp, None)))
     out.append((at + r"mlp/down$", P(*lead, "tensor", None, fsdp)))
+    if c.expert_form == "clamped":
+      out.append((at + r"mlp/(gate_up|down)_bias$", P(*lead, "tensor")))
+      out.append((at + r"mlp/router_bias$", P()))
   else:
     out.append((at + r"mlp/(gate|up)/kernel$", columns))
+  if c.sinks:
+    out.append((at + r"attn/sinks$", P(*lead, "tensor")))
   if c.qkv_bias:
     out.append((at + r"q/bias$", P(*lead, "tensor")))
     out.append((at + r"(k|v)/bias$", P(*lead, kv)))

@@ -103,6 +103,18 @@ FAMILIES = {
     "olmo3",
     {"num_hidden_layers": 4, "sliding_window": 8, "rope_scaling": YARN},
   ),
+  "gpt-oss": (
+    "gpt_oss",
+    {
+      "head_dim": 16,
+      "num_hidden_layers": 4,
+      "sliding_window": 8,
+      "num_local_experts": 8,
+      "num_experts_per_tok": 3,
+      "swiglu_limit": 0.5,
+      "rope_parameters": {**YARN, "rope_theta": 1.5e5, "truncate": False},
+    },
+  ),
   "Llama, YaRN": (
     "llama",
     {

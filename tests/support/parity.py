@@ -106,11 +106,17 @@ def check_gradients(mesh, model, params, reference, rows):
 
 
 def torch_gradients(reference):
-  """By the name in a checkpoint; experts, fused in memory, taken apart."""
+  """By the name in a checkpoint; experts, fused in memory, taken apart.
+
+  Those of gpt-oss are fused in a checkpoint, too.
+  """
   out = {}
+  fused = reference.config.model_type == "gpt_oss"
   for name, parameter in reference.named_parameters():
     grad = parameter.grad.numpy()
-    if name.endswith("experts.gate_up_proj"):
+    if fused:
+      out[name] = grad
+    elif name.endswith("experts.gate_up_proj"):
       for i, expert in enumerate(grad):
         gate, up = np.split(expert, 2)
         at = name.removesuffix("gate_up_proj") + f"{i}."

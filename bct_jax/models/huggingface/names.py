@@ -60,6 +60,10 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
   if config.norms == "both":
     norm("attn_norm", "input_layernorm")
     norm("mlp_norm", "pre_feedforward_layernorm")
+  if config.sinks:
+    out["layers/attn/sinks"] = HfName(f"{layer}self_attn.sinks", False)
+  if config.expert_form == "clamped":
+    return out | _clamped_experts(layer)
   if config.num_experts:
     out["layers/mlp/router"] = HfName(f"{layer}mlp.gate.weight", True)
   for x in ("gate", "up", "down"):
@@ -69,6 +73,18 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
     else:
       linear(f"mlp/{x}", f"mlp.{x}_proj", config.mlp_bias)
   return out
+
+
+def _clamped_experts(layer: str) -> dict[str, HfName]:
+  """Names the experts of gpt-oss, which a layer has in one tensor each."""
+  out = {
+    "router": HfName(f"{layer}mlp.router.weight", True),
+    "router_bias": HfName(f"{layer}mlp.router.bias", False),
+  }
+  for x in ("gate_up", "down"):
+    out[x] = HfName(f"{layer}mlp.experts.{x}_proj", False)
+    out[f"{x}_bias"] = HfName(f"{layer}mlp.experts.{x}_proj_bias", False)
+  return {f"layers/mlp/{x}": name for x, name in out.items()}
 
 
 class Part(NamedTuple):
