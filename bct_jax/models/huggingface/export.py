@@ -201,6 +201,7 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   raw = read_json(source / "config.json")
   # Readers older than transformers 5 know only the second spelling.
   out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
+  out.pop("quantization_config", None)  # what it says of is not written
   if out["model_type"] != raw["model_type"]:
     out["architectures"] = ["Gemma3ForCausalLM"]
     # Some are published without these. A language model alone needs them: the

@@ -29,15 +29,15 @@ from bct_jax.infra import whole_folder
 from bct_jax.infra.progress import stage
 from bct_jax.mesh import path_name
 from bct_jax.models.config import ModelConfig, read_json
-from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface import mxfp4, safetensors_file
 from bct_jax.models.huggingface.files import INDEX, WEIGHTS, no_weights
+from bct_jax.models.huggingface.mxfp4 import Tensor, read_rows
 from bct_jax.models.huggingface.names import (
   Part,
   hf_names,
   hf_parts,
   language_part,
 )
-from bct_jax.models.huggingface.safetensors_file import StoredTensor
 from bct_jax.types import PyTree
 
 _BLOCK = 16_000_000  # bytes read at a time
@@ -49,13 +49,18 @@ Box = tuple[range, ...]
 # --- the tensors of a folder --------------------------------------------------
 
 
-def find_tensors(folder: Path) -> dict[str, StoredTensor]:
+def find_tensors(folder: Path) -> dict[str, Tensor]:
   """Finds every tensor of a model folder, by name; reads headers only.
 
   Raises:
     ValueError: there are no safetensors, an index or file is broken, or the two
       contradict each other; names file and tensor.
   """
+  return mxfp4.join_parts(_stored_tensors(folder))
+
+
+def _stored_tensors(folder: Path) -> dict[str, safetensors_file.StoredTensor]:
+  """Finds the tensors of a folder as they are stored; see find_tensors."""
   single, index = folder / WEIGHTS, folder / INDEX
   if not index.exists():
     if not single.exists():
@@ -96,7 +101,7 @@ def find_tensors(folder: Path) -> dict[str, StoredTensor]:
 
 def _match(
   folder: Path, config: ModelConfig, parts: Sequence[Part]
-) -> dict[str, StoredTensor]:
+) -> dict[str, Tensor]:
   """Finds the tensor of every part, by the part's name.
 
   Raises:
@@ -138,12 +143,12 @@ def _match(
   return tensors
 
 
-def _check_tied(embed: StoredTensor, head: StoredTensor) -> None:
+def _check_tied(embed: Tensor, head: Tensor) -> None:
   """Raises unless the head is a copy of the embedding, block by block."""
   same = head.shape == embed.shape and head.kind == embed.kind
   blocks = safetensors_file.row_blocks(embed, 0, embed.shape[0], _BLOCK)
   for at in blocks if same else ():
-    a, b = (safetensors_file.read_rows(t, *at) for t in (embed, head))
+    a, b = (read_rows(t, *at) for t in (embed, head))
     same = same and a.tobytes() == b.tobytes()
   if not same:
     raise ValueError(
@@ -178,7 +183,7 @@ def load_params(
   leaves = jax.tree_util.tree_flatten_with_path(abstract)[0]
   parts = hf_parts(config, {path_name(p): x.shape for p, x in leaves})
   tensors = _match(Path(folder), config, parts)
-  of_leaf: dict[str, dict[tuple[int, ...], StoredTensor]] = {}
+  of_leaf: dict[str, dict[tuple[int, ...], Tensor]] = {}
   for p in parts:
     of_leaf.setdefault(p.leaf, {})[p.index] = tensors[p.name]
   names = hf_names(config)
@@ -195,7 +200,7 @@ def load_params(
 
 
 def _load(
-  tensors: Mapping[tuple[int, ...], StoredTensor],
+  tensors: Mapping[tuple[int, ...], Tensor],
   leaf: Any,
   sharding: NamedSharding,
   transposed: bool,
@@ -251,7 +256,7 @@ def _programs(shape, dtype, sharding, transposed: bool):
 
 
 def _read_array(
-  tensors: Mapping[tuple[int, ...], StoredTensor],
+  tensors: Mapping[tuple[int, ...], Tensor],
   shape: tuple[int, ...],
   dtype: Any,
   sharding: NamedSharding,
@@ -294,9 +299,7 @@ def _aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
   return raw[skip : skip + size].view(dtype).reshape(shape)
 
 
-def _scatter(
-  tensor: StoredTensor, targets: Sequence[tuple[Box, np.ndarray]]
-) -> None:
+def _scatter(tensor: Tensor, targets: Sequence[tuple[Box, np.ndarray]]) -> None:
   """Reads a tensor once, into every array that holds a box of it."""
   if not targets:
     return
@@ -308,7 +311,7 @@ def _scatter(
     ]
     if all(a >= b for a, b in shared):
       continue  # rows of other processes
-    block = safetensors_file.read_rows(tensor, start, stop)
+    block = read_rows(tensor, start, stop)
     for (box, out), (a, b) in zip(targets, shared, strict=True):
       if a < b:
         columns = tuple(slice(r.start, r.stop) for r in box[1:])

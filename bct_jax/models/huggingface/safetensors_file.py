@@ -145,9 +145,17 @@ def _parse_entry(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
   return StoredTensor(path, name, kind, shape, base + start, base + stop)
 
 
-def read_rows(tensor: StoredTensor, start: int, stop: int) -> np.ndarray:
-  """Reads the rows [start, stop) of a tensor's first dimension."""
-  out = np.empty((stop - start, *tensor.shape[1:]), tensor.dtype)
+def read_rows(
+  tensor: StoredTensor, start: int, stop: int, dtype: np.dtype | None = None
+) -> np.ndarray:
+  """Reads the rows [start, stop) of a tensor's first dimension.
+
+  Args:
+    tensor: where it is stored.
+    start, stop: the rows.
+    dtype: to take the bytes for; None is that of the tensor.
+  """
+  out = np.empty((stop - start, *tensor.shape[1:]), dtype or tensor.dtype)
   row = (tensor.stop - tensor.start) // max(1, tensor.shape[0])
   rest = out.reshape(-1).view(np.uint8).data
   with tensor.path.open("rb", buffering=0) as f:
@@ -163,7 +171,7 @@ def read_rows(tensor: StoredTensor, start: int, stop: int) -> np.ndarray:
 
 
 def row_blocks(
-  tensor: StoredTensor, start: int, stop: int, size: int
+  tensor: Any, start: int, stop: int, size: int
 ) -> Iterable[tuple[int, int]]:
   """Splits the rows [start, stop) into ranges of about `size` bytes.
 
