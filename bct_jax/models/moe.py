@@ -11,6 +11,7 @@ expert (Gale et al. 2022, arXiv 2211.15841). Experts have one of two forms:
 """
 
 import functools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -19,7 +20,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-from bct_jax.mesh import ROWS
+from bct_jax.mesh import ROWS, axis_size
 from bct_jax.models.config import ModelConfig
 
 
@@ -104,7 +105,10 @@ class Experts(nn.Module):
       return local(x, weights, experts, *kernels)
     # Rows are whole on every device of the tensor axis, so each runs its own
     # experts on all of them, and one sum joins the results.
-    by_rows, by_expert = P(ROWS), P("tensor")
+    # A prefix that prompts share is one row, which each device runs.
+    shards = math.prod(axis_size(axis) for axis in ROWS)
+    by_rows = P() if x.shape[0] % shards else P(ROWS)
+    by_expert = P("tensor")
     return jax.shard_map(
       local,
       in_specs=(by_rows,) * 3 + (by_expert,) * len(kernels),

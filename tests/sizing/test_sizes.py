@@ -75,6 +75,10 @@ PUBLISHED = {
   "llama3_3_70b": 70_553_706_496,
   "qwen2_5_7b": 7_615_616_512,
   "qwen3_30b_a3b": 30_532_122_624,
+  # 20.9 and 116.8 billion, active 3.6 and 5.1 without the embedding (model
+  # card, arXiv 2508.10925).
+  "gpt_oss_20b": 20_914_757_184,
+  "gpt_oss_120b": 116_829_156_672,
   "gemma3_12b": 12_187_325_040 - 416_866_032 - 4_424_832,
 }
 
@@ -86,11 +90,14 @@ def test_architectures_have_the_published_parameters(name):
   architecture = read_architecture(config.model.architecture)
   params = jax.eval_shape(Decoder(architecture).init, jax.random.PRNGKey(0))
   assert sizes.num_params(params) == PUBLISHED[name]
-  active = sizes.active_params(architecture, params)
-  if name == "qwen3_30b_a3b":
-    assert 3.3e9 < active < 3.4e9  # "A3B": 3.3 billion
+  mixtures = {"qwen3_30b_a3b": 3.3, "gpt_oss_20b": 3.6, "gpt_oss_120b": 5.1}
+  if name in mixtures:
+    # Qwen counts the embedding as active, OpenAI does not.
+    embed = name == "qwen3_30b_a3b"
+    active = sizes.active_params(architecture, params, embed)
+    assert active == pytest.approx(mixtures[name] * 1e9, abs=6e7)
   else:
-    assert active == PUBLISHED[name]
+    assert sizes.active_params(architecture, params) == PUBLISHED[name]
 
 
 # --- exact bytes --------------------------------------------------------------
