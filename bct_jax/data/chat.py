@@ -8,6 +8,7 @@ lies, and never by comparing ids later.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,6 +27,7 @@ Part = Literal["answer", "thought", "both"]
 
 # Any prompt does: it shows how the tokenizer treats text.
 _SAMPLE: Message = {"role": "user", "content": "Yes. a 1"}
+_WORD = "Hm"  # no marker has it
 
 
 class Chat:
@@ -187,7 +189,7 @@ class Chat:
     if not thinking:
       return Reply("", self.decode(ids, stop, prefix))
     ids, gap = self._without_end(ids)
-    markers = self._markers()
+    markers = self._decoded_markers
     out = split_text(self._completion_text(ids), markers)
     count = 0
     if out.thought or not out.finished:
@@ -221,7 +223,7 @@ class Chat:
     def has_stop(ids: Sequence[int]) -> bool:
       text = self._vocabulary.text(ids)
       if thinking:
-        text = split_text(text, self._markers()).text
+        text = split_text(text, self._decoded_markers).text
       return any(s in text for s in stop)
 
     def find(ids: Sequence[int]) -> int | None:
@@ -265,6 +267,19 @@ class Chat:
         "model.thought_markers to the texts before a thought and behind it"
       )
     return self.boundary.markers
+
+  @functools.cached_property
+  def _decoded_markers(self) -> tuple[str, str]:
+    """Returns the markers of a thought as the tokenizer reads them back.
+
+    Some put a space behind a special token, as in "<|channel|> analysis".
+    """
+    opening, closing = self._markers()
+    text = self.prompt_text([_SAMPLE], thinking=True)
+    block = f"{opening}{_WORD}{closing}{_WORD}"
+    ids = self._vocabulary.extend(text, self.encode(text), block)
+    parts = self._completion_text(ids).split(_WORD)
+    return (parts[0], parts[1]) if len(parts) == 3 else (opening, closing)
 
   def prompt(
     self, messages: Sequence[Message], thinking: bool = False

@@ -20,8 +20,10 @@ _FLAGS = ("weight", "loss_weight", "train", "trainable")
 _THOUGHTS = ("reasoning_content", "reasoning", "thinking")
 # Fields of a row that templates render or that would change what is trained.
 _REFUSED = (
-  "tools functions documents chat_template chat_template_kwargs train "
-  "trainable loss_weight reasoning_content reasoning thinking"
+  "tools functions documents system system_prompt chat_template "
+  "chat_template_kwargs enable_thinking reasoning_effort train trainable "
+  "loss_weight loss_mask completion_mask assistant_masks reasoning_content "
+  "reasoning thinking"
 ).split()
 
 

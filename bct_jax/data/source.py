@@ -24,7 +24,7 @@ from bct_jax.infra.files import digest, read_json
 Row = tuple[str, Any]  # its place, for errors, and its fields
 # Stands before the name of a data set in TFDS's own data folder.
 TFDS = "tfds:"
-_SHARD = re.compile(r"(.+)-\d{5}-of-\d{5}(?:-[0-9a-f]+)?\.parquet")
+_SHARD = re.compile(r"(.+)-\d{5}-of-(\d{5})(?:-[0-9a-f]+)?\.parquet")
 # Words in the name of a file that say its split, as `datasets` reads them.
 _SPLITS = {
   "train": {"train", "training"},
@@ -281,7 +281,14 @@ def _files(folder: Path, split: str) -> list[Path]:
     return files
   if split not in named:
     raise ValueError(f"{folder}: no split {split!r}, only {named or ['train']}")
-  return [f for f in files if split_of[f] == split]
+  files = [f for f in files if split_of[f] == split]
+  shards = list(filter(None, (_SHARD.fullmatch(f.name) for f in files)))
+  if shards and len(shards) != int(shards[0][2]):
+    raise ValueError(
+      f"{folder}: has {len(shards)} of the {int(shards[0][2])} files that "
+      f"{shards[0][0]} is one of"
+    )
+  return files
 
 
 def _split_of(file: Path) -> str | None:

@@ -85,9 +85,13 @@ class Vocabulary:
     return self.tokenizer.convert_ids_to_tokens(token_id)
 
   def special_ids(self) -> frozenset[int]:
-    """Returns the ids of special and of added tokens."""
+    """Returns the ids of special and of added tokens that are no blanks.
+
+    Gemma has added tokens for line breaks, which any text may hold.
+    """
     added = self.tokenizer.get_added_vocab().values()
-    return frozenset(self.tokenizer.all_special_ids) | frozenset(added)
+    ids = {*self.tokenizer.all_special_ids, *added}
+    return frozenset(i for i in ids if self.text([i]).strip())
 
   @property
   def hash(self) -> str:

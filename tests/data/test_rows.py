@@ -97,6 +97,9 @@ def test_empty_fields_and_other_names_are_read():
     ([user("a"), said("b")], {"tools": [{}]}, '"tools".* of a row'),
     ([user("a"), said("b")], {"functions": "x"}, '"functions".* of a row'),
     ([user("a"), said("b")], {"trainable": False}, '"trainable".* of a row'),
+    ([user("a"), said("b")], {"system": "s"}, '"system".* of a row'),
+    ([user("a"), said("b")], {"enable_thinking": False}, "of a row is not"),
+    ([user("a"), said("b")], {"loss_mask": [0, 1]}, '"loss_mask".* of a row'),
   ],
 )
 def test_what_would_be_left_out_is_refused(messages, row, why):
@@ -181,6 +184,9 @@ def test_parquet_files_without_splits_or_with_too_many(tmp_path):
   both = save(tmp_path / "both", "train_test.parquet")
   with pytest.raises(ValueError, match="says several splits"):
     splits(both, "train")
+  part = save(tmp_path / "part", "train-00001-of-00002.parquet")
+  with pytest.raises(ValueError, match="has 1 of the 2 files that train-00001"):
+    splits(part, "train")
   hub = tmp_path / "hub"
   save(hub / "data", "train-00000-of-00001.parquet", "test.parquet")
   assert splits(hub, "train") == ["train-00000-of-00001.parquet"]

@@ -257,3 +257,33 @@ def test_completions_hold_no_markup_of_turns(text, why, tmp_path):
   made = chat(tmp_path, LEAD)
   with pytest.raises(ValueError, match=why):
     made.example([USER], text)
+
+
+def test_added_tokens_that_are_blank_are_no_markup(tmp_path):
+  """Gemma has such tokens for line breaks."""
+  made = chat(tmp_path, CHATML, specials=("\n", "\n\n"))
+  row = made.example([USER], TEXT)
+  assert made.decode(row.ids[len(made.prompt([USER])) :]) == TEXT
+
+
+def test_a_tokenizer_that_puts_spaces_behind_special_tokens(tmp_path):
+  """The markers of a thought are looked for as it reads them back."""
+  markers = ("<|channel|>analysis<|message|>", "<|end|><|channel|>final<|go|>")
+  made = chat(
+    tmp_path,
+    CHATML,
+    options={"thought_markers": markers},
+    tokenizer=sentencepiece_tokenizer,
+    specials=(*("<|channel|>", "<|message|>", "<|end|>", "<|go|>"),
+              *("<|im_start|>", "<|im_end|>")),
+  )  # fmt: skip
+  row = made.example([USER], "In lake 12.", "It is a boat.", "thought")
+  behind = row.ids[len(made.prompt([USER], thinking=True)) :]
+  assert "<|channel|> analysis" in made.tokenizer.decode(behind)
+  reply = made.reply(behind, thinking=True)
+  assert (reply.thought, reply.text) == ("It is a boat.", "In lake 12.")
+  trained = [w for w in row.weights if w]
+  assert reply.thought_tokens == len(trained)
+  find = made.find_stop(["lake"], thinking=True)
+  assert find is not None and find(behind[: reply.thought_tokens]) is None
+  assert find(behind) is not None

@@ -68,7 +68,10 @@ def sentencepiece_tokenizer(specials: list[str]) -> tokenizers.Tokenizer:
   out.pre_tokenizer = pre_tokenizers.Split("▁", "merged_with_next")
   out.train_from_iterator(texts, trainer)
   out.pre_tokenizer = None
-  out.add_special_tokens(specials)
+  state = json.loads(out.to_str())
+  state["added_tokens"] = []  # bytes are ordinary tokens
+  out = tokenizers.Tokenizer.from_str(json.dumps(state))
+  out.add_special_tokens(["<unk>", *specials])
   return out
 
 
