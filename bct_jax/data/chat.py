@@ -102,13 +102,13 @@ class Chat:
     """Finds out what the template puts around an answer."""
     template = Template(self.folder, self.tokenizer, config)
     self._template, vocabulary = template, self._vocabulary
-    sample = template.render([_SAMPLE])
-    vocabulary.lossless = vocabulary.text(self.encode(sample)) == sample
+    turns: list[Message] = [_SAMPLE, {"role": "assistant", "content": "Yes."}]
+    sample = template.render([*turns, _SAMPLE])
+    turn_ids = self.encode(sample)
+    vocabulary.lossless = vocabulary.text(turn_ids) == sample
     self._boundary = template.find_boundary(self._begins_with_end)
     self.end_of_turn = self.encode(self._boundary.end)[0]
     self.stop_ids = vocabulary.ends | {self.end_of_turn}
-    turns: list[Message] = [_SAMPLE, {"role": "assistant", "content": "Yes."}]
-    turn_ids = self.encode(template.render([*turns, _SAMPLE]))
     self._turn_ids = vocabulary.special_ids() & set(turn_ids)
     # Some tokenizers drop the space that begins a text. Their completions are
     # decoded behind the last token of a prompt.

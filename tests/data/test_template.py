@@ -259,6 +259,20 @@ def test_completions_hold_no_markup_of_turns(text, why, tmp_path):
     made.example([USER], text)
 
 
+def test_a_space_that_is_read_back_behind_each_turn(tmp_path):
+  """Vicuna's template over a vocabulary as Llama 2 has it."""
+  template = (
+    "{% for m in messages %}{% if m.role == 'user' %}USER: {{ m.content }} "
+    "{% else %}ASSISTANT: {{ m.content }}{{ eos_token }}{% endif %}"
+    "{% endfor %}{% if add_generation_prompt %}ASSISTANT:{% endif %}"
+  )
+  made = chat(tmp_path, template, tokenizer=sentencepiece_tokenizer)
+  talk = [USER, {"role": "assistant", "content": "Yes."}, USER]
+  row = made.example(talk, "In lake 12.")
+  assert [*row.ids] == own_ids(made, "In lake 12.", talk)
+  assert made.decode(row.ids[len(made.prompt(talk)) :]) == "In lake 12."
+
+
 def test_added_tokens_that_are_blank_are_no_markup(tmp_path):
   """Gemma has such tokens for line breaks."""
   made = chat(tmp_path, CHATML, specials=("\n", "\n\n"))
