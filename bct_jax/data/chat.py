@@ -7,16 +7,14 @@ itself where not. The trained positions are chosen here, by where the completion
 lies, and never by comparing ids later.
 """
 
-import dataclasses
-import functools
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
 from bct_jax.config import TemplateConfig
 from bct_jax.data.template import Boundary, Template, TemplateError
-from bct_jax.data.thoughts import Reply, count_thought_tokens, split_text
+from bct_jax.data.thoughts import FindStop, Reader, Reply
 from bct_jax.data.tokens import Tokens, mask_audit
 from bct_jax.data.vocabulary import Vocabulary
 from bct_jax.examples import Message
@@ -27,7 +25,6 @@ Part = Literal["answer", "thought", "both"]
 
 # Any prompt does: it shows how the tokenizer treats text.
 _SAMPLE: Message = {"role": "user", "content": "Yes. a 1"}
-_WORD = "Hm"  # no marker has it
 
 
 class Chat:
@@ -86,11 +83,11 @@ class Chat:
     self.pad = 0
     self._template: Template | None = None
     self._boundary: Boundary | None = None
-    self._anchor: list[int] = []
     self._turn_ids: frozenset[int] = frozenset()
     self._fault = ""
     self.stop_ids = self._vocabulary.ends
     self.end_of_turn = min(self.stop_ids, default=self.pad)
+    self._reader = Reader(self._vocabulary, self.stop_ids)
     try:
       self._read_template(config or TemplateConfig())
     except TemplateError as e:
@@ -110,12 +107,13 @@ class Chat:
     self.end_of_turn = self.encode(self._boundary.end)[0]
     self.stop_ids = vocabulary.ends | {self.end_of_turn}
     self._turn_ids = vocabulary.special_ids() & set(turn_ids)
-    # Some tokenizers drop the space that begins a text. Their completions are
-    # decoded behind the last token of a prompt.
-    text = self.prompt_text([_SAMPLE])
-    ids = self.encode(text)
-    if vocabulary.text(vocabulary.extend(text, ids, " a")) != " a":
-      self._anchor = ids[-1:]
+    self._reader = Reader.make(
+      vocabulary,
+      self.stop_ids,
+      self._boundary,
+      self.prompt_text([_SAMPLE]),
+      template.render([_SAMPLE]),
+    )
 
   def _begins_with_end(self, text: str, declared: bool) -> bool:
     """Tells whether a special token begins a text; see find_boundary."""
@@ -142,35 +140,14 @@ class Chat:
     """Encodes text as it stands; see Vocabulary.encode."""
     return self._vocabulary.encode(text)
 
-  def _completion_text(self, ids: Sequence[int]) -> str:
-    """Decodes ids that follow a prompt."""
-    if not self._anchor:
-      return self._vocabulary.text(ids)
-    before = self._vocabulary.text(self._anchor)
-    return self._vocabulary.text([*self._anchor, *ids]).removeprefix(before)
-
   def decode(
     self,
     ids: Sequence[int],
     stop: Sequence[str] = (),
     prefix: Sequence[int] = (),
   ) -> str:
-    """Decodes a completion up to where it stops.
-
-    Whitespace that the template itself puts around an answer is left out.
-
-    Args:
-      ids: of the completion; a stop id at their end is left out.
-      stop: the text is cut before the first of these strings.
-      prefix: ids that the answer was made to begin with. Their text stands
-        first, and stop strings do not count in it.
-    """
-    ids, gap = self._without_end(ids)
-    start = len(self._completion_text(prefix)) if prefix else 0
-    text = self._completion_text([*prefix, *ids])
-    ends = [text.find(s, start) for s in stop if s in text[start:]]
-    text = text[: min(ends)] if ends else text.removesuffix(gap)
-    return text.removeprefix(self._boundary.blank) if self._boundary else text
+    """Decodes a completion up to where it stops; see Reader.decode."""
+    return self._reader.decode(ids, stop, prefix)
 
   def reply(
     self,
@@ -182,56 +159,21 @@ class Chat:
     """Reads a completion: its thought, and its answer up to where it stops.
 
     Args:
-      ids, stop, prefix: see `decode`. Stop strings do not count in a thought.
+      ids, stop, prefix: see `Reader.decode`. Stop strings do not count in a
+        thought.
       thinking: whether the prompt has room for a thought; else all of the
         completion is the answer.
     """
     if not thinking:
       return Reply("", self.decode(ids, stop, prefix))
-    ids, gap = self._without_end(ids)
-    markers = self._decoded_markers
-    out = split_text(self._completion_text(ids), markers)
-    count = 0
-    if out.thought or not out.finished:
-      count = count_thought_tokens(ids, self._completion_text, markers)
-    ends = [out.text.find(s) for s in stop if s in out.text]
-    text = out.text[: min(ends)] if ends else out.text.removesuffix(gap)
-    return dataclasses.replace(out, text=text, thought_tokens=count)
-
-  def _without_end(self, ids: Sequence[int]) -> tuple[list[int], str]:
-    """Returns ids without a stop id at their end, and the gap before it."""
-    if not ids or ids[-1] not in self.stop_ids:
-      return list(ids), ""
-    return list(ids[:-1]), self._boundary.gap if self._boundary else ""
+    self._markers()
+    return self._reader.reply(ids, stop)
 
   def find_stop(
     self, stop: Sequence[str], thinking: bool = False
-  ) -> Callable[[Sequence[int]], int | None] | None:
-    """Returns a function with which the sampler looks for stop strings.
-
-    The function takes the ids so far. It returns the least number of them whose
-    text has one of the strings, or None. A string may begin within one token
-    and end within another.
-
-    Args:
-      stop: the strings; without any there is no function.
-      thinking: whether a thought comes first, in which they do not count.
-    """
-    if not stop:
-      return None
-
-    def has_stop(ids: Sequence[int]) -> bool:
-      text = self._vocabulary.text(ids)
-      if thinking:
-        text = split_text(text, self._decoded_markers).text
-      return any(s in text for s in stop)
-
-    def find(ids: Sequence[int]) -> int | None:
-      if not has_stop(ids):
-        return None
-      return next(n for n in range(1, len(ids) + 1) if has_stop(ids[:n]))
-
-    return find
+  ) -> FindStop | None:
+    """Returns a function that looks for stop strings; see Reader.find_stop."""
+    return self._reader.find_stop(stop, thinking) if stop else None
 
   def render(self, messages: Sequence[Message], prompt: bool = True) -> str:
     """Renders messages as the template does, without a lead."""
@@ -267,19 +209,6 @@ class Chat:
         "model.thought_markers to the texts before a thought and behind it"
       )
     return self.boundary.markers
-
-  @functools.cached_property
-  def _decoded_markers(self) -> tuple[str, str]:
-    """Returns the markers of a thought as the tokenizer reads them back.
-
-    Some put a space behind a special token, as in "<|channel|> analysis".
-    """
-    opening, closing = self._markers()
-    text = self.prompt_text([_SAMPLE], thinking=True)
-    block = f"{opening}{_WORD}{closing}{_WORD}"
-    ids = self._vocabulary.extend(text, self.encode(text), block)
-    parts = self._completion_text(ids).split(_WORD)
-    return (parts[0], parts[1]) if len(parts) == 3 else (opening, closing)
 
   def prompt(
     self, messages: Sequence[Message], thinking: bool = False

@@ -7,7 +7,9 @@ import parity
 import pytest
 from helpers import make_mesh, sampling
 
+from bct_jax.config import TemplateConfig
 from bct_jax.data.chat import Chat
+from bct_jax.evals.evaluate import Thoughts
 from bct_jax.models import decoder, demo
 from bct_jax.sample.sampler import make_sampler
 from bct_jax.settings.probes.capability import make_probe
@@ -108,6 +110,53 @@ def test_smollm2_greedy_text_of_generate(smollm2, texts):
   for prompt, completion in texts[:3]:
     want = parity.greedy_torch(reference, prompt, NEW, chat.stop_ids)
     assert list(completion.tokens) == want
+
+
+MARKERS = ("<think>\n", "\n</think>\n\n")
+SHOWN = (
+  ("What color is grass?", "The question is about grass.", "Grass is green."),
+  ("What is 2 plus 3?", "This is a sum. I add 2 and 3.", "2 plus 3 is 5."),
+)
+
+
+def test_smollm2_thoughts_and_answers_are_those_of_generate(smollm2):
+  """It takes up a think format that the earlier turns of a prompt show."""
+  mesh, model, params, plain, reference = smollm2
+  options = TemplateConfig(thought_markers=MARKERS)
+  chat = Chat(plain.folder, model.config.vocab_size, options)
+  shown = [
+    {"role": role, "content": text}
+    for question, thought, answer in SHOWN
+    for role, text in (
+      ("user", question),
+      ("assistant", thought.join(MARKERS) + answer),
+    )
+  ]
+  asked = ["What is the capital of France?", "What is 4 plus 1?", *REAL[5:9]]
+  prompts = [
+    chat.prompt([*shown, {"role": "user", "content": q}], thinking=True)
+    for q in asked
+  ]
+  found = parity.greedy(mesh, model, params, prompts, 64, chat.stop_ids)
+  replies = [chat.reply(c.tokens, thinking=True) for c in found]
+  thinks = [i for i, r in enumerate(replies) if r.thought and r.finished]
+  assert len(thinks) >= 4
+  for i in thinks[:3]:
+    prompt, completion, reply = prompts[i], found[i], replies[i]
+    want = parity.greedy_torch(reference, prompt, 64, chat.stop_ids)
+    assert list(completion.tokens) == want
+    text = chat.tokenizer.decode(want, skip_special_tokens=True)
+    block = reply.thought.join(MARKERS)
+    assert text.split() == (block + reply.text).split()
+    # Budgets count tokens of either part, and a cut thought has no answer.
+    n, count = reply.thought_tokens, len(want)
+    assert chat.tokenizer.decode(want[:n]).split() == block.split()
+    for limit, answer in ((n, count - n), (n - 1, count), (n, count - n - 1)):
+      thoughts = Thoughts(limit, answer, ("question",))
+      assert thoughts.fits(reply, count) == (limit == n and answer == count - n)
+    assert thoughts.facts(reply)["thought_tokens"] == n
+    cut = chat.reply(want[: n - 2], thinking=True)
+    assert (cut.text, cut.finished) == ("", False)
 
 
 def test_smollm2_rates_with_an_int8_cache(smollm2):
