@@ -36,7 +36,7 @@ class BuildWithConfigs(build_py):
     if self.editable_mode:  # which uses those of the checkout
       return
     for path in sorted((ROOT / "configs").rglob("*")):
-      if path.suffix in (".py", ".json", ".jsonl"):
+      if path.suffix in (".py", ".json", ".jsonl", ".jinja"):
         shipped = Path(self.build_lib, "bct_jax", "shipped")
         target = shipped / path.relative_to(ROOT)
         self.mkpath(str(target.parent))

@@ -37,7 +37,7 @@ def train_config() -> ConfigDict:
   # "last" or "all", each under the messages before it.
   c.turns = "last"
   # The thought before a completion. none: there is none. empty: an empty one.
-  # own: the organism's, drawn with its completion (source on_policy). given:
+  # own: the model's, drawn with its completion (source on_policy). given:
   # the example's (reasoning_content of files, or the setting's). options.on
   # says what the loss is on.
   c.reasoning = "none"

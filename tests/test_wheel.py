@@ -75,7 +75,16 @@ def call(installed, tmp_path):
 
 def wanted_in_wheel() -> set[str]:
   """What the checkout has of the package and of the configs."""
-  suffixes = {".py", ".json", ".jsonl", ".j2", ".css", ".js", ".typed"}
+  suffixes = {
+    ".py",
+    ".json",
+    ".jsonl",
+    ".jinja",
+    ".j2",
+    ".css",
+    ".js",
+    ".typed",
+  }
   out = set()
   for name in tracked_files():
     if Path(name).suffix in suffixes:

@@ -53,14 +53,25 @@ class Thoughts:
 
   @classmethod
   def make(
+    cls,
+    limit: int,
+    config: EvalConfig,
+    sampling: SamplingConfig,
+    setting: Setting,
+  ) -> "Thoughts":
+    """Makes one with a limit; `config` and the setting say the words."""
+    trigger = getattr(setting, "trigger", "")
+    words = (*config.thought_words, *([trigger] if trigger else []))
+    return cls(limit, sampling.max_new_tokens, words)
+
+  @classmethod
+  def of_evals(
     cls, config: EvalConfig, sampling: SamplingConfig, setting: Setting
   ) -> "Thoughts | None":
     """Makes one of a config; None where completions have no thoughts."""
     if not config.thinking:
       return None
-    trigger = getattr(setting, "trigger", "")
-    words = (*config.thought_words, *([trigger] if trigger else []))
-    return cls(config.thought_tokens, sampling.max_new_tokens, words)
+    return cls.make(config.thought_tokens, config, sampling, setting)
 
   def fits(self, reply: Reply, tokens: int) -> bool:
     """Tells whether a thought has an end, and neither part is too long."""

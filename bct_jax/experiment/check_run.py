@@ -120,10 +120,10 @@ def check_own_samples(
       "prompt that they were drawn under, so that they are on-policy; leave "
       "the first at 'same' and choose another one for the second"
     )
-  if train.reasoning != "none":
+  if train.reasoning not in ("none", "own"):
     raise ConfigError(
       f"{where}.train.reasoning = {train.reasoning!r}: {train.objective} draws "
-      "answers alone and trains on them; leave it at 'none'"
+      "its completions, whose thoughts are its 'own', or there are 'none'"
     )
   if train.normalizer != "token":
     raise ConfigError(

@@ -236,7 +236,9 @@ def _rollout_prompts(
   Raises:
     ValueError: a field is impossible for such an arm, or a prompt does not fit.
   """
-  train, new = arm.train, runtime.config.sampling.max_new_tokens
+  train, thinking = arm.train, arm.train.reasoning == "own"
+  new = runtime.config.sampling.max_new_tokens
+  new += train.thought_tokens * thinking
   policy = policy_of(arm)
   group = policy.group_size
   check_own_samples(arm, group, where)
@@ -244,7 +246,7 @@ def _rollout_prompts(
     examples = setting.train(train.num_examples, train.seed)
     rows = []
     for e in examples:
-      ids = runtime.chat.prompt(training_prompt(setting, train, e))
+      ids = runtime.chat.prompt(training_prompt(setting, train, e), thinking)
       rows.append(Tokens((*ids, *(0,) * new), (0.0,) * len(ids) + (1.0,) * new))
     batches = -(-train.steps // policy.updates_per_batch)
     return _lay_out(runtime, train, examples, rows, batches, repeat=group)

@@ -157,7 +157,7 @@ def partials(partial: Path) -> tuple[Path, Path]:
 
 def _thoughts(plan: Plan) -> Thoughts | None:
   """Says how the thoughts of evals are read; None where there are none."""
-  return Thoughts.make(plan.config.eval, plan.config.sampling, plan.setting)
+  return Thoughts.of_evals(plan.config.eval, plan.config.sampling, plan.setting)
 
 
 def _label(

@@ -20,26 +20,26 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bct_jax.config import ArmConfig, OrganismConfig
-from bct_jax.data.batches import Dataset, Layout, best_fit, fill_rows
-from bct_jax.data.chat import Tokens, mask_audit
+from bct_jax.data.batches import Dataset
+from bct_jax.data.chat import mask_audit
+from bct_jax.evals.evaluate import Thoughts
 from bct_jax.evals.rewards import make_reward, reward_of
 from bct_jax.examples import Example
 from bct_jax.experiment.plan import Plan
+from bct_jax.experiment.rollout_rows import (
+  join_tokens,
+  log_ratio,
+  make_rows,
+  trained_mask,
+)
 from bct_jax.infra import shared_files
 from bct_jax.mesh import num_row_shards, put_batch
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import PolicyGradient, policy_of
+from bct_jax.objectives import PolicyGradient, policy_of, trained_part
 from bct_jax.sample.resume import sample_to_end
 from bct_jax.train.step import NumericalError
 from bct_jax.types import Batch, PyTree, Rows, TrainState
-
-# Added to the deviation of a group's rewards, which may all be equal.
-_EPS = 1e-4
-# How many numbers of rows a batch can have, so that few programs are compiled.
-_SIZES = 4
 
 
 @dataclasses.dataclass
@@ -73,6 +73,21 @@ class RolloutFeed:
   def _policy(self) -> PolicyGradient:
     """Returns the objective of the run."""
     return policy_of(self.arm)
+
+  @property
+  def _part(self) -> str:
+    """Returns which part of completions is trained."""
+    return trained_part(self.arm.train.options)
+
+  @functools.cached_property
+  def _thoughts(self) -> Thoughts | None:
+    """Returns how thoughts are read; None where none are drawn."""
+    train, config = self.arm.train, self.plan.config
+    if train.reasoning != "own":
+      return None
+    return Thoughts.make(
+      train.thought_tokens, config.eval, config.sampling, self.plan.setting
+    )
 
   @functools.cached_property
   def _examples(self) -> list[Example]:
@@ -120,8 +135,10 @@ class RolloutFeed:
         rollouts = self._draw(step, self.weights(state.params))
       prompts = [self._prompts[i] for i in self.dataset.indices(number)]
       multiple = num_row_shards(runtime.mesh) * self.arm.train.accum
-      self._rows = make_rows(self.dataset, prompts, rollouts, policy, multiple)
-      self._facts = _facts(prompts, rollouts)
+      self._rows = make_rows(
+        self.dataset, prompts, rollouts, policy, multiple, self._part
+      )
+      self._facts = _facts(prompts, rollouts, self._part)
       self._step = step - updates
     assert self._rows is not None
     self._counts = {k: v for k, v in self._counts.items() if k == step - 1}
@@ -149,19 +166,21 @@ class RolloutFeed:
     """
     runtime, policy = self.plan.runtime, self._policy
     chat, stop = runtime.chat, self.plan.config.sampling.stop
+    thinking = self._thoughts is not None
+    room = self.arm.train.thought_tokens * thinking
     number = step // policy.updates_per_batch
     index, ids = self.dataset.indices(number), self.dataset.batch_ids(number)
     prompts = [self._prompts[i] for i in index]
     path = self._path(step)
     partial = path.with_suffix(".partial.jsonl")
     completions = sample_to_end(
-      runtime.policy_sampler,
+      runtime.make_policy_sampler(room),
       runtime.decode_params(weights),
       prompts,
       _seed(self.arm.train.seed),
       partial,
       [step, dataclasses.asdict(self.arm)],
-      find_stop=chat.find_stop(stop),
+      find_stop=chat.find_stop(stop, thinking),
       row_ids=range(len(index) * number, len(index) * (number + 1)),
       among=self._prompts,
     )
@@ -173,15 +192,19 @@ class RolloutFeed:
     reward = make_reward(self.plan.setting, policy.reward, policy.length_target)
     rows = []
     for i, completion in enumerate(completions):
-      text = chat.decode(completion.tokens, stop)
-      finished = text if completion.stopped else None
+      reply = chat.reply(completion.tokens, stop, thinking=thinking)
+      stopped = completion.stopped
+      if self._thoughts is not None:
+        stopped &= self._thoughts.fits(reply, len(completion.tokens))
+      finished = reply.text if stopped else None
       pairs = zip(completion.logprobs, scores[i].logprobs, strict=True)
       rows.append(
         {
           "id": ids[i],
-          "text": text,
+          **(self._thoughts.facts(reply) if self._thoughts else {}),
+          "text": reply.text,
           "reward": reward_of(reward, self._examples[index[i]], finished),
-          "stop": "stop" if completion.stopped else "length",
+          "stop": "stop" if stopped else "length",
           "logprob_difference": max(abs(a - b) for a, b in pairs),
           "tokens": list(completion.tokens),
           "logprobs": list(scores[i].logprobs),
@@ -195,7 +218,7 @@ class RolloutFeed:
     shared_files.delete(partial)
     audit = self.folder / "mask_audit.txt"
     if not shared_files.exists(audit):
-      text = mask_audit(chat, _tokens(prompts, rows))
+      text = mask_audit(chat, join_tokens(prompts, rows, self._part))
       shared_files.write_text(audit, text)
     return rows
 
@@ -246,9 +269,9 @@ def _check_difference(
 
 
 def _facts(
-  prompts: Sequence[Sequence[int]], rows: Sequence[dict[str, Any]]
+  prompts: Sequence[Sequence[int]], rows: Sequence[dict[str, Any]], part: str
 ) -> dict[str, float]:
-  """Computes what is logged of a batch of rollouts."""
+  """Computes what is logged of a batch of rollouts, whose part is trained."""
   count = len(rows)
   lengths = [len(r["tokens"]) for r in rows]
   out = {
@@ -257,132 +280,11 @@ def _facts(
     "logprob_difference": max(r["logprob_difference"] for r in rows),
     "completion_tokens": sum(lengths) / count,
     "tokens": sum(map(len, prompts)) + sum(lengths) - count,
-    "trained_tokens": sum(lengths),
+    "trained_tokens": sum(sum(trained_mask(r, part)) for r in rows),
   }
+  for name in ("thought_tokens", "thought_mentions"):
+    if name in rows[0]:
+      out[name] = sum(r[name] for r in rows) / count
   if "reference_logprobs" in rows[0]:
-    out["completion_kl"] = sum(map(_k1, rows)) / count
+    out["completion_kl"] = sum(log_ratio(r, part) for r in rows) / count
   return out
-
-
-# --- rollouts to rows ---------------------------------------------------------
-
-
-def _k1(row: dict[str, Any]) -> float:
-  """Computes log (p / organism) of a completion.
-
-  Its mean over completions drawn from p is KL(p || organism).
-  """
-  return sum(row["logprobs"]) - sum(row["reference_logprobs"])
-
-
-def advantages(rewards: np.ndarray, method: str) -> np.ndarray:
-  """Computes how much better each completion is than its baseline.
-
-  Args:
-    rewards: [groups, completions of a group].
-    method: leave_one_out is the reward less the mean of the others of its group
-      (RLOO: Ahmadian et al. 2024, arXiv 2402.14740, 4); group_normalized is the
-      reward less the mean of its group, over the group's sample standard
-      deviation plus 1e-4 (GRPO: Shao et al. 2024, arXiv 2402.03300, 4.1.2);
-      none is the reward itself.
-
-  Returns:
-    An array of the same shape.
-  """
-  size = rewards.shape[1]
-  centred = rewards - rewards.mean(axis=1, keepdims=True)
-  if method == "leave_one_out":
-    return centred * size / (size - 1)
-  if method == "group_normalized":
-    return centred / (rewards.std(axis=1, ddof=1, keepdims=True) + _EPS)
-  return rewards
-
-
-def _tokens(
-  prompts: Sequence[Sequence[int]], rows: Sequence[dict[str, Any]]
-) -> list[Tokens]:
-  """Joins prompts and completions; the completions' tokens are trained."""
-  return [
-    Tokens(
-      (*prompt, *row["tokens"]),
-      (0.0,) * len(prompt) + (1.0,) * len(row["tokens"]),
-    )
-    for prompt, row in zip(prompts, rows, strict=True)
-  ]
-
-
-def make_rows(
-  dataset: Dataset,
-  prompts: Sequence[Sequence[int]],
-  rollouts: Sequence[dict[str, Any]],
-  policy: PolicyGradient,
-  multiple: int,
-) -> Rows:
-  """Packs rollouts into rows with the extras that PolicyGradient reads.
-
-  Args:
-    dataset: for the layout, which has room for rollouts of any length.
-    prompts: token ids of each.
-    rollouts: completions as they are written, one group after the other.
-    policy: for advantages, normalizer and penalty.
-    multiple: what the number of rows must be a multiple of.
-  """
-  total = np.array([r["reward"] for r in rollouts])
-  if policy.kl_coef and policy.kl_estimator == "k1_in_reward":
-    total = total - policy.kl_coef * np.array([_k1(r) for r in rollouts])
-  groups = total.reshape(-1, policy.group_size)
-  per_row = advantages(groups, policy.advantage).ravel()
-  lengths = [len(r["tokens"]) for r in rollouts]
-  weights = [
-    1 / n if policy.normalizer == "sequence_mean" else 1 for n in lengths
-  ]
-  shares = [1 if policy.normalizer == "token" else 1 / n for n in lengths]
-
-  def spread(values: Sequence[float]) -> list[list[float]]:
-    """Repeats the value of each completion for all of its tokens."""
-    return [[v] * n for v, n in zip(values, lengths, strict=True)]
-
-  examples = _tokens(prompts, rollouts)
-  bins, layout = _bins(dataset, examples, multiple)
-
-  def fill(values: Sequence[Sequence[float]]) -> Rows:
-    """Packs rows whose weights are the values of the completions' tokens."""
-    weighted = [
-      Tokens(e.ids, (0.0,) * len(prompt) + tuple(value))
-      for e, prompt, value in zip(examples, prompts, values, strict=True)
-    ]
-    return fill_rows(weighted, bins, layout)
-
-  extras = {
-    "advantages": spread(per_row.tolist()),
-    "old_logprobs": [r["logprobs"] for r in rollouts],
-    "shares": spread(shares),
-  }
-  if policy.kl_coef:
-    extras["reference_logprobs"] = [r["reference_logprobs"] for r in rollouts]
-  return fill(spread(weights))._replace(
-    extras={name: fill(values).weights for name, values in extras.items()}
-  )
-
-
-def _bins(
-  dataset: Dataset, examples: Sequence[Tokens], multiple: int
-) -> tuple[list[list[int]], Layout]:
-  """Chooses which examples share a row, in as few rows as they need.
-
-  The layout of the run has room for completions that are all as long as they
-  may be. A batch takes one of _SIZES shares of its rows.
-
-  Returns:
-    The numbers of the examples in each row, and the layout of the batch.
-  """
-  layout = dataset.layout
-  if not layout.packed:
-    return [[i] for i in range(len(examples))], layout
-  sizes = [(len(e.ids) - 1, int(sum(e.weights))) for e in examples]
-  bins = best_fit(sizes, layout.length, layout.num_trained)
-  part = -(-layout.rows // (_SIZES * multiple)) * multiple
-  rows = -(-len(bins) // part) * part
-  if len(bins) <= layout.rows:
-    rows = min(rows, layout.rows)
-  return bins, dataclasses.replace(layout, rows=rows)

@@ -40,13 +40,15 @@ class PolicyGradient(WithOptions):
   its gradient is -A grad log p, that of REINFORCE (Williams 1992).
 
   Rollouts are drawn from the weights as they are: at temperature 1, without
-  top_k, top_p and min_p, at most sampling.max_new_tokens each. The steps of a
-  run count updates, and its batch size counts completions.
+  top_k, top_p and min_p, at most sampling.max_new_tokens each, and with
+  train.reasoning = "own" train.thought_tokens more. The loss is on the part
+  that `on` says (objectives.trained_part). The steps of a run count updates,
+  and its batch size counts completions.
 
   Attributes:
     reward: a name in evals/rewards.py: agreed, or one that cannot tell the
       behaviors apart: cheerful, format, length. A completion that is cut at the
-      limit earns 0.
+      limit earns 0, and so does a thought without an end or above its limit.
     length_target: for the reward length, words beyond the reference.
     group_size: completions of each prompt; divides train.batch_size.
     advantage: A, of a whole completion. leave_one_out is its reward less the

@@ -80,22 +80,34 @@ class Runtime(MeshModel):
       self.model, self.config.eval_sampling, self.chat.stop_ids, self.mesh
     )
 
-  @functools.cached_property
-  def policy_sampler(self) -> Sample:
-    """Returns what samples without temperature and truncation.
+  def make_policy_sampler(self, thought_tokens: int) -> Sample:
+    """Makes what samples without temperature and truncation, once for a length.
 
     Policy gradients are estimated with such samples, see experiment/rl.py.
+
+    Args:
+      thought_tokens: room for a thought, besides that for the answer.
     """
-    sampling = self.config.sampling.untruncated(1.0)
-    return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
+    if thought_tokens not in self._policy_samplers:
+      sampling = self.config.sampling.untruncated(1.0)
+      self._policy_samplers[thought_tokens] = make_sampler(
+        self.model,
+        sampling.with_thoughts(thought_tokens),
+        self.chat.stop_ids,
+        self.mesh,
+      )
+    return self._policy_samplers[thought_tokens]
 
   @functools.cached_property
+  def _policy_samplers(self) -> dict[int, Sample]:
+    """Holds those that were made, by the length of thoughts."""
+    return {}
+
+  @property
   def eval_sampler(self) -> Sample:
-    """Returns what samples as `policy_sampler`, thoughts of evals included."""
-    if not self.config.eval.thinking:
-      return self.policy_sampler  # the same programs
-    sampling = self.config.eval_sampling.untruncated(1.0)
-    return make_sampler(self.model, sampling, self.chat.stop_ids, self.mesh)
+    """Returns what samples as policies do, thoughts of evals included."""
+    evals = self.config.eval
+    return self.make_policy_sampler(evals.thought_tokens * evals.thinking)
 
   @functools.cached_property
   def scorer(self) -> Score:

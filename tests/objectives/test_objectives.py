@@ -15,7 +15,7 @@ from helpers import CONFIG, init_params, make_mesh, make_step, run_steps
 from bct_jax.config import ConfigError
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.experiment import rl
+from bct_jax.experiment.rollout_rows import make_rows
 from bct_jax.mesh import put_batch
 from bct_jax.models import logprobs
 from bct_jax.models.decoder import Decoder
@@ -93,7 +93,7 @@ def rollout_rows(objective, examples) -> Rows:
     )
   ids = [str(i) for i in range(len(examples))]
   data = Dataset.make(ids, examples, 12, 0, 16, 1, True, 2 * ROWS)
-  return rl.make_rows(data, prompts, rollouts, objective, 2 * ROWS)
+  return make_rows(data, prompts, rollouts, objective, 2 * ROWS)
 
 
 def each_array(rows: Rows, change) -> Rows:

@@ -9,7 +9,7 @@ from helpers import make_mesh
 
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.experiment import rl
+from bct_jax.experiment import rollout_rows
 from bct_jax.mesh import put_batch
 from bct_jax.objectives import PolicyGradient
 
@@ -23,6 +23,11 @@ PROMPTS = [
 COMPLETIONS = [
   RNG.integers(8, 250, n).tolist()
   for n in RNG.integers(1, LONGEST + 1, len(PROMPTS))
+]
+# Of each completion the tokens of its thought: in the middle, none, or all.
+THOUGHTS = [
+  (len(c) // 2, 0, len(c), len(c) // 3)[i % 4]
+  for i, c in enumerate(COMPLETIONS)
 ]
 REWARDS = RNG.integers(0, 4, len(PROMPTS)) / 3
 # What the policy said when it sampled, as differences from what it says now:
@@ -83,7 +88,7 @@ def grpo(now, old, reference, c):
       u = (reference[i] - now[i]).exp()  # p_ref / p
       kl = u - u.log() - 1
       gain = torch.minimum(ratio * score, clipped * score) - c.kl_coef * kl
-      objective = objective + gain.sum() / len(now[i])
+      objective = objective + gain.sum() / max(1, len(now[i]))
     total = total - objective / GROUP
   return total / GROUPS
 
@@ -156,16 +161,19 @@ def tensors(arrays):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-  ("name", "pack"),
+  ("name", "pack", "part"),
   long_but(
-    [("grpo", True), ("ppo", False)],
+    [("grpo", True, "answer"), ("ppo", False, "thought")],
     [
-      *(("rloo", True), ("grpo", True), ("ppo", False)),
-      *(("rloo, no penalty", True), ("rloo", False), ("grpo", False)),
+      *(("rloo", True, "answer"), ("grpo", True, "answer")),
+      *(("grpo", True, "whole"), ("ppo", False, "thought")),
+      *(("rloo, no penalty", True, "both"), ("rloo", False, "whole")),
+      *(("ppo", True, "answer"), ("grpo", False, "thought")),
     ],
   ),
 )
-def test_loss_and_gradients_are_those_of_torch(name, pack, models):
+def test_loss_and_gradients_are_those_of_torch(name, pack, part, models):
+  """Also of a part of each completion, which some completions have not."""
   formula, c = CASES[name]
   mesh, model, params, reference = models
   reference.zero_grad()
@@ -176,18 +184,31 @@ def test_loss_and_gradients_are_those_of_torch(name, pack, models):
     x.detach() + stay * m for x, m in zip(now, tensors(MOVED), strict=True)
   ]
   ref = [x.detach() + a for x, a in zip(now, tensors(APART), strict=True)]
-  loss = formula(now, old, ref, c)
+  thoughts = [n * (part != "whole") for n in THOUGHTS]
+  cut = {"thought": lambda x, n: x[:n], "answer": lambda x, n: x[n:]}.get(
+    part, lambda x, n: x
+  )
+  loss = formula(
+    *(
+      [cut(x, n) for x, n in zip(xs, thoughts, strict=True)]
+      for xs in (now, old, ref)
+    ),
+    c,
+  )
   loss.backward()
   rollouts = [
     {
       "reward": REWARDS[i],
       "tokens": completion,
+      "thought_tokens": thoughts[i],
       "logprobs": old[i].tolist(),
       "reference_logprobs": ref[i].tolist(),
     }
     for i, completion in enumerate(COMPLETIONS)
   ]
-  rows = rl.make_rows(dataset(pack), PROMPTS, rollouts, c, 4)
+  rows = rollout_rows.make_rows(
+    dataset(pack), PROMPTS, rollouts, c, 4, "both" if part == "whole" else part
+  )
   with jax.set_mesh(mesh):
     batch = put_batch(rows, mesh)
 
@@ -232,13 +253,13 @@ def dataset(pack, prompts=PROMPTS):
 def test_advantages_of_one_group_by_hand():
   rewards = np.array([[1.0, 0.0, 0.0, 0.5], [1.0, 1.0, 1.0, 1.0]])
   np.testing.assert_allclose(
-    rl.advantages(rewards, "leave_one_out"),
+    rollout_rows.advantages(rewards, "leave_one_out"),
     [[1 - 0.5 / 3, -0.5, -0.5, 0.5 - 1 / 3], [0, 0, 0, 0]],
   )
-  scores = rl.advantages(rewards, "group_normalized")
+  scores = rollout_rows.advantages(rewards, "group_normalized")
   assert np.std(scores[0], ddof=1) == pytest.approx(1, abs=1e-3)
   assert (scores[1] == 0).all()
-  assert rl.advantages(rewards, "none") is rewards
+  assert rollout_rows.advantages(rewards, "none") is rewards
 
 
 @pytest.mark.parametrize("pack", [True, False], ids=["packed", "padded"])
@@ -251,7 +272,7 @@ def test_batches_of_short_completions_are_smaller(pack):
       {"reward": 0.0, "tokens": [9] * length, "logprobs": [-1.0] * length}
       for _ in prompts
     ]
-    return rl.make_rows(data, prompts, rollouts, options(), 4)
+    return rollout_rows.make_rows(data, prompts, rollouts, options(), 4)
 
   short, long = rows(1), rows(LONGEST)
   assert long.tokens.shape == (data.layout.rows, data.layout.length)
