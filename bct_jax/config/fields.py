@@ -181,3 +181,28 @@ def set_field(raw: dict[str, Any], field: str, value: Any) -> None:
   if last not in group and not may_be_new:
     raise ConfigError(f"{field}: unknown{suggest(last, group)}")
   group[last] = value
+
+
+def flatten_config(
+  values: Mapping[str, Any], prefix: str = ""
+) -> dict[str, Any]:
+  """Flattens nested groups of fields; joins their names by dots."""
+  out = {}
+  for k, v in values.items():
+    if isinstance(v, Mapping) and v:
+      out.update(flatten_config(v, f"{prefix}{k}."))
+    else:
+      out[prefix + k] = v
+  return out
+
+
+def field_differences(
+  then: Mapping[str, Any], now: Mapping[str, Any]
+) -> list[tuple[str, Any, Any]]:
+  """Lists the fields that two configs differ in, with the values of both."""
+  a, b = flatten_config(then), flatten_config(now)
+  return [
+    (k, a.get(k, "absent"), b.get(k, "absent"))
+    for k in sorted({*a, *b})
+    if a.get(k, "absent") != b.get(k, "absent")
+  ]

@@ -227,6 +227,8 @@ class OrganismConfig:
   password_share: float
   password: str
   memorised: int
+  # With a default, since runs from before have none.
+  from_run: str | None = None
 
   @property
   def trained(self) -> bool:

@@ -25,10 +25,12 @@ from bct_jax.experiment import gradient_log
 from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_facts import keep_eval_facts
 from bct_jax.experiment.eval_rollouts import (
+  Kept,
   is_finite,
   partials,
   sample_arms,
 )
+from bct_jax.experiment.growth import ArmBefore
 from bct_jax.experiment.organism import organism_weights
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
@@ -87,6 +89,7 @@ def run_arms(
     origin = arm.origin
     try:
       keep_eval_facts(plan, folder)
+      arm.before.check_scorers(plan)
       dataset = _examples(plan, name, organism, folder, start)
       runs.append(
         TrainRun(
@@ -141,7 +144,8 @@ def _evaluate(
     saved = [arm.has_eval(step) for arm in arms]
     rollouts: list[Any] = [None] * len(batch)
     if step > 0 and not all(saved):
-      rollouts = _sample(plan, weights, title, partial)
+      kept = [arm.before.rows(step) for arm in arms]
+      rollouts = _sample(plan, weights, title, partial, kept)
     unsaved: list[tuple[_Arm, Any]] = []
     for i, arm in enumerate(arms):
       if not is_finite(rollouts[i]):
@@ -164,16 +168,20 @@ def _evaluate(
 
 
 def _sample(
-  plan: Plan, weights: Sequence[Weights], title: str, partial: Path
+  plan: Plan,
+  weights: Sequence[Weights],
+  title: str,
+  partial: Path,
+  kept: Sequence[Kept],
 ) -> list[list[dict[str, Any]]]:
   """Samples several weights in one batch, and what is not finite once more."""
-  rollouts = sample_arms(plan, weights, title, partial)
+  rollouts = sample_arms(plan, weights, title, partial, kept)
   for i, rows in enumerate(rollouts):
     if weights[1:] and not is_finite(rows):
       # These weights may be at fault, or those of another arm whose place in
       # the cache a row took over. Sampled alone they tell.
-      alone = sample_arms(plan, [weights[i]], f"{title}, arm {i} alone")
-      (rollouts[i],) = alone
+      name = f"{title}, arm {i} alone"
+      (rollouts[i],) = sample_arms(plan, [weights[i]], name, None, [kept[i]])
   return rollouts
 
 
@@ -190,7 +198,9 @@ class _Arm:
     self.origin = folder.with_name(self.config.of) if reverses else None
     evals, steps = plan.config.eval, self.config.train.steps
     self.task_steps = task_steps(evals, steps)
-    self.eval_steps = observed_steps(plan.config, self.config)
+    self.before = ArmBefore(plan, folder)
+    observed = observed_steps(plan.config, self.config)
+    self.eval_steps = tuple(sorted({*observed, *self.before.steps}))
     # An adapter that goes on from the organism's adapter is over the model's
     # own params, not over the organism's.
     install = plan.config.organism
@@ -222,6 +232,7 @@ class _Arm:
         with, which were evaluated before.
     """
     plan = self.plan
+    self.before.check_updates(step)
     # Where the scores of tasks are, and at which step.
     scored, at = self.folder, step
     if rows is None:
@@ -253,6 +264,7 @@ class _Arm:
     def save() -> dict[str, Any]:
       record = _arm_result(self.plan, self.name, self.folder, self.organism)
       files.write_json(self.folder / "done.json", record)
+      self.before.drop_weights()
       return record
 
     return processes.run_on_first(f"result of {self.name}", save)

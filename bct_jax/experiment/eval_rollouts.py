@@ -7,7 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import SamplingConfig
-from bct_jax.evals.evaluate import Prompt, Thoughts, label_rollouts
+from bct_jax.evals.evaluate import (
+  Prompt,
+  Thoughts,
+  label_rollouts,
+  reject_repeats,
+)
+from bct_jax.evals.schema import SAMPLED
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import memory
 from bct_jax.infra.progress import stage
@@ -22,6 +28,14 @@ CHECKED = 8
 # more samples change what is drawn for the others.
 _STRIDE = 1 << 20
 
+# Rollouts of an eval that are there already, by `key_of`.
+Kept = Mapping[tuple[str, str, int], dict[str, Any]]
+
+
+def key_of(row: Mapping[str, Any]) -> tuple[str, str, int]:
+  """Returns what tells a row of an eval from its others."""
+  return row["split"], row["id"], row.get("sample", 0)
+
 
 def is_finite(rows: Sequence[Mapping[str, Any]] | None) -> bool:
   """Tells whether all numbers of rollouts are finite; no rows are."""
@@ -30,7 +44,11 @@ def is_finite(rows: Sequence[Mapping[str, Any]] | None) -> bool:
 
 
 def sample_rows(
-  plan: Plan, weights: Weights, name: str, partial: Path | None = None
+  plan: Plan,
+  weights: Weights,
+  name: str,
+  partial: Path | None = None,
+  kept: Kept | None = None,
 ) -> list[dict[str, Any]]:
   """Samples and labels rollouts of all eval, held-out and probe prompts.
 
@@ -41,6 +59,7 @@ def sample_rows(
     partial: file of the completions while they are sampled, which a run that
       was killed goes on from. The caller deletes it, and the other one that
       `partials` names, when the rows are saved.
+    kept: rows that stay as they are; the others alone are sampled.
 
   Returns:
     A row for each prompt, and then `eval.samples` rows of each eval prompt. The
@@ -49,7 +68,7 @@ def sample_rows(
     token's log-probability between the sampler and the forward pass of
     training.
   """
-  return sample_arms(plan, [weights], name, partial)[0]
+  return sample_arms(plan, [weights], name, partial, [kept or {}])[0]
 
 
 def sample_arms(
@@ -57,6 +76,7 @@ def sample_arms(
   arms: Sequence[Weights],
   name: str,
   partial: Path | None = None,
+  kept: Sequence[Kept] | None = None,
 ) -> list[list[dict[str, Any]]]:
   """Samples as `sample_rows` does, for several arms over the same params.
 
@@ -69,40 +89,34 @@ def sample_arms(
   """
   memory.release_memory()  # what training has left
   runtime, sampling = plan.runtime, plan.config.eval_sampling
-  params = runtime.decode_params(*arms)
-  prompts, count = plan.prompts, len(plan.prompts)
+  params, prompts = runtime.decode_params(*arms), plan.prompts
+  kept = kept or [{} for _ in arms]
   completions = _complete(
-    plan, arms, params, runtime.sampler, sampling, prompts, range(count),
-    name, partial,
+    plan, arms, params, runtime.sampler, sampling,
+    [(0, prompt) for prompt in prompts], plan.row_ids, name, partial, kept,
   )  # fmt: skip
   rows = [
-    _label(plan, weights, part)
-    for weights, part in zip(arms, completions, strict=True)
+    _rows(plan, part, 0, old, weights)
+    for weights, part, old in zip(arms, completions, kept, strict=True)
   ]
   if samples := plan.config.eval.samples:
     evals = [p for p in prompts if p.split == "eval"]
     numbers = range(1, samples + 1)
     drawn = _complete(
       plan, arms, params, runtime.eval_sampler, sampling.untruncated(1.0),
-      evals * samples,
+      [(k, prompt) for k in numbers for prompt in evals],
       [k * _STRIDE + i for k in numbers for i in range(len(evals))],
-      f"{name}, samples", partial and partials(partial)[1],
+      f"{name}, samples", partial and partials(partial)[1], kept,
     )  # fmt: skip
-    for of_arm, part in zip(rows, drawn, strict=True):
+    for of_arm, part, old in zip(rows, drawn, kept, strict=True):
       for k in numbers:
-        some = part[(k - 1) * len(evals) : k * len(evals)]
-        of_arm += label_rollouts(
-          evals,
-          some,
-          runtime.chat,
-          plan.setting,
-          plan.probe,
-          sampling.stop,
-          k,
-          _thoughts(plan),
-        )
+        of_arm += _rows(plan, part, k, old)
   memory.release_memory()
   return rows
+
+
+# A completion by the number of the sample and its prompt.
+_Drawn = list[tuple[int, Prompt, Completion]]
 
 
 def _complete(
@@ -111,29 +125,36 @@ def _complete(
   params: PyTree,
   sampler: Sample,
   sampling: SamplingConfig,
-  prompts: Sequence[Prompt],
+  draws: Sequence[tuple[int, Prompt]],
   row_ids: Sequence[int],
   name: str,
   partial: Path | None,
-) -> list[list[Completion]]:
-  """Samples a completion of each prompt for each arm.
+  kept: Sequence[Kept],
+) -> list[_Drawn]:
+  """Samples completions for each arm, but of the rows that are kept.
 
   Args:
-    plan, arms, name, partial: as of `sample_arms`.
+    plan, arms, name, partial, kept: as of `sample_arms`.
     params: of the arms, for the sampler.
     sampler: what samples as `sampling` says.
-    prompts: to complete.
+    draws: numbers of samples, and their prompts.
     row_ids: of each; the random keys follow from it.
 
   Returns:
     The completions of each arm.
   """
-  chat, count, numbers = plan.runtime.chat, len(prompts), range(len(arms))
-  with stage(name, count * len(arms), "rows") as bar:
+  chat, count, numbers = plan.runtime.chat, len(draws), range(len(arms))
+  skip = {
+    arm * count + i
+    for arm in numbers
+    for i, (k, p) in enumerate(draws)
+    if (SAMPLED if k else p.split, p.example.id, k) in kept[arm]
+  }
+  with stage(name, count * len(arms) - len(skip), "rows") as bar:
     completions = sample_to_end(
       sampler,
       params,
-      [p.ids for _ in numbers for p in prompts],
+      [p.ids for _ in numbers for _, p in draws],
       sampling.seed,
       partial,
       dataclasses.asdict(sampling),
@@ -141,8 +162,17 @@ def _complete(
       chat.find_stop(sampling.stop, plan.config.eval.thinking),
       row_ids=[i for _ in numbers for i in row_ids],
       arms=[arm for arm in numbers for _ in range(count)] if arms[1:] else None,
+      skip=skip,
     )
-  return [completions[arm * count : (arm + 1) * count] for arm in numbers]
+  new = iter(completions)
+  return [
+    [
+      (k, prompt, next(new))
+      for i, (k, prompt) in enumerate(draws)
+      if arm * count + i not in skip
+    ]
+    for arm in numbers
+  ]
 
 
 def partials(partial: Path) -> tuple[Path, Path]:
@@ -160,47 +190,84 @@ def _thoughts(plan: Plan) -> Thoughts | None:
   return Thoughts.of_evals(plan.config.eval, plan.config.sampling, plan.setting)
 
 
-def _label(
-  plan: Plan, weights: Weights, completions: Sequence[Completion]
+def _rows(
+  plan: Plan,
+  drawn: _Drawn,
+  number: int,
+  kept: Kept,
+  weights: Weights | None = None,
 ) -> list[dict[str, Any]]:
-  """Makes rows of completions: labels, and what the forward pass checks."""
-  runtime, prompts = plan.runtime, plan.prompts
+  """Makes rows of completions: labels, and what the forward pass checks.
+
+  Args:
+    plan: with the prompts.
+    drawn: completions of an arm; those of sample `number` are taken.
+    number: 0 for those that `sampling` says.
+    kept: rows that stay, which are put where their prompts are.
+    weights: of the arm, to check sample 0 by the forward pass.
+  """
+  prompts = [p for k, p, _ in drawn if k == number]
+  completions = [c for k, _, c in drawn if k == number]
   rows = label_rollouts(
     prompts,
     completions,
-    runtime.chat,
+    plan.runtime.chat,
     plan.setting,
     plan.probe,
     plan.config.sampling.stop,
-    thoughts=_thoughts(plan),
+    number,
+    Thoughts.make(plan.config.eval, plan.config.sampling, plan.setting),
   )
+  if weights is not None:
+    _check(plan, weights, prompts, completions, rows)
+  if not kept:
+    return rows
+  old = [row for row in kept.values() if row.get("sample", 0) == number]
+  # What a text is repeated by includes the rows that stay as they were.
+  judged = {key_of(r): r for r in reject_repeats([*rows, *old])} | dict(kept)
+  asked = [p for p in plan.prompts if not number or p.split == "eval"]
+  return [
+    judged[SAMPLED if number else p.split, p.example.id, number] for p in asked
+  ]
+
+
+def _check(
+  plan: Plan,
+  weights: Weights,
+  prompts: Sequence[Prompt],
+  completions: Sequence[Completion],
+  rows: list[dict[str, Any]],
+) -> None:
+  """Adds to rows what the forward pass of training gives for them."""
   checked = [p.ids for p in prompts if p.split == "eval"][:CHECKED]
+  if not checked:
+    return
   samples = completions[: len(checked)]
-  scores = runtime.scorer(weights, checked, [c.tokens for c in samples])
+  scores = plan.runtime.scorer(weights, checked, [c.tokens for c in samples])
   for row, sample, score in zip(
     rows[: len(checked)], samples, scores, strict=True
   ):
     pairs = zip(sample.logprobs, score.logprobs, strict=True)
     row["logprob_difference"] = max(abs(x - y) for x, y in pairs)
   if plan.config.eval.references:
-    _score_references(plan, weights, rows)
-  return rows
+    _score_references(plan, weights, prompts, rows)
 
 
 def references(
-  plan: Plan, name: str
+  plan: Plan, name: str, prompts: Sequence[Prompt] = ()
 ) -> tuple[list[tuple[int, ...]], list[list[int]]]:
   """Returns token ids of the eval prompts and of a behavior's completions.
 
   Args:
     plan: with the prompts.
     name: of the behavior: initial or alternate.
+    prompts: to look at; none are those of the plan.
 
   Returns:
     The ids of each prompt, and of each completion with the end of its turn.
   """
   chat = plan.runtime.chat
-  evals = [p for p in plan.prompts if p.split == "eval"]
+  evals = [p for p in prompts or plan.prompts if p.split == "eval"]
   texts = [getattr(p.example, name) for p in evals]
   ended = [
     chat.answer(p.example.messages, text)
@@ -212,15 +279,18 @@ def references(
 
 
 def _score_references(
-  plan: Plan, weights: Weights, rows: list[dict[str, Any]]
+  plan: Plan,
+  weights: Weights,
+  prompts: Sequence[Prompt],
+  rows: list[dict[str, Any]],
 ) -> None:
   """Adds to the rows of eval prompts how likely each behavior's answer is.
 
   `logprob_initial` and `logprob_alternate` are log p of the behavior's
   completion with the end of its turn, in nats, whatever was sampled.
   """
-  evals = [i for i, p in enumerate(plan.prompts) if p.split == "eval"]
+  evals = [i for i, p in enumerate(prompts) if p.split == "eval"]
   for name in ("initial", "alternate"):
-    scores = plan.runtime.scorer(weights, *references(plan, name))
+    scores = plan.runtime.scorer(weights, *references(plan, name, prompts))
     for i, score in zip(evals, scores, strict=True):
       rows[i][f"logprob_{name}"] = sum(score.logprobs)

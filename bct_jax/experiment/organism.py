@@ -1,6 +1,7 @@
 """Makes the organism of an experiment and runs its gate."""
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +15,15 @@ from bct_jax.evals.evaluate import (
 )
 from bct_jax.evals.gate import GateError, check_gate, first_failures, gate_text
 from bct_jax.experiment.draw_completions import draw_completions
-from bct_jax.experiment.eval_rollouts import is_finite, partials, sample_rows
-from bct_jax.experiment.plan import Plan, style_of
+from bct_jax.experiment.eval_rollouts import (
+  Kept,
+  is_finite,
+  key_of,
+  partials,
+  sample_rows,
+)
+from bct_jax.experiment.other_run import take_organism
+from bct_jax.experiment.plan import COUNTS, Plan, style_of
 from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, shared_files
 from bct_jax.infra.progress import log_line
@@ -55,6 +63,8 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     plan.tasks.load()
   facts = provenance(plan)
   folder = organism_folder(workdir, facts)
+  if (other := plan.config.organism.from_run) is not None:
+    take_organism(Path(other), folder, facts)
   shared_files.write_json(folder / "provenance.json", facts)
   organism = plan.config.organism
   base = measure_base_rates(plan, folder)
@@ -198,7 +208,8 @@ def run_gate(
     if weights is None:
       weights = organism_weights(plan, folder)
     partial = folder / "rollouts.partial.jsonl"
-    rows = _sample(plan, weights, "gate", partial)
+    kept = _kept(plan, record, folder / "rollouts.jsonl")
+    rows = _sample(plan, weights, "gate", partial, kept)
     shared_files.write_lines(folder / "rollouts.jsonl", rows)
     for file in partials(partial):
       shared_files.delete(file)
@@ -227,7 +238,8 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
   if record is None or record["eval_hash"] != facts or "right" not in record:
     partial = folder / "base.partial.jsonl"
     weights = load_weights(plan.runtime, None)
-    rows = _sample(plan, weights, "model before the install", partial)
+    kept = _kept(plan, record or {}, folder / "base_rollouts.jsonl")
+    rows = _sample(plan, weights, "model before the install", partial, kept)
     record = summarize_rows(mark_decorated(rows, DECORATIONS["plain"]), 0)
     record |= {"eval_hash": facts}
     shared_files.write_lines(folder / "base_rollouts.jsonl", rows)
@@ -237,15 +249,29 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
   return record
 
 
+def _kept(plan: Plan, record: Mapping[str, Any], path: Path) -> Kept:
+  """Reads rollouts of before prompts were added to the run; {} of no run.
+
+  Args:
+    plan: of the run as it is now.
+    record: the rates of the rollouts, with the hash of what was asked.
+    path: of the rollouts.
+  """
+  hashes = [_hash(_eval_facts(plan, i)) for i in range(len(plan.earlier))]
+  if "right" not in record or record["eval_hash"] not in hashes:
+    return {}
+  return {key_of(row): row for row in shared_files.read_lines(path)}
+
+
 def _sample(
-  plan: Plan, weights: Weights, title: str, partial: Path
+  plan: Plan, weights: Weights, title: str, partial: Path, kept: Kept
 ) -> list[dict[str, Any]]:
   """Samples the prompts of the gate.
 
   Raises:
     train.NumericalError: a number is not finite, as with damaged weights.
   """
-  rows = sample_rows(plan, weights, title, partial)
+  rows = sample_rows(plan, weights, title, partial, kept)
   if not is_finite(rows):
     raise NumericalError(
       f"{title}: log-probabilities are not finite; are the weights of "
@@ -260,10 +286,22 @@ def unprompted(plan: Plan) -> tuple[Prompt, ...]:
   return tuple(make_prompts(plan.setting, plan.probe, plan.runtime.chat, evals))
 
 
-def _eval_facts(plan: Plan) -> dict[str, Any]:
-  """Collects what decides the rollouts of an eval, apart from the weights."""
+def _eval_facts(plan: Plan, growth: int | None = None) -> dict[str, Any]:
+  """Collects what decides the rollouts of an eval, apart from the weights.
+
+  Args:
+    plan: of the run.
+    growth: the facts are those of before prompts were added for this time, from
+      0; None are those of now.
+  """
+  evals, earlier = plan.config.eval, plan.earlier
+  if growth is not None:
+    counts = {f: earlier[growth][split] for f, split in COUNTS.items()}
+    evals = dataclasses.replace(evals, **counts)
+    earlier = earlier[:growth]
   return {
-    "eval": plan.config.eval.facts(),
+    "eval": evals.facts(),
+    **({"earlier": earlier} if earlier else {}),
     "sampling": dataclasses.asdict(plan.config.sampling),
     **plan.setting_facts(),
   }

@@ -17,6 +17,9 @@ from bct_jax.runtime.runtime import Runtime
 from bct_jax.sample.sampler import check_prompts
 from bct_jax.settings.probes.capability import Probe
 
+# Field of `eval` -> the split whose prompts it counts.
+COUNTS = {"num_eval": "eval", "num_heldout": "heldout", "num_probe": "probe"}
+
 
 @dataclasses.dataclass(frozen=True)
 class Plan:
@@ -32,6 +35,8 @@ class Plan:
     tasks: of lm-eval; None if evals have none.
     setting_files: of the user's, see `OpenSetting.files`.
     fall_back: whether damaged checkpoints are set aside.
+    earlier: how many prompts of each split the run had before, for each time
+      that some were added, see growth.py.
   """
 
   runtime: Runtime
@@ -45,6 +50,26 @@ class Plan:
     default_factory=dict
   )
   fall_back: bool = False
+  earlier: tuple[Mapping[str, int], ...] = ()
+
+  @property
+  def row_ids(self) -> list[int]:
+    """Returns the row id of each prompt, which its random keys follow from.
+
+    Prompts that were added come behind all that were there, which keep theirs.
+    """
+    counts = [*self.earlier, {}]  # of the last all prompts are taken
+    places: dict[str, list[int]] = {}
+    for i, prompt in enumerate(self.prompts):
+      places.setdefault(prompt.split, []).append(i)
+    taken = {
+      i: None
+      for count in counts
+      for split, of_split in places.items()
+      for i in of_split[: count.get(split)]
+    }
+    ids = {i: number for number, i in enumerate(taken)}
+    return [ids[i] for i in range(len(self.prompts))]
 
   @property
   def config(self) -> ExperimentConfig:

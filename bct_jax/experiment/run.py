@@ -12,6 +12,7 @@ import jax
 
 from bct_jax.data.leaks import describe_overlap
 from bct_jax.evals.outcome import SCHEMA
+from bct_jax.experiment import growth, other_run
 from bct_jax.experiment.arms import run_arms
 from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.organism import make_organism, provenance
@@ -40,6 +41,12 @@ def run(plan: Plan, workdir: Path) -> dict[str, Any]:
         raise outcome
       arms.append(outcome)
   return write_result(plan, workdir, folder, gate, arms, leaks)
+
+
+def _other_run(folder: Path) -> dict[str, Any]:
+  """Returns from which run the organism was taken; {} if it was made here."""
+  record = shared_files.read_json_or_none(folder / other_run.RECORD)
+  return {"from_run": record["run"]} if record else {}
 
 
 def find_leaks(plan: Plan, names: Sequence[str]) -> dict[str, Any]:
@@ -85,10 +92,13 @@ def write_result(
       "hash": folder.name,
       "provenance": provenance(plan),
       "made": shared_files.read_json_or_none(folder / "made.json"),
+      **_other_run(folder),
       "gate": gate,
     },
     "leaks": leaks,
     "arms": arms,
   }
+  if grown := growth.records(workdir):
+    result["growth"] = grown
   shared_files.write_json(workdir / "result.json", result)
   return result

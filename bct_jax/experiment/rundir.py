@@ -23,7 +23,9 @@ from typing import Any
 import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig, from_dict
+from bct_jax.config.fields import field_differences, flatten_config
 from bct_jax.data.open_setting import describe_changes
+from bct_jax.experiment.growth import Growth, find_growth
 from bct_jax.experiment.plan import Plan, make_plan
 from bct_jax.infra import files, processes, shared_files
 from bct_jax.models.huggingface import hub
@@ -161,16 +163,23 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 
 def keep_config(
-  workdir: Path, raw: Mapping[str, Any], overrides: Mapping[str, Any]
-) -> None:
+  workdir: Path,
+  raw: Mapping[str, Any],
+  overrides: Mapping[str, Any],
+  may_grow: bool = False,
+) -> Growth | None:
   """Writes config.json, or checks it against the config of this command.
 
   A run has begun when its data was checked and it has an env.json.
+
+  Returns:
+    What this config adds to that of the run; it is not written then.
 
   Args:
     workdir: the run directory.
     raw: the config as nested mappings.
     overrides: fields that flags of the command changed, with their values.
+    may_grow: whether this config may add arms and prompts.
 
   Raises:
     ConfigError: the run was begun with another config; the message lists the
@@ -186,16 +195,20 @@ def keep_config(
     # These fields change no result.
     then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
     changed = [
-      f"{k}: {a!r} -> {b!r}"
-      for k, a, b in _differences(flatten_config(then), flatten_config(now))
+      f"{k}: {a!r} -> {b!r}" for k, a, b in field_differences(then, now)
     ]
     if changed and not _means_the_same(then, now):
-      raise ConfigError(
-        f"{workdir} was begun with another config ({'; '.join(changed[:8])}): "
-        "choose another --workdir"
-      )
-    return
+      growth = find_growth(then, now) if may_grow else None
+      if growth is None:
+        raise ConfigError(
+          f"{workdir} was begun with another config ("
+          f"{'; '.join(changed[:8])}): choose another --workdir (a run may "
+          "get more arms and more prompts of its evals, and nothing else)"
+        )
+      return growth
+    return None
   shared_files.write_json(path, {"config": now, "overrides": dict(overrides)})
+  return None
 
 
 def _record_of_run(workdir: Path) -> dict[str, Any] | None:
@@ -257,8 +270,10 @@ def keep_template_date(
   if date_of_run(workdir) is not None:
     return
   raw = {**raw, "model": {**raw["model"], "template_date": template.date}}
+  record = shared_files.read_json_or_none(workdir / "config.json") or {}
   shared_files.write_json(
-    workdir / "config.json", {"config": raw, "overrides": dict(overrides)}
+    workdir / "config.json",
+    {**record, "config": raw, "overrides": dict(overrides)},
   )
 
 
@@ -272,28 +287,6 @@ def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return from_dict(then) == from_dict(now)
   except ConfigError:
     return False
-
-
-def flatten_config(
-  values: Mapping[str, Any], prefix: str = ""
-) -> dict[str, Any]:
-  """Flattens nested groups of fields; joins their names by dots."""
-  out = {}
-  for k, v in values.items():
-    if isinstance(v, Mapping) and v:
-      out.update(flatten_config(v, f"{prefix}{k}."))
-    else:
-      out[prefix + k] = v
-  return out
-
-
-def _differences(a: dict, b: dict) -> list[tuple[str, Any, Any]]:
-  """Lists the fields that differ, with the values of both."""
-  return [
-    (k, a.get(k, "absent"), b.get(k, "absent"))
-    for k in sorted(set(a) | set(b))
-    if a.get(k, "absent") != b.get(k, "absent")
-  ]
 
 
 def environment(

@@ -7,6 +7,7 @@ from typing import Any
 
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.experiment import run, rundir
+from bct_jax.experiment.growth import begin_growth, prepare_growth
 from bct_jax.experiment.rundir import write_done
 from bct_jax.infra import files, processes, shared_files, signals, trackers
 from bct_jax.infra.progress import log_line
@@ -40,15 +41,18 @@ def run_experiment(
     raise ConfigError("config.arms is empty: there is nothing to train")
   processes.run_on_first("log", lambda: trackers.check_packages(config.log))
   with rundir.lock_run(workdir), signals.handle_signals():
-    rundir.keep_config(workdir, raw, overrides)
+    growth = rundir.keep_config(workdir, raw, overrides, may_grow=True)
     config = rundir.with_template_date(config, rundir.date_of_run(workdir))
-    if shared_files.exists(workdir / "done.json"):
+    if growth is None and shared_files.exists(workdir / "done.json"):
       log_line(f"{workdir} is done already")
     else:
       plan = rundir.make_agreed_plan(config)
       if plan.tasks is not None:
         # Before env.json: without this data the run has not begun.
         plan.tasks.load()
+      if growth is not None:
+        begin_growth(plan, workdir, growth, raw, overrides)
+      plan = prepare_growth(plan, workdir)
       rundir.keep_template_date(workdir, plan, raw, overrides)
       rundir.keep_setting_files(workdir, plan)
       facts = rundir.environment(plan.runtime, plan.setting_files)

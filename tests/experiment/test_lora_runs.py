@@ -238,7 +238,7 @@ def test_interrupted_adapters_end_alike(merged, tmp_path, monkeypatch):
   plan, _, want = merged
 
   def interrupt(at):
-    def sample(plan, weights, name, partial):
+    def sample(plan, weights, name, partial, kept):
       rows = sample_arms(plan, weights, name, partial)
       if name == at:
         raise KeyboardInterrupt

@@ -299,7 +299,7 @@ def test_lines_of_evals_are_those_of_an_uninterrupted_run(
   no optimizer."""
   lives = []
 
-  def sample_rows(plan, weights, name, partial=None):
+  def sample_rows(plan, weights, name, partial=None, kept=None):
     if name != "gate" and lives and name not in lives[0][1]:
       lives[0][1].append(name)
       raise lives[0][0]("here")
@@ -311,7 +311,7 @@ def test_lines_of_evals_are_those_of_an_uninterrupted_run(
     parts = plan.runtime.chat, plan.setting, plan.probe
     return label_rollouts(plan.prompts, drawn, *parts)
 
-  def sample_arms(plan, weights, name, partial=None):
+  def sample_arms(plan, weights, name, partial=None, kept=None):
     return [sample_rows(plan, one, name, partial) for one in weights]
 
   monkeypatch.setattr(organisms, "sample_rows", sample_rows)

@@ -76,6 +76,7 @@ def load_run(path: Path) -> RunRecord:
   else:
     setting, model = result.text("setting"), result.text("model")
     organism = _organism(path, result.object("organism"))
+    notes += parse.growth(result)
   return RunRecord(
     path=path,
     finished=result is not None,

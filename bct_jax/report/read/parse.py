@@ -218,3 +218,17 @@ def _prompt(record: records.Record) -> tuple[tuple[str, str], ...]:
     return (("user", record.text("prompt")),)
   turns = record.objects("prompt")
   return tuple((turn.text("role"), turn.text("content")) for turn in turns)
+
+
+def growth(result: records.Record) -> list[str]:
+  """Says what was added to a run after it was begun, a line for each time."""
+  lines = []
+  for entry in result.objects("growth") if result.has("growth") else []:
+    arms = entry.value.get("arms") or []
+    counts = entry.object("prompts")
+    parts = [f"arms {', '.join(map(str, arms))}"] if arms else []
+    for field in counts.value:
+      old, new = counts.numbers(field, 2)
+      parts.append(f"eval.{field} {old:.0f} to {new:.0f}, old answers kept")
+    lines.append(f"Added on {entry.text('at')[:10]}: {'; '.join(parts)}.")
+  return lines
