@@ -11,7 +11,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bct_jax import __version__
 from bct_jax.config import ConfigError, ExperimentConfig, choose, from_dict
-from bct_jax.config.config_files import find_in_flags
+from bct_jax.config.config_files import config_values, find_in_flags
 from bct_jax.config.overrides import (
   clear_none,
   set_arm_fields,
@@ -214,7 +214,7 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"--config={file}: there is no such file")
     if not isinstance(_CONFIG.value, ConfigDict):
       raise ConfigError(f"--config={file}: get_config must give a ConfigDict")
-    raw = _CONFIG.value.to_dict()
+    raw = config_values(_CONFIG.value)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
     clear_none(raw, overrides)
     overrides = {**overrides, **set_arm_fields(raw, arm_fields)}

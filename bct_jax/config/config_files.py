@@ -8,6 +8,7 @@ of that name, until a command asks for a config.
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from bct_jax.config.types import ConfigError
 
@@ -50,6 +51,19 @@ def find_config(name: str, flag: str) -> str:
   of_ours = path.resolve().is_relative_to(shipped / "configs")
   _add_to_path(shipped, first=of_ours)
   return name
+
+
+def config_values(config: Any) -> dict[str, Any]:
+  """Returns a ConfigDict as nested dicts, arms in the order they were set.
+
+  ConfigDict itself lists names by the alphabet.
+  """
+  raw = config.to_dict()
+  arms = raw.get("arms")
+  if isinstance(arms, dict):
+    order = vars(config["arms"])["_fields"]
+    raw["arms"] = {name: arms[name] for name in order}
+  return raw
 
 
 def find_in_flags(argv: Sequence[str], flag: str) -> list[str]:

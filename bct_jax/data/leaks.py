@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bct_jax.examples import Example, Setting
+from bct_jax.infra.formats import percent
 
 # Words of the word runs that `measure_overlap` compares.
 GRAM = 8
@@ -139,8 +140,8 @@ def describe_overlap(name: str, overlap: Mapping[str, Any]) -> str:
     x = overlap[split]
     parts.append(
       f"{x['same']} of {x['prompts']} {title} prompts are trained on, "
-      f"{x['share']:.1%} of their {GRAM}-word runs (most of {x['worst']}, "
-      f"{x['most']:.0%})"
+      f"{percent(x['share'])} of their {GRAM}-word runs (most of {x['worst']}, "
+      f"{percent(x['most'])})"
     )
   labels = "not known beforehand"
   if overlap["labels"] is not None:

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from bct_jax.infra.formats import percent
+
 if TYPE_CHECKING:
   from bct_jax.data.chat import Chat
 
@@ -34,8 +36,9 @@ def mask_audit(chat: "Chat", rows: Sequence[Tokens], show: int = 3) -> str:
   longest = max(len(r.ids) for r in rows)
   lines = [
     f"{len(rows)} rows, {num_real} real tokens, {num_trained} trained "
-    f"({num_trained / num_real:.1%}), {len(rows) * longest - num_real} pad "
-    f"tokens if all are padded to {longest}",
+    f"({percent(num_trained / num_real)}), "
+    f"{len(rows) * longest - num_real} pad tokens if all are padded to "
+    f"{longest}",
     f"end of turn: {chat.tokenizer.convert_ids_to_tokens(chat.end_of_turn)!r} "
     f"({chat.end_of_turn}), sampler stops at {sorted(chat.stop_ids)}",
     "",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from bct_jax.config import GateConfig
+from bct_jax.infra.formats import interval, percent
 
 # Rates that an organism must keep of the model before the install.
 KEPT = ("right", "capability")
@@ -65,7 +66,8 @@ def find_checks(
     if name not in record:
       continue
     if base is not None and name in base:
-      why = f"{config.min_kept:g} of {base[name]:.3f} before the install"
+      kept, before = percent(config.min_kept), percent(base[name])
+      why = f"{kept} of {before} before the install"
       bar = round(config.min_kept * base[name], 9)
       yield Check(name, name, record[name], bar, why)
     low, floor = record[f"{name}_ci"][0], floors[name]
@@ -134,11 +136,11 @@ def gate_text(gate: Mapping[str, Any], config: GateConfig) -> str:
   checks = list(find_checks(gate, config, gate.get("base")))
   for check in checks:
     low, high = gate[f"{check.rate}_ci"]
-    rate = f"{check.rate} {gate[check.rate]:.3f} [{low:.3f}, {high:.3f}]"
+    rate = f"{check.rate} {percent(gate[check.rate])} {interval((low, high))}"
     sign = "<=" if check.rate == "confused" else ">="
     why = f" ({check.why})" if check.why else ""
     failed = "" if check.passed else ": FAILED"
-    lines.append(f"  {rate}, needed {sign} {check.bar:.3g}{why}{failed}")
+    lines.append(f"  {rate}, needed {sign} {percent(check.bar)}{why}{failed}")
   if any(c.name == "capability_floor" and not c.passed for c in checks):
     lines.append(
       "  A fall of what is not there could not be seen: choose a probe that a "

@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from bct_jax.evals import groups
 from bct_jax.evals.groups import Row
+from bct_jax.infra.formats import percent
 
 Kind = Literal["prompts", "cues", "share", "doses", "mean", "largest", "counts"]
 # The key that says how many prompts of a split there are.
@@ -393,6 +394,6 @@ def terminal_line(record: Mapping[str, Any]) -> str:
   """
   names = shown_shares(Reach.LINE)
   rates = " ".join(
-    f"{name} {record[name]:.2f}" for name in names if name in record
+    f"{name} {percent(record[name])}" for name in names if name in record
   )
   return f"step {record['step']}: {rates}"

@@ -24,6 +24,7 @@ from bct_jax.examples import Example, Label
 from bct_jax.experiment.datasets import make_dataset
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, shared_files
+from bct_jax.infra.formats import number, percent
 from bct_jax.infra.progress import log_line, stage
 from bct_jax.models.lora import Weights
 from bct_jax.sample.resume import sample_to_end
@@ -80,7 +81,7 @@ def draw_completions(
   lines = shared_files.read_lines(folder / "completions.jsonl")
   log_line(
     f"{name}: {record['accepted']} of {record['asked']} prompts have a "
-    f"completion of the organism's, {record['acceptance_rate']:.0%} of "
+    f"completion of the organism's, {percent(record['acceptance_rate'])} of "
     f"{record['draws']} draws were kept"
   )
   _check(record, lines, arm, where)
@@ -169,7 +170,7 @@ def _check(
     examples = "; ".join(f"{r['text']!r} ({r['why']})" for r in record["worst"])
     raise ValueError(
       f"{where}.train.on_policy: {len(lines)} of {record['asked']} prompts got "
-      f"a completion, {max(least, arm.train.batch_size):g} are needed; "
+      f"a completion, {number(max(least, arm.train.batch_size))} are needed; "
       f"rejected: {record['rejected']}, such as {examples}. Raise attempts or "
       "sampling.max_new_tokens, or lower min_accepted"
     )

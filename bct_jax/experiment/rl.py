@@ -34,6 +34,7 @@ from bct_jax.experiment.rollout_rows import (
   trained_mask,
 )
 from bct_jax.infra import shared_files
+from bct_jax.infra.formats import number
 from bct_jax.mesh import num_row_shards, put_batch
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import PolicyGradient, policy_of, trained_part
@@ -264,7 +265,8 @@ def _check_difference(
     raise NumericalError(
       f"rollouts of step {step}: sampler and trainer differ by "
       f"{worst['logprob_difference']:.3g} nats on a token of a completion of "
-      f"example {worst['id']}, more than max_logprob_difference = {limit:g}"
+      f"example {worst['id']}, more than max_logprob_difference = "
+      f"{number(limit)}"
     )
 
 

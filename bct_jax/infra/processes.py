@@ -25,6 +25,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.infra.exit_codes import MACHINE
+from bct_jax.infra.formats import number
 
 T = TypeVar("T")
 
@@ -81,7 +82,8 @@ def join(
     )
   except (RuntimeError, ValueError) as e:
     raise ProcessError(
-      f"--multihost: the processes did not meet within {timeout:g} s: {e}. "
+      f"--multihost: the processes did not meet within "
+      f"{number(timeout)} s: {e}. "
       "Where JAX cannot detect them (it does on Cloud TPU, GKE TPU, Slurm and "
       "Open MPI), give --coordinator, --num_processes and --process_id"
     ) from e
@@ -148,7 +150,7 @@ def barrier(name: str) -> None:
   except jax.errors.JaxRuntimeError as e:
     raise ProcessError(
       f"barrier {name!r}: not all of {count()} processes came within "
-      f"{_State.timeout:g} s: {str(e).splitlines()[0]}"
+      f"{number(_State.timeout)} s: {str(e).splitlines()[0]}"
     ) from None
 
 
@@ -232,7 +234,8 @@ def deadline(name: str) -> Iterator[None]:
 
   def give_up() -> None:
     print(
-      f"error: {name}: not there within {_State.timeout:g} s; another of the "
+      f"error: {name}: not there within "
+      f"{number(_State.timeout)} s; another of the "
       f"{count()} processes hangs or is gone",
       file=sys.stderr,
       flush=True,
@@ -320,7 +323,8 @@ def _get(key: str, name: str, process: int) -> Any:
     ]
   except jax.errors.JaxRuntimeError as e:
     raise ProcessError(
-      f"{name}: process {process} did not answer within {_State.timeout:g} s: "
+      f"{name}: process {process} did not answer within "
+      f"{number(_State.timeout)} s: "
       f"{str(e).splitlines()[0]}"
     ) from None
   return json.loads("".join(parts))

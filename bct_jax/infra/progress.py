@@ -7,6 +7,8 @@ from collections.abc import Iterator, Mapping
 
 from tqdm import tqdm
 
+from bct_jax.infra.formats import duration
+
 # Without a terminal a long stage says how far it is after so many seconds, or
 # at each tenth, though not sooner than the other number after its last line.
 EVERY = 30.0
@@ -85,7 +87,7 @@ class Stage:
   @property
   def summary(self) -> str:
     """Says how long the stage took, and how many tokens a second it sampled."""
-    text = f"{self.seconds:.1f} s"
+    text = duration(self.seconds)
     if self._tokens:
       text += f", {self._tokens / self.seconds:.0f} new tokens/s"
     return text
@@ -106,14 +108,6 @@ def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
     print(
       f"{name}: {total} {unit} in {done.summary}", file=sys.stderr, flush=True
     )
-
-
-def duration(seconds: float) -> str:
-  """Writes a duration in the unit that suits it: 12 s, 3 min, 2 h 5 min."""
-  if seconds < 90:
-    return f"{seconds:.0f} s"
-  minutes, hours = round(seconds / 60), int(seconds // 3600)
-  return f"{hours} h {minutes - 60 * hours} min" if hours else f"{minutes} min"
 
 
 def log_line(text: str) -> None:

@@ -9,6 +9,7 @@ from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.data.leaks import GRAM, compare_splits, measure_overlap, user_text
 from bct_jax.data.open_setting import OpenSetting, read_setting
 from bct_jax.examples import Example
+from bct_jax.infra.formats import number, percent
 from bct_jax.settings.own_files import SPLITS, FileSetting
 
 _SHOWN = 200  # characters of an example's texts
@@ -92,7 +93,7 @@ def _lengths(texts: Sequence[str]) -> str:
   counts = [len(text.split()) for text in texts]
   if not counts:
     return "none"
-  return f"median {statistics.median(counts):g}, at most {max(counts)}"
+  return f"median {number(statistics.median(counts))}, at most {max(counts)}"
 
 
 def _labels(
@@ -136,7 +137,7 @@ def _leak_lines(examples: Examples) -> list[str]:
       overlap = measure_overlap(examples[before], examples[later])
       out.append(
         f"| {before} | {later} | {overlap['same']} of {overlap['prompts']} | "
-        f"{overlap['share']:.1%} |"
+        f"{percent(overlap['share'])} |"
       )
   report = compare_splits(examples)
   for what, found in (

@@ -14,6 +14,7 @@ from bct_jax.data.batches import Dataset
 from bct_jax.data.leaks import describe_overlap
 from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.plan import Plan, check_length, make_plan
+from bct_jax.infra.formats import number, percent
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
 from bct_jax.runtime.programs import MeshModel
@@ -312,7 +313,7 @@ def _size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
     if memory is None:
       return line(name, size, of)
     fits = "" if size <= memory else ", DOES NOT FIT"
-    share = f"{size / memory:.0%} of {memory / _GIB:.0f} GiB{fits}"
+    share = f"{percent(size / memory)} of {memory / _GIB:.0f} GiB{fits}"
     return line(name, size, f"{of}: {share}")
 
   dtype = config.model.dtype
@@ -386,7 +387,7 @@ def _data_lines(plan: Plan) -> list[str]:
       out.append(
         f"{name}: {run.train.steps} updates of {data.batch_size} examples in "
         f"{data.layout.rows} x {data.layout.length} positions, lr "
-        f"{run.optim.lr:g}, {len(data.examples)} examples in all"
+        f"{number(run.optim.lr)}, {len(data.examples)} examples in all"
       )
   lengths = [len(p.ids) for p in plan.prompts]
   out.append(

@@ -10,6 +10,7 @@ from bct_jax.experiment import run, rundir
 from bct_jax.experiment.growth import begin_growth, prepare_growth
 from bct_jax.experiment.rundir import write_done
 from bct_jax.infra import files, processes, shared_files, signals, trackers
+from bct_jax.infra.formats import interval, number, percent
 from bct_jax.infra.progress import log_line
 from bct_jax.report import write_report
 
@@ -81,18 +82,19 @@ def reading_text(result: Mapping[str, Any]) -> str:
     if arm.get("control") == "reversal":
       origin = f"at the end of {arm['of']}"
     rates = ", ".join(
-      "{} {:.0%} [{:.0%}, {:.0%}]".format(k, last[k], *last[f"{k}_ci"])
+      f"{k} {percent(last[k])} {interval(last[f'{k}_ci'])}"
       for k in ("initial", "alternate", "other")
     )
     lines += [
-      f"  {arm['name']}: {_sentence(arm)} (at lr {arm['lr']:g}, after "
+      f"  {arm['name']}: {_sentence(arm)} (at lr {number(arm['lr'])}, after "
       f"{last['step']} updates)",
       f"    {last['n']} eval prompts: {rates}",
       f"    {last['agreed_n']} held-out train prompts: agreed "
-      f"{last['agreed']:.0%}, with the decoration "
-      f"{last['agreed_decorated']:.0%}",
+      f"{percent(last['agreed'])}, with the decoration "
+      f"{percent(last['agreed_decorated'])}",
       f"    {last['capability_n']} capability prompts: "
-      f"{last['capability']:.0%} right, {origin} {first['capability']:.0%}",
+      f"{percent(last['capability'])} right, {origin} "
+      f"{percent(first['capability'])}",
     ]
   return "\n".join(lines)
 

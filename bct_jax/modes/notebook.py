@@ -22,7 +22,7 @@ from bct_jax.config import (
   from_dict,
   set_field,
 )
-from bct_jax.config.config_files import find_config
+from bct_jax.config.config_files import config_values, find_config
 from bct_jax.examples import Message
 from bct_jax.infra import files
 from bct_jax.infra.progress import stage
@@ -66,7 +66,7 @@ def run(
     NumericalError: a loss was not finite.
     Preempted: a signal asked to stop; the state is saved.
   """
-  raw = read_config(config).to_dict()
+  raw = config_values(read_config(config))
   for field, value in (overrides or {}).items():
     set_field(raw, field, value)
   checked = from_dict(raw)

@@ -32,6 +32,7 @@ from bct_jax.evals.gate import check_gate
 from bct_jax.evals.reading import Reading, read_arm
 from bct_jax.examples import Example, Setting
 from bct_jax.infra import files
+from bct_jax.infra.formats import percent
 from bct_jax.report.read.records import Record, read_json, read_lines
 from bct_jax.report.read.types import ReportError
 from bct_jax.settings import rename_options
@@ -304,7 +305,9 @@ def _text(record: Mapping[str, Any]) -> str:
       return f"{record['of']}: {kind} {_change(record[kind])}"
   changed, before = record["changed"], record["before"]
   moved = {k: v for k, v in record["after"].items() if v != before[k]}
-  parts = [f"{k} {before[k]:.1%} -> {v:.1%}" for k, v in moved.items()]
+  parts = [
+    f"{k} {percent(before[k])} -> {percent(v)}" for k, v in moved.items()
+  ]
   if "passed" in record:
     outcomes = {k: _PASSED[v] for k, v in record["passed"].items()}
     parts.append(f"the gate {_change(outcomes)}")

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from bct_jax.evals.schema import EvalRecord, Gradients, Rate
+from bct_jax.infra.formats import duration
 from bct_jax.report import text
 from bct_jax.report.draw import arm_curves
 from bct_jax.report.draw.picture import Picture
@@ -306,7 +307,7 @@ def _cost(arm: ArmRecord) -> str:
   if arm.trained_tokens is not None:
     parts.append(f"{arm.trained_tokens:,} trained tokens")
   if arm.seconds is not None:
-    parts.append(text.seconds(arm.seconds))
+    parts.append(duration(arm.seconds))
   measured = [p.logprob_difference for p in arm.curve]
   differences = [d for d in measured if d is not None]
   if differences:

@@ -16,6 +16,7 @@ from markupsafe import Markup
 
 from bct_jax.evals import crossings
 from bct_jax.evals.schema import EvalRecord, Rate
+from bct_jax.infra.formats import interval, number, percent
 from bct_jax.report.read.types import (
   ArmRecord,
   Crossing,
@@ -63,28 +64,6 @@ def show(text: str) -> Markup:
     safe = html.escape(escape)
     parts.append(safe if escape == char else f"<i>{safe}</i>")
   return Markup("".join(parts))
-
-
-def number(value: float) -> str:
-  """Writes four significant digits, and 1e-4 rather than 0.0001 or 1e-04."""
-  if not 0 < abs(value) < 1e-3:
-    return re.sub(r"e\+0*", "e", f"{value:.4g}")
-  mantissa, exponent = f"{value:.3e}".split("e")
-  return f"{float(mantissa):g}e{int(exponent)}"
-
-
-def percent(value: float) -> str:
-  """Writes a share in percent; only 0 and 1 themselves are 0% and 100%."""
-  for digits in (0, 1, 2):
-    text = f"{100 * value:.{digits}f}"
-    if float(text) not in (0, 100) or value in (0, 1):
-      return text + "%"
-  return "<0.01%" if value < 0.5 else ">99.99%"
-
-
-def interval(ci: tuple[float, float] | None) -> str:
-  """Writes the interval of a share in percent; "" where there is none."""
-  return f"[{percent(ci[0])}, {percent(ci[1])}]" if ci else ""
 
 
 def fraction(rate: Rate) -> str:
@@ -135,15 +114,6 @@ def share(value: float | None) -> str:
   return str(value) if isinstance(value, int) else percent(value)
 
 
-def seconds(value: float) -> str:
-  """Writes a duration."""
-  if not math.isfinite(value) or value < 60:
-    return f"{value:.3g} s"
-  minutes, rest = divmod(round(value), 60)
-  hours, minutes = divmod(minutes, 60)
-  return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
-
-
 def setting_value(key: str, value: Any) -> str:
   """Writes a setting of an arm."""
   if key == "rank":
@@ -154,7 +124,7 @@ def setting_value(key: str, value: Any) -> str:
 
 
 def flatten(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
-  """Lists the leaves of nested JSON as pairs such as ("optim.lr", "1e-05")."""
+  """Lists the leaves of nested JSON as pairs such as ("optim.lr", "1e-5")."""
   if isinstance(tree, Mapping) and tree:
     return [
       pair
@@ -163,6 +133,8 @@ def flatten(tree: Any, prefix: str = "") -> list[tuple[str, str]]:
     ]
   if isinstance(tree, str):
     return [(prefix, tree)]
+  if isinstance(tree, float):
+    return [(prefix, number(tree))]
   return [(prefix, json.dumps(tree, ensure_ascii=False))]
 
 

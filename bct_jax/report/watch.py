@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from bct_jax.infra.formats import duration
 from bct_jax.report import write_report
 from bct_jax.report.read.folders import run_folders
 from bct_jax.report.read.types import ReportError
@@ -62,7 +63,7 @@ def _write(paths: Sequence[Path], out: Path, figures_dir: Path | None) -> None:
   except ReportError as e:
     print(f"{e}; looking again when it changes", file=sys.stderr, flush=True)
   else:
-    print(f"{out} ({time.monotonic() - start:.1f} s)", flush=True)
+    print(f"{out} ({duration(time.monotonic() - start)})", flush=True)
 
 
 def _state(paths: Sequence[Path]) -> dict[Path, tuple[int, int]]:

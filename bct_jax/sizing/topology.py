@@ -22,6 +22,7 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax.config import ArmConfig, ConfigError, OrganismConfig, choose
 from bct_jax.config.chips import CHIPS
+from bct_jax.infra.formats import duration
 from bct_jax.mesh import row_sharding
 from bct_jax.objectives import data_needs, objective_of
 from bct_jax.runtime.programs import MeshModel, params_view
@@ -309,7 +310,7 @@ def lines(program: CompiledProgram, memory: int) -> list[str]:
     f"{program.name}: {total / _GIB:.2f} GiB on a chip of "
     f"{memory / _GIB:.0f}: arguments {program.arguments / _GIB:.2f}, "
     f"temporaries {program.temporaries / _GIB:.2f}; compiled in "
-    f"{program.seconds:.0f} s"
+    f"{duration(program.seconds)}"
   ]
   kinds: dict[str, list[hlo.Collective]] = {}
   for x in program.collectives:

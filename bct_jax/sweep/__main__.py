@@ -17,7 +17,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 
 from bct_jax.config import ConfigError, choose
-from bct_jax.config.config_files import find_config
+from bct_jax.config.config_files import config_values, find_config
 from bct_jax.config.overrides import clear_none
 from bct_jax.infra import memory
 from bct_jax.infra.command_help import format_help
@@ -129,7 +129,7 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   module = runpy.run_path(file)
   if "get_cells" not in module:
     raise ConfigError(f"--sweep={files[0]}: get_cells() is missing")
-  raw = values.config.to_dict()
+  raw = config_values(values.config)
   clear_none(raw, config_flags.get_override_values(values["config"]))
   cells = make_cells(raw, module["get_cells"]())
   return values, cells

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bct_jax.config import ConfigError
+from bct_jax.infra.formats import duration
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import plan_of
 
@@ -58,10 +59,10 @@ def plan_lines(
         )
         if step is not None:
           total += steps * step
-          line += f", {steps * step:,.0f} s"
+          line += f", {duration(steps * step)}"
         lines.append(line)
   if timed:
-    lines.append(f"updates of all cells: {total:,.0f} s; evals come on top")
+    lines.append(f"updates of all cells: {duration(total)}; evals come on top")
   return lines
 
 

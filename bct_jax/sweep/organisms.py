@@ -16,6 +16,7 @@ from bct_jax.experiment.organism import (
   provenance,
 )
 from bct_jax.infra import files, signals
+from bct_jax.infra.formats import interval, number, percent
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
 from bct_jax.train.step import NumericalError
@@ -39,7 +40,7 @@ def run_gates(
   """
   records: dict[str, Mapping[str, Any]] = {}
   groups, last = group_by_organism(cells), None
-  for number, group in enumerate(groups, 1):
+  for place, group in enumerate(groups, 1):
     if signals.stop_requested():
       raise signals.Preempted("between two organisms")
     make_room(last, group[0])
@@ -49,7 +50,7 @@ def run_gates(
     outcome = record.get("error") or (
       "passed" if record["gate"]["passed"] else "FAILED the gate"
     )
-    head = f"organism {number} of {len(groups)}, {name}"
+    head = f"organism {place} of {len(groups)}, {name}"
     print(f"{head}: {outcome}", file=sys.stderr, flush=True)
   return records
 
@@ -91,10 +92,9 @@ def gate_table(records: Mapping[str, Mapping[str, Any]]) -> str:
       continue
     gate = record["gate"]
     base = gate.get("base")
-    model = ", ".join(f"{base[k]:.0%}" for k in before) if base else ""
+    model = ", ".join(percent(base[k]) for k in before) if base else ""
     rates = " | ".join(
-      f"{gate[k]:.1%} [{gate[k + '_ci'][0]:.0%}, {gate[k + '_ci'][1]:.0%}]"
-      for k in names
+      f"{percent(gate[k])} {interval(gate[k + '_ci'])}" for k in names
     )
     passed = "passed" if gate["passed"] else "failed"
     install = _install(record["made"])
@@ -109,5 +109,5 @@ def _install(record: Mapping[str, Any]) -> str:
   rank = f", rank {record['rank']}" if record["rank"] else ""
   return (
     f"{record['kind']}, {record['steps']} x {record['batch_size']} at "
-    f"{record['lr']:g}{rank}"
+    f"{number(record['lr'])}{rank}"
   )

@@ -9,6 +9,7 @@ from typing import Any
 
 import filelock
 
+from bct_jax.infra.formats import number, percent
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
 
@@ -316,10 +317,8 @@ def result_table(
     last = arm["curve"][-1]
     # An arm from before something was measured lacks it.
     rates = " ".join(
-      f"{last[k]:{len(k)}.0%}" if k in last else f"{'–':>{len(k)}}"
-      for k in names
+      f"{percent(last[k]) if k in last else '–':>{len(k)}}" for k in names
     )
-    lines.append(
-      f"{name:{width}}  {arm['lr']:8.2g}  {words_of(arm):18} {rates}"
-    )
+    lr = number(arm["lr"])
+    lines.append(f"{name:{width}}  {lr:>8}  {words_of(arm):18} {rates}")
   return "\n".join(lines + [f"{name:{width}}  waits" for name in waiting])

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from bct_jax.infra import processes, signals
+from bct_jax.infra.formats import number
 from bct_jax.mesh import to_host
 from bct_jax.train.step import NumericalError
 from bct_jax.train.together import Update
@@ -262,7 +263,7 @@ class _Log:
       if bad := [k for k, v in values.items() if not math.isfinite(v)]:
         lane.error = NumericalError(
           f"{', '.join(bad)} not finite at update {step} of "
-          f"{lane.config.steps} (lr {lr:g}), examples {list(ids)}"
+          f"{lane.config.steps} (lr {number(lr)}), examples {list(ids)}"
         )
         continue
       lane.log({"step": step, "lr": lr, **values, "seconds": seconds})

@@ -17,6 +17,7 @@ from bct_jax.evals.schema import EvalRecord, Gradients, Rate, Reach
 from bct_jax.evals.stats import wilson
 from bct_jax.evals.summary import clustered_interval
 from bct_jax.infra import files
+from bct_jax.infra.formats import percent
 from bct_jax.report import tables, write_report
 from bct_jax.report.draw import picture
 from bct_jax.report.read import parse, records
@@ -192,7 +193,7 @@ def test_a_new_field_arrives_everywhere(run, monkeypatch):
   table = [*csv.reader(io.StringIO(tables.reading_table([run], "csv")))]
   assert [x for x in table[0] if x not in header] == ["brief"]
   assert "%" in table[-1][table[0].index("brief")]
-  assert schema.terminal_line(line).endswith(f"brief {line['brief']:.2f}")
+  assert schema.terminal_line(line).endswith(f"brief {percent(line['brief'])}")
   arm = {"verdict": "retained", "lr": 1e-4, "curve": [line]}
   assert result_table({"a": arm}).split("\n")[0].endswith("capability brief")
   page = write_report([run], run / "report.html").read_text()

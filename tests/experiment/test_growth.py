@@ -71,8 +71,10 @@ def test_old_rows_stay_and_missing_ones_are_sampled(finished, grown):
 
 def test_what_was_added_is_said(finished, grown):
   before, now = comparable(finished[0]), comparable(grown[0])
-  assert [a["name"] for a in before["arms"]] == ["high", "low"]
-  assert {a["name"] for a in now["arms"]} == {"high", "low", "new", "seed1"}
+  assert [a["name"] for a in before["arms"]] == ["low", "high"]
+  names = ["low", "high", "new", "seed1"]
+  assert [a["name"] for a in now["arms"]] == names
+  assert [arm.name for arm in load_run(grown[0]).arms] == names
   assert "growth" not in before
   (entry,) = now["growth"]
   assert sorted(entry["arms"]) == ["new", "seed1"] and entry["at"][:2] == "20"

@@ -203,7 +203,7 @@ def test_rollouts_of_steps_to_come_are_dropped(plan, tmp_path):
 
 def test_a_sampler_that_differs_stops_the_run(plan, tmp_path):
   with pytest.raises(
-    NumericalError, match=r"strict: .* max_logprob_difference = 1e-09"
+    NumericalError, match=r"strict: .* max_logprob_difference = 1e-9"
   ):
     train(plan, "strict", tmp_path)
 

@@ -25,7 +25,7 @@ def test_a_stage_says_that_it_begins_how_far_it_is_and_what_is_left(
   lines = capsys.readouterr().err.splitlines()
   # A tenth is 16 seconds: a line at each, and none at the end but the last.
   assert lines[0] == ("train low: 4 of 40 steps, loss 1.234, about 2 min left")
-  assert len(lines) == 10 and lines[-1] == "train low: 40 steps in 160.0 s"
+  assert len(lines) == 10 and lines[-1] == "train low: 40 steps in 3 min"
 
 
 def test_a_quick_stage_has_two_lines(clock, capsys):
@@ -53,11 +53,3 @@ def test_no_line_where_another_process_speaks(clock, capsys, monkeypatch):
   with progress.stage("train", 4, "steps") as done:
     done(4)
   assert capsys.readouterr().err == ""
-
-
-@pytest.mark.parametrize(
-  ("seconds", "text"),
-  [(0.4, "0 s"), (89, "89 s"), (95, "2 min"), (7500, "2 h 5 min")],
-)
-def test_durations(seconds, text):
-  assert progress.duration(seconds) == text

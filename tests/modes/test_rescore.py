@@ -89,7 +89,7 @@ def test_what_another_scorer_said_is_shown(copied, tmp_path, capsys):
   )
   assert len(by[f"organisms/{gate.parent.name}", 0]["changed"]) == 1
   said = capsys.readouterr().out
-  assert "arms/low step 4: 1 of 24 rows changed; initial 0.0% -> 12.5%" in said
+  assert "arms/low step 4: 1 of 24 rows changed; initial 0% -> 12%" in said
   assert "arms/high step 4: 0 of 24 rows changed; the same rates" in said
   with pytest.raises(ConfigError, match="is there already; name a new file"):
     run_rescore(copied, out)

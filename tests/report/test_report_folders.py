@@ -54,7 +54,7 @@ def test_cells_that_have_not_begun_are_named(sweep, tmp_path):
   (sweep / "cells.json").write_text(json.dumps(plan))
   runs, notes = folders.load_runs([sweep])
   assert len(runs) == 2
-  assert "2 of 4 cells" in notes[0] and notes[0].endswith("later, made")
+  assert "2 of 4 cells" in notes[0] and notes[0].endswith("made, later")
   page = write_report([sweep], tmp_path / "r.html").read_text("utf-8")
   assert "2 of 4 cells" in page and "it may be reloaded" in page
   (sweep / "cells.json").write_text('{"cells": 3}')

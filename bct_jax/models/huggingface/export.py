@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from bct_jax.infra import processes, whole_folder
+from bct_jax.infra.formats import number
 from bct_jax.infra.progress import stage
 from bct_jax.mesh import path_name, to_host
 from bct_jax.models.config import ModelConfig, read_json, text_config
@@ -255,7 +256,7 @@ def _cast(x: np.ndarray, dtype: np.dtype, name: str) -> np.ndarray:
       overflow &= np.isfinite(x)
   if overflow.any():
     raise ValueError(
-      f"tensor {name}: a value of {x[overflow][0]:g} does not fit "
+      f"tensor {name}: a value of {number(float(x[overflow][0]))} does not fit "
       f"{dtype.name}; export as bfloat16 or float32"
     )
   return out

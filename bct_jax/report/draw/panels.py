@@ -269,7 +269,8 @@ def _survival(
   curves = {lr: summary.survival(b) for lr, b in enough.items()}
   medians = {lr: summary.median_step(c) for lr, c in curves.items()}
   median_list = ", ".join(
-    f"lr {text.number(lr)} " + ("not reached" if m is None else f"step {m:g}")
+    f"lr {text.number(lr)} "
+    + ("not reached" if m is None else f"step {text.number(m)}")
     for lr, m in medians.items()
   )
   few = [text.number(lr) for lr in rates if lr not in enough]

@@ -18,8 +18,8 @@ def run_folders(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
     paths: directories of runs and of sweeps.
 
   Returns:
-    Folders with a config.json, in the order of `paths`, the cells of a sweep by
-    name; and a line for each sweep with cells that have not begun.
+    Folders with a config.json, in the order of `paths`, the cells of a sweep as
+    its file has them; and a line for each sweep with cells that have not begun.
 
   Raises:
     ReportError: a path is no directory, or the plan of a sweep is damaged.
@@ -33,9 +33,10 @@ def run_folders(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
       continue
     names = [p.name for p in (path / CELLS).iterdir() if p.is_dir()]
     runs = [n for n in names if (path / CELLS / n / "config.json").exists()]
-    folders += [path / CELLS / name for name in sorted(runs)]
     plan = _plan(path / PLAN) if (path / PLAN).exists() else []
-    missing = sorted({*names, *plan} - set(runs))
+    ordered = dict.fromkeys((*plan, *sorted(names)))
+    folders += [path / CELLS / name for name in ordered if name in runs]
+    missing = [name for name in ordered if name not in runs]
     if missing:
       notes.append(
         f"{path}: {len(missing)} of {len(missing) + len(runs)} cells have no"

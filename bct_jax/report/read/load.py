@@ -59,7 +59,11 @@ def load_run(path: Path) -> RunRecord:
   options = _child(settings.get("setting"), "options")
   notes += list_caveats(_name_of(settings.get("setting")), options)
   arms = []
-  for name in (*arm_records, *unlisted):
+  planned = list(_planned_arms(settings))
+  for name in sorted(
+    (*arm_records, *unlisted),
+    key=lambda n: planned.index(n) if n in planned else len(planned),
+  ):
     plan = _planned_settings(settings, name)
     arms.append(_arm(path, name, arm_records.get(name), plan, notes))
     check = arms[-1].check
@@ -67,7 +71,7 @@ def load_run(path: Path) -> RunRecord:
       notes.append(f"Arm {name}: {check.sentence()}.")
   if result is None:
     notes.insert(0, "This run is unfinished: there is no result.json yet.")
-    waiting = sorted(set(_planned_arms(settings)) - set(folders))
+    waiting = [name for name in planned if name not in folders]
     if waiting:
       notes.append(f"These arms have not begun: {', '.join(waiting)}")
     setting = _name_of(settings.get("setting"))

@@ -137,7 +137,7 @@ def eval_record(record: records.Record) -> schema.EvalRecord:
   if abs(total - 1) > _SUM_TOLERANCE:
     raise ReportError(
       f"{record.where}: initial, alternate and other should add up to 1, add"
-      f" up to {total:g}"
+      f" up to {total:.4g}"
     )
   return out
 
