@@ -17,7 +17,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from bct_jax import __version__
 from bct_jax.config import ConfigError, ExperimentConfig, from_dict
 from bct_jax.evals.evaluate import make_prompts
 from bct_jax.experiment import eval_facts
@@ -121,7 +120,6 @@ def begin_growth(
   log_line(f"{workdir} grows: {growth.sentence}; what is there stays")
   entry = {
     "at": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-    "version": __version__,
     "arms": list(growth.arms),
     "prompts": {field: list(pair) for field, pair in growth.prompts.items()},
     "eval": {split: getattr(old.eval, f) for f, split in COUNTS.items()},
