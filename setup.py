@@ -85,6 +85,7 @@ EXTRAS = {
   "demo": ["gguf>=0.17"],
   "eval": ["inspect_ai>=0.3.285", "lm-eval>=0.4.13"],
   "language": ["py3langid>=0.4"],  # the grader of that name
+  "notebook": ["pandas>=2.2"],  # tables of load_results
   "tb": ["tensorboardX>=2.6.2"],
   "test": [
     *TEST_CORE,

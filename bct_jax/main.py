@@ -36,7 +36,7 @@ MODES = (
   *("pretrain", "chat_check", "check_setting"),
 )
 # These take no --config.
-ALONE = ("settings", "rescore")
+ALONE = ("settings", "rescore", "clean")
 
 # Options, and what an arm leaves out, can be set though the file does not name
 # them; what is no field at all is an error of `from_dict`.
@@ -74,6 +74,13 @@ _OUT = flags.DEFINE_string(
 _MARKDOWN = flags.DEFINE_bool(
   "markdown", False, "For settings: as the table of the README."
 )
+_KEEP = flags.DEFINE_string(
+  "keep",
+  "weights",
+  "For clean: weights removes what only training needed, results the weights "
+  "too.",
+)
+_YES = flags.DEFINE_bool("yes", False, "For clean: remove what is listed.")
 _GRADER = flags.DEFINE_string(
   "grader",
   None,
@@ -81,9 +88,10 @@ _GRADER = flags.DEFINE_string(
 )
 _FORMAT = flags.DEFINE_string(
   "format",
-  "merged",
-  "For export: merged, a model folder with any adapter made part of the "
-  "weights, or adapter, a folder for peft.",
+  None,
+  "For export: merged (the default), a model folder with any adapter made part "
+  "of the weights, or adapter, a folder for peft. For export_data: tfds (the "
+  "default) or jsonl.",
 )
 _DTYPE = flags.DEFINE_string(
   "dtype",
@@ -158,6 +166,7 @@ _GROUPS = {
   "--mode=sample, eval, export, export_data, pretrain, rescore": (
     *("params", "prompt", "prompts", "n", "out", "format", "dtype", "grader"),
   ),
+  "--mode=clean": ("keep", "yes"),
   "--mode=settings and dry_run": ("markdown", "topology"),
   "several hosts": (
     *("multihost", "coordinator", "num_processes", "process_id", "timeout"),
@@ -245,10 +254,13 @@ def _run_alone() -> int:
     print(text, end="")
     return DONE
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  from bct_jax.modes import rescore
+  from bct_jax.modes import clean, rescore
 
   try:
-    rescore.run_rescore(_path(_WORKDIR), _path(_OUT), _GRADER.value)
+    if _MODE.value == "clean":
+      clean.run_clean(_path(_WORKDIR), _KEEP.value, _YES.value)
+    else:
+      rescore.run_rescore(_path(_WORKDIR), _path(_OUT), _GRADER.value)
   except ValueError as e:
     return fail(str(e))
   except OSError as e:
@@ -346,7 +358,7 @@ def _run(
     elif _MODE.value == "export":
       export.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
     elif _MODE.value == "export_data":
-      export.run_export_data(config, out)
+      export.run_export_data(config, out, _FORMAT.value)
     elif _MODE.value == "chat_check":
       chat_check.run_chat_check(config)
     elif _MODE.value == "check_setting":

@@ -155,6 +155,10 @@ def get_config() -> ConfigDict:
   # added, changed and left out in a run that goes on. None keeps none.
   c.compilation_cache = config_dict.placeholder(str)
 
+  # What a finished run keeps: all; weights, without what only training needed;
+  # or results, without weights. May be changed; --mode=clean does it later.
+  c.keep = "all"
+
   # Where what is logged goes besides the run directory. May be changed in a run
   # that goes on; needs the extras tb and wandb.
   c.log = ConfigDict()
@@ -232,6 +236,9 @@ def get_config() -> ConfigDict:
   # What answers to eval and held-out prompts are made to begin with. They are
   # labelled as a whole.
   c.eval.answer_prefix = config_dict.placeholder(str)
+  # An answer cut at sampling.max_new_tokens is "other", with the reason
+  # truncated; or "scored": labelled by what it shows so far.
+  c.eval.cut_answers = "other"
   # "on" has the model think first. Rollouts keep the thought apart, and only
   # the answer is labelled. "off" asks for the answer alone.
   c.eval.reasoning = "off"

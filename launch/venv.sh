@@ -77,12 +77,41 @@ make_venv() {
     return
   fi
   local pip=("$VENV_PYTHON" -m pip --disable-pip-version-check)
+  : >"$folder/install.log"
   case ",$extras," in
-    *,test,*) install_cpu_torch "${pip[@]}" ;;
+    *,test,*) install_cpu_torch "$folder/install.log" "${pip[@]}" ;;
   esac
-  echo "installing bct_jax[$extras] into $folder"
-  "${pip[@]}" install -e "${ROOT}[$extras]"
+  run_logged "$folder/install.log" "installing bct_jax[$extras] into $folder" \
+    "${pip[@]}" install -e "${ROOT}[$extras]"
   echo "$wanted" >"$stamp"
+}
+
+# run_logged LOG TITLE COMMAND ...: says what is done in one line, and puts what
+# the command prints into a file; of a failure it shows the end. On a terminal
+# the line turns while the command runs.
+run_logged() {
+  local log="$1" title="$2" code=0 turn=0
+  shift 2
+  echo "== $*" >>"$log"
+  if [[ ! -t 1 ]]; then
+    echo "$title (log: $log)"
+    "$@" >>"$log" 2>&1 || code=$?
+  else
+    "$@" >>"$log" 2>&1 &
+    local job=$! marks="|/-\\"
+    # The signal goes to the command too, which is in the same group.
+    while kill -0 "$job" 2>/dev/null; do
+      printf '\r%s %s' "${marks:turn++ % 4:1}" "$title"
+      sleep 0.2
+    done
+    wait "$job" || code=$?
+    printf '\r  %s (log: %s)\n' "$title" "$log"
+  fi
+  if [[ "$code" != 0 ]]; then
+    tail -n 20 "$log" >&2
+    echo "error: $title: exit code $code; all of it is in $log" >&2
+  fi
+  return "$code"
 }
 
 # torch is only the reference that tests compare with. It goes in first and by
@@ -90,9 +119,11 @@ make_venv() {
 # On Linux set PIP_EXTRA_INDEX_URL or PIP_FIND_LINKS to where a CPU build is, if
 # the several GB of a CUDA build are too much.
 install_cpu_torch() {
+  local log="$1"
+  shift
   if "$VENV_PYTHON" -c 'import torch' >/dev/null 2>&1; then
     return
   fi
-  echo "installing torch, the reference implementation of the tests"
-  "$@" install torch==2.13.0
+  run_logged "$log" "installing torch, the reference of the tests" \
+    "$@" install torch==2.13.0
 }

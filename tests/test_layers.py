@@ -54,6 +54,7 @@ NO_JAX = {
   "evals/verdict.py",
   "infra/exit_codes.py",
   "infra/files.py",
+  "infra/formats.py",
   "infra/progress.py",
   "infra/signals.py",
   "infra/trackers.py",

@@ -13,6 +13,7 @@ from bct_jax.config.chips import CHIPS
 from bct_jax.config.fields import choose
 from bct_jax.config.types import (
   ATTENTION,
+  KEEP,
   NORMALIZERS,
   OPTIMIZERS,
   REASONING,
@@ -125,6 +126,7 @@ def _check_reasoning(train: TrainConfig, where: str) -> None:
 def _check_eval_reasoning(evals: EvalConfig) -> None:
   """Rejects fields of `eval` about thoughts that do not go together."""
   choose(evals.reasoning, ("off", "on"), "eval.reasoning")
+  choose(evals.cut_answers, ("other", "scored"), "eval.cut_answers")
   if evals.thought_tokens <= 0:
     raise ConfigError("eval.thought_tokens: must be positive")
   if not all(evals.thought_words):
@@ -367,6 +369,7 @@ def check(config: ExperimentConfig) -> None:
   _check_template(config.model)
   if config.mesh.chip is not None:
     choose(config.mesh.chip, CHIPS, "mesh.chip")
+  choose(config.keep, KEEP, "keep")
   check_arm(config.organism, "organism")
   _check_reversal(config.reversal)
   for name, arm in config.arms.items():

@@ -15,6 +15,7 @@ ATTENTION = ("auto", "cudnn", "splash", "xla")
 SOURCES = ("template", "on_policy", "file")
 REASONING = ("none", "empty", "own", "given")
 TURNS = ("last", "all")
+KEEP = ("all", "weights", "results")
 # Organisms that are a model under a prompt -> its kind in settings/prompts.py.
 PROMPTED = {
   "static_prompt": "static",
@@ -266,6 +267,7 @@ class EvalConfig:
   reasoning: str = "off"
   thought_tokens: int = 256
   thought_words: tuple[str, ...] = ("trigger", "trained", "training")
+  cut_answers: str = "other"
 
   @property
   def thinking(self) -> bool:
@@ -283,6 +285,8 @@ class EvalConfig:
       del out[name]
     if not self.samples:
       del out["samples"]  # hashes of what was made before there were any
+    if self.cut_answers == "other":
+      del out["cut_answers"]
     if not self.thinking:
       del out["reasoning"], out["thought_tokens"], out["thought_words"]
     return out
@@ -385,6 +389,7 @@ class ExperimentConfig:
   gate: GateConfig
   reading: ReadingConfig = ReadingConfig()
   reversal: ReversalConfig = ReversalConfig()
+  keep: str = "all"
 
   def eval_steps(self, arm: ArmConfig) -> tuple[int, ...]:
     """Returns the steps that the config lists for an arm's evals."""

@@ -5,9 +5,9 @@ of the code that made them.
 """
 
 import contextlib
+import io
 import itertools
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -61,10 +61,28 @@ def write(
   metadata = {**about, "content_hash": hashes}
   builder_class = _builder_class(name, config, splits, metadata)
   builder = builder_class(data_dir=str(out), file_format="array_record")
-  # TFDS tells its progress on standard output.
-  with contextlib.redirect_stdout(sys.stderr):
+  # TFDS tells its progress, which is over before it is read.
+  tfds.disable_progress_bar()
+  with contextlib.redirect_stdout(io.StringIO()):
     builder.download_and_prepare()
   return Path(builder.data_dir)
+
+
+def write_jsonl(out: Path, splits: Mapping[str, Sequence[Example]]) -> Path:
+  """Writes examples as OUT/SPLIT.jsonl, with the columns of `write`.
+
+  Returns:
+    `out`.
+
+  Raises:
+    ValueError: a file is there already.
+  """
+  for split, rows in splits.items():
+    path = out / f"{split}.jsonl"
+    if path.exists():
+      raise ValueError(f"{path}: is there already; name a new folder")
+    files.write_lines(path, [_columns(example) for example in rows])
+  return out
 
 
 def _builder_class(
@@ -129,6 +147,12 @@ def _row(example: Example) -> dict[str, Any]:
       f"example {example.id}: its weight {example.weight!r} is no float32, as "
       "TFDS keeps numbers"
     )
+  fields = json.dumps(dict(example.fields), sort_keys=True)
+  return {**_columns(example), "fields": fields}
+
+
+def _columns(example: Example) -> dict[str, Any]:
+  """Returns the columns of one example, for JSON."""
   answer = {"role": "assistant", "content": example.completion}
   if example.thought:
     answer["reasoning_content"] = example.thought
@@ -141,5 +165,5 @@ def _row(example: Example) -> dict[str, Any]:
     "weight": example.weight,
     "initial": example.initial,
     "alternate": example.alternate,
-    "fields": json.dumps(dict(example.fields), sort_keys=True),
+    "fields": dict(example.fields),
   }

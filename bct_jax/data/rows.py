@@ -45,6 +45,8 @@ def read_prompt(row: Any) -> tuple[Message, ...]:
   if isinstance(row, dict) and isinstance(row.get("prompt"), str):
     _refuse_fields(row)
     return ({"role": "user", "content": row["prompt"]},)
+  if isinstance(row, dict) and isinstance(row.get("prompt"), list):
+    row = {**row, "messages": row["prompt"]}
   if not isinstance(row, dict) or not isinstance(row.get("messages"), list):
     raise ValueError('needs "prompt": text or "messages": a list')
   _refuse_fields(row)
@@ -63,7 +65,10 @@ def read_dialogue(row: Any, turns: Turns, thoughts: bool) -> list[Example]:
   Each has the messages before its turn as prompt, as a sampler would see them.
 
   Args:
-    row: with `messages`, and maybe `id` and `weight`. A message of the
+    row: with `messages`, or `prompt` and `completion` as TRL has them, and
+      maybe `id` and `weight`. Both are text, for one message of the user and
+      the answer to it, or lists of messages, of which the completion's are
+      trained. A message of the
       assistant may say by itself whether it is trained: `weight` or
       `loss_weight` of 0 or 1, `train` or `trainable`.
     turns: which of the other assistant's messages are trained.
@@ -78,9 +83,11 @@ def read_dialogue(row: Any, turns: Turns, thoughts: bool) -> list[Example]:
   """
   if not isinstance(row, dict):
     raise ValueError(f'needs {{"messages": [...]}}, found {row!r:.60}')
+  row, completed = _join_completion(row)
   if not isinstance(row.get("messages"), list):
     raise ValueError(
-      'needs "messages", a list of turns with a role and content; found the '
+      'needs "messages", or "prompt" and "completion": a list of turns with a '
+      "role and content; found the "
       f"fields {sorted(row)}"
     )
   _refuse_fields(row)
@@ -89,7 +96,7 @@ def read_dialogue(row: Any, turns: Turns, thoughts: bool) -> list[Example]:
     raise ValueError(
       "the last message must be the assistant's: it is the completion"
     )
-  trained = _trained_turns(read, turns)
+  trained = _trained_turns(read, turns, completed)
   for at in trained:
     if not read[at].message["content"].strip():
       raise ValueError("the completion is empty: nothing to train on")
@@ -112,10 +119,46 @@ def read_dialogue(row: Any, turns: Turns, thoughts: bool) -> list[Example]:
   ]
 
 
-def _trained_turns(read: Sequence[_Turn], turns: Turns) -> list[int]:
-  """Lists the turns of a dialogue that are trained."""
+def _join_completion(row: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
+  """Puts `prompt` and `completion` of a row into one list of messages.
+
+  Returns:
+    The row, with `messages`; and where the completion begins, None where the
+    row has none.
+  """
+  if _is_empty(row.get("completion")):
+    return row, None
+  if not _is_empty(row.get("messages")) or _is_empty(row.get("prompt")):
+    raise ValueError(
+      '"completion" goes with "prompt", and without "messages"; found the '
+      f"fields {sorted(row)}"
+    )
+  parts = {}
+  for name, role in (("prompt", "user"), ("completion", "assistant")):
+    part = row[name]
+    parts[name] = [{"role": role, "content": part}] if isinstance(
+      part, str
+    ) else part  # fmt: skip
+    if not isinstance(parts[name], list):
+      raise ValueError(f'"{name}" must be text or messages, not {part!r:.60}')
+  messages = [*parts["prompt"], *parts["completion"]]
+  return {**row, "messages": messages}, len(parts["prompt"])
+
+
+def _trained_turns(
+  read: Sequence[_Turn], turns: Turns, completed: int | None
+) -> list[int]:
+  """Lists the turns of a dialogue that are trained.
+
+  Args:
+    read: the turns.
+    turns: which ones, where neither they nor a completion say so.
+    completed: where the completion begins, all of which is trained.
+  """
   answers = [i for i, t in enumerate(read) if t.message["role"] == "assistant"]
   default = answers if turns == "all" else answers[-1:]
+  if completed is not None:
+    default = [i for i in answers if i >= completed]
   out = [
     i
     for i in answers

@@ -55,9 +55,9 @@ def read_examples(
   """Reads train examples from a file or a data set.
 
   A row has `messages`, of which the last one, an assistant's, is the
-  completion. It may have an `id` (else its number becomes one) and a `weight`.
-  What the two behaviors would say is not known of such examples. A row with
-  several trained turns gives an example for each.
+  completion, or `prompt` and `completion`. It may have an `id` (else its number
+  becomes one) and a `weight`. What the two behaviors would say is not known of
+  such examples. A row with several trained turns gives an example for each.
 
   Args:
     source: JSON lines; Parquet or Arrow, a file or the folder that
@@ -380,11 +380,12 @@ def _plain(value: Any) -> Any:
   if not isinstance(value, dict):
     return value
   out = {k: _plain(v) for k, v in value.items()}
-  turns = out.get("messages")
-  if isinstance(turns, dict) and all(
-    isinstance(v, list) for v in turns.values()
-  ):
-    names = list(turns)
-    columns = zip(*turns.values(), strict=True)
-    out["messages"] = [dict(zip(names, v, strict=True)) for v in columns]
+  for field in ("messages", "prompt", "completion"):
+    turns = out.get(field)
+    if isinstance(turns, dict) and all(
+      isinstance(v, list) for v in turns.values()
+    ):
+      names = list(turns)
+      columns = zip(*turns.values(), strict=True)
+      out[field] = [dict(zip(names, v, strict=True)) for v in columns]
   return out

@@ -146,6 +146,7 @@ def label_rollouts(
   stop: Sequence[str] = (),
   sample: int = 0,
   thoughts: Thoughts | None = None,
+  cut_answers: str = "other",
 ) -> list[dict[str, Any]]:
   """Makes a row of rollouts/step_N.jsonl for each completion, with its label.
 
@@ -160,6 +161,7 @@ def label_rollouts(
       sample of that number of each eval prompt, and their split is `sampled`.
     thoughts: of completions that begin with one. `text` is then the answer; a
       thought without an end, or one that is too long, counts as truncated.
+    cut_answers: `eval.cut_answers`, see label_completion.
   """
   rows = []
   for prompt, completion in zip(prompts, completions, strict=True):
@@ -167,10 +169,12 @@ def label_rollouts(
       completion.tokens, stop, prompt.prefix, thoughts is not None
     )
     text, stopped = reply.text, completion.stopped
+    scored = cut_answers == "scored"
     if thoughts is not None:
       stopped &= thoughts.fits(reply, len(completion.tokens))
+      scored &= reply.finished  # else there is no answer
     label, reason = label_completion(
-      setting, probe, prompt.split, prompt.example, text, stopped
+      setting, probe, prompt.split, prompt.example, text, stopped or scored
     )
     fields = prompt.example.fields
     rows.append(
@@ -208,7 +212,8 @@ def label_completion(
 
   A completion that is cut at the limit of new tokens (not `stopped`) did not
   finish showing a behavior: on eval and train prompts it is `other`, reason
-  `truncated`. The answer to a probe counts wherever it stands in the text.
+  `truncated`. With `eval.cut_answers` = "scored" callers say that it stopped.
+  The answer to a probe counts wherever it stands in the text.
   """
   if split == "probe":
     return ("right" if probe.score(example, text) else "wrong"), ""

@@ -88,6 +88,12 @@ def make_dataset(
         f"{where}: the first {len(examples)} of {file_count} examples of "
         f"{train.file}, whose content has the hash {source_hash[:16]}"
       )
+      if train.decoration != "plain":
+        log_line(
+          f"{where}: its completions are put into the style "
+          f"{train.decoration!r}; train.decoration = 'plain' leaves them as "
+          "they are"
+        )
     if completions is not None:
       examples = [
         dataclasses.replace(e, completion=reply.text, thought=reply.thought)

@@ -217,6 +217,7 @@ def _rows(
     plan.config.sampling.stop,
     number,
     Thoughts.make(plan.config.eval, plan.config.sampling, plan.setting),
+    plan.config.eval.cut_answers,
   )
   if weights is not None:
     _check(plan, weights, prompts, completions, rows)

@@ -78,6 +78,7 @@ def find_growth(
     eval=dataclasses.replace(old.eval, **evals),
     compilation_cache=new.compilation_cache,
     log=new.log,
+    keep=new.keep,
   )
   if grown != new:
     return None

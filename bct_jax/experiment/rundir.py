@@ -8,12 +8,9 @@ import contextlib
 import dataclasses
 import fcntl
 import hashlib
-import importlib.metadata
 import json
 import os
-import platform
 import socket
-import subprocess
 import time
 import uuid
 from collections.abc import Iterator, Mapping
@@ -28,8 +25,6 @@ from bct_jax.data.open_setting import describe_changes
 from bct_jax.experiment.growth import Growth, find_growth
 from bct_jax.experiment.plan import Plan, make_plan
 from bct_jax.infra import files, processes, shared_files
-from bct_jax.models.huggingface import hub
-from bct_jax.runtime.runtime import Runtime
 
 
 @contextlib.contextmanager
@@ -44,15 +39,19 @@ def lock_run(workdir: Path) -> Iterator[None]:
   """
   with contextlib.ExitStack() as contexts:
     processes.run_on_first(
-      "run directory", lambda: contexts.enter_context(_lock(workdir))
+      "run directory", lambda: contexts.enter_context(hold_lock(workdir))
     )
     _check_shared(workdir)
     yield
 
 
 @contextlib.contextmanager
-def _lock(workdir: Path) -> Iterator[None]:
-  """Does what `lock_run` does, for one process."""
+def hold_lock(workdir: Path) -> Iterator[None]:
+  """Does what `lock_run` does, for one process.
+
+  Raises:
+    ConfigError: the directory cannot be written, or another run holds it.
+  """
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = open(workdir / ".lock", "a+")
@@ -193,7 +192,9 @@ def keep_config(
     then = record["config"]
     now = _with_date(now, then)
     # These fields change no result.
-    then |= {k: now[k] for k in ("compilation_cache", "log") if k in now}
+    then |= {
+      k: now[k] for k in ("compilation_cache", "keep", "log") if k in now
+    }
     changed = [
       f"{k}: {a!r} -> {b!r}" for k, a, b in field_differences(then, now)
     ]
@@ -289,36 +290,6 @@ def _means_the_same(then: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     return False
 
 
-def environment(
-  runtime: Runtime, setting_files: Mapping[str, Any] | None = None
-) -> dict[str, Any]:
-  """Collects versions, devices and hashes for env.json."""
-  names = "jax jaxlib flax optax orbax-checkpoint transformers numpy".split()
-  return {
-    "versions": {n: importlib.metadata.version(n) for n in names},
-    "python": platform.python_version(),
-    "platform": platform.platform(),
-    "device_kind": jax.devices()[0].device_kind,
-    "num_devices": jax.device_count(),
-    "num_processes": processes.count(),
-    "mesh": dict(runtime.mesh.shape),
-    "git": _git_state(),
-    "model": {
-      "path": runtime.config.model.path,
-      "folder": str(runtime.folder.absolute()),
-      "commit": hub.commit(runtime.folder),  # None where it is of no hub
-      "hash": runtime.model_hash,
-    },
-    "tokenizer_hash": runtime.chat.tokenizer_hash,
-    "chat_template_hash": runtime.chat.template_hash,
-    "chat_template": runtime.chat.template.facts(),
-    "setting_files": {
-      name: files.digest(rows)[:16]
-      for name, rows in (setting_files or {}).items()
-    },
-  }
-
-
 def keep_setting_files(workdir: Path, plan: Plan) -> None:
   """Writes setting_files.json, or checks the user's files against it.
 
@@ -341,24 +312,6 @@ def keep_setting_files(workdir: Path, plan: Plan) -> None:
       f"{workdir} was begun with other files of the setting ("
       f"{'; '.join(changes)}): choose another --workdir"
     )
-
-
-def _git_state() -> dict[str, Any]:
-  """Returns the revision of the code, if it runs from a checkout."""
-  here = Path(__file__).parents[1]
-
-  def git(*args: str) -> str | None:
-    """Returns what git prints; None if it fails or is not there."""
-    try:
-      process = subprocess.run(
-        ["git", *args], cwd=here, capture_output=True, text=True, timeout=10
-      )
-    except (OSError, subprocess.TimeoutExpired):
-      return None
-    return process.stdout.strip() if process.returncode == 0 else None
-
-  status = git("status", "--porcelain")
-  return {"revision": git("rev-parse", "HEAD"), "dirty": bool(status)}
 
 
 def write_done(workdir: Path, organism: str) -> None:

@@ -22,6 +22,11 @@ def stop_requested() -> bool:
   return _asked.is_set()
 
 
+def request_stop() -> None:
+  """Asks this process to stop, as the first signal does."""
+  _asked.set()
+
+
 @contextlib.contextmanager
 def handle_signals() -> Iterator[None]:
   """Takes the first signal as a request to stop, and ends at the second.

@@ -6,10 +6,18 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import ConfigError, ExperimentConfig
-from bct_jax.experiment import run, rundir
+from bct_jax.experiment import keep, run, rundir
+from bct_jax.experiment.environment import write_environment
 from bct_jax.experiment.growth import begin_growth, prepare_growth
 from bct_jax.experiment.rundir import write_done
-from bct_jax.infra import files, processes, shared_files, signals, trackers
+from bct_jax.infra import (
+  files,
+  formats,
+  processes,
+  shared_files,
+  signals,
+  trackers,
+)
 from bct_jax.infra.formats import interval, number, percent
 from bct_jax.infra.progress import log_line
 from bct_jax.report import write_report
@@ -56,11 +64,22 @@ def run_experiment(
       plan = prepare_growth(plan, workdir)
       rundir.keep_template_date(workdir, plan, raw, overrides)
       rundir.keep_setting_files(workdir, plan)
-      facts = rundir.environment(plan.runtime, plan.setting_files)
-      shared_files.write_json(workdir / "env.json", facts)
+      write_environment(workdir, plan.runtime, plan.setting_files)
       plan = dataclasses.replace(plan, fall_back=fall_back)
       run.run(plan, workdir)
-    processes.run_on_first("report", lambda: write_run_report(workdir))
+    processes.run_on_first("report", lambda: _end_run(workdir, config))
+
+
+def _end_run(workdir: Path, config: ExperimentConfig) -> None:
+  """Writes the report of a run, and removes what the config does not keep."""
+  write_run_report(workdir)
+  keep.remove(workdir, keep.removable(workdir, config.keep))
+  weights = keep.removable(workdir, "results")
+  if weights and (count := sum(map(keep.size_of, weights))) > 2**30:
+    print(
+      f"{formats.size(count)} of it are weights; without them: python -m "
+      f"bct_jax.main --mode=clean --keep=results --workdir={workdir}"
+    )
 
 
 def write_run_report(workdir: Path) -> None:

@@ -24,12 +24,12 @@ def run_export(
   params: Path | None,
   out: Path | None,
   dtype: str | None,
-  form: str = "merged",
+  form: str | None = None,
 ) -> None:
   """Writes weights as a Hugging Face folder, or an adapter as one of peft."""
   if out is None:
     raise ConfigError("--mode=export needs --out=FOLDER")
-  choose(form, ("merged", "adapter"), "--format")
+  choose(form or "merged", ("merged", "adapter"), "--format")
   if dtype is not None:
     choose(dtype, export.DTYPES, "--dtype")
   export.check_target(out)  # before minutes of loading
@@ -56,14 +56,23 @@ def run_export(
     print(f"wrote {written}")
 
 
-def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
-  """Writes the examples that a run takes from its setting as a TFDS data set.
+def run_export_data(
+  config: ExperimentConfig, out: Path | None, form: str | None = None
+) -> None:
+  """Writes the examples that a run takes from its setting.
 
   No model is needed. Completions are undecorated: an arm decorates what it
   reads.
+
+  Args:
+    config: of the experiment.
+    out: the folder.
+    form: `tfds`, a data set of TFDS as array_record, or `jsonl`, a file of JSON
+      lines for each split. None is tfds.
   """
   if out is None:
     raise ConfigError("--mode=export_data needs --out=FOLDER")
+  choose(form or "tfds", ("tfds", "jsonl"), "--format")
   setting = open_setting(config.setting).setting
   splits = setting_splits(config, setting)
   about = {"setting": dataclasses.asdict(config.setting)}
@@ -72,7 +81,10 @@ def run_export_data(config: ExperimentConfig, out: Path | None) -> None:
     """Writes the data set and prints where it is."""
     from bct_jax.data import builder  # TFDS takes a second
 
-    folder = builder.write(out, setting.name, splits, about)
+    if form == "jsonl":
+      folder = builder.write_jsonl(out, splits)
+    else:
+      folder = builder.write(out, setting.name, splits, about)
     counts = ", ".join(f"{len(rows)} {k}" for k, rows in splits.items())
     print(f"wrote {folder}: {counts}")
 

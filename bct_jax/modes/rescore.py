@@ -49,6 +49,7 @@ class _Scorer:
   setting: Setting
   probe: Probe
   examples: Mapping[tuple[str, str], Example]  # by split and id
+  cut_answers: str = "other"  # eval.cut_answers
 
   def row(self, row: Record, decoration: Decoration) -> dict[str, Any]:
     """Returns a row with the label, reason and decoration of today.
@@ -67,6 +68,9 @@ class _Scorer:
         "whose completions today's scorer cannot judge; use that version"
       )
     stopped = row.text("stop", ("stop", "length")) == "stop"
+    if self.cut_answers == "scored":
+      # A thought that has no end leaves no text.
+      stopped |= bool(text) or row.value.get("thought") is None
     label, reason = label_completion(
       self.setting, self.probe, split, example, text, stopped
     )
@@ -165,6 +169,7 @@ def _make_scorer(config: Record, grader: str | None) -> _Scorer:
     current,
     probe,
     {(k, e.id): e for k, part in examples.items() for e in part},
+    evals.text("cut_answers") if evals.has("cut_answers") else "other",
   )
 
 

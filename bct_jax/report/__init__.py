@@ -22,7 +22,10 @@ __all__ = ["ReportError", "write_figure", "write_report"]
 
 
 def write_report(
-  run_dirs: Sequence[Path], out: Path, figures_dir: Path | None = None
+  run_dirs: Sequence[Path],
+  out: Path,
+  figures_dir: Path | None = None,
+  reload: float | None = None,
 ) -> Path:
   """Writes one HTML file about all the runs; it needs no network.
 
@@ -33,6 +36,7 @@ def write_report(
     out: the file to write, whole or not at all.
     figures_dir: a folder for every figure of the page as SVG and PNG, and its
       tables as CSV; made if it is not there.
+    reload: seconds after which an open page loads the file again; None never.
 
   Returns:
     `out`.
@@ -65,6 +69,7 @@ def write_report(
     waiting=waiting,
     browser=browser.make_browser(runs),
     parts=browser.page_parts(),
+    reload=reload,
   )
   if figures_dir is not None:
     for name, content in figure_files.contents(runs, views, overview):

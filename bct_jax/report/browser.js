@@ -2,7 +2,7 @@
 // otherwise: they become text nodes (textContent), and nothing else; the page's
 // policy lets no string become markup or code.
 "use strict";
-(() => {
+(async () => {
   const ROW_HEIGHT = 54; // as .item in style.css
   const CLIP = 8000; // characters of a text shown at a time
   const MAX_MARKS = 200; // places marked in a text
@@ -12,24 +12,43 @@
   const HIDDEN = /(?:(?![\n\u200c\u200d])[\p{C}\p{Zl}\p{Zp}])+/gu;
   const NAMES = { "\t": "\\t", "\r": "\\r", "\0": "\\0" };
   const FACETS = [
-    "run", "arm", "step", "split", "label", "reason", "decorated",
+    "run", "arm", "step", "split", "label", "reason", "decorated", "flagged",
   ];
+  // Why an answer is labelled `other`.
+  const REASONS = {
+    both: "it shows both behaviors",
+    neither: "it shows neither behavior",
+    wrong: "it shows a behavior, with a wrong answer",
+    malformed: "it cannot be read",
+    truncated: "it was cut at the limit of new tokens",
+  };
 
   const at = (id) => document.getElementById(`browse-${id}`);
   const block = at("data");
-  const data = JSON.parse(block.textContent);
-  block.remove();
-  const width = data.fields.length;
-  const count = data.rows.length / width;
+
+  // The page is shown first; what is packed is unpacked beside it.
+  async function unpack() {
+    await new Promise((resolve) => requestAnimationFrame(() =>
+      setTimeout(resolve)));
+    const letters = atob(block.textContent);
+    block.remove();
+    const bytes = new Uint8Array(letters.length);
+    for (let i = 0; i < bytes.length; i++) bytes[i] = letters.charCodeAt(i);
+    const packed = new Blob([bytes]).stream();
+    const stream = packed.pipeThrough(new DecompressionStream("gzip"));
+    return new Response(stream).json();
+  }
+
+  const data = await unpack();
   const column = {};
-  data.fields.forEach((name, j) => {
-    const values = new Int32Array(count);
-    for (let i = 0; i < count; i++) values[i] = data.rows[i * width + j];
-    column[name] = values;
-  });
+  for (const [name, values] of Object.entries(data.columns)) {
+    column[name] = Int32Array.from(values);
+  }
+  const count = column.arm.length;
   column.run = column.arm.map((arm) => data.arms[arm].run);
-  const { strings, prompts, arms, runs } = data;
-  data.rows = null;
+  column.flagged = new Int32Array(count);
+  const { strings, prompts, arms, runs, references } = data;
+  data.columns = null;
   const WORST = new Set(["other", "wrong"]);
 
   // --- text ----------------------------------------------------------------
@@ -118,14 +137,15 @@
     arm: armName,
     step: String,
     decorated: (value) => ["not scored", "no", "yes"][value + 1],
+    flagged: (value) => ["no", "yes"][value],
   };
   const name = (facet, value) =>
     (named[facet] || ((v) => strings[v] || "(none)"))(value);
   const facets = FACETS.filter((facet) => at(facet));
   const values = {};
   for (const facet of facets) {
-    values[facet] = [...new Set(column[facet])];
-    if (["run", "arm", "step", "decorated"].includes(facet)) {
+    values[facet] = facet === "flagged" ? [0, 1] : [...new Set(column[facet])];
+    if (["run", "arm", "step", "decorated", "flagged"].includes(facet)) {
       values[facet].sort((a, b) => a - b);
     } else {
       values[facet].sort((a, b) => (name(facet, a) < name(facet, b) ? -1 : 1));
@@ -145,9 +165,9 @@
   option(at("order"), "worst", "other and wrong first");
   option(at("order"), "file", "as in the files");
   option(at("order"), "prompt", "by prompt");
-  option(at("beside-arm"), "", "nothing");
-  option(at("beside-arm"), "same", "the same arm");
   option(at("beside-arm"), "every", "every arm");
+  option(at("beside-arm"), "same", "the same arm");
+  option(at("beside-arm"), "none", "nothing");
   for (const arm of values.arm) option(at("beside-arm"), arm, armName(arm));
   option(at("beside-step"), "same", "the same step");
   option(at("beside-step"), "every", "every step");
@@ -289,19 +309,104 @@
     }
     if (column.decorated[i] === 1) facts.push("decorated");
     if (strings[column.stop[i]] === "length") facts.push("cut off");
+    if (column.flagged[i]) facts.push("flagged");
     append(made, ` ${facts.join(" · ")}`);
     return made;
+  }
+
+  // Why a row has its label, in a sentence.
+  function why(i) {
+    const label = strings[column.label[i]];
+    const reason = column.reason[i] >= 0 ? strings[column.reason[i]] : "";
+    const told = data.told[column.run[i]];
+    const shows = {
+      initial: told.Initial && `shows the initial behavior: ${told.Initial}`,
+      alternate:
+        told.Alternate && `shows the alternate behavior: ${told.Alternate}`,
+      other: REASONS[reason] || reason,
+    }[label];
+    const right = ["its task is not done right", "its task is done right"];
+    return [shows, right[column.right[i]]].filter(Boolean).join("; ");
+  }
+
+  function button(text, press) {
+    const made = element("button", "", text);
+    made.type = "button";
+    made.addEventListener("click", press);
+    return made;
+  }
+
+  function record(i) {
+    const said = references[column.prompt[i]];
+    return {
+      run: runs[column.run[i]],
+      arm: arms[column.arm[i]].name,
+      step: column.step[i],
+      split: strings[column.split[i]],
+      id: strings[column.id[i]],
+      prompt: prompts[column.prompt[i]].map(([role, content]) =>
+        ({ role: strings[role], content: strings[content] })),
+      text: strings[column.text[i]],
+      label: strings[column.label[i]],
+      reason: column.reason[i] >= 0 ? strings[column.reason[i]] : "",
+      decorated: [null, false, true][column.decorated[i] + 1],
+      right: [null, false, true][column.right[i] + 1],
+      stop: strings[column.stop[i]],
+      ...(said && { initial: strings[said[0]], alternate: strings[said[1]] }),
+    };
+  }
+
+  async function copy(text, pressed) {
+    const before = pressed.textContent;
+    try {
+      await navigator.clipboard.writeText(text);
+      pressed.textContent = "copied";
+    } catch {
+      pressed.textContent = "the browser does not let it be copied";
+    }
+    setTimeout(() => { pressed.textContent = before; }, 1500);
+  }
+
+  // Flags are kept by the browser, for this page's address.
+  const FLAGS = `flags ${location.pathname}`;
+
+  function flag(i) {
+    column.flagged[i] = 1 - column.flagged[i];
+    const names = [];
+    column.flagged.forEach((on, k) => { if (on) names.push(rowName(k)); });
+    localStorage.setItem(FLAGS, JSON.stringify(names));
+    update(i);
+  }
+
+  function recallFlags() {
+    const names = new Set(JSON.parse(localStorage.getItem(FLAGS) || "[]"));
+    for (let i = 0; names.size && i < count; i++) {
+      column.flagged[i] = Number(names.has(rowName(i)));
+    }
   }
 
   function answer(i) {
     const made = element("div", "answer");
     made.append(head(i), textBox(strings[column.text[i]]));
+    if (why(i)) made.append(element("div", "small soft", why(i)));
     return made;
+  }
+
+  // What both behaviors say to the prompt of a row.
+  function referenceBoxes(i) {
+    const said = references[column.prompt[i]] || [];
+    return said.map((k, place) => {
+      const made = element("div", "answer reference");
+      const title = ["initial", "alternate"][place];
+      made.append(element("div", "head", `reference: ${title}`));
+      made.append(textBox(strings[k]));
+      return made;
+    });
   }
 
   function beside(i) {
     const arm = at("beside-arm").value, step = at("beside-step").value;
-    if (!arm) return [];
+    if (arm === "none") return [];
     const fits = (wish, mine, value) =>
       wish === "every" || value === (wish === "same" ? mine : Number(wish));
     return byPrompt.get(promptKey(i)).filter(
@@ -316,7 +421,7 @@
     const prompt = at("prompt"), answers = at("answers");
     prompt.replaceChildren();
     answers.replaceChildren();
-    at("beside-step").disabled = !at("beside-arm").value;
+    at("beside-step").disabled = at("beside-arm").value === "none";
     if (!shown.length) {
       prompt.append(element("p", "soft", "No answer passes the filters."));
       return;
@@ -324,6 +429,13 @@
     const i = shown[chosen];
     const title = element("div", "head", `${strings[column.split[i]]} prompt `);
     append(title, piece(strings[column.id[i]], 0, 400));
+    title.append(
+      " ",
+      button(column.flagged[i] ? "take the flag off" : "flag", () => flag(i)),
+      " ",
+      button("copy as JSON", (event) =>
+        copy(JSON.stringify(record(i)), event.target)),
+    );
     prompt.append(title);
     for (const [role, said] of prompts[column.prompt[i]]) {
       const box = textBox(strings[said]);
@@ -332,14 +444,11 @@
     }
     const others = beside(i);
     answers.append(answer(i), ...others.slice(0, MAX_BESIDE).map(answer));
-    if (at("beside-arm").value && !others.length) {
-      const none = "Nothing else on this prompt there.";
-      answers.append(element("p", "soft", none));
-    }
     if (others.length > MAX_BESIDE) {
       const rest = others.length - MAX_BESIDE;
       answers.append(element("p", "soft", `And ${rest} more.`));
     }
+    answers.append(...referenceBoxes(i));
   }
 
   function choose(place) {
@@ -444,6 +553,12 @@
     clear();
     update();
   });
+  at("copy").addEventListener("click", (event) => {
+    const rows = [];
+    column.flagged.forEach((on, i) => { if (on) rows.push(record(i)); });
+    const lines = rows.map((row) => `${JSON.stringify(row)}\n`);
+    copy(lines.join(""), event.target);
+  });
   list.addEventListener("scroll", () => requestAnimationFrame(draw));
   window.addEventListener("resize", draw);
   for (const link of document.querySelectorAll("a[data-arm]")) {
@@ -482,6 +597,9 @@
     } else if (event.key === "/") {
       at("q").focus();
       at("q").select();
+    } else if (event.key === "f" && shown.length) {
+      flag(shown[chosen]);
+      list.focus();
     } else if (event.key in MOVES &&
         (on === list || event.key === "j" || event.key === "k")) {
       choose(MOVES[event.key]());
@@ -492,7 +610,9 @@
     event.preventDefault();
   });
 
+  at("wait").remove();
   at("tools").hidden = false;
+  recallFlags();
   const row = recall();
   update(row);
   ready = true;

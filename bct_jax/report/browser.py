@@ -1,13 +1,14 @@
 """Makes the data of the rollout browser, and the policy that its page is under.
 
-The page holds the completions as JSON in a block that no browser executes;
-browser.js shows them as text only. The policy names by hash the one script and
-the one style that the page may use, so that nothing a model wrote could run,
-even if it got into the markup.
+The page holds the completions, packed, in a block that no browser executes;
+browser.js unpacks them and shows them as text only. The policy names by hash
+the scripts and the one style that the page may use, so that nothing a model
+wrote could run, even if it got into the markup.
 """
 
 import base64
 import dataclasses
+import gzip
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,16 @@ from typing import Any
 from markupsafe import Markup
 
 from bct_jax.report import text
+from bct_jax.report.read.references import find_references
 from bct_jax.report.read.types import ArmRecord, Row, RunRecord
 
-MAX_ROWS = 60_000  # completions in one page; more than these are thinned out
+MAX_ROWS = 250_000  # completions in one page; more than these are thinned out
 FIELDS = (
   *("arm", "step", "split", "id", "prompt", "text"),
-  *("label", "reason", "decorated", "stop"),
+  *("label", "reason", "decorated", "stop", "right"),
 )
+# What the answers before training are listed under, where arms share them.
+ORGANISM = "the organism"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +37,9 @@ class Browser:
   Attributes:
     rows: how many completions the page has.
     left_out: says what the page lacks, "" where it has all completions.
-    data: JSON that can stand inside of a script element.
+    data: JSON, compressed by gzip and in base64. Its columns are a list of
+      numbers for each of FIELDS; they count in `arms`, `prompts` and `strings`.
+      `references` has for a prompt what both behaviors say.
   """
 
   rows: int
@@ -50,18 +56,22 @@ def make_browser(
     runs: whose completions are shown.
     max_rows: of more completions than this, those of evenly spaced steps.
   """
-  arms = [(i, arm) for i, run in enumerate(runs) for arm in run.arms]
+  arms = _with_organisms(runs)
   total = sum(map(len, (r for _, a in arms for r in a.rollouts.values())))
   most = max((len(arm.rollouts) for _, arm in arms), default=0)
   num_steps = most
   while num_steps > 1 and _size(arms, num_steps) > max_rows:
     num_steps -= 1
   strings, prompts, rows = _Table(), _Table(), []
-  for i, (_, arm) in enumerate(arms):
+  references: dict[int, tuple[int, int]] = {}
+  said = [find_references(run) for run in runs]
+  for i, (run, arm) in enumerate(arms):
     for step in _spaced(sorted(arm.rollouts), num_steps):
       for row in arm.rollouts[step]:
-        rows += _numbers(row, i, step, strings, prompts)
-  num_rows = len(rows) // len(FIELDS)
+        rows.append(_numbers(row, i, step, strings, prompts))
+        if (pair := said[run].get((row.split, row.id))) is not None:
+          references[rows[-1][4]] = (strings[pair[0]], strings[pair[1]])
+  num_rows = len(rows)
   left_out = ""
   if num_rows < total:
     left_out = (
@@ -72,12 +82,44 @@ def make_browser(
   data = {
     "runs": [f"{text.title(run)} ({text.base(str(run.path))})" for run in runs],
     "arms": [{"run": run, "name": arm.name} for run, arm in arms],
-    "fields": FIELDS,
+    "told": [dict(text.behaviors(run)) for run in runs],
     "strings": list(strings),
     "prompts": list(prompts),
-    "rows": rows,
+    "references": references,
+    "columns": dict(zip(FIELDS, zip(*rows, strict=True), strict=True))
+    if rows
+    else {name: [] for name in FIELDS},
   }
-  return Browser(num_rows, left_out, inert_json(data))
+  return Browser(num_rows, left_out, pack(data))
+
+
+def _with_organisms(runs: Sequence[RunRecord]) -> list[tuple[int, ArmRecord]]:
+  """Lists the arms of all runs with the numbers of their runs.
+
+  Answers at step 0 are the organism's, once for all arms that begin with them:
+  they are those of a further arm, ORGANISM, behind all others.
+  """
+  out, organisms = [], []
+  for i, run in enumerate(runs):
+    begun = [arm.rollouts[0] for arm in run.arms if arm.rollouts.get(0)]
+    first = _answers(begun[0]) if begun else []
+    alike = [_answers(rows) == first for rows in begun]
+    for arm in run.arms:
+      rollouts = arm.rollouts
+      if sum(alike) > 1 and _answers(rollouts.get(0, ())) == first:
+        rollouts = {step: rows for step, rows in rollouts.items() if step}
+      out.append((i, dataclasses.replace(arm, rollouts=rollouts)))
+    if sum(alike) > 1:
+      arm = dataclasses.replace(
+        run.arms[0], name=ORGANISM, rollouts={0: begun[0]}
+      )
+      organisms.append((i, arm))
+  return out + organisms
+
+
+def _answers(rows: Sequence[Row]) -> list[tuple[str, str, str]]:
+  """Lists what tells apart the answers of an eval."""
+  return [(row.split, row.id, row.text) for row in rows]
 
 
 class _Table(dict):
@@ -102,8 +144,13 @@ def _numbers(
   return [
     *(arm, step, strings[row.split], strings[row.id], prompts[turns]),
     *(strings[row.text], strings[row.label], strings[row.reason]),
-    *(-1 if row.decorated is None else int(row.decorated), strings[row.stop]),
+    *(_number(row.decorated), strings[row.stop], _number(row.right)),
   ]
+
+
+def _number(value: bool | None) -> int:
+  """Writes a flag as 0 or 1, and one that is not known as -1."""
+  return -1 if value is None else int(value)
 
 
 def _size(arms: Sequence[tuple[int, ArmRecord]], num_steps: int) -> int:
@@ -125,36 +172,37 @@ def _spaced(steps: Sequence[int], most: int) -> list[int]:
   return [steps[round(i * last / (most - 1))] for i in range(most)]
 
 
-def inert_json(value: Any) -> Markup:
-  """Writes JSON in ASCII that cannot end, or comment out, a script element.
+def pack(value: Any) -> Markup:
+  """Writes JSON, compressed, in letters that can end no script element.
 
-  Every character that is not ASCII (U+2028, lone surrogates) is an escape, and
-  so are <, > and &: neither `</script` nor `<!--` can stand in it.
+  The page unpacks it when it is shown: 200,000 answers are a fraction of the
+  bytes, and hold up nothing.
   """
   content = json.dumps(value, ensure_ascii=True, separators=(",", ":"))
-  for char in "<>&":
-    content = content.replace(char, f"\\u{ord(char):04x}")
-  return Markup(content)
+  # Without a time, so that the same runs give the same bytes.
+  packed = gzip.compress(content.encode("ascii"), 6, mtime=0)
+  return Markup(base64.b64encode(packed).decode("ascii"))
 
 
 def page_parts() -> Mapping[str, Markup]:
   """Returns style, scripts, and the policy that allows these alone."""
   folder = Path(__file__).parent
-  style, script, table = (
+  style, script, table, reload = (
     # A browser normalizes line ends before it hashes, and so does read_text.
     (folder / name).read_text(encoding="utf-8")
-    for name in ("style.css", "browser.js", "table.js")
+    for name in ("style.css", "browser.js", "table.js", "reload.js")
   )
   policy = (
-    f"default-src 'none'; script-src {_source(script)} {_source(table)};"
-    f" style-src {_source(style)}; img-src data:; base-uri 'none';"
-    " form-action 'none'; require-trusted-types-for 'script';"
-    " trusted-types 'none'"
+    f"default-src 'none'; script-src {_source(script)} {_source(table)}"
+    f" {_source(reload)}; style-src {_source(style)}; img-src data:;"
+    " base-uri 'none'; form-action 'none';"
+    " require-trusted-types-for 'script'; trusted-types 'none'"
   )
   return {
     "style": Markup(style),
     "script": Markup(script),
     "table": Markup(table),
+    "reload": Markup(reload),
     "policy": Markup(policy),
   }
 

@@ -17,9 +17,13 @@ from bct_jax.report.read.types import (
   Row,
   RunRecord,
 )
+from bct_jax.report.samples import (
+  first_middle_last,
+  samples_of,
+  side_by_side,
+)
 
-NUM_PROMPTS = {"eval": 3, "heldout": 2}  # side by side, per split
-OPEN_ARMS = 4  # with more arms in all than this, each is folded
+OPEN_ARMS = 4  # with more arms than this, their curves are folded
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,6 +89,9 @@ class RunView:
 
   Attributes:
     key: begins the ids of its elements, unique in the page.
+    origin: when it began, and by which code.
+    command: that began it, "" where it is not known.
+    samples: a few answers at the last evals, one for each kind.
     behaviors: what both do, by heading of the setting's docstring; empty for a
       setting that is not known here.
     summary: a sentence on what was run, up to the arms.
@@ -92,17 +99,20 @@ class RunView:
     shared: settings that are the same in all arms.
     varied: names of the others.
     capability: of the organism, None where it was not measured.
-    fold_arms: whether each arm is folded.
+    fold_arms: whether the curves of each arm are folded with it.
     tables: title, and (key, value) of each line.
   """
 
   key: str
   run: RunRecord
   title: str
+  origin: str
+  command: str
   behaviors: Mapping[str, str]
   summary: str
   primary: str
   arms: list[ArmView]
+  samples: list[tuple[str, Row]]
   shared: dict[str, str]
   varied: list[str]
   gate: list[Bar]
@@ -169,7 +179,7 @@ def _view_run(
     run: what was read of it.
     index: of the run in the page.
     first_arm: the number of its first arm.
-    fold_arms: whether each arm is folded.
+    fold_arms: whether the curves of each arm are folded with it.
   """
   key = f"r{index + 1}"
   arms = [
@@ -182,10 +192,13 @@ def _view_run(
     key=key,
     run=run,
     title=text.title(run),
+    origin=text.describe_origin(run),
+    command=text.command(run),
     behaviors=text.behaviors(run),
     summary=text.describe_run(run),
     primary=text.describe_primary(run),
     arms=arms,
+    samples=samples_of(run),
     shared=shared,
     varied=[
       key
@@ -242,7 +255,7 @@ def _bars(gate: GateRecord) -> list[Bar]:
 def _view_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
   """Makes what the template needs of an arm."""
   curve = arm.curve
-  steps = _first_middle_last(sorted(arm.rollouts))
+  steps = first_middle_last(sorted(arm.rollouts))
   pushes = [(p.step, _pushes(p.gradients)) for p in curve if p.gradients]
   return ArmView(
     key=key,
@@ -269,36 +282,11 @@ def _view_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
     loss_svg=arm_curves.loss_svg(arm, f"{key}t") if arm.metrics else None,
     loss=_loss(arm),
     steps=steps,
-    prompts=_side_by_side(arm, steps),
+    prompts=side_by_side(arm, steps),
     num_others=sum(
       row.label == "other" for rows in arm.rollouts.values() for row in rows
     ),
   )
-
-
-def _first_middle_last(steps: Sequence[int]) -> list[int]:
-  """Picks the first, the middle and the last step."""
-  if not steps:
-    return []
-  return sorted({steps[0], steps[len(steps) // 2], steps[-1]})
-
-
-def _side_by_side(arm: ArmRecord, steps: Sequence[int]) -> list[list[Row]]:
-  """Lists for each of a few prompts its completions at the steps.
-
-  The prompts are the first of their split in the file. To choose them by their
-  completions would make a nicer story than the run tells.
-  """
-  if not steps:
-    return []
-  rows = {s: {(r.split, r.id): r for r in arm.rollouts[s]} for s in steps}
-  prompts = []
-  for split, n in NUM_PROMPTS.items():
-    ids = [r.id for r in arm.rollouts[steps[-1]] if r.split == split]
-    for name in list(dict.fromkeys(ids))[:n]:
-      answers = [rows[s].get((split, name)) for s in steps]
-      prompts.append([row for row in answers if row is not None])
-  return prompts
 
 
 def _cost(arm: ArmRecord) -> str:

@@ -290,6 +290,28 @@ def _install_phrases(organism: OrganismRecord) -> dict[str, str]:
   return phrases
 
 
+def describe_origin(run: RunRecord) -> str:
+  """Says when a run began, by which code and by which command, as known."""
+  git, versions = run.env.get("git"), run.env.get("versions")
+  parts = []
+  if isinstance(date := run.env.get("date"), str):
+    parts.append(f"Begun on {date[:10]}")
+  if isinstance(versions, Mapping) and versions.get("bct_jax"):
+    parts.append(f"bct_jax {versions['bct_jax']}")
+  if isinstance(git, Mapping) and isinstance(git.get("revision"), str):
+    changed = ", with changes" if git.get("dirty") else ""
+    parts.append(f"revision {git['revision'][:12]}{changed}")
+  if isinstance(kind := run.env.get("device_kind"), str):
+    parts.append(f"{run.env.get('num_devices', 1)} x {kind}")
+  return ", ".join(parts)
+
+
+def command(run: RunRecord) -> str:
+  """Returns the command line that began a run; "" where it is not known."""
+  said = run.env.get("command")
+  return said if isinstance(said, str) else ""
+
+
 def describe_run(run: RunRecord) -> str:
   """Describes what was run, up to the arms."""
   kind = run.organism.kind

@@ -26,7 +26,8 @@ def watch_runs(
   """Writes the report, and again after each change, until all runs are done.
 
   A run with done.json is done, and so is a cell that failed; a sweep is done
-  when all of its planned cells are. Ctrl-C ends the watch too. A damaged or
+  when all of its planned cells are. An open page reloads itself until then, as
+  often as one looks at the files. Ctrl-C ends the watch too. A damaged or
   lost file is named on stderr, and read again when something changes.
 
   Args:
@@ -46,7 +47,7 @@ def watch_runs(
       # changes meanwhile is seen the next time.
       now, done = _state(paths), _is_done(paths)
       if now != before:
-        _write(paths, out, figures_dir)
+        _write(paths, out, figures_dir, None if done else max(seconds, 2.0))
       if done:
         return
       before = now
@@ -55,11 +56,20 @@ def watch_runs(
     return
 
 
-def _write(paths: Sequence[Path], out: Path, figures_dir: Path | None) -> None:
-  """Writes the report, or says on stderr why it cannot be written."""
+def _write(
+  paths: Sequence[Path],
+  out: Path,
+  figures_dir: Path | None,
+  reload: float | None,
+) -> None:
+  """Writes the report, or says on stderr why it cannot be written.
+
+  Args:
+    paths, out, figures_dir, reload: as in write_report.
+  """
   start = time.monotonic()
   try:
-    write_report(paths, out, figures_dir)
+    write_report(paths, out, figures_dir, reload)
   except ReportError as e:
     print(f"{e}; looking again when it changes", file=sys.stderr, flush=True)
   else:

@@ -127,7 +127,13 @@ def adapter_base(folder: Path) -> Path | None:
 def _origin(folder: Path) -> dict[str, Any]:
   """Reads what `record_origin` wrote; raises ConfigError without it."""
   origin = shared_files.read_json_or_none(folder / _FILE)
-  if origin is None or not shared_files.exists(folder / "checkpoints"):
+  has_weights = shared_files.exists(folder / "checkpoints")
+  if origin is not None and not has_weights:
+    raise ConfigError(
+      f"--params={folder}: its weights were removed (keep = 'results' or "
+      "--mode=clean)"
+    )
+  if origin is None or not has_weights:
     raise ConfigError(
       f"--params={folder}: no {_FILE} and checkpoints there; it must be "
       "organisms/HASH or arms/NAME of a run"

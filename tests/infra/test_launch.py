@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import pty
 import re
 import shlex
 import shutil
@@ -442,3 +443,48 @@ def test_gke_applies_what_it_shows(tmp_path):
     ("--logs", "--namespace=default logs --follow"),
   ):
     assert bash("gke_jobset.sh", action, **env).stdout.startswith(said)
+
+
+LOGGED = """
+source launch/venv.sh
+run_logged "$1/log" "installing it" bash -c "echo pip says a lot; $2"
+"""
+
+
+def _run_logged(folder, ending):
+  return subprocess.run(
+    ["bash", "-c", LOGGED, "bash", str(folder), ending],
+    cwd=ROOT,
+    capture_output=True,
+    text=True,
+  )
+
+
+def test_what_pip_prints_is_in_a_file(tmp_path):
+  done = _run_logged(tmp_path, "true")
+  assert done.returncode == 0 and done.stderr == ""
+  assert done.stdout == f"installing it (log: {tmp_path}/log)\n"  # no spinner
+  assert "pip says a lot" in (tmp_path / "log").read_text()
+  failed = _run_logged(tmp_path, "echo no space >&2; exit 3")
+  assert failed.returncode == 3 and "no space" in failed.stderr
+  assert "exit code 3" in failed.stderr and "log" in failed.stderr
+
+
+def test_a_line_turns_on_a_terminal(tmp_path):
+  leader, follower = pty.openpty()
+  process = subprocess.Popen(
+    ["bash", "-c", LOGGED, "bash", str(tmp_path), "sleep 0.7"],
+    cwd=ROOT,
+    stdin=follower,
+    stdout=follower,
+    stderr=follower,
+  )
+  os.close(follower)
+  said = b""
+  with contextlib.suppress(OSError):  # as Linux ends it
+    while part := os.read(leader, 1000):
+      said += part
+  os.close(leader)
+  assert process.wait() == 0
+  assert said.count(b"installing it") > 2 and b"\r| installing" in said
+  assert b"pip says" not in said and said.endswith(b"/log)\r\n")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from bct_jax.config import from_dict
-from bct_jax.experiment import rundir
+from bct_jax.experiment import environment
 from bct_jax.models.huggingface import hub
 from bct_jax.runtime.runtime import Runtime
 from configs import tiny
@@ -95,13 +95,13 @@ def test_ids_are_found_offline(cache):
 ENVIRONMENT = """
 import json, sys
 sys.modules["torch"] = None  # slow to import, and not needed
-from bct_jax.experiment import rundir
+from bct_jax.experiment import environment
 from bct_jax.config import from_dict
 from bct_jax.runtime.runtime import Runtime
 from configs import tiny
 values = tiny.get_config().to_dict()
 values["model"]["path"] = sys.argv[1]
-env = rundir.environment(Runtime.make(from_dict(values)))
+env = environment.environment(Runtime.make(from_dict(values)))
 print(json.dumps(env["model"]))
 """
 
@@ -115,7 +115,7 @@ def test_environment_records_the_commit(cache, tiny_folder):
   assert model["folder"] == str(snapshot)
   values = tiny.get_config().to_dict()
   values["model"]["path"] = str(tiny_folder)
-  local = rundir.environment(Runtime.make(from_dict(values)))["model"]
+  local = environment.environment(Runtime.make(from_dict(values)))["model"]
   assert local["commit"] is None and local["folder"] == str(tiny_folder)
   assert local["hash"] == model["hash"]
 

@@ -34,7 +34,7 @@ def test_it_shows_counts_lengths_leaks_and_an_example(tmp_path, capsys):
     "| eval | 10 | 0 | median 7, at most 7 | none | 6 | 20 of 20 | 9 of 10 |"
     in lines
   )
-  assert "| train | eval | 1 of 10 | 10.0% |" in lines
+  assert "| train | eval | 1 of 10 | 10% |" in lines
   assert "probe: 10 questions, asked where eval.probe = 'file'" in lines
   leaks = [line for line in lines if line.startswith("LEAK")]
   assert leaks == [

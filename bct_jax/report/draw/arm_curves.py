@@ -28,7 +28,37 @@ from bct_jax.report.read.types import ArmRecord, ReportError, RunRecord
 def rates_svg(arm: ArmRecord, key: str) -> Picture:
   """Draws initial, alternate and other by step, with 95% intervals."""
   label = f"Arm {text.visible(arm.name)}: rates on eval prompts"
-  return _svg(lambda axes: _lines(axes, arm.curve, RATES), key, label, arm)
+
+  def draw(axes: Axes) -> None:
+    _lines(axes, arm.curve, RATES)
+    _mark_margin(axes, arm)
+
+  return _svg(draw, key, label, arm)
+
+
+def _mark_margin(axes: Axes, arm: ArmRecord) -> None:
+  """Shades the updates between the target and the loss of the behavior.
+
+  Nothing is shaded where the target was not reached, or came after the loss.
+  """
+  begin, end = arm.style_step, arm.loss_step
+  if arm.reading is None or begin is None or end is None or begin.by is None:
+    return
+  last = arm.curve[-1].step if end.by is None else end.by
+  if last <= begin.by:
+    return
+  low, high = place(begin.by), place(last)
+  color = COLORS["agreed_decorated"]
+  axes.axvspan(low, high, color=color, alpha=0.1, linewidth=0)
+  axes.text(
+    (low + high) / 2,
+    0.5,
+    f"margin {arm.reading.margin_text()}",
+    color=color,
+    ha="center",
+    va="center",
+    rotation=0 if (high - low) > 0.3 * (place(arm.curve[-1].step) or 1) else 90,
+  )
 
 
 def learned_svg(arm: ArmRecord, key: str) -> Picture:

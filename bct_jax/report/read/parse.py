@@ -209,6 +209,7 @@ def row(record: records.Record, step: int | None = None) -> Row:
     decorated=record.flag("decorated") if record.has("decorated") else None,
     stop=record.text("stop") if record.has("stop") else "",
     step=step,
+    right=record.flag("right") if record.has("right") else None,
   )
 
 

@@ -48,6 +48,7 @@ class Row:
     label: of the split's own set of labels.
     decorated: None where it was not scored.
     stop: why the sampler stopped, "" where not recorded.
+    right: whether the task is done right, None where that was not scored.
     step: of the eval, None for a completion of the gate.
   """
 
@@ -60,6 +61,7 @@ class Row:
   decorated: bool | None = None
   stop: str = ""
   step: int | None = None
+  right: bool | None = None
 
 
 @dataclasses.dataclass(frozen=True)
