@@ -216,7 +216,7 @@ def _rows(
     plan.probe,
     plan.config.sampling.stop,
     number,
-    Thoughts.make(plan.config.eval, plan.config.sampling, plan.setting),
+    _thoughts(plan),
     plan.config.eval.cut_answers,
   )
   if weights is not None:
