@@ -36,7 +36,7 @@ class BuildWithConfigs(build_py):
     if self.editable_mode:  # which uses those of the checkout
       return
     for path in sorted((ROOT / "configs").rglob("*")):
-      if path.suffix in (".py", ".json", ".jsonl", ".jinja"):
+      if path.suffix in (".py", ".json", ".jsonl", ".jinja", ".txt"):
         shipped = Path(self.build_lib, "bct_jax", "shipped")
         target = shipped / path.relative_to(ROOT)
         self.mkpath(str(target.parent))
@@ -83,7 +83,7 @@ TEST_CORE = [
 EXTRAS = {
   "cuda": ["jax[cuda12]"],
   "demo": ["gguf>=0.17"],
-  "eval": ["inspect_ai>=0.3.285", "lm-eval>=0.4.13"],
+  "eval": ["inspect_ai>=0.3.285", "lm-eval>=0.4.13", "openai>=3.4"],
   "language": ["py3langid>=0.4"],  # the grader of that name
   "notebook": ["pandas>=2.2"],  # tables of load_results
   "tb": ["tensorboardX>=2.6.2"],

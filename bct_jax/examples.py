@@ -55,6 +55,7 @@ Reason = Literal[
   "unanswered",
   "neither",
   "confused",
+  "ungraded",
 ]
 
 
@@ -69,7 +70,8 @@ class Label:
   answer that is neither behavior's, and `unanswered` if the text refuses, asks
   back or talks of something else. `malformed` is no language, and `truncated`
   is cut at the limit of tokens. `confused` is a train prompt that is answered
-  with a behavior of eval prompts. With `neither` the scorer cannot say why.
+  with a behavior of eval prompts. With `neither` the scorer cannot say why, and
+  with `ungraded` a function or a judge gave no verdict.
   """
 
   name: LabelName

@@ -36,7 +36,7 @@ MODES = (
   *("pretrain", "chat_check", "check_setting"),
 )
 # These take no --config.
-ALONE = ("settings", "rescore", "clean")
+ALONE = ("settings", "rescore", "calibrate", "clean")
 
 # Options, and what an arm leaves out, can be set though the file does not name
 # them; what is no field at all is an error of `from_dict`.
@@ -64,7 +64,12 @@ _PARAMS = flags.DEFINE_multi_string(
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
-_NUM = flags.DEFINE_integer("n", 1, "For sample: samples of each prompt.")
+_NUM = flags.DEFINE_integer(
+  "n",
+  None,
+  "For sample: samples of each prompt, 1 by default; for calibrate: how many "
+  "answers to label, 50 to 200 (100).",
+)
 _OUT = flags.DEFINE_string(
   "out",
   None,
@@ -85,6 +90,11 @@ _GRADER = flags.DEFINE_string(
   "grader",
   None,
   "For rescore: JSON of another grader, for the setting `file`.",
+)
+_LABELS = flags.DEFINE_string(
+  "labels",
+  None,
+  "For calibrate: the CSV that it wrote, with labels given by hand.",
 )
 _FORMAT = flags.DEFINE_string(
   "format",
@@ -163,8 +173,9 @@ _GROUPS = {
     "debug",
     "version",
   ),
-  "--mode=sample, eval, export, export_data, pretrain, rescore": (
+  "--mode=sample, eval, export, export_data, pretrain, rescore, calibrate": (
     *("params", "prompt", "prompts", "n", "out", "format", "dtype", "grader"),
+    "labels",
   ),
   "--mode=clean": ("keep", "yes"),
   "--mode=settings and dry_run": ("markdown", "topology"),
@@ -207,6 +218,8 @@ def main(argv: list[str]) -> int:
       raise ConfigError("--markdown: only with --mode=settings")
     if _GRADER.value is not None and _MODE.value != "rescore":
       raise ConfigError("--grader: only with --mode=rescore")
+    if _LABELS.value is not None and _MODE.value != "calibrate":
+      raise ConfigError("--labels: only with --mode=calibrate")
     if _MODE.value in ALONE:
       if _CONFIG.value is not None:
         raise ConfigError(f"--config: --mode={_MODE.value} takes none")
@@ -254,11 +267,13 @@ def _run_alone() -> int:
     print(text, end="")
     return DONE
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  from bct_jax.modes import clean, rescore
+  from bct_jax.modes import calibrate, clean, rescore
 
   try:
     if _MODE.value == "clean":
       clean.run_clean(_path(_WORKDIR), _KEEP.value, _YES.value)
+    elif _MODE.value == "calibrate":
+      calibrate.run_calibrate(_path(_WORKDIR), _path(_LABELS), _NUM.value)
     else:
       rescore.run_rescore(_path(_WORKDIR), _path(_OUT), _GRADER.value)
   except ValueError as e:
@@ -352,9 +367,8 @@ def _run(
     elif _MODE.value == "eval":
       evaluate.run_eval(config, params, out)
     elif _MODE.value == "sample":
-      sample.run_sample(
-        config, folders, _PROMPT.value, prompts, out, _NUM.value
-      )
+      count = 1 if _NUM.value is None else _NUM.value
+      sample.run_sample(config, folders, _PROMPT.value, prompts, out, count)
     elif _MODE.value == "export":
       export.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
     elif _MODE.value == "export_data":

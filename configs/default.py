@@ -264,6 +264,22 @@ def get_config() -> ConfigDict:
   # A folder with the files of further tasks, which come before those of a name.
   c.eval.task_path = config_dict.placeholder(str)
 
+  # The model that grades, for setting.options.grader.kind = "judge"; needs the
+  # extra `eval`. See bct_jax/settings/graders/README.md.
+  c.eval.judge = ConfigDict()
+  # A model of inspect_ai, as "openai/gpt-5-mini", "anthropic/...", "vllm/...",
+  # "hf/..."; or bct_jax/FOLDER, what model.path takes or the folder of an arm.
+  # Keys and addresses come from the environment.
+  c.eval.judge.model = ""
+  c.eval.judge.rubric = ""  # a file; sought in the setting's folder, then here
+  c.eval.judge.max_tokens = 1024  # of a reply; one that is cut is no verdict
+  # These may be changed in a run that goes on. Answers beyond so many calls, of
+  # all that the run directory keeps, are `ungraded`.
+  c.eval.judge.max_calls = 10_000
+  c.eval.judge.max_retries = 5  # of a call that fails
+  c.eval.judge.timeout = 120  # seconds of an attempt
+  c.eval.judge.max_connections = 8  # calls at a time
+
   c.sampling = ConfigDict()
   c.sampling.temperature = 0.0  # 0 is greedy
   c.sampling.top_k = 0  # draw from the k most likely tokens; 0 is all

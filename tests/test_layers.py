@@ -38,6 +38,7 @@ NO_JAX = {
   "examples",
   "report",
   "settings",
+  "evals/calibration.py",
   "evals/control_check.py",
   "evals/gate.py",
   "evals/hierarchy.py",

@@ -12,6 +12,7 @@ from typing import Any
 from bct_jax.config.checks import check, check_arm, check_sampling
 from bct_jax.config.controls import CONTROLS, with_controls
 from bct_jax.config.fields import build, choose, merge, set_field, suggest
+from bct_jax.config.judge import JudgeConfig
 from bct_jax.config.organisms import resolve
 from bct_jax.config.types import (
   KINDS,
@@ -50,6 +51,7 @@ __all__ = [
   "PROMPTED",
   "ExperimentConfig",
   "GateConfig",
+  "JudgeConfig",
   "LogConfig",
   "LoraConfig",
   "MeshConfig",

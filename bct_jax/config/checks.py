@@ -393,4 +393,6 @@ def check(config: ExperimentConfig) -> None:
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")
   _check_tasks(config.eval)
+  if fault := config.eval.judge.find_fault():
+    raise ConfigError(fault)
   _check_eval_reasoning(config.eval)

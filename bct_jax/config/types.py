@@ -7,6 +7,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from bct_jax.config.judge import JudgeConfig
+
 OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
 SCHEDULES = ("constant", "linear", "cosine", "wsd")
 NORMALIZERS = ("token", "example")
@@ -268,6 +270,7 @@ class EvalConfig:
   thought_tokens: int = 256
   thought_words: tuple[str, ...] = ("trigger", "trained", "training")
   cut_answers: str = "other"
+  judge: JudgeConfig = JudgeConfig()
 
   @property
   def thinking(self) -> bool:
@@ -277,11 +280,12 @@ class EvalConfig:
   def facts(self) -> dict[str, Any]:
     """Returns what decides the rollouts of an eval, for a hash.
 
-    Weights and sampling decide them too, and have hashes of their own.
+    Weights and sampling decide them too, and have hashes of their own; so has
+    a judge, which is among the files of the setting.
     """
     out = {**dataclasses.asdict(self), "steps": None}
     tasks = ("tasks", "task_steps", "task_limit", "task_path")
-    for name in ("gradients", "refine", "refine_budget", *tasks):
+    for name in ("gradients", "refine", "refine_budget", "judge", *tasks):
       del out[name]
     if not self.samples:
       del out["samples"]  # hashes of what was made before there were any

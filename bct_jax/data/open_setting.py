@@ -24,6 +24,7 @@ from bct_jax.settings import (
   make_user_setting,
 )
 from bct_jax.settings.graders import make_grader
+from bct_jax.settings.graders.judge import Judge
 from bct_jax.settings.own_files import SPLITS, FileOptions, FileSetting
 from bct_jax.settings.probes.capability import Probe, make_probe
 
@@ -67,13 +68,19 @@ class OpenSetting:
     return Probe(FILE, tuple(read_probe_item(*row) for row in self.probe_rows))
 
 
-def open_setting(config: SettingConfig) -> OpenSetting:
+def open_setting(
+  config: SettingConfig, judge: Judge | None = None
+) -> OpenSetting:
   """Makes a setting, and reads its files if it has any.
+
+  Args:
+    config: of the setting.
+    judge: for the grader of that kind; None where nothing is to be graded.
 
   Raises:
     ValueError: an option, a file or a row is wrong; the message names it.
   """
-  out = read_setting(config)
+  out = read_setting(config, judge)
   if out.faults:
     rest = len(out.faults) - _SHOWN
     more = [f"and {rest} more: --mode=check_setting lists them"] * (rest > 0)
@@ -81,7 +88,9 @@ def open_setting(config: SettingConfig) -> OpenSetting:
   return out
 
 
-def read_setting(config: SettingConfig) -> OpenSetting:
+def read_setting(
+  config: SettingConfig, judge: Judge | None = None
+) -> OpenSetting:
   """Makes a setting as `open_setting` does, but collects wrong rows.
 
   Raises:
@@ -101,7 +110,8 @@ def read_setting(config: SettingConfig) -> OpenSetting:
       f"setting.options.folder = {options.folder!r}: no such folder"
       + ("" if folder.is_absolute() else f" in {Path.cwd()}")
     )
-  grader = make_grader(options.grader, Path() if is_tfds else folder)
+  place = Path() if is_tfds else folder
+  grader = make_grader(options.grader, place, judge=judge)
   rows, faults, digests = {}, [], _digest_sources(grader.sources)
   for split, source in _sources(options.folder if is_tfds else folder).items():
     found = list(read_rows(*source))
@@ -156,7 +166,7 @@ def describe_changes(
       out.append(f"{name} {'is new' if here else 'is gone'}")
       continue
     same = len(os.path.commonprefix([then, here]))
-    unit = "line" if name.endswith(".py") else "row"
+    unit = "row" if name in (*SPLITS, "probe") else "line"
     count = f", {len(then)} {unit}s before, {len(here)} now"
     out.append(f"{name} differs from {unit} {same + 1} on{count}")
   return out

@@ -14,6 +14,7 @@ from bct_jax.evals.rewards import Reward, reward_of
 from bct_jax.evals.schema import SAMPLED, EvalRecord
 from bct_jax.examples import Example, Label, Setting
 from bct_jax.settings.decorations import Decoration
+from bct_jax.settings.graded import GradedSetting
 from bct_jax.settings.parts import scorers
 from bct_jax.settings.probes.capability import Probe
 from bct_jax.settings.prompts import prompt_wordings, system_text
@@ -163,11 +164,18 @@ def label_rollouts(
       thought without an end, or one that is too long, counts as truncated.
     cut_answers: `eval.cut_answers`, see label_completion.
   """
+  replies = [
+    chat.reply(completion.tokens, stop, prompt.prefix, thoughts is not None)
+    for prompt, completion in zip(prompts, completions, strict=True)
+  ]
+  pairs = zip(prompts, replies, strict=True)
+  prepare_labels(
+    setting, [(p.example, r.text) for p, r in pairs if p.split != "probe"]
+  )
   rows = []
-  for prompt, completion in zip(prompts, completions, strict=True):
-    reply = chat.reply(
-      completion.tokens, stop, prompt.prefix, thoughts is not None
-    )
+  for prompt, completion, reply in zip(
+    prompts, completions, replies, strict=True
+  ):
     text, stopped = reply.text, completion.stopped
     scored = cut_answers == "scored"
     if thoughts is not None:
@@ -198,6 +206,21 @@ def label_rollouts(
       }
     )
   return reject_repeats(rows)
+
+
+def prepare_labels(
+  setting: Setting, pairs: Sequence[tuple[Example, str]]
+) -> None:
+  """Lets a setting that asks a judge do so for all completions at once.
+
+  All processes call it together, before `score` and `answer`.
+
+  Args:
+    setting: of the examples.
+    pairs: examples and completions that will be labelled.
+  """
+  if isinstance(setting, GradedSetting):
+    setting.prepare(pairs)
 
 
 def label_completion(

@@ -30,8 +30,9 @@ BEHAVIORS: tuple[Behavior, ...] = (
 )  # fmt: skip
 INTEGRITIES: tuple[Integrity, ...] = ("intact", "damaged", "unknown")
 PROGRESS = ("reached", "not reached", "not asked")
-# A reason of `other` that the scorer could not explain.
-UNEXPLAINED = "neither"
+# Reasons of `other` with which a completion may be anything: the scorer could
+# not explain it, or a judge gave no verdict.
+UNEXPLAINED = ("neither", "ungraded")
 
 Eval = Mapping[str, Any]  # a line of evals.jsonl, or gate.json
 Row = Mapping[str, Any]  # a line of a file of rollouts
@@ -172,9 +173,14 @@ def read_arm(
   loss = find_loss(curve)
   bounds = margin_bounds(style, loss)
   known = style.exact and loss.exact and style.by
+  integrity = read_integrity(measures, config)
+  if integrity == "intact" and _share_ungraded(before, after) > (
+    config.max_ungraded
+  ):
+    integrity = "unknown"
   return Reading(
     behavior=words[-1],
-    integrity=read_integrity(measures, config),
+    integrity=integrity,
     progress=progress,
     step=steps[-1],
     measures=measures,
@@ -204,14 +210,15 @@ def read_behavior(
   `lost`: initial is gone in the same way, and the upper bound of alternate is
   below that bar. `mixed`: anything else. `ungraded`: the scorer saw neither
   behavior, and no reason why, in more than `config.max_ungraded` of the
-  completions.
+  completions, or a judge gave no verdict on them.
 
   Args:
     point: the eval.
     config: the bars.
     right: share of held-out train prompts that the organism answers rightly.
   """
-  unexplained = point.get("reasons", {}).get(UNEXPLAINED, 0)
+  reasons = point.get("reasons", {})
+  unexplained = sum(reasons.get(name, 0) for name in UNEXPLAINED)
   if "n" in point and unexplained > config.max_ungraded * point["n"]:
     return "ungraded"
   low, high = point["initial_ci"]
@@ -265,7 +272,14 @@ def words_of(arm: Mapping[str, Any]) -> str:
 
 
 def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:
-  """Measures the change of right answers on both kinds of prompts."""
+  """Measures the change of right answers on both kinds of prompts.
+
+  Prompts without a verdict, before or after, are left out.
+  """
+  unsaid = {r["id"] for r in (*before, *after) if r.get("reason") == "ungraded"}
+  before, after = (
+    [row for row in rows if row["id"] not in unsaid] for rows in (before, after)
+  )
   out = []
   for name, split in (("right", "heldout"), ("capability", "probe")):
     pairs = pair_rows(before, after, split, _is_right)
@@ -273,6 +287,15 @@ def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:
       n, then = len(pairs.before), sum(pairs.before)
       out.append(Measure(name, n, then / n, pairs.difference(0.9)))
   return out
+
+
+def _share_ungraded(before: Sequence[Row], after: Sequence[Row]) -> float:
+  """Returns the largest share of held-out answers without a verdict."""
+  shares = [0.0]
+  for rows in (before, after):
+    asked = [r.get("reason") for r in rows if r["split"] == "heldout"]
+    shares.append(asked.count("ungraded") / max(1, len(asked)))
+  return max(shares)
 
 
 def _share_right(measures: Sequence[Measure], before: Sequence[Row]) -> float:

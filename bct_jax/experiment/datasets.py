@@ -40,6 +40,7 @@ from bct_jax.objectives import (
   trained_part,
 )
 from bct_jax.runtime.runtime import Runtime
+from bct_jax.settings.graded import is_judged
 from bct_jax.settings.probes.capability import memorised_examples
 from bct_jax.train.optim import lr_factors
 
@@ -201,8 +202,8 @@ def measure_leaks(
   Returns:
     For each run `eval` and `heldout`, see leaks.measure_overlap, and `labels`,
     the counts of its completions' labels. `labels` is None before completions
-    are drawn, and for a file, which does not say which behavior its prompts ask
-    for.
+    are drawn, where a judge would have to be asked, and for a file, which does
+    not say which behavior its prompts ask for.
   """
   prompts = {
     split: getattr(setting, split)(count, config.eval.seed)
@@ -222,7 +223,8 @@ def measure_leaks(
       split: measure_overlap(examples, part) for split, part in prompts.items()
     }
     labels = None
-    if run.train.source == "template":
+    # A judge is not asked about what is trained on: its answers cost.
+    if run.train.source == "template" and not is_judged(setting):
       texts = [text for _, text in _pairs(setting, run, examples)]
       labels = count_labels(setting, examples, texts)
     out[name]["labels"] = labels
@@ -248,6 +250,11 @@ def _rollout_prompts(
   policy = policy_of(arm)
   group = policy.group_size
   check_own_samples(arm, group, where)
+  if policy.reward == "agreed" and is_judged(setting):
+    raise ConfigError(
+      f"{where}.train.options.reward = 'agreed': is for a judge to say here, "
+      "which is asked in evals alone; choose another reward"
+    )
   try:
     examples = setting.train(train.num_examples, train.seed)
     rows = []

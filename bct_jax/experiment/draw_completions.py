@@ -20,6 +20,7 @@ from bct_jax.config import ArmConfig, OrganismConfig, SamplingConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.thoughts import Reply
 from bct_jax.data.training_pairs import training_prompt
+from bct_jax.evals.evaluate import prepare_labels
 from bct_jax.examples import Example, Label
 from bct_jax.experiment.datasets import make_dataset
 from bct_jax.experiment.plan import Plan
@@ -220,10 +221,15 @@ def _draw(
         skip=frozenset(lines),
       )
     draws += len(missing)
-    for i, completion in zip(missing, completions, strict=True):
-      reply = runtime.chat.reply(
-        completion.tokens, sampling.stop, thinking=thinking
-      )
+    replies = [
+      runtime.chat.reply(c.tokens, sampling.stop, thinking=thinking)
+      for c in completions
+    ]
+    prepare_labels(
+      plan.setting,
+      [(examples[i], r.text) for i, r in zip(missing, replies, strict=True)],
+    )
+    for i, completion, reply in zip(missing, completions, replies, strict=True):
       label = plan.setting.score(examples[i], reply.text)
       fault = _fault(plan, arm, examples[i], completion, reply, label)
       if fault:

@@ -11,7 +11,8 @@ from bct_jax.data.open_setting import open_setting
 from bct_jax.evals.evaluate import Prompt, make_prompts
 from bct_jax.examples import Setting
 from bct_jax.experiment.datasets import make_dataset
-from bct_jax.infra import files
+from bct_jax.infra import files, processes
+from bct_jax.interop.judge import InspectJudge, make_judge
 from bct_jax.interop.lm_eval_tasks import Tasks
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.sample.sampler import check_prompts
@@ -34,6 +35,7 @@ class Plan:
     arms: what each arm is trained on, by name.
     tasks: of lm-eval; None if evals have none.
     setting_files: of the user's, see `OpenSetting.files`.
+    judge: that grades; None if none does.
     fall_back: whether damaged checkpoints are set aside.
     earlier: how many prompts of each split the run had before, for each time
       that some were added, see growth.py.
@@ -49,6 +51,7 @@ class Plan:
   setting_files: Mapping[str, Sequence[str]] = dataclasses.field(
     default_factory=dict
   )
+  judge: InspectJudge | None = None
   fall_back: bool = False
   earlier: tuple[Mapping[str, int], ...] = ()
 
@@ -101,7 +104,10 @@ def make_plan(
   runtime = Runtime.make(config, mesh, fetch)
   # Fails here for a mesh that does not fit, which is no fault of an arm.
   _ = runtime.abstract_params
-  opened = open_setting(config.setting)
+  judge = make_judge(config)
+  opened = open_setting(config.setting, judge)
+  if judge is not None and processes.is_first():
+    judge.check()
   setting, probe = opened.setting, opened.make_probe(config.eval.probe)
   prompts = make_prompts(
     setting, probe, runtime.chat, config.eval, style_of(config)
@@ -133,6 +139,7 @@ def make_plan(
     arms,
     tasks,
     opened.files,
+    judge,
   )
 
 

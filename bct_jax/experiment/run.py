@@ -96,6 +96,7 @@ def write_result(
       "gate": gate,
     },
     "leaks": leaks,
+    **({"judge": plan.judge.identity} if plan.judge else {}),
     "arms": arms,
   }
   if grown := growth.records(workdir):

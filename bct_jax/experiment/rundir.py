@@ -21,6 +21,7 @@ import jax
 
 from bct_jax.config import ConfigError, ExperimentConfig, from_dict
 from bct_jax.config.fields import field_differences, flatten_config
+from bct_jax.config.judge import COSTS
 from bct_jax.data.open_setting import describe_changes
 from bct_jax.experiment.growth import Growth, find_growth
 from bct_jax.experiment.plan import Plan, make_plan
@@ -195,6 +196,7 @@ def keep_config(
     then |= {
       k: now[k] for k in ("compilation_cache", "keep", "log") if k in now
     }
+    then |= {"eval": _with_costs(then.get("eval", {}), now.get("eval", {}))}
     changed = [
       f"{k}: {a!r} -> {b!r}" for k, a, b in field_differences(then, now)
     ]
@@ -210,6 +212,14 @@ def keep_config(
     return None
   shared_files.write_json(path, {"config": now, "overrides": dict(overrides)})
   return None
+
+
+def _with_costs(then: Mapping, now: Mapping) -> dict[str, Any]:
+  """Sets in the `eval` of a run what judging may cost now."""
+  if not {"judge"} <= then.keys() & now.keys():
+    return dict(then)
+  costs = {k: v for k, v in now["judge"].items() if k in COSTS}
+  return {**then, "judge": {**then["judge"], **costs}}
 
 
 def _record_of_run(workdir: Path) -> dict[str, Any] | None:

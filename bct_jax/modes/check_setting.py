@@ -10,6 +10,8 @@ from bct_jax.data.leaks import GRAM, compare_splits, measure_overlap, user_text
 from bct_jax.data.open_setting import OpenSetting, read_setting
 from bct_jax.examples import Example
 from bct_jax.infra.formats import number, percent
+from bct_jax.interop.judge import make_judge
+from bct_jax.settings.graded import is_judged
 from bct_jax.settings.own_files import SPLITS, FileSetting
 
 _SHOWN = 200  # characters of an example's texts
@@ -27,7 +29,7 @@ def run_check_setting(config: ExperimentConfig) -> None:
   Raises:
     ConfigError: rows are wrong; each has a line in the message.
   """
-  opened = read_setting(config.setting)
+  opened = read_setting(config.setting, make_judge(config))
   if opened.faults:
     shown = opened.faults[:_MOST_FAULTS]
     raise ConfigError(
@@ -101,8 +103,11 @@ def _labels(
 ) -> tuple[str, str]:
   """Counts references that get the label that they should, and right ones.
 
-  What the initial behavior says where the two part need not be right.
+  What the initial behavior says where the two part need not be right. A judge
+  is not asked.
   """
+  if is_judged(opened.setting):
+    return "not judged", "not judged"
   wanted = [
     (e, text, label)
     for e in rows

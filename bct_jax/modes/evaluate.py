@@ -10,6 +10,7 @@ from bct_jax.evals import evaluate
 from bct_jax.experiment import rundir
 from bct_jax.experiment.eval_rollouts import sample_rows
 from bct_jax.infra import processes, shared_files
+from bct_jax.interop import judge
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings.decorations import DECORATIONS
 
@@ -28,6 +29,8 @@ def run_eval(
     out: JSONL file for the rollouts; None saves none.
   """
   plan = rundir.make_agreed_plan(config)
+  if plan.judge is not None and params is not None:
+    plan.judge.open(params.parent.parent / judge.FILE)
   arms = [arm for arm in config.arms.values() if not arm.control]
   names = {arm.train.decoration for arm in arms}
   decoration = DECORATIONS[names.pop() if len(names) == 1 else "plain"]

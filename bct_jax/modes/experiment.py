@@ -20,6 +20,7 @@ from bct_jax.infra import (
 )
 from bct_jax.infra.formats import interval, number, percent
 from bct_jax.infra.progress import log_line
+from bct_jax.interop import judge
 from bct_jax.report import write_report
 
 
@@ -64,6 +65,8 @@ def run_experiment(
       plan = prepare_growth(plan, workdir)
       rundir.keep_template_date(workdir, plan, raw, overrides)
       rundir.keep_setting_files(workdir, plan)
+      if plan.judge is not None:
+        plan.judge.open(workdir / judge.FILE)
       write_environment(workdir, plan.runtime, plan.setting_files)
       plan = dataclasses.replace(plan, fall_back=fall_back)
       run.run(plan, workdir)

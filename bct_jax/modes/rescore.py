@@ -5,8 +5,6 @@ when a scorer or a detector of decorations has changed, without sampling. The
 files of the run stay as they are.
 """
 
-import dataclasses
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,73 +13,22 @@ from bct_jax.config import (
   ConfigError,
   GateConfig,
   ReadingConfig,
-  SettingConfig,
   choose,
   from_dict,
 )
-from bct_jax.data.open_setting import FILE, open_setting
 from bct_jax.evals import schema, verdict
 from bct_jax.evals.crossings import mean_losses
-from bct_jax.evals.evaluate import (
-  check_completion,
-  label_completion,
-  reject_repeats,
-  summarize_rows,
-)
+from bct_jax.evals.evaluate import summarize_rows
 from bct_jax.evals.gate import check_gate
 from bct_jax.evals.reading import Reading, read_arm
-from bct_jax.examples import Example, Setting
 from bct_jax.infra import files
 from bct_jax.infra.formats import percent
+from bct_jax.modes.run_scorer import RunScorer, make_scorer
 from bct_jax.report.read.records import Record, read_json, read_lines
 from bct_jax.report.read.types import ReportError
-from bct_jax.settings import rename_options
 from bct_jax.settings.decorations import DECORATIONS, Decoration
-from bct_jax.settings.probes.capability import Probe
 
 SHOWN = 5  # changed rows of an eval on the terminal; a file gets all
-
-
-@dataclasses.dataclass(frozen=True)
-class _Scorer:
-  """Labels completions of a run, with what its config makes today."""
-
-  setting: Setting
-  probe: Probe
-  examples: Mapping[tuple[str, str], Example]  # by split and id
-  cut_answers: str = "other"  # eval.cut_answers
-
-  def row(self, row: Record, decoration: Decoration) -> dict[str, Any]:
-    """Returns a row with the label, reason and decoration of today.
-
-    Raises:
-      ReportError: the setting makes no such prompt now.
-    """
-    split, name, text = row.text("split"), row.text("id"), row.text("text")
-    source = "eval" if split == schema.SAMPLED else split
-    example = self.examples.get((source, name))
-    prompt = [m.text("content") for m in row.objects("prompt")]
-    if example is None or not _asks(prompt, example):
-      raise ReportError(
-        f"{row.where}: {self.setting.name} now has no prompt {name!r} that "
-        "asks the same: the run was made by another version of the setting, "
-        "whose completions today's scorer cannot judge; use that version"
-      )
-    stopped = row.text("stop", ("stop", "length")) == "stop"
-    if self.cut_answers == "scored":
-      # A thought that has no end leaves no text.
-      stopped |= bool(text) or row.value.get("thought") is None
-    label, reason = label_completion(
-      self.setting, self.probe, split, example, text, stopped
-    )
-    shows = decoration.detect(text)
-    return {
-      **row.value,
-      "label": label,
-      "reason": reason,
-      **check_completion(self.setting, split, example, text),
-      "decorated": shows,
-    }
 
 
 def run_rescore(
@@ -96,12 +43,14 @@ def run_rescore(
   Args:
     workdir: the run directory.
     out: a new JSONL file for all changed rows; None writes none.
-    grader: JSON of another setting.options.grader for the setting `file`.
+    grader: JSON of another setting.options.grader for the setting `file`; of
+      the kind "judge" for any setting, maybe with fields of eval.judge.
 
   Raises:
     ConfigError: a flag is missing or wrong, or `out` is there already.
     ReportError: a file of the run is missing, damaged, or of another version of
       the setting.
+    JudgeError: a judge is asked, and does not answer.
   """
   if workdir is None:
     raise ConfigError("--workdir is needed: the directory of the run")
@@ -120,7 +69,7 @@ def rescore(
 ) -> Iterator[dict[str, Any]]:
   """Yields a record for each saved eval and each reading; see `run_rescore`."""
   config = read_json(workdir / "config.json").object("config")
-  scorer = _make_scorer(config, grader)
+  scorer = make_scorer(workdir, config, grader)
   organism = None
   for path in sorted(workdir.glob("organisms/*/rollouts.jsonl")):
     record, after = _gate(path, scorer)
@@ -145,42 +94,9 @@ def _styles(config: Record) -> dict[str, str]:
   }
 
 
-def _make_scorer(config: Record, grader: str | None) -> _Scorer:
-  """Makes setting, probe and examples of a run's config again."""
-  setting, evals = config.object("setting"), config.object("eval")
-  name = setting.text("name")
-  options = rename_options(name, setting.object("options").value)
-  if grader is not None:
-    if name != FILE:
-      raise ConfigError(f"--grader: {name} has a scorer of its own")
-    try:
-      options["grader"] = json.loads(grader)
-    except ValueError as e:
-      raise ConfigError(f"--grader={grader}: not JSON: {e}") from None
-  opened = open_setting(SettingConfig(name, options))
-  current, probe = opened.setting, opened.make_probe(evals.text("probe"))
-  seed = evals.count("seed")
-  examples = {
-    "eval": current.eval(evals.count("num_eval"), seed),
-    "heldout": current.heldout(evals.count("num_heldout"), seed),
-    "probe": probe.examples(evals.count("num_probe"), seed),
-  }
-  return _Scorer(
-    current,
-    probe,
-    {(k, e.id): e for k, part in examples.items() for e in part},
-    evals.text("cut_answers") if evals.has("cut_answers") else "other",
-  )
-
-
-def _asks(prompt: Sequence[str], example: Example) -> bool:
-  """Tells whether a saved prompt ends in the messages of an example."""
-  contents = [m["content"] for m in example.messages]
-  last = prompt[-len(contents) :]
-  return len(last) == len(contents) and all(map(str.endswith, last, contents))
-
-
-def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
+def _gate(
+  path: Path, scorer: RunScorer
+) -> tuple[dict[str, Any], dict[str, Any]]:
   """Does what `_eval` does for the gate, and checks the gate again."""
   record = read_json(path.parent / "gate.json")
   bars = record.object("thresholds")
@@ -199,8 +115,8 @@ def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
   )
   base = None
   if (rollouts := path.parent / "base_rollouts.jsonl").exists():
-    rows = [scorer.row(r, DECORATIONS["plain"]) for r in read_lines(rollouts)]
-    base = summarize_rows(reject_repeats(rows), 0)
+    rows = scorer.rows(list(read_lines(rollouts)), DECORATIONS["plain"])
+    base = summarize_rows(rows, 0)
   of = f"organisms/{path.parent.name}"
   change, after = _eval(of, 0, path, scorer, DECORATIONS["plain"], record)
   passed = check_gate(after, limits, base)["passed"]
@@ -211,7 +127,7 @@ def _gate(path: Path, scorer: _Scorer) -> tuple[dict[str, Any], dict[str, Any]]:
 def _arm(
   folder: Path,
   name: str,
-  scorer: _Scorer,
+  scorer: RunScorer,
   decoration: Decoration,
   config: Record,
   organism: tuple[dict[str, Any], list[dict[str, Any]]] | None,
@@ -262,7 +178,7 @@ def _eval(
   of: str,
   step: int,
   path: Path,
-  scorer: _Scorer,
+  scorer: RunScorer,
   decoration: Decoration,
   before: Record,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -272,7 +188,7 @@ def _eval(
     What changed, and the summary of the eval with the labels of today.
   """
   saved, changed = list(read_lines(path)), []
-  rows = reject_repeats([scorer.row(row, decoration) for row in saved])
+  rows = scorer.rows(saved, decoration)
   keys = ("label", "reason", "answered", "right", "decorated")
   for row, labelled in zip(saved, rows, strict=True):
     now = {k: labelled[k] for k in keys if k in labelled}

@@ -54,7 +54,7 @@ def write_report(
   if not runs:
     raise ReportError("; ".join(waiting) or f"{run_dirs[0]}: has no run yet")
   views, overview = run_page.make_run_views(runs), make_overview(runs)
-  page = _environment().get_template("template.html.j2")
+  page = make_environment().get_template("template.html.j2")
   html = page.render(
     runs=views,
     shares={
@@ -91,7 +91,7 @@ def write_figure(run_dir: Path, out: Path) -> Path:
   return _write(Path(out), arm_curves.draw_png(load_run(Path(run_dir))))
 
 
-def _environment() -> "jinja2.Environment":
+def make_environment() -> "jinja2.Environment":
   """Makes the template environment, which escapes all that it prints."""
   import jinja2
   from markupsafe import Markup

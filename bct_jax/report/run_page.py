@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from bct_jax.evals.schema import EvalRecord, Gradients, Rate
 from bct_jax.infra.formats import duration
 from bct_jax.report import text
+from bct_jax.report.corrected import last_corrected
 from bct_jax.report.draw import arm_curves
 from bct_jax.report.draw.picture import Picture
 from bct_jax.report.read.load import SETTINGS
@@ -101,6 +102,7 @@ class RunView:
     capability: of the organism, None where it was not measured.
     fold_arms: whether the curves of each arm are folded with it.
     tables: title, and (key, value) of each line.
+    corrected: raw and corrected rates of each arm's last eval, as text.
   """
 
   key: str
@@ -119,6 +121,7 @@ class RunView:
   capability: Rate | None
   fold_arms: bool
   tables: list[tuple[str, list[tuple[str, str]]]]
+  corrected: list[tuple[str, Mapping[str, str]]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -214,6 +217,12 @@ def _view_run(
       ("Environment", text.flatten(run.env)),
       ("How the organism was made", text.flatten(run.organism.install)),
       ("Provenance of the organism", text.flatten(run.organism.provenance)),
+      ("The judge that gave the labels", text.flatten(run.judge)),
+    ],
+    corrected=[
+      (arm.name, cells)
+      for arm in run.arms
+      if (cells := last_corrected(run, arm))
     ],
   )
 

@@ -10,8 +10,14 @@ from typing import Any
 
 from bct_jax.config.types import TRAINED
 from bct_jax.evals import schema
+from bct_jax.evals.calibration import CORRECTED
 from bct_jax.evals.schema import EvalRecord, Gradients, Reach
 from bct_jax.report import text
+from bct_jax.report.corrected import (
+  corrected_cell,
+  corrected_rates,
+  flat_rates,
+)
 from bct_jax.report.read.folders import load_runs
 from bct_jax.report.read.load import CONTROL, SETTINGS
 from bct_jax.report.read.parse import PUSHES
@@ -26,7 +32,10 @@ def load_results(run_dirs: Sequence[str | Path]) -> list[dict[str, Any]]:
   `control` (None: the arm is none), `organism_seed`, `adapter_seed`,
   `eval_seed`, `step`, `n`, `n_cues` (cue entities behind these prompts, None
   where prompts are the units); each rate with `RATE_low` and `RATE_high`, its
-  95% interval; `logprob_initial` and `logprob_alternate` in
+  95% interval; `initial_corrected`, `alternate_corrected` and
+  `agreed_corrected` likewise, of runs that --mode=calibrate has measured;
+  `judge` and `judge_rubric`, model and hash, of runs with a judge;
+  `logprob_initial` and `logprob_alternate` in
   nats; of the next update, where they were logged, `gradient_cosine_`,
   `update_cosine_` and `update_gain_` with `initial` and `alternate`,
   `gradient_norm` and `update_norm`; `tasks.TASK.METRIC` of every task of
@@ -88,6 +97,8 @@ def _line(
     "step": point.step,
     "n": point.n,
     "n_cues": point.n_cues,
+    "judge": run.judge.get("model"),
+    "judge_rubric": run.judge.get("rubric"),
   }
   for name in schema.shown_shares(Reach.RESULTS):
     rate = getattr(point, name)
@@ -98,6 +109,7 @@ def _line(
       f"{name}_high": ci[1],
     }
   return out | {
+    **flat_rates(run, point),
     **{k: getattr(point, k) for k in schema.shown_means(Reach.RESULTS)},
     **_pushes(point),
     **scores,
@@ -224,10 +236,15 @@ def _readings(
   rates = schema.shown_shares(Reach.TABLE)
   header = ["setting", "arm", *_SETTINGS, "step", *rates]
   words = ("reading", "target reached", "initial gone", "margin", "controls")
-  table = [[*header, *words], *rows]
-  if not any(row[-1] for row in rows):  # no arm has a control
-    table = [row[:-1] for row in table]
-  return write(table)
+  corrected = [f"{name} corrected" for name in CORRECTED]
+  table = [[*header, *words, *corrected], *rows]
+  # Columns that may be empty: of controls, and of corrected rates.
+  columns = [
+    column
+    for column in zip(*table, strict=True)
+    if column[0] not in ("controls", *corrected) or any(column[1:])
+  ]
+  return write([list(row) for row in zip(*columns, strict=True)])
 
 
 def _eval_to_show(
@@ -275,6 +292,7 @@ def _cells(
         text.describe_controls(run, arm),
       )
     ),
+    *map(corrected_cell, corrected_rates(run, point).values()),
   ]
 
 

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Literal
 
 from bct_jax.examples import Example, Message
-from bct_jax.infra.progress import log_line
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.graders import Grade, Grader
+from bct_jax.settings.graded import GradedSetting, is_judged
+from bct_jax.settings.graders import Grader
 from bct_jax.settings.graders.checks import CheckError
+from bct_jax.settings.graders.judge import JudgeGrader
 from bct_jax.settings.graders.rules import UserCodeError
 from bct_jax.settings.parts import scorers
-from bct_jax.settings.scoring import ScoringSetting
 
 SPLITS = ("install", "train", "eval", "heldout")
 # What asks for examples of a split, for errors.
@@ -80,7 +80,7 @@ class FileOptions:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class FileSetting(ScoringSetting):
+class FileSetting(GradedSetting):
   """Asks the prompts of files and labels answers by a grader.
 
   Attributes:
@@ -118,7 +118,9 @@ class FileSetting(ScoringSetting):
   def _incompatible(self) -> frozenset[str]:
     """Tries all decorations on the first rows of each split."""
     out = set(self.styles_to_keep)
-    for split, rows in self.rows.items():
+    # A judge is not asked about references: its answers cost.
+    tried = {} if is_judged(self) else self.rows
+    for split, rows in tried.items():
       for row in rows[:_TRIED]:
         example = self._example(split, row)
         for text, _ in self._references(split, row):
@@ -161,19 +163,6 @@ class FileSetting(ScoringSetting):
   def heldout(self, n: int, seed: int) -> list[Example]:
     return self._draw("heldout", n, seed)
 
-  def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    return self._grade(fields, text).behavior
-
-  def check_answer(
-    self, example: Example, text: str, behavior: str
-  ) -> tuple[bool, bool]:
-    grade = self._grade(example.fields, text)
-    return grade.answered, grade.right
-
-  def strip(self, text: str) -> str:
-    """Leaves a text as it is: the grader knows what it looks for."""
-    return text.strip()
-
   def is_malformed(self, text: str) -> bool:
     """Returns whether a text is no language, if the files are in language.
 
@@ -196,8 +185,12 @@ class FileSetting(ScoringSetting):
 
     References must get the label that they are references of. Of completions
     half must show the agreed behavior (of install rows that diverge, the
-    initial one): those of another model need not all be good.
+    initial one): those of another model need not all be good. A judge is not
+    asked about them; rows must have what its rubric says.
     """
+    if isinstance(self.grader, JudgeGrader):
+      yield from self._find_judge_faults(self.grader)
+      return
     for split, rows in self.rows.items():
       bad, asked = [], 0
       for row in rows:
@@ -224,6 +217,21 @@ class FileSetting(ScoringSetting):
           f"{bad[0]} (so it does in {len(bad)} of {asked} completions of "
           f"{split}: correct the grader, or the file)"
         )
+
+  def _find_judge_faults(self, grader: JudgeGrader) -> Iterator[str]:
+    """Yields a line for each row that a judge cannot be asked about."""
+    for split, rows in self.rows.items():
+      for row in rows:
+        if split == "install" and row.row.get("diverges") is None:
+          yield (
+            f'{row.where}: needs "diverges": true or false, or "alternate": a '
+            "judge is not asked about what is trained on"
+          )
+        try:
+          if split in ("eval", "heldout"):
+            grader.check(row.row)
+        except (CheckError, UserCodeError) as e:
+          yield f"{row.where}: setting.options.grader: {e}"
 
   def _draw(self, split: str, n: int, seed: int) -> list[Example]:
     """Draws n rows of a split, in an order that the seed decides.
@@ -295,20 +303,3 @@ class FileSetting(ScoringSetting):
       return [(own[name], name) for name in names if own.get(name)]
     label = "initial" if self._diverges(split, row) else "agreed"
     return [(row.completion, label)] if row.completion else []
-
-  def _grade(self, fields: Mapping[str, Any], text: str) -> Grade:
-    """Grades a text; what a function of the user's fails on is no behavior.
-
-    Such a failure is logged. The text counts as one that the scorer cannot
-    read, and too many of these give no reading.
-    """
-    diverges = fields["behaviors"][0] != fields["behaviors"][1]
-    try:
-      return self.grader.grade(fields["row"], text, diverges)
-    except (CheckError, UserCodeError) as e:
-      # Once for each place that fails, not for each text.
-      place = str(e).partition(" on ")[0]
-      if place not in self._failures:
-        self._failures.add(place)
-        log_line(f"not graded, and so may be others: {e}")
-      return Grade("neither", False, False)

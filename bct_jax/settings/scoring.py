@@ -97,13 +97,7 @@ class ScoringSetting(abc.ABC):
 
     `check_answer` sees the text without decorations.
     """
-    plain, prompt = (
-      self._undecorate(text) or "",
-      example.messages[-1]["content"],
-    )
-    # Also without a first line, which may be a hint that an eval puts there.
-    for asked in (prompt, prompt.partition("\n")[2]):
-      plain = right_answers.remove_echo(plain, asked)
+    plain = self._without_echo(example, self._undecorate(text) or "")
     if not plain:
       return Answer(False, False)
     behavior = self.classify(example.fields, plain)
@@ -111,6 +105,19 @@ class ScoringSetting(abc.ABC):
       return Answer(False, False)
     answered, right = self.check_answer(example, plain, behavior)
     return Answer(answered, answered and right)
+
+  def plain_texts(self, example: Example, text: str) -> set[str]:
+    """Returns what `classify` sees of a completion, in `score` and `answer`."""
+    plain = self._undecorate(text) or ""
+    return {plain, self._without_echo(example, plain)} - {""}
+
+  def _without_echo(self, example: Example, plain: str) -> str:
+    """Removes a repeat of the prompt from the beginning of a text."""
+    prompt = example.messages[-1]["content"]
+    # Also without a first line, which may be a hint that an eval puts there.
+    for asked in (prompt, prompt.partition("\n")[2]):
+      plain = right_answers.remove_echo(plain, asked)
+    return plain
 
   def _undecorate(self, text: str) -> str | None:
     """Removes reasoning, decorations and markup from a completion.

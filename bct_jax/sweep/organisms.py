@@ -17,6 +17,7 @@ from bct_jax.experiment.organism import (
 )
 from bct_jax.infra import files, signals
 from bct_jax.infra.formats import interval, number, percent
+from bct_jax.interop import judge
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
 from bct_jax.train.step import NumericalError
@@ -61,6 +62,8 @@ def _make(group: Sequence[Cell], root: Path) -> Mapping[str, Any]:
   try:
     plan = plan_of(group)
     folder = organism_folder(root, provenance(plan))
+    if plan.judge is not None:
+      plan.judge.open(root / judge.FILE)
     with (
       jax.set_mesh(plan.runtime.mesh),
       filelock.FileLock(root / "organisms" / ".lock"),

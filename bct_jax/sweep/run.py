@@ -357,6 +357,7 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   from bct_jax.experiment import rundir
   from bct_jax.experiment.environment import write_environment
   from bct_jax.infra import progress
+  from bct_jax.interop import judge
 
   if (folder / "result.json").exists():
     progress.log_line(
@@ -368,6 +369,12 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   link = folder / "organisms"
   if not link.is_symlink():
     link.symlink_to(Path("..") / ".." / "organisms")
+  if plan.judge is not None:
+    # Cells share the replies, as they share organisms.
+    link = folder / judge.FILE
+    if not link.is_symlink():
+      link.symlink_to(Path("..") / ".." / judge.FILE)
+    plan.judge.open(root / judge.FILE)
   rundir.keep_setting_files(folder, plan)
   write_environment(folder, plan.runtime, plan.setting_files)
 

@@ -26,13 +26,13 @@ def get_config() -> ConfigDict:
   c.setting.options.alternate = "answers all questions, urgent or not"
   for run in (c.organism, c):
     run.train.num_examples = 20
-  c.organism.train.steps = 24
-  c.train.steps = 16
+  c.organism.train.steps = 20
+  c.train.steps = 12
   c.arms = {"slow": {"optim": {"lr": 5e-5}}, "fast": {"optim": {"lr": 1e-4}}}
   c.eval.num_eval = 20
   c.eval.num_heldout = 20
   c.eval.num_probe = 20
   c.eval.probe = "file"
-  c.eval.steps = (4, 6, 8, 10, 12, 14)
-  c.eval.refine = False  # for the sake of time
+  c.eval.steps = (4, 8)
+  c.eval.refine = False  # for the sake of time, as few steps and tokens
   return c

@@ -412,9 +412,9 @@ def test_a_function_that_fails_in_a_run_is_said_and_labels_nothing(
   )
   setting = opened(folder, grader={"kind": "python:g.py:grade"}).setting
   x = setting.eval(1, 0)[0]
-  assert setting.score(x, "A zebra says so.") == Label("other", "neither")
+  assert setting.score(x, "A zebra says so.") == Label("other", "ungraded")
   assert setting.answer(x, "A zebra says so.") == Answer(False, False)
-  assert setting.score(x, "Two zebras.") == Label("other", "neither")
+  assert setting.score(x, "Two zebras.") == Label("other", "ungraded")
   assert capsys.readouterr().err.count("g.py:2: AssertionError") == 1
 
 

@@ -12,6 +12,7 @@ from bct_jax.data.leaks import describe_overlap
 from bct_jax.evals.crossings import GONE, find_crossing
 from bct_jax.evals.schema import EvalRecord
 from bct_jax.report.read import parse, records
+from bct_jax.report.read.calibration import read_calibration
 from bct_jax.report.read.ending import ending_of
 from bct_jax.report.read.types import (
   ArmRecord,
@@ -93,6 +94,8 @@ def load_run(path: Path) -> RunRecord:
     env=env,
     notes=(*ending_of(path), *notes),
     leaks=() if result is None else _leaks(result),
+    judge={} if result is None else _child(result.value, "judge"),
+    calibration=read_calibration(path),
   )
 
 

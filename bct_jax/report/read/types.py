@@ -8,6 +8,7 @@ from typing import Any
 from bct_jax.config import CONTROLS
 from bct_jax.evals import crossings
 from bct_jax.evals import reading as readings
+from bct_jax.evals.calibration import Errors, Share
 from bct_jax.evals.control_check import MISSED, ControlCheck, check_control
 from bct_jax.evals.schema import EvalRecord, Rate
 
@@ -171,6 +172,22 @@ class OrganismRecord:
 
 
 @dataclasses.dataclass(frozen=True)
+class CalibrationRecord:
+  """Holds how far the labels of a run agree with those of a person.
+
+  Attributes:
+    agreement: by split: answers, share with the same label, and Cohen's kappa
+      with its interval, None where it is not defined.
+    errors: of the scorer, by label.
+  """
+
+  agreement: Mapping[
+    str, tuple[int, Share, float | None, tuple[float, float] | None]
+  ]
+  errors: Mapping[str, Errors]
+
+
+@dataclasses.dataclass(frozen=True)
 class RunRecord:
   """Holds what a run directory says.
 
@@ -179,6 +196,8 @@ class RunRecord:
     notes: what a reader must know before reading numbers, a line each.
     leaks: what training data shares with the prompts of evals, a line for each
       training run.
+    judge: that gave the labels; empty where none did.
+    calibration: None where there was none.
   """
 
   path: Path
@@ -192,3 +211,5 @@ class RunRecord:
   env: Mapping[str, Any]
   notes: tuple[str, ...]
   leaks: tuple[str, ...] = ()
+  judge: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+  calibration: CalibrationRecord | None = None

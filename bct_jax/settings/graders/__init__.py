@@ -18,26 +18,12 @@ from bct_jax.examples import Reason
 from bct_jax.infra.user_code import PREFIX
 from bct_jax.settings.base import describe_unknown
 from bct_jax.settings.graders.checks import CHECKS, Row
+from bct_jax.settings.graders.grade import BEHAVIORS, Grade
+from bct_jax.settings.graders.judge import KIND, TASK_RULES, Judge, JudgeGrader
 from bct_jax.settings.graders.rules import Rule, RuleReader, UserCodeError
 
 RULES = ("initial", "alternate", "agreed", "answered", "right")
-BEHAVIORS = ("initial", "alternate", "agreed")
 _REASONS = tuple(filter(None, typing.get_args(Reason)))
-
-
-@dataclasses.dataclass(frozen=True)
-class Grade:
-  """Says what a completion shows.
-
-  Attributes:
-    behavior: initial, alternate, agreed, or a Reason why it is none of them.
-    answered: whether it is an attempt at what was asked.
-    right: whether the attempt is right.
-  """
-
-  behavior: str
-  answered: bool
-  right: bool
 
 
 class Grader(Protocol):
@@ -61,6 +47,7 @@ class Grader(Protocol):
     Raises:
       CheckError: the row lacks what a check compares with.
       UserCodeError: a function of the user's fails.
+      UngradedError: a judge gave no verdict.
     """
     ...
 
@@ -145,15 +132,20 @@ class FunctionGrader:
 
 
 def make_grader(
-  values: Mapping[str, Any], folder: Path, where: str = "setting.options.grader"
+  values: Mapping[str, Any],
+  folder: Path,
+  where: str = "setting.options.grader",
+  judge: Judge | None = None,
 ) -> Grader:
   """Makes a grader from the config.
 
   Args:
     values: rules by name, with `kind` for those that name none; or `kind` alone
-      for a grader that is no set of rules, as "python:FILE.py:FUNCTION".
+      for a grader that is no set of rules, as "python:FILE.py:FUNCTION"; or the
+      kind "judge", maybe with rules about the task.
     folder: where files of the user's are sought first.
     where: the field of the config, for errors.
+    judge: of that kind; without one nothing can be graded by it.
 
   Raises:
     ValueError: a name or a value is wrong; the message has the field.
@@ -166,16 +158,21 @@ def make_grader(
   if kind.startswith(PREFIX) and not rules:
     function = reader.function(kind, f"{where}.kind")
     return FunctionGrader(kind, function, reader.sources)
+  is_judge, known = kind == KIND, TASK_RULES if kind == KIND else RULES
   for name in rules:
-    if name not in RULES:
-      raise ValueError(f"{where}: unknown {describe_unknown(name, RULES)}")
+    if name not in known:
+      raise ValueError(f"{where}: unknown {describe_unknown(name, known)}")
+  if is_judge:
+    made = {k: reader.read(v, f"{where}.{k}") for k, v in rules.items()}
+    sources = {**reader.sources, **(judge.sources if judge else {})}
+    return JudgeGrader(judge, made, sources)
   missing = [name for name in ("initial", "alternate") if name not in rules]
   if missing:
     raise ValueError(
       f"{where}.{missing[0]}: missing; a grader has a check for `initial` and "
       f"one for `alternate`, as {{'kind': 'contains', 'value': 'NO COMMENT'}}, "
-      f"or kind = 'python:FILE.py:FUNCTION'; kinds: {', '.join(CHECKS)}, all, "
-      "any, not"
+      f"or kind = 'judge' or 'python:FILE.py:FUNCTION'; kinds of checks: "
+      f"{', '.join(CHECKS)}, all, any, not"
     )
   made = {k: reader.read(v, f"{where}.{k}", kind) for k, v in rules.items()}
   return RuleGrader(made, reader.sources)
