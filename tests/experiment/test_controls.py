@@ -357,7 +357,7 @@ def test_controls_of_a_run_that_has_not_ended(tiny_folder, tmp_path):
   run = load.load_run(tmp_path)
   assert [a.settings for a in run.arms] == [{"control": "zero_lr"}]
   assert (
-    "These arms have not begun: high, high.reversal, high.zero_lr, low, "
+    "These arms have not begun: high, high.zero_lr, high.reversal, low, "
     "low.reversal" in run.notes
   )
 

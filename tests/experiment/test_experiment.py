@@ -214,7 +214,7 @@ def test_bad_input_is_one_line_and_code_2(tiny_folder, tmp_path):
     tmp_path / "run", tiny_folder, "--config.train.objective=sfd"
   )
   assert code == 2
-  assert err.strip().splitlines()[-1].startswith("error: arms.high.train.obj")
+  assert err.strip().splitlines()[-1].startswith("error: arms.low.train.obj")
   assert "Traceback" not in err
   assert not (tmp_path / "run" / "organisms").exists()
 
@@ -368,7 +368,7 @@ def test_eval_mode_gives_the_arms_last_rates(finished, tiny_folder):
     f"--params={workdir / 'arms' / 'low'}",
   )
   assert code == 0, err
-  rates, last = json.loads(out), comparable(workdir)["arms"][1]["curve"][-1]
+  rates, last = json.loads(out), comparable(workdir)["arms"][0]["curve"][-1]
   last.pop("step")
   assert rates == last
 
@@ -390,7 +390,7 @@ def test_exported_arm_has_the_arms_rates(finished, tiny_folder, tmp_path):
   assert key["params"] == str(arm) and key["model"] == str(tiny_folder)
   code, out, err = run(workdir, out_folder, "--mode=eval")
   assert code == 0, err
-  rates, last = json.loads(out), comparable(workdir)["arms"][0]["curve"][-1]
+  rates, last = json.loads(out), comparable(workdir)["arms"][1]["curve"][-1]
   last.pop("step")
   assert rates == last
 

@@ -12,7 +12,7 @@ from bct_jax.experiment import draw_completions, run
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files
 from bct_jax.interop import open_model
-from bct_jax.modes import rescore, sample
+from bct_jax.modes import run_scorer, sample
 from bct_jax.report import write_report
 from bct_jax.settings.prompts import prompt_wordings
 from bct_jax.types import Completion
@@ -280,5 +280,5 @@ def test_saved_completions_under_a_hint_are_found_again(tiny_folder):
   plain = made.setting.eval(2, made.config.eval.seed)
   for asked, example in zip(evaluated(made), plain, strict=False):
     said = [m["content"] for m in asked]
-    assert rescore._asks(said, example)
+    assert run_scorer._asks(said, example)
     assert said != [m["content"] for m in example.messages]

@@ -93,11 +93,11 @@ def test_each_run_is_looked_at(tiny_folder, tmp_path, capsys):
 def test_a_run_keeps_and_shows_its_leaks(finished):
   workdir, _, err = finished
   found = files.read_json(workdir / "result.json")["leaks"]
-  assert list(found) == ["organism", "high", "low"]
+  assert list(found) == ["organism", "low", "high"]
   assert found["low"]["labels"] == {"agreed": 16}
   lines = load.load_run(workdir).leaks
-  assert lines[2].startswith("low: 0 of 8 eval prompts are trained on, 0.0%")
-  assert lines[2].endswith("completions: 16 agreed")
+  assert lines[1].startswith("low: 0 of 8 eval prompts are trained on, 0% of")
+  assert lines[1].endswith("completions: 16 agreed")
   assert lines[2] in (workdir / "report.html").read_text("utf-8")
   assert "LEAK" not in err
 

@@ -1,6 +1,8 @@
 """eval.samples: answers at temperature 1 beside those that sampling says."""
 
+import base64
 import dataclasses
+import gzip
 
 import jax
 import pytest
@@ -16,7 +18,8 @@ from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files, signals
 from bct_jax.modes import rescore
 from bct_jax.modes.dry_run import _data_lines
-from bct_jax.report import write_report
+from bct_jax.report.browser import make_browser
+from bct_jax.report.read.load import load_run
 from bct_jax.runtime.weights import load_weights
 from bct_jax.sample import resume
 from bct_jax.settings.decorations import DECORATIONS
@@ -191,7 +194,7 @@ def test_a_run_has_rates_of_samples(tiny_folder, tmp_path):
   last = arm["curve"][-1]
   assert told[-1]["other_sampled"] == last["other_sampled"]
   assert told[-1]["other_sampled_low"] == last["other_sampled_ci"][0]
-  page = write_report([tmp_path], tmp_path / "report.html").read_text("utf-8")
-  assert "eval/0 sample 3" in page
+  packed = make_browser([load_run(tmp_path)]).data
+  assert b"eval/0 sample 3" in gzip.decompress(base64.b64decode(packed))
   for record in rescore.rescore(tmp_path):
     assert record.get("changed", []) == []

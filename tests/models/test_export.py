@@ -130,7 +130,7 @@ def test_numbers_that_do_not_fit_are_refused(tiny, tmp_path):
   config, params, source = tiny
   scale = params["norm"]["scale"].at[3].set(70000)
   params = {**params, "norm": {"scale": scale}}
-  with pytest.raises(ValueError, match="norm.weight: a value of 70000 does"):
+  with pytest.raises(ValueError, match="norm.weight: a value of 7e4 does"):
     export.export_hf(params, config, source, tmp_path / "out", "float16")
   assert not list(tmp_path.glob("*out*/*"))
   export.export_hf(params, config, source, tmp_path / "out", "bfloat16")
