@@ -108,12 +108,12 @@ STAGES = (
   "organisms/*/mask_audit.txt",  # the install
   "organisms/*/checkpoints/2*",
   "organisms/*/checkpoints/4",  # the gate
-  "arms/high/mask_audit.txt",  # the first arm
-  "arms/high/rollouts/step_0.jsonl",
-  "arms/high/evals.jsonl",
-  "arms/low/mask_audit.txt",  # the second arm
-  "arms/low/checkpoints/2*",
-  "arms/low/checkpoints/4*",
+  "arms/low/mask_audit.txt",  # the first arm
+  "arms/low/rollouts/step_0.jsonl",
+  "arms/low/evals.jsonl",
+  "arms/high/mask_audit.txt",  # the second arm
+  "arms/high/checkpoints/2*",
+  "arms/high/checkpoints/4*",
 )
 # Then what Orbax is writing, the first line of an eval, a step of an arm (of
 # two microbatches, its third in epoch 2).
@@ -183,16 +183,16 @@ def test_killed_on_one_day_and_resumed_on_others(
   set_day(0)
   code, _, err = run(whole, folder)
   assert code == 0, err
-  assert kill_when(workdir, folder, "arms/high/checkpoints/2", 0)
-  assert not (workdir / "arms/high/done.json").exists()
+  assert kill_when(workdir, folder, "arms/low/checkpoints/2", 0)
+  assert not (workdir / "arms/low/done.json").exists()
   set_day(1)
-  assert kill_when(workdir, folder, "arms/high/done.json", 0)  # between arms
+  assert kill_when(workdir, folder, "arms/low/done.json", 0)  # between arms
   assert not (workdir / "result.json").exists()
   set_day(2)
   code, _, err = run(workdir, folder)
   assert code == 0, err
   assert_same_run(workdir, whole)
-  for name in ("config.json", "arms/low/mask_audit.txt"):
+  for name in ("config.json", "arms/high/mask_audit.txt"):
     assert (workdir / name).read_bytes() == (whole / name).read_bytes()
   # Another run, begun on that day, has another text, and so another organism.
   other = tmp_path / "other"

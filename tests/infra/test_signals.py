@@ -185,8 +185,8 @@ def test_the_same_command_goes_on(finished, tiny_folder, tmp_path):
   for pattern, how in (
     ("organisms/*/mask_audit.txt", signal.SIGTERM),
     ("organisms/*/checkpoints/4", signal.SIGINT),
-    ("arms/high/evals.jsonl", signal.SIGINT),
-    ("arms/low/weights.json", signal.SIGTERM),
+    ("arms/low/evals.jsonl", signal.SIGINT),
+    ("arms/high/weights.json", signal.SIGTERM),
   ):
     assert not list(workdir.glob(pattern))
     stop_at(pattern, how, workdir, tiny_folder)
