@@ -572,7 +572,7 @@ def test_model_file_changed_between_two_starts(tiny_folder, tmp_path):
   """F29: another template makes other data; arms do not go on with it."""
   folder, workdir = tmp_path / "model", tmp_path / "run"
   shutil.copytree(tiny_folder, folder)
-  assert kill_when(workdir, folder, "arms/high/checkpoints/2", 0)
+  assert kill_when(workdir, folder, "arms/low/checkpoints/2", 0)
   for path in folder.iterdir():
     if path.suffix == ".json" and "chat_template" in path.read_text("utf-8"):
       values = json.loads(path.read_text("utf-8"))
@@ -581,7 +581,7 @@ def test_model_file_changed_between_two_starts(tiny_folder, tmp_path):
   code, _, err = run(workdir, folder)
   last = err.strip().splitlines()[-1]
   assert code == BAD_INPUT, err
-  assert "arms/high: its evals so far are by other prompts than" in last
+  assert "arms/low: its evals so far are by other prompts than" in last
 
 
 @pytest.mark.slow
