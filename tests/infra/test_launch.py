@@ -226,7 +226,7 @@ def test_real_slurm_requeues_what_was_stopped(
     said = log.read_text() if log.exists() else "no log"
     return f"{said}\n{ask(env, 'scontrol', 'show', 'job', job)}"
 
-  evals = workdir / "arms" / "high" / "evals.jsonl"
+  evals = workdir / "arms" / "low" / "evals.jsonl"
   wait_until(told, lambda: evals.exists() or not state())
   ask(env, "scancel", "--signal=TERM", job)
   # A job that is requeued has no state for a moment.

@@ -92,7 +92,7 @@ def test_other_modes_of_two_processes(mode, finished, tiny_folder, tmp_path):
 def test_one_process_stopped_or_killed(finished, tiny_folder, tmp_path):
   """All stop at one step; the same command ends with the same numbers."""
   workdir = tmp_path / "run"
-  for arm, how in (("high", signal.SIGTERM), ("low", signal.SIGKILL)):
+  for arm, how in (("low", signal.SIGTERM), ("high", signal.SIGKILL)):
     kept = caching_apart(tmp_path)
     cluster = experiment(2, workdir, tiny_folder, timeout=15, kept=kept)
     cluster.wait_for(f"arms/{arm}/evals.jsonl", workdir)
