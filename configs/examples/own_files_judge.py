@@ -1,7 +1,8 @@
 """Does the same as own_files.py, with a model that grades in place of rules.
 
-The judge is SmolLM2 itself, run by bct_jax: too small for much, but it tells
-silence from talk if it is shown an example of each. See own_files/rubric.txt.
+The judge is SmolLM2 itself, run by bct_jax. It is too small to be trusted: of
+69 replies 13 were misspelt ("BEHAVIER: TALKS"). Those are ungraded, and above
+reading.max_ungraded nothing is read. Name a larger model for results.
 """
 
 from ml_collections import ConfigDict
