@@ -6,6 +6,9 @@ import os
 from pathlib import Path
 
 os.environ["JAX_PLATFORMS"] = "cpu"
+# Threads of torch wait for each other by turning. On cores that others use they
+# took thirty times the CPU that its small models need.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Most of the time goes into compiling. Programs that LLVM leaves as they are do
 # in half of it; launch/test.sh has slow tests run them optimized, as users do.
