@@ -249,7 +249,7 @@ def test_real_slurm_requeues_what_was_stopped(
   wait_until(told, done)
   assert (workdir / "result.json").exists(), told()
   wait_until(told, lambda: state() in ("", "COMPLETED", "FAILED"))
-  assert "high: continuing at step" in told() and "integrity unknown" in told()
+  assert "low: continuing at step" in told() and "integrity unknown" in told()
   assert comparable(workdir, False) == comparable(finished[0], False)
 
 
