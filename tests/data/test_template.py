@@ -230,6 +230,18 @@ def test_a_template_of_a_file_and_a_plain_one(tmp_path):
   assert plain.decode(behind) == "Here."
 
 
+def test_of_several_templates_the_default_is_taken(tmp_path):
+  more = {"name": "rag", "template": "x"}
+  several = [{"name": "default", "template": LEAD}, more]
+  specials = ("<|im_start|>", "<|im_end|>")
+  made = chat(tmp_path / "1", several, specials=specials)
+  own = chat(tmp_path / "2", LEAD)
+  assert made.template_hash == own.template_hash
+  assert made.prompt_text([USER]) == own.prompt_text([USER])
+  with pytest.raises(ValueError, match="templates are .'rag'., none is 'def"):
+    chat(tmp_path / "3", [more], specials=specials)
+
+
 def test_only_tokens_in_use_need_an_embedding(tmp_path):
   """Gemma 3 1B has an added token for images, and no embedding for it."""
   made = chat(tmp_path, CHATML, specials=("<image>",))

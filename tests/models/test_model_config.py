@@ -81,6 +81,18 @@ def test_refused(read, changes, message):
   assert "config.json" in str(error.value)
 
 
+def test_fields_that_change_no_logits_are_left_out(read):
+  """As older and newer releases of transformers write them, or as null."""
+  more = {
+    **{"_attn_implementation_autoset": True, "max_length": 20, "top_k": 50},
+    **{"rope_scaling": None, "id2label": {"0": "LABEL_0"}, "head_dim": None},
+    **{"task_specific_params": None, "eos_token_id": [1, 2]},
+  }
+  assert read(**more) == read()
+  with pytest.raises(ValueError, match="rope_scalin = 2: unknown field"):
+    read(rope_scalin=2)
+
+
 def test_broken_files(tmp_path):
   with pytest.raises(ValueError, match="config.json is missing"):
     from_hf(tmp_path)
