@@ -53,14 +53,17 @@ def environment(
 
 
 def _command() -> str | None:
-  """Returns the command line of this process; None if it is no command."""
-  name = Path(sys.argv[0])
-  if name.name not in ("main.py", "__main__.py", "bct-jax"):
+  """Returns the command line of this process; None if it is not of bct_jax."""
+  script = Path(sys.argv[0])
+  package = Path(__file__).parents[1]
+  if script.name == "bct-jax":
+    start = ["bct-jax"]
+  elif script.suffix == ".py" and script.absolute().is_relative_to(package):
+    module = script.absolute().relative_to(package.parent).with_suffix("")
+    parts = [p for p in module.parts if p != "__main__"]
+    start = ["python", "-m", ".".join(parts)]
+  else:
     return None
-  module = {"main.py": "bct_jax.main", "__main__.py": "bct_jax.sweep"}
-  start = ["bct-jax"] if name.name not in module else [
-    *("python", "-m", module[name.name])
-  ]  # fmt: skip
   return shlex.join([*start, *sys.argv[1:]])
 
 

@@ -278,6 +278,7 @@ def read(path):
     found["files"] = named(found["files"])
   for record in (found, *found.get("arms", ())):
     record.pop("seconds", None)
+    record.pop("date", None)  # env.json: when the cell was begun
   return found
 
 
