@@ -5,8 +5,8 @@
 #
 # --all or BCT_JAX_TEST_ALL=1 also runs the tests marked long or slow (see
 # pyproject.toml), and installs the extras `eval` and `wandb` for those
-# that need them, `topology`, a compiler for TPUs, one for GPUs, and the wheel of
-# trl, whose chat templates a test reads.
+# that need them, `topology`, a compiler for TPUs, one for GPUs, and the wheels
+# of trl and axolotl, whose chat templates a test reads.
 # BCT_JAX_VENV (.venv) and PYTHON are heeded.
 set -euo pipefail
 HERE="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd -P)"
@@ -37,8 +37,8 @@ if [[ "$all" == 1 ]]; then
 fi
 part environment make_venv "$venv" "$extras"
 if [[ "$all" == 1 ]]; then
-  # Without its dependencies: it is read, and never imported.
-  "$VENV_PYTHON" -m pip install --quiet --no-deps trl==1.16.0
+  # Without their dependencies: they are read, and never imported.
+  "$VENV_PYTHON" -m pip install --quiet --no-deps trl==1.16.0 axolotl==0.19.0
   # The compiler for GPUs, of this jax, where one test finds it and no other
   # process loads it: 480 MB.
   if [[ ! -d "$venv/gpu_compiler" ]]; then

@@ -25,10 +25,14 @@ from bct_jax.examples import Message
 _QUESTION, _THOUGHT, _ANSWER = "Is it?", "Let me see now", "Yes."
 # Names of the field of a thought, by the templates that read it.
 _THOUGHT_FIELDS = ("reasoning_content", "reasoning", "thinking")
-# A tag at the end of a text, such as <think>, and an empty pair of tags.
+# A tag at the end of a text, such as <think>.
 _OPEN_TAG = re.compile(r"<(\w+)>\s*\Z")
+# An empty pair of tags: <think></think>, [THINK][/THINK], or as Gemma 4 has it,
+# <|channel>thought<channel|>.
 _EMPTY_TAGS = re.compile(
-  r"(?P<open>\s*<(?P<tag>\w+)>)(?P<inner>\s*)(?P<close></(?P=tag)>\s*)\Z"
+  r"(?P<open>\s*(?:<(?P<tag>\w+)>|\[(?P<word>\w+)\]|<\|(?P<pipe>\w+)>\w*))"
+  r"(?P<inner>\s*)"
+  r"(?P<close>(?:</(?P=tag)>|\[/(?P=word)\]|<(?P=pipe)\|>)\s*)\Z"
 )
 # The template `plain`, for base models. Their answers end with the EOS token.
 _PLAIN = (

@@ -70,7 +70,10 @@ def own_ids(chat, text, messages=(USER,)):
     (SHUT, "assistant\n<think></think>", ""),
     (BLANKS, " [/INST]", " "),
     (CHATML, "assistant\n", ""),
-    (CHATML.replace("assistant\n", "assistant\n<think></think>\n"), None, ""),
+    *(
+      (CHATML.replace("assistant\n", f"assistant\n{empty}\n"), empty, "")
+      for empty in ("<think></think>", "[THINK][/THINK]", "<|at>note<at|>")
+    ),
     (CHATML.replace("assistant\n", "assistant\n{{ ' ' }}"), "assistant\n ", ""),
   ],
 )
@@ -78,7 +81,7 @@ def test_what_stands_before_an_answer(template, tail, blank, tmp_path):
   made = chat(tmp_path, template)
   prompt, row = made.prompt([USER]), made.example([USER], TEXT)
   text = made.prompt_text([USER])
-  assert text.endswith(tail or "<think></think>\n")
+  assert text.rstrip("\n").endswith(tail.rstrip("\n"))
   assert [*row.ids[: len(prompt)]] == prompt == made.encode(text)
   behind = row.ids[len(prompt) :]
   assert row.weights == (0.0,) * len(prompt) + (1.0,) * len(behind)

@@ -17,7 +17,8 @@ CHATML = (
 )
 # What looks like a special or an added token in a template.
 _MARKUP = re.compile(
-  r"<\|[^|<>]{1,30}\|>|<｜[^｜]{1,30}｜>|<\|\w+>|<\w+\|>|</?\w+>|\[/?[A-Z_]+\]"
+  r"<\|[^|<>]{1,30}\|>|<｜[^｜]{1,30}｜>|<\|\w+>|<\w+\|>|</?\w+>|\[\|\w+\|\]"
+  r"|\[/?[A-Z_]+\]"
 )
 
 
