@@ -33,7 +33,7 @@ from bct_jax.infra.exit_codes import (
 
 MODES = (
   *("experiment", "eval", "sample", "export", "export_data", "dry_run"),
-  *("pretrain", "chat_check", "check_setting"),
+  *("chat", "pretrain", "chat_check", "check_setting"),
 )
 # These take no --config.
 ALONE = ("settings", "rescore", "calibrate", "clean")
@@ -59,8 +59,9 @@ _MODE = flags.DEFINE_string(
 _PARAMS = flags.DEFINE_multi_string(
   "params",
   [],
-  "For eval, sample and export: organisms/HASH or arms/NAME of a run, whose "
-  "weights are used instead of the model's own. For sample, several times.",
+  "For chat, eval, sample and export: organisms/HASH or arms/NAME of a run, "
+  "whose weights are used instead of the model's own. For chat and sample, "
+  "several times.",
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")
@@ -162,6 +163,7 @@ _EXAMPLES = {
   "ask an arm": (
     '... --mode=sample --params=runs/q/arms/low --prompt="Say hello."'
   ),
+  "talk with it": "... --mode=chat --params=runs/q/arms/low",
 }
 _GROUPS = {
   "every mode": (
@@ -173,7 +175,8 @@ _GROUPS = {
     "debug",
     "version",
   ),
-  "--mode=sample, eval, export, export_data, pretrain, rescore, calibrate": (
+  "--mode=chat, sample, eval, export, export_data, pretrain, rescore, "
+  "calibrate": (
     *("params", "prompt", "prompts", "n", "out", "format", "dtype", "grader"),
     "labels",
   ),
@@ -212,8 +215,8 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"arguments that are not flags: {rest}")
     choose(_MODE.value, MODES + ALONE, "--mode")
     choose(_RESUME.value, ("latest", "latest_good"), "--resume")
-    if len(_PARAMS.value) > 1 and _MODE.value != "sample":
-      raise ConfigError("--params: several only with --mode=sample")
+    if len(_PARAMS.value) > 1 and _MODE.value not in ("chat", "sample"):
+      raise ConfigError("--params: several only with --mode=chat or sample")
     if _MARKDOWN.value and _MODE.value != "settings":
       raise ConfigError("--markdown: only with --mode=settings")
     if _GRADER.value is not None and _MODE.value != "rescore":
@@ -328,6 +331,7 @@ def _run(
   from bct_jax.experiment import rundir
   from bct_jax.infra import processes, signals
   from bct_jax.modes import (
+    chat,
     chat_check,
     check_setting,
     dry_run,
@@ -369,6 +373,8 @@ def _run(
     elif _MODE.value == "sample":
       count = 1 if _NUM.value is None else _NUM.value
       sample.run_sample(config, folders, _PROMPT.value, prompts, out, count)
+    elif _MODE.value == "chat":
+      chat.run_chat(config, folders)
     elif _MODE.value == "export":
       export.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
     elif _MODE.value == "export_data":

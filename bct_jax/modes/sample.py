@@ -79,7 +79,7 @@ def run_sample(
       "params": folder and str(folder),
       "messages": list(m),
       "sample": k,
-      **_reply(runtime, c, prefix),
+      **read_reply(runtime, c, prefix),
       "logprob": sum(c.logprobs),
       "num_tokens": len(c.tokens),
     }
@@ -96,10 +96,16 @@ def run_sample(
     _show(rows)
 
 
-def _reply(
+def read_reply(
   runtime: Runtime, completion: Completion, prefix: Sequence[int]
 ) -> dict[str, str]:
-  """Reads a completion: its text, its thought if it has one, why it ended."""
+  """Reads a completion: its text, its thought if it has one, why it ended.
+
+  Args:
+    runtime: with the config that says how it was sampled.
+    completion: as the sampler gave it.
+    prefix: ids of how the answer was made to begin, which the text has too.
+  """
   config = runtime.config
   reply = runtime.chat.reply(
     completion.tokens, config.sampling.stop, prefix, config.eval.thinking
