@@ -2,6 +2,7 @@
 
 import os
 import sys
+import traceback
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ from bct_jax.infra.exit_codes import (
   DONE,
   INTERRUPTED,
   MACHINE,
+  MEMORY,
   NUMERICAL,
   PREEMPTED,
   explain,
@@ -251,7 +253,13 @@ def main(argv: list[str]) -> int:
     return fail(explain(e, argv))
   if _QUIET.value:
     progress.silence()
-  code = _run(config, raw, overrides, where)
+  try:
+    code = _run(config, raw, overrides, where)
+  except Exception:
+    if where is None:
+      raise
+    traceback.print_exc()
+    code = 1  # the others must not wait for this process
   from bct_jax.infra import processes
 
   processes.leave(code)
@@ -316,7 +324,39 @@ def _run(
   overrides: Mapping[str, Any],
   where: Mapping[str, Any] | None,
 ) -> int:
-  """Runs a mode that has a config; returns the exit code.
+  """Runs a mode that has a config; returns the exit code; see `_dispatch`."""
+  # transformers would warn that torch is absent, which it is on purpose.
+  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+  # JAX starts here, after the configuration was found to be good.
+  from bct_jax.evals.gate import GateError
+  from bct_jax.infra import processes, signals
+  from bct_jax.train.step import NumericalError
+
+  try:
+    with processes.name_losses(), memory.name_shortage("running", ""):
+      _dispatch(config, raw, overrides, where)
+  except (ValueError, GateError) as e:
+    return fail(str(e))
+  except NumericalError as e:
+    return fail(str(e), NUMERICAL)
+  except memory.OutOfMemory as e:
+    return fail(str(e), MEMORY)
+  except (OSError, processes.ProcessError) as e:
+    return fail(str(e), MACHINE)
+  except signals.Preempted as e:
+    return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
+  except KeyboardInterrupt:
+    return fail("interrupted", INTERRUPTED)
+  return DONE
+
+
+def _dispatch(
+  config: ExperimentConfig,
+  raw: Mapping[str, Any],
+  overrides: Mapping[str, Any],
+  where: Mapping[str, Any] | None,
+) -> None:
+  """Calls the mode.
 
   Args:
     config: of the experiment.
@@ -324,12 +364,8 @@ def _run(
     overrides: fields that flags set, with their values.
     where: arguments of processes.join, if there are several processes.
   """
-  # transformers would warn that torch is absent, which it is on purpose.
-  os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-  # JAX starts here, after the configuration was found to be good.
-  from bct_jax.evals.gate import GateError
   from bct_jax.experiment import rundir
-  from bct_jax.infra import processes, signals
+  from bct_jax.infra import processes
   from bct_jax.modes import (
     chat,
     chat_check,
@@ -342,62 +378,46 @@ def _run(
     sample,
   )
   from bct_jax.runtime.programs import set_compilation_cache
-  from bct_jax.train.step import NumericalError
 
   folders = [Path(p).expanduser() for p in _PARAMS.value]
   params = folders[0] if folders else None
-  try:
-    out, workdir = _path(_OUT), _path(_WORKDIR)
-    if _MODE.value in ("eval", "sample") and out is not None and out.exists():
-      raise ConfigError(f"--out={out}: is there already; name a new file")
-    prompts = _path(_PROMPTS)
-    if where is not None:
-      processes.join(**where)
-      if not processes.is_first():
-        progress.silence()
-      rundir.agree_on_code(raw, _MODE.value)
-    set_compilation_cache(config.compilation_cache)
-    if params is not None:
-      day = rundir.date_of_run(params.parent.parent)
-      config = rundir.with_template_date(config, day)
-    if _MODE.value == "experiment":
-      experiment.run_experiment(
-        config,
-        raw,
-        overrides,
-        workdir,
-        fall_back=_RESUME.value == "latest_good",
-      )
-    elif _MODE.value == "eval":
-      evaluate.run_eval(config, params, out)
-    elif _MODE.value == "sample":
-      count = 1 if _NUM.value is None else _NUM.value
-      sample.run_sample(config, folders, _PROMPT.value, prompts, out, count)
-    elif _MODE.value == "chat":
-      chat.run_chat(config, folders)
-    elif _MODE.value == "export":
-      export.run_export(config, params, out, _DTYPE.value, _FORMAT.value)
-    elif _MODE.value == "export_data":
-      export.run_export_data(config, out, _FORMAT.value)
-    elif _MODE.value == "chat_check":
-      chat_check.run_chat_check(config)
-    elif _MODE.value == "check_setting":
-      check_setting.run_check_setting(config)
-    elif _MODE.value == "pretrain":
-      pretrain.run_pretrain(config, out)
-    else:
-      dry_run.run_dry_run(config, _TOPOLOGY.value)
-  except (ValueError, GateError) as e:
-    return fail(str(e))
-  except NumericalError as e:
-    return fail(str(e), NUMERICAL)
-  except (OSError, processes.ProcessError) as e:
-    return fail(str(e), MACHINE)
-  except signals.Preempted as e:
-    return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
-  except KeyboardInterrupt:
-    return fail("interrupted", INTERRUPTED)
-  return DONE
+  out, workdir = _path(_OUT), _path(_WORKDIR)
+  if _MODE.value in ("eval", "sample") and out is not None and out.exists():
+    raise ConfigError(f"--out={out}: is there already; name a new file")
+  prompts = _path(_PROMPTS)
+  if where is not None:
+    processes.join(**where)
+    if not processes.is_first():
+      progress.silence()
+    rundir.agree_on_code(raw, _MODE.value)
+  set_compilation_cache(config.compilation_cache)
+  if params is not None:
+    day = rundir.date_of_run(params.parent.parent)
+    config = rundir.with_template_date(config, day)
+  modes = {
+    "experiment": lambda: experiment.run_experiment(
+      config, raw, overrides, workdir, _RESUME.value == "latest_good"
+    ),
+    "eval": lambda: evaluate.run_eval(config, params, out),
+    "sample": lambda: sample.run_sample(
+      config,
+      folders,
+      _PROMPT.value,
+      prompts,
+      out,
+      1 if _NUM.value is None else _NUM.value,
+    ),
+    "chat": lambda: chat.run_chat(config, folders),
+    "export": lambda: export.run_export(
+      config, params, out, _DTYPE.value, _FORMAT.value
+    ),
+    "export_data": lambda: export.run_export_data(config, out, _FORMAT.value),
+    "chat_check": lambda: chat_check.run_chat_check(config),
+    "check_setting": lambda: check_setting.run_check_setting(config),
+    "pretrain": lambda: pretrain.run_pretrain(config, out),
+    "dry_run": lambda: dry_run.run_dry_run(config, _TOPOLOGY.value),
+  }
+  modes[_MODE.value]()
 
 
 def _path(flag: flags.FlagHolder[str | None]) -> Path | None:

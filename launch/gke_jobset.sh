@@ -148,7 +148,7 @@ spec:
             onExitCodes:
               containerName: bct-jax
               operator: In
-              values: [2, 3]
+              values: [2, 3, 5]
         template:
           spec:
             restartPolicy: Never

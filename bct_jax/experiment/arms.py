@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.config import ArmConfig, ConfigError
+from bct_jax.config import ConfigError
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.evals import crossings, outcome, reading
@@ -22,6 +22,11 @@ from bct_jax.evals.evaluate import add_rewards, mark_decorated, measure_rows
 from bct_jax.evals.rewards import make_reward
 from bct_jax.evals.schema import Gradients, terminal_line
 from bct_jax.experiment import gradient_log
+from bct_jax.experiment.arm_files import (
+  check_files,
+  read_done,
+  trains_on_own_samples,
+)
 from bct_jax.experiment.draw_completions import draw_completions
 from bct_jax.experiment.eval_facts import keep_eval_facts
 from bct_jax.experiment.eval_rollouts import (
@@ -41,7 +46,7 @@ from bct_jax.infra import files, memory, processes, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.models.lora import Weights
-from bct_jax.objectives import data_needs, objective_of, policy_of
+from bct_jax.objectives import policy_of
 from bct_jax.runtime.weights import load_weights, record_origin
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.train.step import NumericalError
@@ -75,19 +80,12 @@ def run_arms(
   runs = []
   for name, workdir in workdirs.items():
     folder, organism = workdir / "arms" / name, workdir / "organisms" / digest
-    record = shared_files.read_json_or_none(folder / "done.json")
-    if record is not None:
-      out[name] = record
-      if record.get("organism", digest) != digest:
-        out[name] = ValueError(
-          f"{folder} is done, and began from the organism "
-          f"{record['organism']}; this run's is now {digest} (another model, "
-          "chat template, date or version): use another --workdir"
-        )
-      continue
-    arm = arms[name] = _Arm(plan, name, organism, folder)
-    origin = arm.origin
     try:
+      if check_files(plan, name, folder):
+        out[name] = read_done(folder, digest)
+        continue
+      arm = arms[name] = _Arm(plan, name, organism, folder)
+      origin = arm.origin
       keep_eval_facts(plan, folder)
       arm.before.check_scorers(plan)
       dataset = _examples(plan, name, organism, folder, start)
@@ -242,7 +240,7 @@ class _Arm:
         path = self.origin / "rollouts" / f"step_{at}.jsonl"
       rows = _read_rows(plan, path)
     rows = mark_decorated(rows, DECORATIONS[self.config.train.decoration])
-    if _trains_on_own_samples(self.config):
+    if trains_on_own_samples(self.config):
       policy = policy_of(self.config)
       reward = make_reward(plan.setting, policy.reward, policy.length_target)
       rows = add_rewards(rows, plan.prompts, reward)
@@ -287,17 +285,12 @@ def _examples(
     start: loads the weights that the arm begins with.
   """
   arm, dataset = plan.config.arms[name], plan.arms[name]
-  if arm.train.source == "on_policy" and not _trains_on_own_samples(arm):
+  if arm.train.source == "on_policy" and not trains_on_own_samples(arm):
     dataset = draw_completions(
       plan, name, organism, lambda: organism_weights(plan, organism)
     )
   path = folder / "reference_logprobs.jsonl"
   return with_logprobs(plan, name, arm, dataset, path, organism.name, start)
-
-
-def _trains_on_own_samples(arm: ArmConfig) -> bool:
-  """Tells whether an arm's objective draws its own completions."""
-  return data_needs(objective_of(arm)).trains_on_own_samples
 
 
 def _read_rows(plan: Plan, path: Path) -> list[dict[str, Any]]:

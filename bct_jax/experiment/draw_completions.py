@@ -70,7 +70,7 @@ def draw_completions(
   request = _request(plan, arm, organism, examples, prompts)
   folder = organism / "on_policy" / files.digest(request)[:16]
   record_file = folder / "record.json"
-  if not shared_files.exists(record_file):
+  if not shared_files.are_whole(record_file, folder / "completions.jsonl"):
     weights = start()
     request["weights_hash"] = weights_hash(weights)
     lines, counts = _draw(plan, name, arm, examples, prompts, weights, folder)

@@ -33,8 +33,8 @@ def keep_eval_facts(plan: Plan, folder: Path) -> None:
   Raises:
     ValueError: the arm has evals by other prompts or by another scorer.
   """
-  now = eval_facts(plan)
-  then = shared_files.read_json_or_none(folder / FILE)
+  now, path = eval_facts(plan), folder / FILE
+  then = shared_files.read_json_or_same(path, now)
   has_evals = shared_files.exists(folder / "evals.jsonl")
   changed = [key for key in now if then and then.get(key) != now[key]]
   if changed and has_evals:
@@ -45,7 +45,7 @@ def keep_eval_facts(plan: Plan, folder: Path) -> None:
       "to train and evaluate the arm again"
     )
   if then != now:
-    shared_files.write_json(folder / FILE, now)
+    shared_files.write_json(path, now)
 
 
 def eval_facts(plan: Plan) -> dict[str, Any]:

@@ -65,6 +65,9 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   folder = organism_folder(workdir, facts)
   if (other := plan.config.organism.from_run) is not None:
     take_organism(Path(other), folder, facts)
+  shared_files.track(
+    folder, f"remove {folder}: the same command then makes the organism again"
+  )
   shared_files.write_json(folder / "provenance.json", facts)
   organism = plan.config.organism
   base = measure_base_rates(plan, folder)
@@ -202,7 +205,8 @@ def run_gate(
     them; `base` are the rates of the model before the install.
   """
   path, facts = folder / "gate.json", _hash(_eval_facts(plan))
-  record = shared_files.read_json_or_none(path) or {}
+  whole = shared_files.are_whole(path, folder / "rollouts.jsonl")
+  record = shared_files.read_json(path) if whole else {}
   # A record of before right answers were scored lacks what the gate asks.
   if record.get("eval_hash") != facts or "right" not in record:
     if weights is None:
@@ -234,7 +238,8 @@ def measure_base_rates(plan: Plan, folder: Path) -> dict[str, Any] | None:
   if plan.config.organism.kind in PROMPTED:
     plan = dataclasses.replace(plan, prompts=unprompted(plan))
   path, facts = folder / "base.json", _hash(_eval_facts(plan))
-  record = shared_files.read_json_or_none(path)
+  whole = shared_files.are_whole(path, folder / "base_rollouts.jsonl")
+  record = shared_files.read_json(path) if whole else None
   if record is None or record["eval_hash"] != facts or "right" not in record:
     partial = folder / "base.partial.jsonl"
     weights = load_weights(plan.runtime, None)

@@ -9,7 +9,7 @@ from bct_jax.config import ArmConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.experiment.plan import Plan
 from bct_jax.infra import files, processes, shared_files, signals
-from bct_jax.infra.progress import stage
+from bct_jax.infra.progress import log_line, stage
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import data_needs, objective_of
 
@@ -97,7 +97,7 @@ def _score_rest(
         lines.append({"id": example, **sums})
       shared_files.write_lines(path, [{"key": key}, *lines])
       bar(len(ids[part]))
-      if bool(processes.vote(signals.stop_requested())):
+      if processes.read_vote(processes.vote(signals.stop_requested())):
         raise signals.Preempted(f"after {len(lines)} of {len(ids)} examples")
 
 
@@ -112,5 +112,9 @@ def _sums(plan: Plan, weights: Weights, rows: Any) -> list[float]:
 
 def _read(path: Path, key: str) -> list[dict[str, Any]]:
   """Reads the lines of an earlier run; none if the file has another key."""
-  lines = shared_files.read_lines(path)
+  try:
+    lines = shared_files.read_lines(path)
+  except ValueError as e:
+    log_line(f"{e}: scored again")
+    return []
   return lines[1:] if lines and lines[0].get("key") == key else []

@@ -1,7 +1,7 @@
 """Guards the run directory and writes what describes the run.
 
-One run at a time holds the directory, and it is of one config. config.json,
-env.json and done.json are written here.
+One run at a time holds the directory, and it is of one config. config.json and
+env.json are written here.
 """
 
 import contextlib
@@ -25,7 +25,7 @@ from bct_jax.config.judge import COSTS
 from bct_jax.data.open_setting import describe_changes
 from bct_jax.experiment.growth import Growth, find_growth
 from bct_jax.experiment.plan import Plan, make_plan
-from bct_jax.infra import files, processes, shared_files
+from bct_jax.infra import files, ledger, processes, shared_files
 
 
 @contextlib.contextmanager
@@ -43,6 +43,8 @@ def lock_run(workdir: Path) -> Iterator[None]:
       "run directory", lambda: contexts.enter_context(hold_lock(workdir))
     )
     _check_shared(workdir)
+    shared_files.track(workdir, "use another --workdir")
+    contexts.callback(ledger.forget, workdir)
     yield
 
 
@@ -188,7 +190,8 @@ def keep_config(
   path = workdir / "config.json"
   # Through JSON, so that tuples and lists compare alike.
   now = json.loads(json.dumps(raw))
-  record = _record_of_run(workdir)
+  entry = {"config": now, "overrides": dict(overrides)}
+  record = _record_of_run(workdir, entry)
   if record is not None:
     then = record["config"]
     now = _with_date(now, then)
@@ -210,7 +213,7 @@ def keep_config(
         )
       return growth
     return None
-  shared_files.write_json(path, {"config": now, "overrides": dict(overrides)})
+  shared_files.write_json(path, entry)
   return None
 
 
@@ -222,17 +225,23 @@ def _with_costs(then: Mapping, now: Mapping) -> dict[str, Any]:
   return {**then, "judge": {**then["judge"], **costs}}
 
 
-def _record_of_run(workdir: Path) -> dict[str, Any] | None:
+def _record_of_run(
+  workdir: Path, entry: Mapping[str, Any] | None = None
+) -> dict[str, Any] | None:
   """Reads config.json of a run that has begun; None if none has.
 
   A config that a check of its data refused has begun nothing.
+
+  Args:
+    workdir: the run directory.
+    entry: what a damaged config.json gets, if that is what was there.
   """
   has_begun = any(
     shared_files.exists(workdir / name)
     for name in ("env.json", "organisms", "arms")
   )
   path = workdir / "config.json"
-  return shared_files.read_json_or_none(path) if has_begun else None
+  return shared_files.read_json_or_same(path, entry) if has_begun else None
 
 
 def _with_date(now: dict[str, Any], then: Mapping[str, Any]) -> dict[str, Any]:
@@ -312,7 +321,7 @@ def keep_setting_files(workdir: Path, plan: Plan) -> None:
   path = workdir / "setting_files.json"
   if not plan.setting_files:
     return
-  record = shared_files.read_json_or_none(path)
+  record = shared_files.read_json_or_same(path, dict(plan.setting_files))
   if record is None or not shared_files.exists(workdir / "env.json"):
     shared_files.write_json(path, dict(plan.setting_files))
     return
@@ -322,25 +331,3 @@ def keep_setting_files(workdir: Path, plan: Plan) -> None:
       f"{workdir} was begun with other files of the setting ("
       f"{'; '.join(changes)}): choose another --workdir"
     )
-
-
-def write_done(workdir: Path, organism: str) -> None:
-  """Writes done.json with the files of the run, unless it is there.
-
-  It does not list report.html, which can be made again, nor files of trackers.
-
-  Args:
-    workdir: a run directory that lacks only this file.
-    organism: the name of its organism's folder.
-  """
-  done = workdir / "done.json"
-  if done.exists():
-    return
-  paths = [workdir / n for n in ("config.json", "env.json", "result.json")]
-  paths += workdir.glob("setting_files.json")
-  # Not organisms/ as a whole, which may be a link to those of other runs too.
-  for folder in (workdir / "arms", workdir / "organisms" / organism):
-    paths += [p for p in folder.rglob("*") if p.is_file()]
-  names = [p.relative_to(workdir) for p in paths]
-  listed = [n for n in names if not {"tensorboard", "wandb"} & {*n.parts}]
-  files.write_json(done, {"files": sorted(n.as_posix() for n in listed)})

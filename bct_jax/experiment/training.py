@@ -13,7 +13,7 @@ from bct_jax.experiment.gradient_log import FILE, GradientLog
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.rl import RolloutFeed
 from bct_jax.experiment.run_state import TrainRun, begin_states, restore_newest
-from bct_jax.infra import processes, shared_files, trackers
+from bct_jax.infra import memory, processes, shared_files, trackers
 from bct_jax.infra.progress import Stage, log_line, stage
 from bct_jax.interop import lm_eval_tasks
 from bct_jax.mesh import put_batch
@@ -132,8 +132,19 @@ def train_runs(
         lanes[lane].update_trackers()
 
     update = update_in_one_program(step) if vmap else update_in_turn(step)
-    fit([*lanes], frozen, update, evaluate_lanes)
+    with memory.name_shortage(f"training {title}", _less_memory(arm)):
+      fit([*lanes], frozen, update, evaluate_lanes)
   return out | {job.run.name: job.end(lane) for lane, job in lanes.items()}
+
+
+def _less_memory(arm: ArmConfig | OrganismConfig) -> str:
+  """Lists the flags with which an update of a run needs less memory."""
+  whose = "" if isinstance(arm, ArmConfig) else "organism."
+  return (
+    f"--config.{whose}train.accum={2 * arm.train.accum}, "
+    "--config.model.remat=full, --config.mesh.fsdp=2 or "
+    f"--config.{whose}lora.rank=16"
+  )
 
 
 class Job:
@@ -229,6 +240,8 @@ class Job:
       meta, final = {"data_hash": self.run.dataset.hash}, state.step == steps
       if final:
         state = dataclasses.replace(state, params=eval_params(state))
+      # Before the state, which a run would go on from without these lines.
+      shared_files.sync_lines(self.run.folder / "metrics.jsonl")
       self.checkpoints.save(state, meta, final=bool(final))
 
     return Lane(

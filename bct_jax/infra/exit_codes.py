@@ -5,10 +5,14 @@ import traceback
 from collections.abc import Sequence
 
 # After MACHINE and PREEMPTED the same command goes on. FAILED: some cells of a
-# sweep failed, the others are done.
-DONE, BAD_INPUT, NUMERICAL, FAILED, MACHINE, PREEMPTED = 0, 2, 3, 4, 74, 75
+# sweep failed, the others are done. MEMORY: the same command fails again.
+DONE, BAD_INPUT, NUMERICAL, FAILED, MEMORY = 0, 2, 3, 4, 5
+MACHINE, PREEMPTED = 74, 75
 INTERRUPTED = 130
 _tracebacks = False
+# Codes whose line `fail` keeps here, for one who ends the process to print.
+deferred_codes: set[int] = set()
+deferred_line = ""
 # What ml_collections raises of unknown fields and wrong types; a config file is
 # a program of its own, and may raise anything.
 BAD_CONFIG = (
@@ -34,9 +38,13 @@ def take_debug(argv: Sequence[str]) -> list[str]:
 
 def fail(message: str, code: int = BAD_INPUT) -> int:
   """Prints what went wrong to stderr and returns the exit code."""
+  global deferred_line
   if _tracebacks and sys.exc_info()[0] is not None:
     traceback.print_exc()
-  print(f"error: {message.strip()}", file=sys.stderr)
+  if code in deferred_codes:
+    deferred_line = message.strip()
+  else:
+    print(f"error: {message.strip()}", file=sys.stderr)
   return code
 
 

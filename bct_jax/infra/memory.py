@@ -14,9 +14,12 @@ again. A call works in either case. It must come before JAX starts threads,
 hence no jax here.
 """
 
+import contextlib
 import ctypes
 import os
+import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 # Options of malloc.h: give nothing back, take no block apart from the heap, and
@@ -47,6 +50,41 @@ def keep_pages(dev: Path = Path("/dev")) -> bool:
   return libc is not None and all(
     [libc.mallopt(option, value) for option, value in _OPTIONS]
   )
+
+
+class OutOfMemory(RuntimeError):
+  """Is raised where the memory of a device or of the host does not suffice."""
+
+
+# XLA's CPU backend says INTERNAL where others say RESOURCE_EXHAUSTED.
+_SHORTAGE = re.compile(r"RESOURCE_EXHAUSTED|out of memory", re.IGNORECASE)
+
+
+@contextlib.contextmanager
+def name_shortage(what: str, knobs: str) -> Iterator[None]:
+  """Raises what XLA says of too little memory as one line with a way out.
+
+  Args:
+    what: the body does, as "training high".
+    knobs: the fields that make it need less, as flags.
+
+  Raises:
+    OutOfMemory: what did not fit, and what helps.
+  """
+  try:
+    yield
+  except OutOfMemory:
+    raise  # what is inside knows better what it did
+  except (RuntimeError, MemoryError) as e:
+    # Python's own MemoryError mostly has no text.
+    if isinstance(e, RuntimeError) and not _SHORTAGE.search(str(e)):
+      raise
+    text = " ".join(str(e).split())[:200] or "no memory of the host is left"
+    raise OutOfMemory(
+      f"out of memory while {what}: {text.rstrip('.')}. "
+      f"{f'Less is needed with {knobs}. ' if knobs else ''}"
+      "--mode=dry_run says what needs how much"
+    ) from e
 
 
 def release_memory() -> None:

@@ -10,7 +10,6 @@ shared_files.py has the functions for this. Every wait has a name and ends after
 import contextlib
 import functools
 import json
-import os
 import socket
 import sys
 import threading
@@ -24,6 +23,7 @@ from jax._src import distributed  # JAX offers its key-value store nowhere else
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from bct_jax.infra import exit_codes, lost_processes
 from bct_jax.infra.exit_codes import MACHINE
 from bct_jax.infra.formats import number
 
@@ -64,6 +64,7 @@ def join(
     timeout: seconds that processes wait for each other, here and later.
 
   Raises:
+    ValueError: JAX does not find out which process this is.
     ProcessError: the processes did not meet, or another number of them came.
   """
   _State.timeout = timeout
@@ -71,6 +72,10 @@ def join(
   jax.config.update("jax_enable_preemption_service", False)
   # JAX ends all processes when one is silent for this long.
   max_silence = max(10, int(min(timeout, 100)))
+  lost_processes.note(
+    f"--multihost: the processes did not meet within {timeout:g} s"
+  )
+  lost_processes.catch_abort(max_silence)
   try:
     jax.distributed.initialize(
       coordinator,
@@ -80,13 +85,17 @@ def join(
       heartbeat_timeout_seconds=max_silence,
       shutdown_timeout_seconds=30,
     )
-  except (RuntimeError, ValueError) as e:
-    raise ProcessError(
-      f"--multihost: the processes did not meet within "
-      f"{number(timeout)} s: {e}. "
-      "Where JAX cannot detect them (it does on Cloud TPU, GKE TPU, Slurm and "
-      "Open MPI), give --coordinator, --num_processes and --process_id"
+  except ValueError as e:
+    raise ValueError(
+      f"--multihost: {e} Where JAX cannot detect the processes (it does on "
+      "Cloud TPU, GKE TPU, Slurm and Open MPI), give --coordinator, "
+      "--num_processes and --process_id"
     ) from e
+  except RuntimeError as e:
+    raise ProcessError(
+      lost_processes.describe(str(e).splitlines()[0])
+    ) from None
+  lost_processes.note("the devices of all processes")
   count = jax.process_count()
   if num_processes is not None and count != num_processes:
     raise ProcessError(f"--num_processes={num_processes}, but {count} came")
@@ -145,6 +154,7 @@ def barrier(name: str) -> None:
   if count() == 1:
     return
   key = _key(name)
+  lost_processes.note(name)
   try:
     _client().wait_at_barrier(key, int(_State.timeout * 1000))
   except jax.errors.JaxRuntimeError as e:
@@ -210,7 +220,7 @@ def vote(wish: bool) -> Any:
   """Tells whether any process has the wish, with one answer for all of them.
 
   The devices compute the answer, in the order of what else they run. The caller
-  need not wait for it at once: `bool(vote(x))` waits.
+  need not wait for it at once: `read_vote` waits.
   """
   if count() == 1:
     return wish
@@ -222,31 +232,57 @@ def vote(wish: bool) -> Any:
   return _any(place.mesh)(ballots)
 
 
+def read_vote(answer: Any) -> bool:
+  """Waits for the answer of a `vote`."""
+  with deadline("whether a signal came"):
+    return bool(answer)
+
+
+@contextlib.contextmanager
+def name_losses() -> Iterator[None]:
+  """Raises what JAX says of a process that is gone as a ProcessError.
+
+  Raises:
+    ProcessError: one line that names the newest wait.
+  """
+  try:
+    yield
+  except Exception as e:
+    if count() == 1 or not lost_processes.is_loss(e):
+      raise
+    text = f"{e}".splitlines()[0]
+    raise ProcessError(
+      lost_processes.describe(f"another process is gone: {text}")
+    ) from e
+
+
 @contextlib.contextmanager
 def deadline(name: str) -> Iterator[None]:
   """Ends this process if the body takes too long, naming what it waited for.
 
   For waits inside of JAX, which have no time-out of their own.
+
+  Raises:
+    ProcessError: JAX found that another process is gone.
   """
   if count() == 1:
     yield
     return
+  lost_processes.note(name)
 
   def give_up() -> None:
-    print(
-      f"error: {name}: not there within "
-      f"{number(_State.timeout)} s; another of the "
-      f"{count()} processes hangs or is gone",
-      file=sys.stderr,
-      flush=True,
+    line = (
+      f"{name}: not there within {number(_State.timeout)} s; another of the "
+      f"{count()} processes hangs or is gone"
     )
-    os._exit(MACHINE)
+    lost_processes.end(MACHINE, line)
 
   timer = threading.Timer(_State.timeout, give_up)
   timer.daemon = True
   timer.start()
   try:
-    yield
+    with name_losses():
+      yield
   finally:
     timer.cancel()
 
@@ -262,14 +298,16 @@ def leave(code: int) -> None:
   sys.stderr.flush()
   if not jax.distributed.is_initialized():
     if code == MACHINE:
-      os._exit(code)
+      lost_processes.end(code, exit_codes.deferred_line)
     return
+  lost_processes.note_end(code)
   # A process that fails alone must not wait for those that wait for it.
   seconds = 1 if code == MACHINE else 20
   with contextlib.suppress(RuntimeError):
     _client().wait_at_barrier("leave", seconds * 1000)
-    jax.distributed.shutdown()
-  os._exit(code)
+    if code != MACHINE:  # else others may be gone, and this would wait for them
+      jax.distributed.shutdown()
+  lost_processes.end(code, exit_codes.deferred_line)
 
 
 # --- the key-value store ------------------------------------------------------
@@ -315,6 +353,7 @@ def _get(key: str, name: str, process: int) -> Any:
     ProcessError: the value did not come in time.
   """
   timeout = int(_State.timeout * 1000)
+  lost_processes.note(f"{name}, of process {process}")
   try:
     count = int(_client().blocking_key_value_get(f"{key}/parts", timeout))
     parts = [

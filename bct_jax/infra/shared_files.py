@@ -10,17 +10,47 @@ the run ends: rollouts of an eval are better read where they are needed, inside
 of `processes.run_on_first`.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bct_jax.infra import files
+from bct_jax.infra import files, ledger
 from bct_jax.infra.processes import is_first, run_on_first
+from bct_jax.infra.progress import log_line
 
 
 def exists(path: Path) -> bool:
   """Tells whether a file or folder exists."""
   return run_on_first(path.name, path.exists)
+
+
+def track(folder: Path, advice: str) -> None:
+  """Remembers what is written below a folder, as `ledger.track` does."""
+  run_on_first(folder.name, lambda: ledger.track(folder, advice, log_line))
+
+
+def check_folder(folder: Path, remade: Collection[str]) -> None:
+  """Checks the files of a folder as `ledger.check_folder` does."""
+  run_on_first(folder.name, lambda: ledger.check_folder(folder, remade))
+
+
+def are_whole(*paths: Path) -> bool:
+  """Tells whether files that can be made again are there and not damaged.
+
+  A line says of a damaged one that it is made again.
+  """
+
+  def look() -> bool:
+    """Checks one after the other."""
+    try:
+      for path in paths:
+        ledger.check(path, ledger.read_bytes(path))
+    except ledger.DamagedFile as e:
+      log_line(f"{e.damage}: made again")
+      return False
+    return all(path.exists() for path in paths)
+
+  return run_on_first(paths[0].name, look)
 
 
 def read_json(path: Path) -> Any:
@@ -38,9 +68,12 @@ def read_json_or_none(path: Path) -> Any:
   Raises:
     ValueError: the file is broken; the message names it.
   """
-  return run_on_first(
-    path.name, lambda: files.read_json(path) if path.exists() else None
-  )
+  return run_on_first(path.name, lambda: files.read_json_or_none(path))
+
+
+def read_json_or_same(path: Path, value: Any) -> Any:
+  """Reads JSON or mends it as `files.read_json_or_same` does."""
+  return run_on_first(path.name, lambda: files.read_json_or_same(path, value))
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -72,10 +105,15 @@ def append_line_unawaited(path: Path, row: Mapping[str, Any]) -> None:
   """Adds one line while the other processes go on.
 
   For lines that come often, as those of updates do. An error is raised in the
-  first process only.
+  first process only. `sync_lines` makes the lines last.
   """
   if is_first():
-    files.append_line(path, row)
+    files.append_line(path, row, sync=False)
+
+
+def sync_lines(path: Path) -> None:
+  """Flushes appended lines to the disk as `files.sync_lines` does."""
+  run_on_first(path.name, lambda: files.sync_lines(path))
 
 
 def drop_after(path: Path, step: int) -> None:
@@ -97,4 +135,4 @@ def list_files(folder: Path, pattern: str) -> list[Path]:
 
 def delete(path: Path) -> None:
   """Deletes a file if it is there."""
-  run_on_first(path.name, lambda: path.unlink(missing_ok=True))
+  run_on_first(path.name, lambda: files.delete(path))

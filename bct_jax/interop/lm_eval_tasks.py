@@ -258,5 +258,5 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float | None]:
 
 def _raise_if_stopped() -> None:
   """Raises Preempted in all processes if a signal asked one to stop."""
-  if bool(processes.vote(signals.stop_requested())):
+  if processes.read_vote(processes.vote(signals.stop_requested())):
     raise signals.Preempted("in a task of an eval")

@@ -23,8 +23,8 @@ from bct_jax.evals.evaluate import summarize_rows
 from bct_jax.evals.gate import check_gate, first_failures
 from bct_jax.evals.reading import read_arm, words_of
 from bct_jax.evals.schema import terminal_line
-from bct_jax.experiment import rundir
 from bct_jax.infra import files
+from bct_jax.infra.done_file import write_done
 from bct_jax.infra.progress import log_line
 from bct_jax.linear.figure import draw_movement
 from bct_jax.linear.problem import (
@@ -147,7 +147,7 @@ def run(config: LinearConfig, workdir: Path) -> dict[str, Any]:
     ],
   }
   files.write_json(workdir / "result.json", result)
-  rundir.write_done(workdir, name)
+  write_done(workdir, name)
   curves = {arm["name"]: arm["curve"] for arm in result["arms"]}
   picture = draw_movement(curves, config.angle)
   files.write_text(workdir / "linear.svg", picture.svg())

@@ -9,14 +9,19 @@ from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.experiment import keep, run, rundir
 from bct_jax.experiment.environment import write_environment
 from bct_jax.experiment.growth import begin_growth, prepare_growth
-from bct_jax.experiment.rundir import write_done
 from bct_jax.infra import (
   files,
   formats,
   processes,
-  shared_files,
   signals,
   trackers,
+)
+from bct_jax.infra.done_file import (
+  DONE,
+  REMADE,
+  describe_damage,
+  find_damage,
+  write_done,
 )
 from bct_jax.infra.formats import interval, number, percent
 from bct_jax.infra.progress import log_line
@@ -53,7 +58,9 @@ def run_experiment(
   with rundir.lock_run(workdir), signals.handle_signals():
     growth = rundir.keep_config(workdir, raw, overrides, may_grow=True)
     config = rundir.with_template_date(config, rundir.date_of_run(workdir))
-    if growth is None and shared_files.exists(workdir / "done.json"):
+    if growth is None and processes.run_on_first(
+      DONE, lambda: _is_done(workdir)
+    ):
       log_line(f"{workdir} is done already")
     else:
       plan = rundir.make_agreed_plan(config)
@@ -83,6 +90,24 @@ def _end_run(workdir: Path, config: ExperimentConfig) -> None:
       f"{formats.size(count)} of it are weights; without them: python -m "
       f"bct_jax.main --mode=clean --keep=results --workdir={workdir}"
     )
+
+
+def _is_done(workdir: Path) -> bool:
+  """Tells whether a run is done, and prints what is damaged in it.
+
+  What follows from the other files is made again: then it is not done.
+  """
+  if not (workdir / DONE).exists():
+    return False
+  damage = find_damage(workdir)
+  if remade := [name for name in REMADE if name in damage]:
+    for name in remade:
+      log_line(f"{workdir / name} {damage[name]}: made again")
+    files.delete(workdir / DONE)
+    return False
+  for note in describe_damage(workdir):
+    log_line(f"{workdir}: {note}")
+  return True
 
 
 def write_run_report(workdir: Path) -> None:

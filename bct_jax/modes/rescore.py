@@ -5,6 +5,7 @@ when a scorer or a detector of decorations has changed, without sampling. The
 files of the run stay as they are.
 """
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from bct_jax.evals.evaluate import summarize_rows
 from bct_jax.evals.gate import check_gate
 from bct_jax.evals.reading import Reading, read_arm
 from bct_jax.infra import files
+from bct_jax.infra.done_file import describe_damage
 from bct_jax.infra.formats import percent
 from bct_jax.modes.run_scorer import RunScorer, make_scorer
 from bct_jax.report.read.records import Record, read_json, read_lines
@@ -56,6 +58,8 @@ def run_rescore(
     raise ConfigError("--workdir is needed: the directory of the run")
   if out is not None and out.exists():
     raise ConfigError(f"--out={out}: is there already; name a new file")
+  for line in describe_damage(workdir):
+    print(f"warning: {workdir}: {line}", file=sys.stderr)
   records = list(rescore(workdir, grader))
   if not records:
     raise ReportError(f"{workdir}: no completions have been saved there yet")
@@ -71,7 +75,9 @@ def rescore(
   config = read_json(workdir / "config.json").object("config")
   scorer = make_scorer(workdir, config, grader)
   organism = None
-  for path in sorted(workdir.glob("organisms/*/rollouts.jsonl")):
+  gates = {p.parent for p in workdir.glob("organisms/*/gate.json")}
+  gates |= {p.parent for p in workdir.glob("organisms/*/rollouts.jsonl")}
+  for path in sorted(folder / "rollouts.jsonl" for folder in gates):
     record, after = _gate(path, scorer)
     organism = after, record.pop("scored")
     yield record
@@ -134,15 +140,16 @@ def _arm(
 ) -> Iterator[dict[str, Any]]:
   """Yields a record for each eval of an arm, and one for its reading."""
   of, curve, rows = f"arms/{name}", [], []
-  evals = folder / "evals.jsonl"
-  for record in read_lines(evals, print) if evals.exists() else ():
+  evals, done = folder / "evals.jsonl", folder / "done.json"
+  # An arm that is done has evals: a lost file of them is an error.
+  there = evals.exists() or done.exists()
+  for record in read_lines(evals, print) if there else ():
     step = record.count("step")
     path = folder / "rollouts" / f"step_{step}.jsonl"
     change, after = _eval(of, step, path, scorer, decoration, record)
     curve.append(after)
     rows = change.pop("scored")
     yield change
-  done = folder / "done.json"
   if not curve or not organism or not done.exists():
     return
   before = read_json(done)

@@ -13,6 +13,7 @@ from bct_jax.config import ExperimentConfig
 from bct_jax.config.chips import CHIPS
 from bct_jax.config.config_files import shipped_folder
 from bct_jax.data.chat import Chat
+from bct_jax.infra import memory
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import make_mesh
 from bct_jax.models.attention import choose_form
@@ -66,12 +67,14 @@ class Runtime(MeshModel):
 
   def load(self) -> PyTree:
     """Loads the params of the model folder."""
-    return load_params(
-      self.folder,
-      self.model.config,
-      self.abstract_params,
-      sharding_of(self.abstract_params),
-    )
+    knobs = "--config.mesh.fsdp=2 or --config.model.param_dtype=bfloat16"
+    with memory.name_shortage(f"loading {self.folder}", knobs):
+      return load_params(
+        self.folder,
+        self.model.config,
+        self.abstract_params,
+        sharding_of(self.abstract_params),
+      )
 
   @functools.cached_property
   def sampler(self) -> Sample:

@@ -2,12 +2,14 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bct_jax.config import ConfigError, LoraConfig
-from bct_jax.infra import shared_files
+from bct_jax.infra import processes, shared_files
+from bct_jax.infra.progress import log_line
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
@@ -69,12 +71,16 @@ def _restore(
       f"{folder}: its adapter is over another model than "
       f"{runtime.config.model.path}; give the --config it was trained with"
     )
+  shapes = runtime.abstract_trained(lora)
+  # Written when an arm is done, and when an organism has its weights.
+  is_arm = shared_files.exists(folder / "done.json")
+  if not is_arm and not shared_files.exists(folder / "made.json"):
+    return _restore_unfinished(folder, shapes), lora
   checkpoints = Checkpoints(folder / "checkpoints")
   try:
-    shapes = runtime.abstract_trained(lora)
     return checkpoints.restore_params(shapes), lora
   except DamagedCheckpoint as e:
-    if not shared_files.exists(folder / "done.json"):
+    if not is_arm:
       raise
     raise ConfigError(
       f"{e}, after the removal of done.json from it and from the run, which "
@@ -82,6 +88,33 @@ def _restore(
     ) from None
   finally:
     checkpoints.close()
+
+
+def _restore_unfinished(folder: Path, shapes: PyTree) -> PyTree:
+  """Restores the newest complete checkpoint of what may be training now.
+
+  While it is read, training may replace it by the next one: then that is read.
+
+  Raises:
+    ValueError: there is none yet, or it cannot be read again and again.
+  """
+  # Several processes could not all try once more.
+  attempts = 4 if processes.count() == 1 else 1
+  for attempt in range(attempts):
+    checkpoints = Checkpoints(folder / "checkpoints", watching=True)
+    try:
+      params = checkpoints.restore_params(shapes)
+      log_line(
+        f"{folder} is not done: its weights after update {checkpoints.latest()}"
+      )
+      return params
+    except ValueError:
+      if attempt == attempts - 1:
+        raise
+      time.sleep(0.5)
+    finally:
+      checkpoints.close()
+  raise AssertionError("unreachable")
 
 
 def group_by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:

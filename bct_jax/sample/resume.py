@@ -6,6 +6,8 @@ not depend on what else is sampled, bit for bit. So an interrupted run ends with
 the completions of an uninterrupted one.
 """
 
+import contextlib
+import json
 import math
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
@@ -61,7 +63,9 @@ def sample_to_end(
   def finished(row: int, completion: Completion) -> None:
     error = None if partial is None else _append(partial, row, completion)
     on_sampled(1, len(completion.tokens))
-    if bool(processes.vote(signals.stop_requested() or error is not None)):
+    if processes.read_vote(
+      processes.vote(signals.stop_requested() or error is not None)
+    ):
       raise error or signals.Preempted("while sampling")
 
   new = sample(
@@ -90,18 +94,23 @@ def _append(path: Path, row: int, completion: Completion) -> OSError | None:
   if not all(map(math.isfinite, completion.logprobs)):
     return None
   try:
-    shared_files.append_line_unawaited(path, {"row": row, **vars(completion)})
+    line = {"row": row, **vars(completion)}
+    shared_files.append_line_unawaited(path, {**line, "check": _check(line)})
   except OSError as e:
     return e
   return None
 
 
 def _read_completions(path: Path, key: str) -> dict[int, Completion]:
-  """Reads completions of an earlier run; readies the file for further lines."""
-  lines: list[dict[str, Any]] = shared_files.read_lines(path)
+  """Reads completions of an earlier run; readies the file for further lines.
+
+  Lines that were cut or changed are dropped, and their rows sampled again.
+  """
+  lines: list[dict[str, Any]] = processes.run_on_first(
+    path.name, lambda: _whole_lines(path)
+  )
   if not lines or lines[0].get("key") != key:
     lines = [{"key": key}]
-  # Which also drops a last line that was cut.
   shared_files.write_lines(path, lines)
   return {
     line["row"]: Completion(
@@ -109,3 +118,21 @@ def _read_completions(path: Path, key: str) -> dict[int, Completion]:
     )
     for line in lines[1:]
   }
+
+
+def _whole_lines(path: Path) -> list[dict[str, Any]]:
+  """Reads the first line, and each further one that its checksum fits."""
+  content = path.read_bytes() if path.exists() else b""
+  out = []
+  for i, text in enumerate(content.split(b"\n")):
+    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+      line = json.loads(text)
+      rest = {k: v for k, v in line.items() if k != "check"}
+      if i == 0 or line["check"] == _check(rest):
+        out.append(line)
+  return out
+
+
+def _check(line: dict[str, Any]) -> str:
+  """Returns a short checksum of a line."""
+  return files.digest(line)[:8]

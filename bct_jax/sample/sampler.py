@@ -17,6 +17,7 @@ from jax.sharding import Mesh
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
 from bct_jax.data.batches import round_up
+from bct_jax.infra import memory
 from bct_jax.infra.progress import log_line
 from bct_jax.models.decoder import Decoder
 from bct_jax.sample.decode import (
@@ -87,7 +88,13 @@ def make_sampler(
       engine, params, prompts, row_ids, seed, row_limits, arms or one_arm, among
     )
     before = engine.num_programs()
-    out = run.sample_rows(finished, find_stop, frozenset(skip))
+    knobs = (
+      f"--config.sampling.batch_size below {config.batch_size}, "
+      f"--config.sampling.prefill_tokens below {config.prefill_tokens} or "
+      "--config.mesh.tensor=2"
+    )
+    with memory.name_shortage(f"sampling {len(prompts)} rows", knobs):
+      out = run.sample_rows(finished, find_stop, frozenset(skip))
     if new := engine.num_programs() - before:
       log_line(f"sampler: {new} new programs for rows of {run.slots} positions")
     return out

@@ -10,6 +10,7 @@ from typing import Any
 
 import filelock
 
+from bct_jax.infra import memory
 from bct_jax.infra.formats import number, percent
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.claims import Claims
@@ -163,13 +164,15 @@ def _run_group(
 ) -> dict[str, CellOutcome]:
   """Runs cells of a group; an error that ends all of them is that of each."""
   try:
-    outcomes, organism = _run_part(
-      group.plan, cells, root, group.organism.get("made"), group.vmap
-    )
+    with memory.name_shortage("running", ""):
+      outcomes, organism = _run_part(
+        group.plan, cells, root, group.organism.get("made"), group.vmap
+      )
     group.organism["made"] = organism
     return outcomes
   except failed_cells() as e:
-    return {cell.name: e for cell in cells}
+    # Without the traceback, whose frames hold arrays.
+    return {cell.name: ValueError(str(e)) for cell in cells}
 
 
 def _record(
@@ -229,9 +232,10 @@ def _is_done(root: Path, cell: Cell) -> bool:
 def failed_cells() -> tuple[type[Exception], ...]:
   """Lists the exceptions that end a cell and not the sweep."""
   from bct_jax.evals.gate import GateError
+  from bct_jax.infra.memory import OutOfMemory
   from bct_jax.train.step import NumericalError
 
-  return ValueError, GateError, NumericalError
+  return ValueError, GateError, NumericalError, OutOfMemory
 
 
 def write_error(folder: Path, error: str) -> None:
@@ -388,7 +392,7 @@ def _end(
 ) -> CellOutcome:
   """Writes the result of a cell, or returns the error that ended an arm."""
   from bct_jax.experiment import keep, run
-  from bct_jax.experiment.rundir import write_done
+  from bct_jax.infra.done_file import write_done
 
   records = [arms[name] for name in cell.config.arms if name in arms]
   errors = [record for record in records if isinstance(record, Exception)]

@@ -72,12 +72,22 @@ class Checkpoints:
   flipped bit.
   """
 
-  def __init__(self, folder: Path, keep: int = 1):
-    self.folder = Path(folder).absolute()
+  def __init__(self, folder: Path, keep: int = 1, watching: bool = False):
+    """Opens the directory.
+
+    Args:
+      folder: the directory, made if it is not there.
+      keep: the number of checkpoints that stay.
+      watching: whether another process may be saving there. Then nothing is
+        written, and what it has not completed is not looked at.
+    """
+    self.folder, self._watching = Path(folder).absolute(), watching
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
-        max_to_keep=keep, enable_async_checkpointing=False
+        max_to_keep=keep,
+        enable_async_checkpointing=False,
+        create=not watching,
       ),
     )
 
@@ -91,7 +101,7 @@ class Checkpoints:
     newest = max(complete, default=None)
     # An older incomplete one is what an interrupted removal left; the next save
     # removes the rest.
-    if cut and (newest is None or cut[-1] > newest):
+    if not self._watching and cut and (newest is None or cut[-1] > newest):
       raise DamagedCheckpoint(
         self,
         cut[-1],
@@ -101,6 +111,8 @@ class Checkpoints:
 
   def _steps(self) -> tuple[list[int], list[int]]:
     """Lists the steps of complete and of incomplete checkpoints, ascending."""
+    if not self.folder.is_dir():
+      return [], []  # of an arm that has saved nothing yet
     names = (p.name for p in self.folder.iterdir())
     steps = sorted(int(name) for name in names if name.isdigit())
     listed = self._manager.all_steps()
@@ -253,8 +265,8 @@ class Checkpoints:
       with processes.deadline(f"reading {self._at(step)}"):
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))
       trees = {name: restored[name] for name in items}
-    except jax.errors.JaxRuntimeError:
-      raise  # as when memory is short
+    except (jax.errors.JaxRuntimeError, processes.ProcessError):
+      raise  # memory is short, or another process gone
     except Exception as e:  # Orbax raises this very class where a file is cut
       raise DamagedCheckpoint(self, step, f"cannot be read: {e}") from e
     for name, tree in trees.items():

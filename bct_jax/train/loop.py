@@ -1,5 +1,6 @@
 """Trains one run, or several that are trained together, step by step."""
 
+import contextlib
 import dataclasses
 import math
 import time
@@ -66,6 +67,7 @@ class Lane:
     error: why it was not trained to the end.
     step: updates done.
     saved: those of the state saved last.
+    begun: those of the state that it begins with here.
   """
 
   state: TrainState
@@ -78,9 +80,10 @@ class Lane:
   error: NumericalError | None = None
   step: int = dataclasses.field(init=False)
   saved: int = dataclasses.field(init=False)
+  begun: int = dataclasses.field(init=False)
 
   def __post_init__(self):
-    self.step = self.saved = int(self.state.step)
+    self.step = self.saved = self.begun = int(self.state.step)
 
 
 Evaluate = Callable[[int, Sequence[Lane]], None]
@@ -136,7 +139,9 @@ def fit(
     here = [x for x in lanes if x.step == t and x.error is None]
     # A process that is alone need not wait for a vote.
     stopping = (
-      signals.stop_requested() if processes.count() == 1 else bool(stop)
+      signals.stop_requested()
+      if processes.count() == 1
+      else processes.read_vote(stop)
     )
     try:
       _observe(t, [x for x in here if x.config.observes(t, stopping)], log)
@@ -223,12 +228,17 @@ def _update(
 ) -> list[_Metrics]:
   """Dispatches update `step` of the lanes that have a batch."""
   lrs = [lane.learning_rate(step) for lane in lanes]
-  states, metrics = update(
-    [lane.state for lane in lanes],
-    frozen,
-    [None if b is None else b[0] for b in batches],
-    lrs,
-  )
+  # The first update compiles, for as long as that takes. On CPUs the others
+  # wait here for the processes that an update adds over.
+  compiles = any(lane.begun == lane.step for lane in lanes)
+  name = f"update {step + 1}"
+  with contextlib.nullcontext() if compiles else processes.deadline(name):
+    states, metrics = update(
+      [lane.state for lane in lanes],
+      frozen,
+      [None if b is None else b[0] for b in batches],
+      lrs,
+    )
   out = []
   for i, (lane, batch) in enumerate(zip(lanes, batches, strict=True)):
     lane.state = states[i]

@@ -311,6 +311,26 @@ def test_copied_checkpoint_loads_and_a_cut_one_is_refused(saved, tmp_path):
   cut.close()
 
 
+def test_a_watched_folder_has_its_newest_complete_checkpoint(saved, tmp_path):
+  """What another process has done so far of saving the next one."""
+  folder, state = saved
+  copy = tmp_path / "copy"
+  shutil.copytree(folder, copy)
+  before = sorted(p.name for p in copy.rglob("*"))
+  half = copy / "3"  # which Orbax has renamed, and not marked yet
+  (half / "params").mkdir(parents=True)
+  watched = Checkpoints(copy, watching=True)
+  assert watched.latest() == 2
+  restored = watched.restore_params(abstract(state).params)
+  jax.tree.map(np.testing.assert_array_equal, restored, state.params)
+  watched.close()
+  shutil.rmtree(half)
+  assert sorted(p.name for p in copy.rglob("*")) == before
+  with pytest.raises(ValueError, match="no complete checkpoint"):
+    Checkpoints(tmp_path / "none", watching=True).restore_params({})
+  assert not (tmp_path / "none").exists()
+
+
 def test_rest_of_a_removed_checkpoint_is_not_looked_at(saved, tmp_path):
   """F1: killed while the one before the newest was being removed."""
   folder, state = saved

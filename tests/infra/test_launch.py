@@ -405,7 +405,7 @@ def test_gke_jobset_of_tpus():
   job = job["template"]["spec"]
   assert job["parallelism"] == job["completions"] == 8
   (rule,) = job["podFailurePolicy"]["rules"]
-  assert rule["onExitCodes"]["values"] == [2, 3]  # 75 starts it again
+  assert rule["onExitCodes"]["values"] == [2, 3, 5]  # 75 starts it again
   pod = job["template"]["spec"]
   assert pod["nodeSelector"] == {
     "cloud.google.com/gke-tpu-accelerator": "tpu-v5-lite-podslice",

@@ -3,8 +3,10 @@
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
 import pytest
-from runs import ROOT
+from runs import ROOT, run
 
 from bct_jax.infra import memory
 
@@ -62,3 +64,32 @@ def test_accelerators_and_what_a_user_chose_are_left_alone(
     (tmp_path / device).touch()
   monkeypatch.setattr(memory.ctypes, "CDLL", None)  # would raise
   assert not memory.keep_pages(tmp_path)
+
+
+def test_a_shortage_is_one_line_with_a_way_out():
+  """By what XLA really raises where memory does not suffice."""
+  with pytest.raises(
+    memory.OutOfMemory,
+    match="^out of memory while training a: .*Out of memory allocating "
+    r"[\d,]+ bytes. Less is needed with --config.train.accum=2. --mode=dry_run",
+  ):
+    with memory.name_shortage("running", ""):
+      with memory.name_shortage("training a", "--config.train.accum=2"):
+        jnp.zeros(1 << 46).block_until_ready()
+  with pytest.raises(memory.OutOfMemory, match="while running: "):
+    with memory.name_shortage("running", ""):
+      sort = jax.jit(lambda x: jnp.sort(jnp.outer(x, x), axis=0)[0, 0])
+      sort(jnp.ones(1 << 22)).block_until_ready()
+  with pytest.raises(RuntimeError, match="^other$"):
+    with memory.name_shortage("running", ""):
+      raise RuntimeError("other")
+
+
+def test_a_command_without_memory_has_its_code(tiny_folder):
+  """A cache for so many rows that no machine has room for it."""
+  flags = "--mode=sample", "--prompt=Hi.", "--config.sampling.batch_size="
+  code, _, err = run(None, tiny_folder, *flags[:2], f"{flags[2]}{1 << 40}")
+  assert code == 5 and "Traceback" not in err, err
+  last = err.strip().splitlines()[-1]
+  assert last.startswith("error: out of memory while sampling 1 rows: ")
+  assert f"--config.sampling.batch_size below {1 << 40}" in last

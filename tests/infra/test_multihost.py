@@ -4,15 +4,17 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
+import fork_server
+import jax
 import pytest
-from runs import ROOT, caching_apart, comparable, run
+from conftest import QUICK
+from runs import ROOT, caching, caching_apart, comparable, run, start
 from workers import DEVICES, Cluster, free_port
 
-from bct_jax.infra import files, processes
+from bct_jax.config import ConfigError
+from bct_jax.infra import files, lost_processes, processes
 
 pytestmark = pytest.mark.multiprocess
 
@@ -102,7 +104,9 @@ def test_one_process_stopped_or_killed(finished, tiny_folder, tmp_path):
       assert (code, other) == (75, 75), err
       assert "error: stopped" in err.strip().splitlines()[-1]
     else:
-      assert code != 0 and other == -signal.SIGKILL
+      assert code == processes.MACHINE and other == -signal.SIGKILL, err
+      last = err.strip().splitlines()[-1]
+      assert last.startswith("error: ") and "another process is gone" in last
   done = experiment(2, workdir, tiny_folder).end()
   assert [code for code, _, _ in done] == [0, 0], done
   assert_equal_runs(workdir, finished[0])
@@ -184,61 +188,107 @@ def test_run_directory_must_be_shared(tiny_folder, tmp_path):
 
 # --- hosts that hang ----------------------------------------------------------
 
-HANGING = """
-import sys, time
-from bct_jax.infra import processes
-port, rank, what = sys.argv[1:]
-processes.join(f"127.0.0.1:{port}", 2, int(rank), timeout=10)
-processes.barrier("both are here")
-processes._State.timeout = 2
-try:
-  if int(rank) == 1:
-    print("asleep", flush=True)
-    time.sleep(30)
-  elif what == "barrier":
-    processes.barrier("end of the export")
-  elif what == "agree":
-    processes.agree("the plan", {})
-  else:
-    with processes.deadline("metrics of update 7"):
-      time.sleep(30)
-except processes.ProcessError as e:
-  print(e, flush=True)
-  processes.leave(processes.MACHINE)
-"""
+ALL_GONE = "another process is gone"
+# Who goes missing, how, in what the others wait, and what they say of it. JAX
+# aborts a process that waits in C++ when another is silent for 10 s.
+LOSSES = [
+  (1, "killed", "sums", "metrics of update 7: another process is gone"),
+  (0, "killed", "sums", "metrics of update 7: another process is gone"),
+  (1, "killed", "work", ALL_GONE),
+  (0, "killed", "value", "gate.json"),
+  (1, "stopped", "barrier", "end of the export"),
+  (0, "stopped", "value", "gate.json"),
+  (1, "hangs", "sums", "metrics of update 7: not there within 4 s"),
+  (1, "hangs", "agree", "the plan: process 1 did not answer within 4 s"),
+  (1, "hangs", "barrier", "'end of the export': not all of"),
+  (1, "slow", "sums", ""),
+]
 
 
-@pytest.mark.long
-@pytest.mark.parametrize(
-  ("what", "message"),
-  [
-    ("barrier", "barrier 'end of the export': not all of 2 processes came"),
-    ("agree", "the plan: process 1 did not answer within 2 s"),
-    ("deadline", "metrics of update 7: not there within 2 s"),
-  ],
-)
-def test_a_process_that_hangs_ends_the_wait_by_name(what, message):
-  """F21: JAX alone would wait for ever, since the process is alive."""
-  port = str(free_port())
-  both = [
-    subprocess.Popen(
-      [sys.executable, "-c", HANGING, port, str(rank), what],
-      cwd=ROOT,
-      env={**os.environ, "JAX_PLATFORMS": "cpu"},
-      stdout=subprocess.PIPE,
-      stderr=subprocess.PIPE,
-      text=True,
+def start_losses(count, losses):
+  """Starts so many processes for each loss, all at once."""
+  env = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": QUICK}
+  started = []
+  for lost, how, what, message in losses:
+    port = free_port()
+    ranks = [
+      fork_server.start(
+        "tests.support.lost_worker",
+        [rank, count, port, lost, how, what],
+        env | caching(),
+      )
+      for rank in range(count)
+    ]
+    started.append((ranks, lost, how, what, message))
+  return started
+
+
+@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_lost_process_ends_the_others_by_name(count):
+  """F21: code 74 and one line, in whatever way JAX says that one is gone."""
+  started = start_losses(count, LOSSES)
+  try:
+    for ranks, lost, how, what, message in started:
+      for rank, process in enumerate(ranks):
+        case = (count, rank, lost, how, what)
+        if how == "slow":
+          assert process.wait(60) == 0, (case, process.communicate())
+        elif rank != lost:
+          assert process.wait(60) == processes.MACHINE, case
+          _, err = process.communicate()
+          last = err.strip().splitlines()[-1]
+          assert last.startswith("error: "), (case, err)
+          # Those that JAX ended since a third one left do not wait for it.
+          assert message in last or (count > 2 and ALL_GONE in last), case
+          assert "Traceback" not in err, (case, err)
+  finally:
+    for ranks, *_ in started:
+      for process in ranks:
+        process.kill()
+        process.wait()
+
+
+def test_processes_that_never_meet_end_by_name(tiny_folder, tmp_path):
+  """Each alone waits for the other: the first, whom all ask, and the second."""
+  flags = "--multihost", "--timeout=5", "--num_processes=2"
+  alone = [
+    start(
+      tmp_path / str(rank),
+      tiny_folder,
+      *flags,
+      f"--process_id={rank}",
+      f"--coordinator=127.0.0.1:{free_port()}",
     )
     for rank in range(2)
   ]
+  for process in alone:
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == processes.MACHINE, err
+    last = err.strip().splitlines()[-1]
+    assert "the processes did not meet within 5 s" in last
+
+
+def test_a_loss_is_told_from_bad_input():
+  def loss(error):
+    return lost_processes.is_loss(error)
+
+  gloo = ValueError(
+    "UNKNOWN: Gloo all-reduce failed: [external/gloo/gloo/transport/tcp/pair.cc"
+    ":538] Read error [127.0.0.1]:13235: Connection reset by peer"
+  )
+  assert loss(gloo)
+  nccl = jax.errors.JaxRuntimeError("INTERNAL: NCCL operation ncclAllReduce")
+  assert loss(nccl)
   try:
-    out, err = both[0].communicate(timeout=60)
-  finally:
-    for process in both:
-      process.kill()
-    both[1].communicate()
-  assert message in out + err
-  assert both[0].returncode == processes.MACHINE
+    try:
+      raise gloo
+    except ValueError as e:
+      raise ConfigError("checkpoint 2 cannot be read") from e
+  except ConfigError as e:
+    assert loss(e)
+  assert not loss(ConfigError("hub: Connection refused by peer"))
+  assert not loss(ValueError("INTERNAL: no such thing"))
+  assert not loss(jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: no memory"))
 
 
 def test_differences_name_process_host_and_field():
@@ -267,4 +317,4 @@ def test_differences_name_process_host_and_field():
 )
 def test_processes_that_cannot_meet(flags, message, tiny_folder, tmp_path):
   code, _, err = run(tmp_path, tiny_folder, *flags)
-  assert code in (2, processes.MACHINE) and message in err
+  assert code == 2 and message in err

@@ -10,7 +10,7 @@ from typing import Any
 
 from bct_jax.config import ReadingConfig
 from bct_jax.evals.reading import read_arm
-from bct_jax.experiment import rundir
+from bct_jax.infra import done_file
 from bct_jax.report import ReportError
 from bct_jax.report.read.load import load_run
 
@@ -234,7 +234,7 @@ def fake_run(run: Path, names: tuple[str, str] = NAMES) -> Path:
       "organism": organism, "arms": [low, high],
     },
   )  # fmt: skip
-  rundir.write_done(run, "0a1b2c3d")
+  done_file.write_done(run, "0a1b2c3d")
   return run
 
 
@@ -279,7 +279,7 @@ def fake_cell(run: Path, name: str, setting: str, lr: float, seed: int) -> None:
   edit(run / "config.json", plan)
   edit(run / "result.json", lambda r: r.update(setting=setting, arms=[arm]))
   (run / "done.json").unlink()
-  rundir.write_done(run, "0a1b2c3d")
+  done_file.write_done(run, "0a1b2c3d")
 
 
 def edit(path: Path, change: Any) -> None:

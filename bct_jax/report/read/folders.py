@@ -1,5 +1,6 @@
 """Finds the run directories below paths: runs, and sweeps with a run a cell."""
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -54,7 +55,7 @@ def _plan(path: Path) -> list[str]:
 
 
 def load_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
-  """Reads the runs that `run_folders` finds.
+  """Reads the runs that `run_folders` finds; prints what is damaged to stderr.
 
   Returns:
     The runs, and the notes of `run_folders`.
@@ -63,4 +64,8 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
     ReportError: a run cannot be read; one line that names the file.
   """
   folders, notes = run_folders(paths)
-  return [load_run(folder) for folder in folders], notes
+  runs = [load_run(folder) for folder in folders]
+  for run in runs:
+    for line in run.damage:
+      print(f"warning: {run.path}: {line}", file=sys.stderr)
+  return runs, notes

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 from bct_jax.data.leaks import describe_overlap
 from bct_jax.evals.crossings import GONE, find_crossing
 from bct_jax.evals.schema import EvalRecord
+from bct_jax.infra import done_file, ledger
 from bct_jax.report.read import parse, records
 from bct_jax.report.read.calibration import read_calibration
 from bct_jax.report.read.ending import ending_of
@@ -54,6 +55,7 @@ def load_run(path: Path) -> RunRecord:
   arm_records = {} if result is None else _arm_records(result)
   folder = path / "arms"
   folders = [p.name for p in folder.iterdir()] if folder.is_dir() else []
+  folders = [name for name in folders if not name.endswith(ledger.ASIDE)]
   unlisted = sorted(set(folders) - set(arm_records))
   if result is not None and unlisted:
     notes.append(f"result.json does not list these arms: {', '.join(unlisted)}")
@@ -82,6 +84,7 @@ def load_run(path: Path) -> RunRecord:
     setting, model = result.text("setting"), result.text("model")
     organism = _organism(path, result.object("organism"))
     notes += parse.growth(result)
+  damage = done_file.describe_damage(path)
   return RunRecord(
     path=path,
     finished=result is not None,
@@ -92,7 +95,8 @@ def load_run(path: Path) -> RunRecord:
     config=settings,
     overrides=config.object("overrides").value,
     env=env,
-    notes=(*ending_of(path), *notes),
+    notes=(*ending_of(path), *damage, *notes),
+    damage=tuple(damage),
     leaks=() if result is None else _leaks(result),
     judge={} if result is None else _child(result.value, "judge"),
     calibration=read_calibration(path),

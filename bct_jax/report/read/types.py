@@ -194,6 +194,7 @@ class RunRecord:
   Attributes:
     finished: whether `result.json` is there.
     notes: what a reader must know before reading numbers, a line each.
+    damage: those of the notes that are about lost and damaged files.
     leaks: what training data shares with the prompts of evals, a line for each
       training run.
     judge: that gave the labels; empty where none did.
@@ -213,3 +214,4 @@ class RunRecord:
   leaks: tuple[str, ...] = ()
   judge: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   calibration: CalibrationRecord | None = None
+  damage: tuple[str, ...] = ()
