@@ -25,7 +25,7 @@ OWNERS = {
   "flax.linen": {"models"},
   "orbax": {"train/checkpoint.py"},
   "tensorflow_datasets": {"data"},
-  "transformers": {"data/chat.py", "data/source.py", "models"},
+  "transformers": {"data/source.py", "data/tokenizer_files.py", "models"},
   "ml_collections": {"main", "sweep", "modes/notebook.py", "__init__"},
   "absl": {"main", "sweep"},
   "inspect_ai": {"interop"},

@@ -15,6 +15,7 @@ from typing import Literal
 from bct_jax.config import TemplateConfig
 from bct_jax.data.template import Boundary, Template, TemplateError
 from bct_jax.data.thoughts import FindStop, Reader, Reply
+from bct_jax.data.tokenizer_files import read_tokenizer
 from bct_jax.data.tokens import Tokens, mask_audit
 from bct_jax.data.vocabulary import Vocabulary
 from bct_jax.examples import Message
@@ -60,24 +61,8 @@ class Chat:
       ValueError: the tokenizer has no template, or one whose prompt is not a
         prefix of its training text, or has more ids than the model.
     """
-    # Slow to import, more so where torch is installed.
-    from transformers import AutoTokenizer
-
     self.folder = Path(folder)
-    try:
-      # Unless told, transformers asks at the terminal whether to run code that
-      # the folder brings.
-      self.tokenizer = AutoTokenizer.from_pretrained(
-        str(folder), trust_remote_code=False
-      )
-    except (OSError, ValueError) as e:
-      reason = " ".join(str(e).split())
-      if "trust_remote_code" in reason:
-        reason = (
-          "tokenizer_config.json asks to run code of the folder (auto_map), "
-          "which is never run; use a tokenizer that transformers knows"
-        )
-      raise ValueError(f"{folder}: no readable tokenizer: {reason}") from None
+    self.tokenizer = read_tokenizer(self.folder)
     self._vocabulary = Vocabulary(self.folder, self.tokenizer, vocab_size)
     # It stands behind all that is read, so any valid id will do.
     self.pad = 0

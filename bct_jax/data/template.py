@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import TemplateConfig
+from bct_jax.data.template_bound import find_excess
 from bct_jax.examples import Message
 
 # Texts without markup, by which the parts of a turn are found.
@@ -109,6 +110,11 @@ class Template:
     self._folder, self._tokenizer = folder, tokenizer
     self._options = options
     self.text = _find_text(folder, tokenizer, options.chat_template)
+    if excess := find_excess(self.text):
+      raise TemplateError(
+        f"{folder}: the chat template {excess}; set model.chat_template to a "
+        "file with another"
+      )
     self.prints_date = "strftime_now" in self.text
     day = options.template_date or today()
     self.date = day

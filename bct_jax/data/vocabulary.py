@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bct_jax.infra.files import read_json
+from bct_jax.infra.files import read_object
 
 
 class Vocabulary:
@@ -43,6 +43,11 @@ class Vocabulary:
         drop that part without a word, as small vocabularies do with control
         bytes. Or it has ids that the model has no embedding for.
     """
+    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
+      raise ValueError(
+        f"{self.folder}: {text[-60:]!r} has half of a surrogate pair, which no "
+        "tokenizer encodes"
+      )
     ids = list(self.tokenizer.encode(text, add_special_tokens=False))
     if ids and max(ids) >= self._size:
       raise ValueError(
@@ -124,10 +129,11 @@ class Vocabulary:
       path = self.folder / name
       if not path.exists():
         continue
-      raw = read_json(path)
+      raw = read_object(path)
       eos = raw.get("eos_token_id")
       if eos is None:
-        eos = (raw.get("text_config") or {}).get("eos_token_id")
+        part = raw.get("text_config")
+        eos = part.get("eos_token_id") if isinstance(part, dict) else None
       listed = eos if isinstance(eos, list) else [] if eos is None else [eos]
       if not all(type(i) is int for i in listed):
         raise ValueError(f"{path}: eos_token_id = {eos!r}: must be token ids")

@@ -12,7 +12,7 @@ import shutil
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bct_jax.infra import files
+from bct_jax.infra import files, ledger
 from bct_jax.infra.formats import size
 
 # Globs of files below a run directory that a value of `keep` does not need.
@@ -70,9 +70,16 @@ def remove(workdir: Path, paths: Iterable[Path]) -> None:
       for name in record["files"]
       if not any(name == g or name.startswith(f"{g}/") for g in gone)
     ]
+    if "written" in record:
+      record["written"] = {
+        name: entry
+        for name, entry in record["written"].items()
+        if name in {*record["files"]}
+      }
     record["removed"] = sorted({*record.get("removed", []), *gone})
     files.write_json(done, record)
   for path in paths:
+    ledger.note_removal(path)
     if path.is_dir():
       shutil.rmtree(path)
     else:

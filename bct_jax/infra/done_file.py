@@ -50,8 +50,12 @@ def write_done(workdir: Path, organism: str) -> None:
     n.as_posix(): _describe(workdir / n)
     for n in names
     if (n.parts[0] != "organisms" or "checkpoints" in n.parts)
-    and n != Path(ledger.NAME)
+    and n.name != ledger.NAME
   }
+  # Lines may be added to these.
+  for n in names:
+    if n.name == ledger.NAME:
+      written[n.as_posix()] = {"least": (workdir / n).stat().st_size}
   record = {"files": [n.as_posix() for n in names], "written": written}
   files.write_json(workdir / DONE, record)
 
@@ -102,6 +106,9 @@ def find_damage(workdir: Path) -> dict[str, str]:
     # The directory's own knows done.json itself.
     if folder == workdir or folder.parent.name == "organisms":
       out |= _ledger_damage(workdir, folder)
+    elif lines := ledger.Ledger(folder).unreadable:
+      name = (folder / ledger.NAME).relative_to(workdir).as_posix()
+      out[name] = f"was changed in lines {lines}"
   return out
 
 
@@ -117,6 +124,9 @@ def _differs(path: Path, entry: Any) -> str | None:
   """Says how a file differs from its entry in done.json."""
   if not path.is_file():
     return "is no regular file"
+  if isinstance(entry, dict) and isinstance(least := entry.get("least"), int):
+    size = path.stat().st_size
+    return f"has {size:,} bytes of {least:,}" if size < least else None
   if not isinstance(entry, dict) or not isinstance(entry.get("size"), int):
     return f"has a damaged entry in {DONE}"
   now = _describe(path)

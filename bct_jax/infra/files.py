@@ -79,6 +79,30 @@ def read_json(path: Path) -> Any:
     raise ValueError(f"{path}: not readable as JSON: {e}") from None
 
 
+def read_object(path: Path) -> dict[str, Any]:
+  """Reads a JSON object from a file of a model folder.
+
+  Raises:
+    ValueError: the file is missing, no regular one, or broken; the message
+      names it and the line.
+  """
+  if path.exists() and not path.is_file():
+    raise ValueError(f"{path}: not a regular file")
+  try:
+    value = json.loads(path.read_text("utf-8"))
+  except FileNotFoundError:
+    raise ValueError(f"{path} is missing: not a Hugging Face folder") from None
+  except UnicodeDecodeError as e:
+    raise ValueError(f"{path}: not UTF-8 text: {e.reason}") from None
+  except json.JSONDecodeError as e:
+    raise ValueError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
+  except RecursionError:
+    raise ValueError(f"{path}: not JSON: nested too deeply") from None
+  if not isinstance(value, dict):
+    raise ValueError(f"{path}: an object is needed, found {value!r:.60}")
+  return value
+
+
 def read_json_or_none(path: Path) -> Any:
   """Reads JSON as `read_json` does; returns None if there is no such file."""
   content = ledger.read_bytes(path)

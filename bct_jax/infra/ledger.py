@@ -291,6 +291,22 @@ def check_folder(folder: Path, remade: Collection[str]) -> None:
     check(folder / name, read_bytes(folder / name))
 
 
+def note_removal(path: Path) -> None:
+  """Adds to the nearest ledger that a file or a whole folder goes for good.
+
+  Args:
+    path: of what is about to be removed, in a folder that nobody tracks.
+  """
+  for folder in path.parents[:3]:
+    if (folder / NAME).exists():
+      ledger = Ledger(folder)
+      name = path.relative_to(folder).as_posix()
+      for file in dict.fromkeys(e.file for e in ledger.entries):
+        if file == name or file.startswith(f"{name}/"):
+          ledger.add(Entry.of(file, None, False))
+      return
+
+
 def was_written(path: Path, content: bytes) -> bool:
   """Tells whether a content is the one that a file had last."""
   found = _find(path)

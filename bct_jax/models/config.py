@@ -1,11 +1,11 @@
 """Reads the architecture of a decoder from a Hugging Face config.json."""
 
 import dataclasses
-import json
 import math
 from pathlib import Path
 from typing import Any, NoReturn
 
+from bct_jax.infra.files import read_object
 from bct_jax.models.families import FAMILIES
 from bct_jax.models.rope import Refuse, Rope, read_rope
 
@@ -111,25 +111,6 @@ _REQUIRED = (
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
-def read_json(path: Path) -> dict[str, Any]:
-  """Reads a JSON object from a file of a model folder.
-
-  Raises:
-    ValueError: the file is missing or broken; names it and the line.
-  """
-  try:
-    value = json.loads(path.read_text("utf-8"))
-  except FileNotFoundError:
-    raise ValueError(f"{path} is missing: not a Hugging Face folder") from None
-  except UnicodeDecodeError as e:
-    raise ValueError(f"{path}: not UTF-8 text: {e.reason}") from None
-  except json.JSONDecodeError as e:
-    raise ValueError(f"{path}:{e.lineno}: not JSON: {e.msg}") from None
-  if not isinstance(value, dict):
-    raise ValueError(f"{path}: an object is needed, found {value!r:.60}")
-  return value
-
-
 def text_config(raw: dict[str, Any]) -> dict[str, Any]:
   """Returns the language model's part of a config, which may be all of it.
 
@@ -162,7 +143,7 @@ def from_hf(path: Path) -> ModelConfig:
   """
   path = Path(path)
   path = path / "config.json" if path.is_dir() or not path.suffix else path
-  whole = read_json(path)
+  whole = read_object(path)
   raw = text_config(whole)
 
   def refuse(field: str, why: str) -> NoReturn:
@@ -182,6 +163,7 @@ def from_hf(path: Path) -> ModelConfig:
       raw is not whole and field == "num_attention_heads"
     ):
       refuse(field, "required field is missing")
+  _check_numbers(raw, refuse)
   for field, allowed in family.only.items():
     if field in raw and raw[field] not in allowed:
       refuse(field, f"supported: {' or '.join(map(str, allowed))}")
@@ -216,6 +198,35 @@ def from_hf(path: Path) -> ModelConfig:
     "activation": _ACTIVATIONS[activation],
   }
   return ModelConfig(**{**fields, **family.flags(hf)})
+
+
+# Whole numbers, each with the largest one that is no mistake.
+_MOST = {
+  "num_hidden_layers": 1_000,
+  "num_attention_heads": 10_000,
+  "num_key_value_heads": 10_000,
+  "head_dim": 100_000,
+  "hidden_size": 1_000_000,
+  "intermediate_size": 10_000_000,
+  "vocab_size": 10_000_000,
+  "max_position_embeddings": 1_000_000_000,
+  "num_experts": 100_000,
+  "moe_intermediate_size": 10_000_000,
+}
+
+
+def _check_numbers(raw: dict[str, Any], refuse: Refuse) -> None:
+  """Refuses sizes out of range, and numbers that are not finite."""
+  for field, most in _MOST.items():
+    value = raw.get(field)
+    if value is not None and (type(value) is not int or not 0 < value <= most):
+      refuse(field, f"a whole number from 1 to {most:,} is needed")
+  for field, value in raw.items():
+    if isinstance(value, float) and not math.isfinite(value):
+      refuse(field, "a finite number is needed")
+  eps = raw.get("rms_norm_eps")
+  if eps is not None and not (type(eps) in (int, float) and 0 <= eps < 1):
+    refuse("rms_norm_eps", "a number from 0 to below 1 is needed")
 
 
 def _normalized(raw: dict[str, Any], path: Path) -> Any:

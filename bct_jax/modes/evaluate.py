@@ -8,11 +8,12 @@ import jax
 from bct_jax.config import ExperimentConfig
 from bct_jax.evals import evaluate
 from bct_jax.experiment import rundir
-from bct_jax.experiment.eval_rollouts import sample_rows
+from bct_jax.experiment.eval_rollouts import is_finite, sample_rows
 from bct_jax.infra import processes, shared_files
 from bct_jax.interop import judge
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings.decorations import DECORATIONS
+from bct_jax.train.step import NumericalError
 
 
 def run_eval(
@@ -37,6 +38,11 @@ def run_eval(
   with jax.set_mesh(plan.runtime.mesh):
     weights = load_weights(plan.runtime, params)
     rows = sample_rows(plan, weights, "eval")
+  if not is_finite(rows):
+    raise NumericalError(
+      f"log-probabilities are not finite; are the weights of "
+      f"{params or config.model.path} whole?"
+    )
   rows = evaluate.mark_decorated(rows, decoration)
   record = evaluate.summarize_rows(rows, 0)
   record.pop("step")

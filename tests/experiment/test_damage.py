@@ -17,9 +17,9 @@ from bct_jax.report.read.types import ReportError
 
 
 def change_key(data):
-  """Renames the first key of the last JSON object."""
-  at = data.rfind(b"\n", 0, -1) + 1
-  start = data.find(b'"', at)
+  """Renames the first key of the last line, or of the whole object."""
+  start = data.find(b'"', data.rfind(b"\n", 0, -1) + 1)
+  start = data.find(b'"') if start < 0 else start
   return data[: start + 1] + b"x" + data[start + 1 :] if start > 0 else data
 
 
@@ -87,7 +87,7 @@ def test_a_report_names_each_damaged_file_of_a_done_run(
   for name, same_size in each_damage(folder, how):
     outcome = is_read_elsewhere(name, same_size)
     outcomes[outcome or outcome_of_report(folder, name)] += 1
-  assert sum(outcomes.values()) > 50
+  assert sum(outcomes.values()) > 40
   assert outcomes["named in the report"] + outcomes["refused by name"] > 20
   print(how, dict(outcomes))  # with -s: the table of the guide
 

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from bct_jax.infra import processes, whole_folder
+from bct_jax.infra.files import read_object
 from bct_jax.infra.formats import number
 from bct_jax.infra.progress import stage
 from bct_jax.mesh import path_name, to_host
-from bct_jax.models.config import ModelConfig, read_json, text_config
+from bct_jax.models.config import ModelConfig, text_config
 from bct_jax.models.huggingface import safetensors_file
 from bct_jax.models.huggingface.files import INDEX, WEIGHTS
 from bct_jax.models.huggingface.names import Part, hf_names, hf_parts
@@ -199,7 +200,7 @@ def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
 
 def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   """Returns the source's config.json, changed to what is exported."""
-  raw = read_json(source / "config.json")
+  raw = read_object(source / "config.json")
   # Readers older than transformers 5 know only the second spelling.
   out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
   out.pop("quantization_config", None)  # what it says of is not written

@@ -26,9 +26,10 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.infra import whole_folder
+from bct_jax.infra.files import read_object
 from bct_jax.infra.progress import stage
 from bct_jax.mesh import path_name
-from bct_jax.models.config import ModelConfig, read_json
+from bct_jax.models.config import ModelConfig
 from bct_jax.models.huggingface import mxfp4, safetensors_file
 from bct_jax.models.huggingface.files import INDEX, WEIGHTS, no_weights
 from bct_jax.models.huggingface.mxfp4 import Tensor, read_rows
@@ -66,7 +67,7 @@ def _stored_tensors(folder: Path) -> dict[str, safetensors_file.StoredTensor]:
     if not single.exists():
       raise ValueError(no_weights(folder))
     return safetensors_file.read_header(single)
-  weight_map = read_json(index).get("weight_map")
+  weight_map = read_object(index).get("weight_map")
   if not isinstance(weight_map, dict) or not weight_map:
     raise ValueError(f"{index}: weight_map must map tensors to files")
   files = sorted(set(map(str, weight_map.values())))

@@ -70,6 +70,8 @@ def read_header(path: Path) -> dict[str, StoredTensor]:
       message names the tensor.
   """
   try:
+    if path.exists() and not path.is_file():
+      raise ValueError(f"{path}: not a regular file")
     size = path.stat().st_size
     with path.open("rb") as f:
       length = int.from_bytes(f.read(8), "little")
