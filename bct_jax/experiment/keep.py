@@ -77,7 +77,8 @@ def remove(workdir: Path, paths: Iterable[Path]) -> None:
         if name in {*record["files"]}
       }
     record["removed"] = sorted({*record.get("removed", []), *gone})
-    files.write_json(done, record)
+    with ledger.tracking(workdir):
+      files.write_json(done, record)
   for path in paths:
     ledger.note_removal(path)
     if path.is_dir():

@@ -16,11 +16,12 @@ one. Any other file is right if one of its lines fits, since several machines
 may write the same organism. Functions of files.py call this module.
 """
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -236,16 +237,32 @@ def forget(folder: Path) -> None:
     del _tracked[path]
 
 
+@contextlib.contextmanager
+def tracking(folder: Path) -> Iterator[None]:
+  """Tracks a folder for the body, unless this process does already."""
+  if folder.resolve() in _tracked:
+    yield
+    return
+  track(folder, "make it again", lambda line: None)
+  try:
+    yield
+  finally:
+    forget(folder)
+
+
 def _find(path: Path) -> tuple[Ledger, str, str] | None:
   """Finds the ledger for a file, the file's name there, and the advice."""
-  if path.name.startswith(".") or path.name.endswith(_FREE):
+  if path.name.endswith(_FREE):
     return None
   parent = path.parent.resolve()
   for folder in (parent, *parent.parents):
     if folder in _tracked:
       ledger, advice = _tracked[folder]
-      name = (parent / path.name).relative_to(folder).as_posix()
-      return None if name == NAME else (ledger, name, advice)
+      name = (parent / path.name).relative_to(folder)
+      hidden = any(part.startswith(".") for part in name.parts)
+      if hidden or name.name == NAME:
+        return None  # of a folder that is not in its place yet
+      return ledger, name.as_posix(), advice
   return None
 
 
