@@ -233,6 +233,8 @@ class ArmBefore:
       folder.parents[1] / BEFORE / str(i) / folder.name for i in numbers
     ]
     self._folders = [p for p in places if shared_files.exists(p)]
+    for place in self._folders:
+      shared_files.track(place, "use another --workdir")
     self.steps = {
       line["step"]
       for place in self._folders

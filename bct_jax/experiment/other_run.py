@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import ConfigError
-from bct_jax.infra import files, processes, shared_files
+from bct_jax.infra import files, ledger, processes, shared_files
 from bct_jax.infra.progress import log_line
 
 RECORD = "from_run.json"
@@ -79,6 +79,11 @@ def _check(source: Path, facts: Mapping[str, Any]) -> None:
     raise ConfigError(
       f"{where}: provenance.json is not what the name {source.name} is the "
       "hash of; was it changed?"
+    )
+  for name, damage in ledger.Ledger(source).find_damage().items():
+    raise ConfigError(
+      f"{where}: {source.name}/{name} {damage}; restore it, or let the "
+      "command of that run make the organism again"
     )
 
 

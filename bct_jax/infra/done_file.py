@@ -15,6 +15,8 @@ from bct_jax.infra import files, ledger
 DONE = "done.json"
 # What can be made again from the other files, by the command of the run.
 REMADE = (DONE, "result.json")
+# Has the arms of before the run grew; see experiment/growth.py.
+_BEFORE = "arms_before"
 
 
 def write_done(workdir: Path, organism: str) -> None:
@@ -33,6 +35,7 @@ def write_done(workdir: Path, organism: str) -> None:
     return
   # Not organisms/ as a whole, which may be a link to those of other runs too.
   folders = [workdir / "arms", workdir / "organisms" / organism]
+  folders.append(workdir / _BEFORE)
   for temporary in [*workdir.glob(".*.tmp"), *folders[0].rglob(".*.tmp")]:
     temporary.unlink(missing_ok=True)  # of a write that was killed
   if damage := _unfinished_damage(workdir):
@@ -142,7 +145,8 @@ def _unfinished_damage(workdir: Path) -> dict[str, str]:
   out = {}
   parts = [
     p.parent
-    for p in workdir.glob(f"*/*/{ledger.NAME}")
+    for glob in ("*/*", f"{_BEFORE}/*/*")
+    for p in workdir.glob(f"{glob}/{ledger.NAME}")
     if not p.parent.name.endswith(ledger.ASIDE)
   ]
   for folder in (workdir, *sorted(parts)):

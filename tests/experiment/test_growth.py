@@ -3,6 +3,7 @@
 import copy
 import json
 import shutil
+import types
 
 import fork_server
 import pytest
@@ -12,6 +13,7 @@ from runs import ENV, caching, comparable, run
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.experiment import growth, other_run
 from bct_jax.experiment.plan import Plan, make_plan
+from bct_jax.infra import done_file, ledger
 from bct_jax.report.read.load import load_run
 from configs import tiny
 
@@ -162,6 +164,21 @@ def test_updates_that_differ_are_refused(grown):
   path.write_text(text)
 
 
+def test_damage_to_arms_of_before_is_named(grown, tmp_path):
+  workdir, name = tmp_path / "run", f"{growth.BEFORE}/1/low/evals.jsonl"
+  shutil.copytree(grown[0], workdir)
+  assert not done_file.find_damage(workdir)
+  text = (workdir / name).read_text()
+  (workdir / name).write_text(text[: text.rindex("{")])
+  assert list(done_file.find_damage(workdir)) == [name]
+  (workdir / "done.json").unlink()
+  assert list(done_file.find_damage(workdir)) == [name]
+  plan = types.SimpleNamespace(earlier=({},))
+  with pytest.raises(ledger.DamagedFile, match=name):
+    growth.ArmBefore(plan, workdir / "arms" / "low")
+  ledger.forget(workdir)
+
+
 def test_organism_of_another_run(finished, tiny_folder, tmp_path):
   source, workdir = finished[0], tmp_path / "other"
   flag = f"--config.organism.from_run={source}"
@@ -190,5 +207,10 @@ def test_a_changed_or_unfinished_organism_is_refused(finished, tmp_path):
   (tmp_path / "gate.json").rename(copied / "gate.json")
   (copied / "provenance.json").write_text(json.dumps(facts | {"kind": "x"}))
   with pytest.raises(ConfigError, match="is not what the name"):
+    other_run.take_organism(tmp_path / "run", target, facts)
+  shutil.copy(source / "provenance.json", copied)
+  text = (copied / "gate.json").read_text()
+  (copied / "gate.json").write_text(text.replace("1.0", "0.9", 1))
+  with pytest.raises(ConfigError, match="gate.json is not what was written"):
     other_run.take_organism(tmp_path / "run", target, facts)
   assert not target.exists()
