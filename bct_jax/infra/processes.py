@@ -73,7 +73,7 @@ def join(
   # JAX ends all processes when one is silent for this long.
   max_silence = max(10, int(min(timeout, 100)))
   lost_processes.note(
-    f"--multihost: the processes did not meet within {timeout:g} s"
+    f"--multihost: the processes did not meet within {number(timeout)} s"
   )
   lost_processes.catch_abort(max_silence)
   try:

@@ -6,7 +6,6 @@ not depend on what else is sampled, bit for bit. So an interrupted run ends with
 the completions of an uninterrupted one.
 """
 
-import contextlib
 import json
 import math
 from collections.abc import Callable, Collection, Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.infra import files, processes, shared_files, signals
+from bct_jax.infra.progress import log_line
 from bct_jax.sample.sampler import FindStop, Sample
 from bct_jax.types import Completion, PyTree
 
@@ -121,15 +121,23 @@ def _read_completions(path: Path, key: str) -> dict[int, Completion]:
 
 
 def _whole_lines(path: Path) -> list[dict[str, Any]]:
-  """Reads the first line, and each further one that its checksum fits."""
+  """Reads the first line, and each further one that its checksum fits.
+
+  Says which do not. A last line without its end was cut by a kill.
+  """
   content = path.read_bytes() if path.exists() else b""
-  out = []
-  for i, text in enumerate(content.split(b"\n")):
-    with contextlib.suppress(ValueError, KeyError, TypeError, AttributeError):
+  out, changed = [], []
+  for number, text in enumerate(content.split(b"\n")[:-1], 1):
+    try:
       line = json.loads(text)
       rest = {k: v for k, v in line.items() if k != "check"}
-      if i == 0 or line["check"] == _check(rest):
-        out.append(line)
+      if number > 1 and line["check"] != _check(rest):
+        raise ValueError
+      out.append(line)
+    except (ValueError, KeyError, TypeError, AttributeError):
+      changed.append(number)
+  if changed:
+    log_line(f"{path}: lines {changed} were changed: sampled again")
   return out
 
 

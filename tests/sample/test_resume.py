@@ -65,12 +65,27 @@ def test_a_file_of_something_else_is_begun_anew(tmp_path, change):
   assert len(path.read_text().splitlines()) == 5
 
 
-def test_a_broken_line_is_named(tmp_path):
-  path = tmp_path / "rows.partial.jsonl"
-  sample_to_end(fake([]), None, PROMPTS, 5, path, "x")
+@pytest.mark.parametrize(
+  ("number", "change", "again"),
+  [
+    (2, lambda line: "{", [2]),
+    (2, lambda line: line.replace("-0.2", "-0.3"), [2]),
+    (4, lambda line: line.replace('"check"', '"other"'), [0]),
+    (0, lambda line: line[:-2], [3, 2, 1, 0]),
+  ],
+)
+def test_rows_of_a_changed_line_are_sampled_again(
+  number, change, again, tmp_path, capsys
+):
+  path, asked = tmp_path / "rows.partial.jsonl", []
+  whole = sample_to_end(fake([]), None, PROMPTS, 5, path, "x")
   lines = path.read_text().splitlines()
-  lines[2] = "{"
-  path.write_text("\n".join(lines) + "\n")
-  with pytest.raises(ValueError, match="partial.jsonl:3"):
-    sample_to_end(fake([]), None, PROMPTS, 5, path, "x")
   assert json.loads(lines[0]).keys() == {"key"}
+  before, lines[number] = lines[number], change(lines[number])
+  assert lines[number] != before
+  path.write_text("\n".join(lines) + "\n")
+  assert not capsys.readouterr().err
+  assert sample_to_end(fake(asked), None, PROMPTS, 5, path, "x") == whole
+  assert asked == again
+  said = f"rows.partial.jsonl: lines [{number + 1}] were changed"
+  assert said in capsys.readouterr().err
