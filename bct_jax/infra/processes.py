@@ -26,12 +26,16 @@ from jax.sharding import PartitionSpec as P
 from bct_jax.infra import exit_codes, lost_processes
 from bct_jax.infra.exit_codes import MACHINE
 from bct_jax.infra.formats import number
+from bct_jax.infra.memory import OutOfMemory
 
 T = TypeVar("T")
 
 # Characters of a value that are stored under one key, well below the limit of
 # a message.
 _PART = 1_000_000
+# Errors of one process that are of the same type in all: each type has its own
+# exit code.
+_KINDS = (ValueError, OSError, OutOfMemory)
 
 
 class ProcessError(RuntimeError):
@@ -124,7 +128,7 @@ def run_on_first(name: str, make: Callable[[], T]) -> T:
     make: called in the first process only; returns a JSON value.
 
   Raises:
-    ValueError, OSError: an error of `make`, in every process.
+    ValueError, OSError, OutOfMemory: an error of `make`, in every process.
     ProcessError: the first process did not answer, or raised something else.
   """
   if count() == 1:
@@ -140,7 +144,7 @@ def run_on_first(name: str, make: Callable[[], T]) -> T:
     return value
   answer = _get(key, name, process=0)
   if "error" in answer:
-    kinds = {"ValueError": ValueError, "OSError": OSError}
+    kinds = {kind.__name__: kind for kind in _KINDS}
     raise kinds.get(answer["error"], ProcessError)(answer["text"])
   return answer["value"]
 
@@ -326,7 +330,7 @@ def _key(name: str) -> str:
 
 def _kind(e: BaseException) -> str:
   """Names the type under which other processes raise an error."""
-  for kind in (ValueError, OSError):
+  for kind in _KINDS:
     if isinstance(e, kind):
       return kind.__name__
   return type(e).__name__

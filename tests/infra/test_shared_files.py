@@ -2,7 +2,9 @@
 
 import pytest
 
+from bct_jax.config import ConfigError
 from bct_jax.infra import files, processes, shared_files
+from bct_jax.infra.memory import OutOfMemory
 
 ROW = {"step": 1}
 # Each function, with what it is given after the path.
@@ -39,6 +41,35 @@ def test_only_the_first_process_touches_the_disk(name, tmp_path, monkeypatch):
     assert value == ["a", "b"]
   else:
     assert value is None
+
+
+@pytest.mark.parametrize(
+  ("error", "kind"),
+  [
+    (ConfigError("f"), ValueError),
+    (FileNotFoundError("f"), OSError),
+    (OutOfMemory("f"), OutOfMemory),
+    (KeyError("f"), processes.ProcessError),
+  ],
+)
+def test_an_error_of_the_first_process_has_one_exit_code_in_all(
+  error, kind, monkeypatch
+):
+  stored = {}
+  monkeypatch.setattr(processes, "count", lambda: 2)
+  monkeypatch.setattr(processes, "_key", str)
+  monkeypatch.setattr(processes, "_put", stored.__setitem__)
+  monkeypatch.setattr(processes, "_get", lambda key, *_, **__: stored[key])
+
+  def make():
+    raise error
+
+  with pytest.raises(type(error)):
+    processes.run_on_first("file", make)
+  monkeypatch.setattr(processes, "is_first", lambda: False)
+  with pytest.raises(kind, match="f") as caught:
+    processes.run_on_first("file", make)
+  assert type(caught.value) is kind
 
 
 def test_lines_that_are_not_awaited(tmp_path, monkeypatch):
