@@ -19,7 +19,7 @@ from bct_jax.config import (
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
 from bct_jax.data.leaks import count_labels, measure_overlap
-from bct_jax.data.source import read_examples
+from bct_jax.data.read_once import read_examples_once
 from bct_jax.data.thoughts import Reply
 from bct_jax.data.training_pairs import (
   Pair,
@@ -31,6 +31,7 @@ from bct_jax.data.training_pairs import (
 )
 from bct_jax.examples import Example, Setting
 from bct_jax.experiment.check_run import check_own_samples, check_run
+from bct_jax.infra.files import digest
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import (
@@ -51,6 +52,7 @@ def make_dataset(
   arm: ArmConfig | OrganismConfig,
   where: str,
   completions: Mapping[str, Reply] | None = None,
+  rendered: dict[str, list[Tokens]] | None = None,
 ) -> Dataset:
   """Makes the dataset of an arm or of the organism.
 
@@ -61,6 +63,7 @@ def make_dataset(
     completions: with their thoughts, by the example's id, in place of the
       setting's own; examples without one are left out. None takes the setting's
       own, which also checks a run whose completions will be drawn later.
+    rendered: rows that were made for other arms, see `_render`; is added to.
 
   Raises:
     ValueError: a field is impossible or an example does not fit; the message
@@ -68,7 +71,7 @@ def make_dataset(
   """
   train = arm.train
   objective = make_objective(train.objective, train.options, f"{where}.train")
-  needs = data_needs(objective)
+  needs, rendered = data_needs(objective), {} if rendered is None else rendered
   install = isinstance(arm, OrganismConfig)
   from_template = (
     install and arm.kind != "distill" and not needs.trains_on_own_samples
@@ -105,8 +108,8 @@ def make_dataset(
       # Fails here for a prompt that cannot be made, before anything is drawn.
       training_prompt(setting, train, examples[0], "draw")
     pairs = _pairs(setting, arm, examples)
-    rows = _render(runtime, train, examples, pairs)
-    extra_rows = _extra_rows(runtime, setting, train, examples, rows)
+    rows = _render(runtime, train, examples, pairs, rendered)
+    extra_rows = _extra_rows(runtime, setting, train, examples, rows, rendered)
     data = _lay_out(
       runtime, train, examples, rows, train.steps, extra_rows=extra_rows
     )
@@ -121,12 +124,14 @@ def _extra_rows(
   train: TrainConfig,
   examples: Sequence[Example],
   rows: Sequence[Tokens],
+  rendered: dict[str, list[Tokens]],
 ) -> dict[str, list[Tokens]]:
   """Makes the further rows that the objective wants of each example.
 
   Args:
     runtime, setting, train, examples: of the run.
     rows: of the examples.
+    rendered: see `_render`.
   """
   needs = data_needs(make_objective(train.objective, train.options))
   out = {}
@@ -134,9 +139,10 @@ def _extra_rows(
     pairs = make_extra_rows(kind)(setting, train, examples)
     if name == "anchor":  # of other prompts, whose completions have no thoughts
       plain = dataclasses.replace(train, reasoning="none")
-      out[name] = _balance(_render(runtime, plain, examples, pairs), rows)
+      anchors = _render(runtime, plain, examples, pairs, rendered)
+      out[name] = _balance(anchors, rows)
     else:
-      out[name] = _render(runtime, train, examples, pairs)
+      out[name] = _render(runtime, train, examples, pairs, rendered)
   return out
 
 
@@ -164,7 +170,7 @@ def _examples(
     return targeted_examples(setting, train.num_examples, train.seed), "", 0
   if train.file is None:
     return setting.train(train.num_examples, train.seed), "", 0
-  examples, source_hash = read_examples(
+  examples, source_hash = read_examples_once(
     train.file,
     train.file_split,
     train.turns,  # pyright: ignore[reportArgumentType]
@@ -175,7 +181,7 @@ def _examples(
       f"train.num_examples = {train.num_examples}: {train.file} has "
       f"{len(examples)} examples in the split {train.file_split!r}"
     )
-  return examples[: train.num_examples], source_hash, len(examples)
+  return list(examples[: train.num_examples]), source_hash, len(examples)
 
 
 def _pairs(
@@ -329,11 +335,34 @@ def _render(
   train: TrainConfig,
   examples: Sequence[Example],
   pairs: Sequence[Pair],
+  rendered: dict[str, list[Tokens]],
 ) -> list[Tokens]:
   """Turns pairs into rows of tokens, weighted as their examples are.
 
   The thoughts before the completions are as `train.reasoning` says.
+
+  Args:
+    runtime, train: of the run.
+    examples, pairs: in order.
+    rendered: rows by the hash of what they are of; added to. Arms mostly share
+      them, and to tokenize many rows takes minutes.
   """
+  key = digest(
+    [pairs, [[e.thought, e.weight] for e in examples]]
+    + [train.reasoning, train.normalizer, trained_part(train.options)]
+  )
+  if key not in rendered:
+    rendered[key] = _render_rows(runtime, train, examples, pairs)
+  return rendered[key]
+
+
+def _render_rows(
+  runtime: Runtime,
+  train: TrainConfig,
+  examples: Sequence[Example],
+  pairs: Sequence[Pair],
+) -> list[Tokens]:
+  """Does what `_render` does, without a look at what there is."""
   rows = []
   for example, pair in zip(examples, pairs, strict=True):
     thought = "" if train.reasoning == "empty" else example.thought

@@ -7,6 +7,7 @@ from jax.sharding import Mesh
 
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.data.batches import Dataset
+from bct_jax.data.chat import Tokens
 from bct_jax.data.open_setting import open_setting
 from bct_jax.evals.evaluate import Prompt, make_prompts
 from bct_jax.examples import Setting
@@ -125,8 +126,9 @@ def make_plan(
   install = None
   if config.organism.trained:
     install = make_dataset(runtime, setting, config.organism, "organism")
+  rendered: dict[str, list[Tokens]] = {}
   arms = {
-    name: make_dataset(runtime, setting, arm, f"arms.{name}")
+    name: make_dataset(runtime, setting, arm, f"arms.{name}", rendered=rendered)
     for name, arm in config.arms.items()
   }
   tasks = Tasks(runtime) if config.eval.tasks else None

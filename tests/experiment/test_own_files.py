@@ -1,5 +1,6 @@
 """Runs on the user's own files: resume, rescore, sweeps, several processes."""
 
+import collections
 import dataclasses
 import json
 import shutil
@@ -18,9 +19,12 @@ from own_files import (
 from runs import ENV, ROOT, caching, comparable, start_module
 from workers import free_port
 
-from bct_jax.config import SettingConfig
+from bct_jax.config import SettingConfig, from_dict
+from bct_jax.data import read_once
+from bct_jax.data.chat import Chat
 from bct_jax.experiment.plan import make_plan
 from bct_jax.modes.rescore import rescore
+from configs import tiny
 
 CODE = (
   "def grade(row, text):\n"
@@ -196,3 +200,40 @@ def test_a_sweep_takes_a_setting_of_the_user(tmp_path, tiny_folder):
   out, err = process.communicate(timeout=300)
   assert process.returncode == 0, err
   assert "mark_a: " in out and "mark_b: " in out
+
+
+def test_a_train_file_is_read_and_tokenized_once_for_all_arms(
+  tiny_folder, tmp_path, monkeypatch
+):
+  path, calls = tmp_path / "rows.jsonl", collections.Counter()
+  row = '{"prompt": "Is it?", "completion": "It is number %d."}\n'
+  path.write_text("".join(row % i for i in range(20)))
+
+  def count(place, name):
+    original = getattr(place, name)
+
+    def counting(*args, **more):
+      calls[name] += 1
+      return original(*args, **more)
+
+    monkeypatch.setattr(place, name, counting)
+
+  count(read_once, "read_examples")
+  count(Chat, "example")
+  values = tiny.get_config().to_dict()
+  values["model"]["path"] = str(tiny_folder)
+  train = {"source": "file", "file": str(path), "num_examples": 20, "steps": 1}
+  plain = {**train, "decoration": "plain"}
+  values["arms"] = {
+    "a": {"train": train, "optim": {"lr": 1e-3}},
+    "b": {"train": train, "optim": {"lr": 1e-4}},
+    "plain": {"train": plain},
+  }
+  install = values["organism"]["train"]["num_examples"]
+  plan = make_plan(from_dict(values))
+  assert calls == {"read_examples": 1, "example": install + 2 * 20}
+  assert plan.arms["a"].hash == plan.arms["b"].hash != plan.arms["plain"].hash
+  path.write_text(path.read_text().replace("number 3.", "number 33."))
+  again = make_plan(from_dict(values))
+  assert calls["read_examples"] == 2
+  assert again.arms["a"].hash != plan.arms["a"].hash
