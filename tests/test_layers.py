@@ -62,6 +62,7 @@ NO_JAX = {
   "infra/signals.py",
   "infra/trackers.py",
   "infra/user_code.py",
+  "infra/visible.py",
   "sizing/hlo.py",
   "sweep/cells.py",
 }

@@ -68,7 +68,13 @@ def hold_lock(workdir: Path) -> Iterator[None]:
     # a dead process.
     try:
       fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except OSError as e:
+      if not isinstance(e, BlockingIOError):
+        raise ConfigError(
+          f"--workdir={workdir}: its file system has no locks (flock: {e}), "
+          "without which two runs could write there; use another file system, "
+          "or mount this one with locks"
+        ) from None
       lock.seek(0)
       raise ConfigError(
         f"{workdir} is in use by process {lock.read().strip() or 'unknown'}; "

@@ -4,6 +4,8 @@ import sys
 import traceback
 from collections.abc import Sequence
 
+from bct_jax.infra.visible import visible
+
 # After MACHINE and PREEMPTED the same command goes on. FAILED: some cells of a
 # sweep failed, the others are done. MEMORY: the same command fails again.
 DONE, BAD_INPUT, NUMERICAL, FAILED, MEMORY = 0, 2, 3, 4, 5
@@ -42,9 +44,9 @@ def fail(message: str, code: int = BAD_INPUT) -> int:
   if _tracebacks and sys.exc_info()[0] is not None:
     traceback.print_exc()
   if code in deferred_codes:
-    deferred_line = message.strip()
+    deferred_line = visible(message.strip())
   else:
-    print(f"error: {message.strip()}", file=sys.stderr)
+    print(f"error: {visible(message.strip())}", file=sys.stderr)
   return code
 
 

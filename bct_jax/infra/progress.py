@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from tqdm import tqdm
 
 from bct_jax.infra.formats import duration
+from bct_jax.infra.visible import visible
 
 # Without a terminal a long stage says how far it is after so many seconds, or
 # at each tenth, though not sooner than the other number after its last line.
@@ -113,4 +114,4 @@ def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
 def log_line(text: str) -> None:
   """Prints a line for the user without breaking a bar."""
   if not _silent:
-    tqdm.write(text, file=sys.stderr)
+    tqdm.write(visible(text), file=sys.stderr)

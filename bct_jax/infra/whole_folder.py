@@ -18,9 +18,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from bct_jax.infra import files
+from bct_jax.infra.locks import wait_for_lock
+from bct_jax.infra.visible import visible
 
 MANIFEST = "bct_manifest.json"
 
@@ -34,7 +34,7 @@ class ModelSourceError(ValueError):
 
 def say(text: str) -> None:
   """Prints one line about a stage to stderr: stdout is kept for results."""
-  print(text, file=sys.stderr, flush=True)
+  print(visible(text), file=sys.stderr, flush=True)
 
 
 def sha256(path: Path) -> str:
@@ -260,19 +260,10 @@ def _fsync(path: Path) -> None:
     os.close(descriptor)
 
 
-@contextlib.contextmanager
-def _lock(folder: Path):
-  """Keeps other builders out; the system drops the lock of a killed one."""
-  lock = filelock.FileLock(folder.parent / f".{folder.name}.lock")
-  try:
-    lock.acquire(timeout=0)
-  except filelock.Timeout:
-    say(f"waiting for another process that is making {folder}")
-    lock.acquire()
-  try:
-    yield
-  finally:
-    lock.release()
+def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+  """Keeps other builders out."""
+  path = folder.parent / f".{folder.name}.lock"
+  return wait_for_lock(path, str(folder), say)
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -11,7 +11,8 @@ from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.examples import Message
 from bct_jax.infra import processes
 from bct_jax.infra.progress import log_line
-from bct_jax.modes.sample import as_in_evals, printable, read_reply
+from bct_jax.infra.visible import visible
+from bct_jax.modes.sample import as_in_evals, check_finite, read_reply
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import group_by_base, load_arms
 from bct_jax.types import PyTree
@@ -57,7 +58,7 @@ def run_chat(config: ExperimentConfig, params: Sequence[Path]) -> None:
     try:
       for name, answer in _do(talk, line).items():
         source = f"[{name}] " if len(talk.names) > 1 else ""
-        print(f"{source}{printable(answer)}\n", flush=True)
+        print(f"{source}{visible(answer)}\n", flush=True)
     except ValueError as e:
       log_line(f"not answered: {e}")
 
@@ -161,6 +162,7 @@ class Talk:
         for name, completion, (_, prefix) in zip(
           names, completions, parts, strict=True
         ):
+          check_finite([completion], name)
           reply = read_reply(runtime, completion, prefix)
           said[name] = [
             *said[name],

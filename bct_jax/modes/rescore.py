@@ -25,6 +25,7 @@ from bct_jax.evals.reading import Reading, read_arm
 from bct_jax.infra import files
 from bct_jax.infra.done_file import describe_damage
 from bct_jax.infra.formats import percent
+from bct_jax.infra.visible import visible
 from bct_jax.modes.run_scorer import RunScorer, make_scorer
 from bct_jax.report.read.records import Record, read_json, read_lines
 from bct_jax.report.read.types import ReportError
@@ -59,13 +60,13 @@ def run_rescore(
   if out is not None and out.exists():
     raise ConfigError(f"--out={out}: is there already; name a new file")
   for line in describe_damage(workdir):
-    print(f"warning: {workdir}: {line}", file=sys.stderr)
+    print(f"warning: {workdir}: {visible(line)}", file=sys.stderr)
   records = list(rescore(workdir, grader))
   if not records:
     raise ReportError(f"{workdir}: no completions have been saved there yet")
   if out is not None:
     files.write_lines(out, records)
-  print("\n".join(map(_text, records)))
+  print(visible("\n".join(map(_text, records))))
 
 
 def rescore(

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from bct_jax.examples import Message
 from bct_jax.experiment.plan import style_of
 from bct_jax.infra import files, processes, shared_files, signals
 from bct_jax.infra.progress import Stage, stage
+from bct_jax.infra.visible import visible
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import (
   group_by_base,
@@ -23,6 +25,7 @@ from bct_jax.runtime.weights import (
 )
 from bct_jax.sample.resume import sample_to_end
 from bct_jax.settings.prompts import prompt_wordings as wordings_of
+from bct_jax.train.step import NumericalError
 from bct_jax.types import Completion
 
 
@@ -73,6 +76,8 @@ def run_sample(
   ):
     for group, partial in zip(groups, partials, strict=True):
       of_group = _sample_group(runtime, group, ids, partial, bar)
+      for folder, of_folder in zip(group, of_group, strict=True):
+        check_finite(of_folder, folder or config.model.path)
       completions |= zip(group, of_group, strict=True)
   rows = [
     {
@@ -195,6 +200,22 @@ def _sample_group(
   ]
 
 
+def check_finite(completions: Sequence[Completion], source: object) -> None:
+  """Checks that all log-probabilities of completions are numbers.
+
+  Args:
+    completions: of a model.
+    source: where its weights are.
+
+  Raises:
+    train.NumericalError: some are not.
+  """
+  if not all(math.isfinite(x) for c in completions for x in c.logprobs):
+    raise NumericalError(
+      f"log-probabilities are not finite; are the weights of {source} whole?"
+    )
+
+
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:
   """Prints samples: the prompt's last user turn, then the answer."""
   several = len({row["params"] for row in rows}) > 1
@@ -202,15 +223,7 @@ def _show(rows: Sequence[Mapping[str, Any]]) -> None:
     cut = "" if row["stop"] == "stop" else " [cut]"
     turn = [m for m in row["messages"] if m["role"] == "user"][-1]
     source = f" [{row['params']}]" if several else ""
-    print(f"> {printable(turn['content'])}{source}")
+    print(f"> {visible(turn['content'])}{source}")
     if row.get("thought"):
-      print(f"({printable(row['thought'])})")
-    print(f"{printable(row['text'])}{cut}\n")
-
-
-def printable(text: str) -> str:
-  """Replaces control characters of a text, which could drive the terminal."""
-  return "".join(
-    c if c.isprintable() or c == "\n" else "\N{REPLACEMENT CHARACTER}"
-    for c in text
-  )
+      print(f"({visible(row['thought'])})")
+    print(f"{visible(row['text'])}{cut}\n")

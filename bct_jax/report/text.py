@@ -8,7 +8,6 @@ import html
 import json
 import math
 import re
-import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -17,6 +16,7 @@ from markupsafe import Markup
 from bct_jax.evals import crossings
 from bct_jax.evals.schema import EvalRecord, Rate
 from bct_jax.infra.formats import interval, number, percent
+from bct_jax.infra.visible import escape, visible
 from bct_jax.report.read.types import (
   ArmRecord,
   Crossing,
@@ -26,32 +26,6 @@ from bct_jax.report.read.types import (
 from bct_jax.settings import SETTINGS
 from bct_jax.settings.docstrings import docstring_fields
 
-# Control, format (bidirectional overrides, tags), surrogate, private and
-# unassigned characters, line and paragraph separators.
-_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp")
-# A newline is seen, and emoji and many scripts need the two joiners.
-_HARMLESS = "\n\u200c\u200d"
-_NAMES = {"\t": "\\t", "\r": "\\r", "\x1b": "\\x1b", "\x00": "\\0"}
-
-
-def _escape(char: str) -> str:
-  """Returns the escape of a hidden character, or the character itself."""
-  if char.isascii() and char.isprintable() or char in _HARMLESS:
-    return char
-  if unicodedata.category(char) not in _HIDDEN:
-    return char
-  if char in _NAMES:
-    return _NAMES[char]
-  code = ord(char)
-  if code < 0x100:
-    return f"\\x{code:02x}"
-  return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def visible(text: str) -> str:
-  """Replaces hidden characters by escapes; the result is not HTML yet."""
-  return "".join(map(_escape, text))
-
 
 def show(text: str) -> Markup:
   """Writes text as HTML, with escapes in place of hidden characters.
@@ -60,9 +34,9 @@ def show(text: str) -> Markup:
   """
   parts = []
   for char in text:
-    escape = _escape(char)
-    safe = html.escape(escape)
-    parts.append(safe if escape == char else f"<i>{safe}</i>")
+    shown = escape(char)
+    safe = html.escape(shown)
+    parts.append(safe if shown == char else f"<i>{safe}</i>")
   return Markup("".join(parts))
 
 

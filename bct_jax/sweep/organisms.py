@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import filelock
 import jax
 
 from bct_jax.evals.gate import GateError
@@ -17,6 +16,9 @@ from bct_jax.experiment.organism import (
 )
 from bct_jax.infra import files, signals
 from bct_jax.infra.formats import interval, number, percent
+from bct_jax.infra.locks import wait_for_lock
+from bct_jax.infra.progress import log_line
+from bct_jax.infra.visible import visible
 from bct_jax.interop import judge
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
@@ -66,13 +68,13 @@ def _make(group: Sequence[Cell], root: Path) -> Mapping[str, Any]:
       plan.judge.open(root / judge.FILE)
     with (
       jax.set_mesh(plan.runtime.mesh),
-      filelock.FileLock(root / "organisms" / ".lock"),
+      wait_for_lock(root / "organisms" / ".lock", "an organism", log_line),
       contextlib.suppress(GateError),  # its rates are in the file
     ):
       make_organism(plan, root)
     return {k: files.read_json(folder / f"{k}.json") for k in ("gate", "made")}
   except (NumericalError, ValueError) as e:
-    return {"error": str(e)}
+    return {"error": visible(str(e))}
 
 
 def gate_table(records: Mapping[str, Mapping[str, Any]]) -> str:

@@ -12,6 +12,9 @@ import filelock
 
 from bct_jax.infra import memory
 from bct_jax.infra.formats import number, percent
+from bct_jax.infra.locks import wait_for_lock
+from bct_jax.infra.progress import log_line
+from bct_jax.infra.visible import visible
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.claims import Claims
 from bct_jax.sweep.groups import make_room, plan_of
@@ -183,8 +186,9 @@ def _record(
 ) -> None:
   """Adds the arms of a cell to the results, or why it failed."""
   if isinstance(outcome, Exception):
-    results[cell.name] = {"error": str(outcome)}
-    write_error(cell_folder(root, cell), str(outcome))
+    error = visible(str(outcome))
+    results[cell.name] = {"error": error}
+    write_error(cell_folder(root, cell), error)
   else:
     results.update({arm["name"]: arm for arm in outcome})
 
@@ -261,7 +265,6 @@ def report_cell(name: str, arm: Mapping[str, Any]) -> None:
 def read_finished(cell: Cell, root: Path) -> CellOutcome:
   """Reads the arms of a cell that is done; returns an error for a lost file."""
   from bct_jax.experiment import rundir
-  from bct_jax.infra import progress
   from bct_jax.infra.files import read_json
   from bct_jax.report.read.load import load_run
 
@@ -269,13 +272,11 @@ def read_finished(cell: Cell, root: Path) -> CellOutcome:
   if not _is_done(root, cell) and _failed(root, cell):  # on another machine
     return ValueError(read_json(folder / "error.json")["error"])
   if not (folder / "config.json").exists():
-    progress.log_line(
-      f"cell {cell.name}: config.json is missing: written again"
-    )
+    log_line(f"cell {cell.name}: config.json is missing: written again")
   try:
     rundir.keep_config(folder, cell.raw, {})
     for note in load_run(folder).notes:
-      progress.log_line(f"cell {cell.name}: {note}")
+      log_line(f"cell {cell.name}: {note}")
     return read_json(folder / "result.json")["arms"]
   except ValueError as e:
     return e
@@ -324,7 +325,8 @@ def _run_part(
     contexts.enter_context(jax.set_mesh(plan.runtime.mesh))
     if organism is None:
       # Other machines of the sweep wait here rather than make it too.
-      with filelock.FileLock(root / "organisms" / ".lock"):
+      lock = root / "organisms" / ".lock"
+      with wait_for_lock(lock, "an organism", log_line):
         folder, gate = make_organism(plan, cell_folder(root, begun[0]))
       organism = folder.name, gate
     arms = _run_arms(plan, begun, root, organism[0], vmap)
@@ -360,11 +362,10 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   """Writes the files that a run directory has before anything is trained."""
   from bct_jax.experiment import rundir
   from bct_jax.experiment.environment import write_environment
-  from bct_jax.infra import progress
   from bct_jax.interop import judge
 
   if (folder / "result.json").exists():
-    progress.log_line(
+    log_line(
       f"cell {cell.name}: done.json is missing: what else is there is checked"
     )
   rundir.keep_config(folder, cell.raw, {})

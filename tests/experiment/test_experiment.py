@@ -282,6 +282,9 @@ def test_loss_that_is_not_finite_stops_with_code_3(tiny_folder, tmp_path):
   assert "not finite at update 1 of 4" in err and "install/" in err
   (checkpoints,) = (tmp_path / "other").glob("organisms/*/checkpoints")
   assert not [p for p in checkpoints.iterdir() if p.name.isdigit()]
+  code, out, err = run(None, folder, "--mode=sample", "--prompt=Hi.")
+  assert code == 3 and not out
+  assert f"not finite; are the weights of {folder} whole?" in err
 
 
 def test_sample_mode_talks_to_an_arm(finished, tiny_folder, tmp_path):

@@ -13,8 +13,9 @@ from runs import ENV, ROOT, caching
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.infra import processes
+from bct_jax.infra.visible import visible
 from bct_jax.modes.chat import Talk, run_chat
-from bct_jax.modes.sample import printable, run_sample
+from bct_jax.modes.sample import run_sample
 from configs import tiny
 
 HELLO, MORE = "What is the capital of Peru?", "And of Chile?"
@@ -120,6 +121,6 @@ def test_a_terminal(tiny_folder, talk, folders):
   text = shown.decode().replace("\r\n", "\n")
   talk.begin(None)
   for name, answer in talk.answer(HELLO).items():
-    assert text.count(f"[{name}] {printable(answer)}\n") == 3
+    assert text.count(f"[{name}] {visible(answer)}\n") == 3
   assert logged.count("/system TEXT") == 2  # at the start, and after /what
   assert "not answered: " in logged and "Traceback" not in logged

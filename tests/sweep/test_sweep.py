@@ -6,6 +6,7 @@ import runpy
 import signal
 import sys
 
+import filelock
 import fork_server
 import jax
 import pytest
@@ -366,6 +367,15 @@ def test_killed_sweep_goes_on_and_gives_the_same(tmp_path):
   process.send_signal(signal.SIGTERM)
   assert process.wait() == exit_codes.PREEMPTED
   assert "goes on from here" in process.communicate()[1]
+  # While another process makes the organism, the first signal ends the wait.
+  waiting = tmp_path / "waiting"
+  (waiting / "organisms").mkdir(parents=True)
+  with filelock.FileLock(waiting / "organisms" / ".lock"):
+    process = begin(waiting, folder, compiled)
+    wait_for(process, waiting, "cells/*/env.json")
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == exit_codes.PREEMPTED
+  assert "while another makes an organism" in process.communicate()[1]
 
 
 def test_resume_of_a_sweep_is_checked(capsys):

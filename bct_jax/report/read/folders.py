@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bct_jax.infra.visible import visible
 from bct_jax.report.read.load import load_run
 from bct_jax.report.read.records import read_json
 from bct_jax.report.read.types import ReportError, RunRecord
@@ -67,5 +68,5 @@ def load_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
   runs = [load_run(folder) for folder in folders]
   for run in runs:
     for line in run.damage:
-      print(f"warning: {run.path}: {line}", file=sys.stderr)
+      print(f"warning: {run.path}: {visible(line)}", file=sys.stderr)
   return runs, notes
