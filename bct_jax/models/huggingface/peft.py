@@ -5,12 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.numpy
 
 from bct_jax.config import LoraConfig
 from bct_jax.infra import processes, whole_folder
 from bct_jax.mesh import to_host
 from bct_jax.models.config import ModelConfig
+from bct_jax.models.huggingface import safetensors_file
 from bct_jax.models.huggingface.export import MADE_BY, check_target
 from bct_jax.models.lora import Weights, target_layers
 from bct_jax.types import PyTree
@@ -77,9 +77,7 @@ def export_adapter(
 
   def build(folder: Path) -> None:
     whole_folder.write_json(folder / "adapter_config.json", config)
-    safetensors.numpy.save_file(
-      tensors, folder / "adapter_model.safetensors", metadata={"format": "pt"}
-    )
+    safetensors_file.write_whole(folder / "adapter_model.safetensors", tensors)
 
   key = {"made_by": MADE_BY, **(about or {})}
 

@@ -15,12 +15,15 @@ the wall time. A file that shrinks while it is mapped kills the process.
 
 import json
 import math
+import os
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
+import safetensors.numpy
 
 # What weights may be stored as; integers would be quantised ones.
 DTYPES = {
@@ -225,3 +228,20 @@ def write(
           f"{x.dtype} {x.shape}"
         )
       f.write(np.ascontiguousarray(x).reshape(-1).view(np.uint8).data)
+
+
+def write_whole(path: Path, tensors: Mapping[str, np.ndarray]) -> None:
+  """Writes tensors that are in memory, as the library orders them.
+
+  Raises:
+    OSError: the file cannot be written, as on a full disk; the library has an
+      error of its own for that.
+  """
+  try:
+    # transformers refuses a file that does not name its framework.
+    safetensors.numpy.save_file({**tensors}, path, metadata={"format": "pt"})
+  except safetensors.SafetensorError as e:
+    if not (number := re.search(r"os error (\d+)", str(e))):
+      raise
+    code = int(number[1])
+    raise OSError(code, os.strerror(code), str(path)) from None
