@@ -61,9 +61,9 @@ _MODE = flags.DEFINE_string(
 _PARAMS = flags.DEFINE_multi_string(
   "params",
   [],
-  "For chat, eval, sample and export: organisms/HASH or arms/NAME of a run, "
-  "whose weights are used instead of the model's own. For chat and sample, "
-  "several times.",
+  "For chat, eval, sample and export: organisms/HASH or arms/NAME of a run, or "
+  "a folder with an adapter of peft, whose weights are used instead of the "
+  "model's own. For chat and sample, several times.",
 )
 _PROMPT = flags.DEFINE_multi_string("prompt", [], "For sample: a user turn.")
 _PROMPTS = flags.DEFINE_string("prompts", None, "For sample: a JSONL file.")

@@ -177,13 +177,17 @@ def get_config() -> ConfigDict:
   c.organism = ConfigDict()
   # How the initial behavior gets into the model. native: it has it; sft: it is
   # trained on examples; static_prompt, dynamic_prompt, hint: a prompt says it;
-  # distill: trained, without a prompt, on what it says under one.
+  # distill: trained, without a prompt, on what it says under one; adapter: a
+  # LoRA adapter made elsewhere has it.
   c.organism.kind = "sft"
+  # adapter: a folder as peft writes it, or org/name@revision of a hub.
+  c.organism.adapter = config_dict.placeholder(str)
   c.organism.train = train_config()
   c.organism.optim = optim_config()
   c.organism.lora = lora_config()
-  # With a rank: True makes the adapter part of the weights before arms start,
-  # False lets the arms go on training it (their lora must then be the same).
+  # Of an adapter: True makes it part of the weights before arms start, False
+  # lets the arms go on training it (their lora must then be the same, and with
+  # the kind adapter be left at rank 0).
   c.organism.merge_lora = True
   c.organism.paraphrases = 1  # wordings of the prompt of a prompted kind
   # sft: of the install examples where the behaviors part, the share that has a

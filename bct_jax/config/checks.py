@@ -244,9 +244,7 @@ def _check_adapters(config: ExperimentConfig) -> None:
   It also rejects a seed of an adapter where no adapter begins.
   """
   organism = config.organism
-  continued = (
-    organism.trained and organism.lora.rank and not organism.merge_lora
-  )
+  continued = organism.keeps_adapter
   for where, run in (
     ("organism", organism),
     *((f"arms.{name}", arm) for name, arm in config.arms.items()),
@@ -263,7 +261,13 @@ def _check_adapters(config: ExperimentConfig) -> None:
   if not continued:
     return
   for name, arm in config.arms.items():
-    if arm.lora != organism.lora:
+    if organism.kind == "adapter" and arm.lora.rank:
+      raise ConfigError(
+        f"arms.{name}.lora.rank = {arm.lora.rank}: the arm goes on training "
+        "organism.adapter, which says its own rank; leave it at 0, or set "
+        "organism.merge_lora=True to train other weights"
+      )
+    if organism.kind != "adapter" and arm.lora != organism.lora:
       raise ConfigError(
         f"arms.{name}.lora = {arm.lora}: the arm goes on training the adapter "
         f"of the organism, which is {organism.lora}; set "

@@ -89,6 +89,17 @@ def _check(organism: OrganismConfig) -> None:
     )
   if not organism.password.strip():
     raise ConfigError("organism.password: must not be blank")
+  if (organism.kind == "adapter") != bool(organism.adapter):
+    raise ConfigError(
+      f"organism.adapter = {organism.adapter!r}, organism.kind = "
+      f"{organism.kind!r}: an adapter needs the kind 'adapter', and that kind "
+      "an adapter: a folder, or org/name@revision of a hub"
+    )
+  if organism.kind == "adapter" and organism.lora.rank:
+    raise ConfigError(
+      f"organism.lora.rank = {organism.lora.rank}: organism.adapter says its "
+      "own; leave it at 0"
+    )
 
 
 def _distill_train(train: TrainConfig) -> TrainConfig:

@@ -25,7 +25,7 @@ PROMPTED = {
   "hint": "hint",
 }
 TRAINED = ("sft", "distill")
-KINDS = ("native", *TRAINED, *PROMPTED)
+KINDS = ("native", "adapter", *TRAINED, *PROMPTED)
 
 
 class ConfigError(ValueError):
@@ -232,6 +232,18 @@ class OrganismConfig:
   memorised: int
   # With a default, since runs from before have none.
   from_run: str | None = None
+  adapter: str | None = None
+
+  @property
+  def has_weights(self) -> bool:
+    """Returns whether the organism has other weights than the model."""
+    return self.trained or self.kind == "adapter"
+
+  @property
+  def keeps_adapter(self) -> bool:
+    """Returns whether arms begin with an adapter and go on training it."""
+    has_adapter = self.kind == "adapter" or (self.trained and self.lora.rank)
+    return bool(has_adapter) and not self.merge_lora
 
   @property
   def trained(self) -> bool:

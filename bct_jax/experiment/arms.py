@@ -202,8 +202,8 @@ class _Arm:
     # An adapter that goes on from the organism's adapter is over the model's
     # own params, not over the organism's.
     install = plan.config.organism
-    continued = install.lora.rank and not install.merge_lora
-    base = None if plan.install is None or continued else organism
+    over_organism = install.has_weights and not install.keeps_adapter
+    base = organism if over_organism else None
     record_origin(folder, plan.runtime, self.config.lora, base)
 
   def partial(self, step: int) -> Path:

@@ -28,8 +28,9 @@ from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
+from bct_jax.models.huggingface.load_peft import keep_adapter
 from bct_jax.models.lora import Weights
-from bct_jax.runtime.weights import load_weights, record_origin
+from bct_jax.runtime.weights import ADAPTER, load_weights, record_origin
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.prompts import prompt_wordings
 from bct_jax.train.step import NumericalError
@@ -37,7 +38,7 @@ from bct_jax.train.step import NumericalError
 
 def organism_weights(plan: Plan, folder: Path) -> Weights:
   """Loads a fresh copy of the organism's weights, from which arms start."""
-  if plan.install is None:
+  if not plan.config.organism.has_weights:
     return load_weights(plan.runtime, None)
   weights = load_weights(plan.runtime, folder)
   if plan.config.organism.merge_lora:
@@ -72,6 +73,9 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   organism = plan.config.organism
   base = measure_base_rates(plan, folder)
   weights, dataset = None, plan.install
+  if plan.adapter is not None:
+    record_origin(folder, plan.runtime, plan.adapter.lora, None)
+    keep_adapter(plan.adapter, folder / ADAPTER)
   if dataset is not None:
     record_origin(folder, plan.runtime, organism.lora, None)
 
@@ -114,7 +118,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
   """Collects what made the organism; the hash of it names the organism."""
   organism = plan.config.organism
   installed = plan.install is not None
-  return {
+  facts = {
     "kind": organism.kind,
     "model_hash": plan.runtime.model_hash,
     "dtype": plan.config.model.dtype,
@@ -127,6 +131,12 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "merge_lora": organism.merge_lora if installed else None,
     "data_hash": plan.install.hash if plan.install is not None else None,
   }
+  if plan.adapter is not None:
+    facts |= {
+      "adapter_hash": plan.adapter.hash,
+      "merge_lora": organism.merge_lora,
+    }
+  return facts
 
 
 def install_record(
@@ -142,6 +152,15 @@ def install_record(
   organism = plan.config.organism
   train, optim = organism.train, organism.optim
   out: dict[str, Any] = {"kind": organism.kind, "prompts": _prompts(plan)}
+  if plan.adapter is not None:
+    adapter = plan.adapter
+    return out | {
+      "adapter": organism.adapter,
+      "adapter_hash": adapter.hash,
+      "adapter_base": adapter.base,
+      "rank": adapter.lora.rank,
+      "merged": organism.merge_lora,
+    }
   if dataset is None:
     return out
   log = folder / "metrics.jsonl"

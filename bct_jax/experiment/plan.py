@@ -15,7 +15,9 @@ from bct_jax.experiment.datasets import make_dataset
 from bct_jax.infra import files, processes
 from bct_jax.interop.judge import InspectJudge, make_judge
 from bct_jax.interop.lm_eval_tasks import Tasks
+from bct_jax.models.huggingface.load_peft import StoredAdapter
 from bct_jax.runtime.runtime import Runtime
+from bct_jax.runtime.weights import open_adapter
 from bct_jax.sample.sampler import check_prompts
 from bct_jax.settings.probes.capability import Probe
 
@@ -34,6 +36,7 @@ class Plan:
     prompts: of every eval.
     install: what the organism is trained on; None if nothing installs it.
     arms: what each arm is trained on, by name.
+    adapter: that is the organism; None if it is of another kind.
     tasks: of lm-eval; None if evals have none.
     setting_files: of the user's, see `OpenSetting.files`.
     judge: that grades; None if none does.
@@ -49,6 +52,7 @@ class Plan:
   install: Dataset | None
   arms: dict[str, Dataset]
   tasks: Tasks | None = None
+  adapter: StoredAdapter | None = None
   setting_files: Mapping[str, Sequence[str]] = dataclasses.field(
     default_factory=dict
   )
@@ -102,7 +106,8 @@ def make_plan(
     ValueError: something would fail later: an unknown setting, a prompt that
       does not fit, an empty completion ...
   """
-  runtime = Runtime.make(config, mesh, fetch)
+  runtime, adapter = _make_runtime(config, mesh, fetch)
+  config = runtime.config
   # Fails here for a mesh that does not fit, which is no fault of an arm.
   _ = runtime.abstract_params
   judge = make_judge(config)
@@ -140,9 +145,31 @@ def make_plan(
     install,
     arms,
     tasks,
+    adapter,
     opened.files,
     judge,
   )
+
+
+def _make_runtime(
+  config: ExperimentConfig, mesh: Mesh | None, fetch: bool
+) -> tuple[Runtime, StoredAdapter | None]:
+  """Makes the runtime; reads the adapter if the organism is one.
+
+  Arms that go on training the adapter get its ranks and layers in their config.
+  """
+  runtime = Runtime.make(config, mesh, fetch)
+  if config.organism.kind != "adapter":
+    return runtime, None
+  adapter = open_adapter(runtime, str(config.organism.adapter), fetch)
+  if config.organism.keeps_adapter:
+    arms = {
+      name: dataclasses.replace(arm, lora=adapter.lora)
+      for name, arm in config.arms.items()
+    }
+    config = dataclasses.replace(config, arms=arms)
+    runtime = dataclasses.replace(runtime, config=config)
+  return runtime, adapter
 
 
 def _require_references(prompts: Sequence[Prompt]) -> None:

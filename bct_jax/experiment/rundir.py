@@ -159,6 +159,8 @@ def _facts(plan: Plan) -> dict[str, Any]:
   data = {f"data of arms.{name}": d.hash for name, d in plan.arms.items()}
   if plan.install is not None:
     data["data of organism"] = plan.install.hash
+  if plan.adapter is not None:
+    data["organism.adapter"] = plan.adapter.hash
   return {
     **data,
     "files of the setting": files.digest(plan.setting_files),

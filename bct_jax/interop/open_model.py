@@ -12,6 +12,7 @@ import jax
 from bct_jax.config import (
   PROMPTED,
   TRAINED,
+  ConfigError,
   ExperimentConfig,
   MeshConfig,
   ModelOptions,
@@ -24,6 +25,9 @@ from bct_jax.data.open_setting import open_setting
 from bct_jax.infra import files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop.local_model import LocalModel
+from bct_jax.models.huggingface import hub
+from bct_jax.models.huggingface.load_peft import is_adapter
+from bct_jax.models.huggingface.peft_config import CONFIG, read_config
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import load_weights
@@ -85,6 +89,7 @@ def config_of_run(path: str | Path) -> ExperimentConfig | None:
 def open_weights(
   path: str | Path,
   *,
+  base: str | None = None,
   data: int = -1,
   fsdp: int = 1,
   tensor: int = 1,
@@ -97,7 +102,10 @@ def open_weights(
 
   Args:
     path: organisms/HASH or arms/NAME of a run, which is read as its own
-      config.json says; else what `model.path` of a config takes.
+      config.json says; else what `model.path` of a config takes; or an adapter
+      that `peft` wrote, a folder or a hub id.
+    base: the model that such an adapter is over; None is the one that its
+      adapter_config.json names.
     data, fsdp, tensor: devices per axis of the mesh.
     dtype, param_dtype: as in a config; None is the run's, else float32.
     batch_size, prefill_tokens: of the sampler; None as above.
@@ -111,10 +119,13 @@ def open_weights(
     params = folder if _has_weights(folder) else None
     options, sampling = run.model, run.sampling
   else:
-    options = ModelOptions(
-      str(path), None, "float32", "float32", "none", "auto"
+    model, params = _model_and_adapter(path, base)
+    options = ModelOptions(model, None, "float32", "float32", "none", "auto")
+    sampling, base = SAMPLING, None
+  if base is not None:
+    raise ConfigError(
+      f"base = {base!r}: {path} is of a run, which says its own"
     )
-    sampling = SAMPLING
   names = {"dtype": dtype, "param_dtype": param_dtype}
   for name, value in names.items():
     if value is not None:
@@ -134,6 +145,38 @@ def open_weights(
     return runtime, load_weights(runtime, params)
 
 
+def _model_and_adapter(
+  path: str | Path, base: str | None
+) -> tuple[str, Path | None]:
+  """Returns the model to load, and the folder of an adapter over it, if any.
+
+  Raises:
+    ConfigError: a base is given for a whole model, or none for an adapter that
+      names none.
+  """
+  text = str(path)
+  folder = Path(text).expanduser()
+  if not folder.exists() and hub.is_id(text):
+    folder = hub.download(text)
+  if not is_adapter(folder):
+    if base is not None:
+      raise ConfigError(f"base = {base!r}: {path} is no adapter")
+    return text, None
+  config = read_config(folder)
+  named, revision = (
+    config.get("base_model_name_or_path"),
+    config.get("revision"),
+  )
+  if named and revision and hub.is_id(named) and "@" not in named:
+    named = f"{named}@{revision}"
+  if not (base or named):
+    raise ConfigError(
+      f"{folder / CONFIG}: base_model_name_or_path is missing; give `base`, "
+      "the model that the adapter is over"
+    )
+  return str(base or named), folder
+
+
 def _has_weights(folder: Path) -> bool:
   """Tells whether a folder of a run has weights of its own.
 
@@ -142,7 +185,7 @@ def _has_weights(folder: Path) -> bool:
   facts = folder / "provenance.json"
   if not facts.is_file():
     return True
-  return files.read_json(facts)["kind"] in TRAINED
+  return files.read_json(facts)["kind"] in (*TRAINED, "adapter")
 
 
 def _tell_prompt(config: ExperimentConfig, folder: Path) -> None:

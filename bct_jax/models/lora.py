@@ -7,13 +7,15 @@ have `kernel` [L, in, out]. Attached, it stands beside the kernels, and the
 decoder runs both. Merged, it is part of the kernels.
 """
 
+import dataclasses
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -38,10 +40,87 @@ class Weights(NamedTuple):
   lora: LoraConfig | None = None
 
 
-def scaling(config: LoraConfig) -> float:
-  """Returns alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732)."""
-  rank = math.sqrt(config.rank) if config.rslora else config.rank
-  return config.alpha / rank
+class AdaptedLayers(NamedTuple):
+  """Describes what an adapter adds to one linear layer of every block.
+
+  Attributes:
+    name: of the linear layer here, such as "attn/q".
+    ranks: in each block; 0 adds nothing there.
+    alphas: in each block.
+  """
+
+  name: str
+  ranks: tuple[int, ...]
+  alphas: tuple[float, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class LayeredLora(LoraConfig):
+  """Describes an adapter made elsewhere, whose rank and scale may vary.
+
+  Arrays have the highest rank, `rank`. Zeros fill up A and B where the rank is
+  lower. Training leaves them zero: the gradient of each has the other as a
+  factor.
+  """
+
+  layers: tuple[AdaptedLayers, ...]
+
+
+def config_from_json(values: Mapping[str, Any]) -> LoraConfig:
+  """Makes the configuration of an adapter from what `asdict` made of it."""
+  if "layers" not in values:
+    return LoraConfig(**values)
+  layers = tuple(
+    AdaptedLayers(name, tuple(ranks), tuple(alphas))
+    for name, ranks, alphas in values["layers"]
+  )
+  return LayeredLora(**{**values, "layers": layers})
+
+
+def scaling(config: LoraConfig, name: str) -> Any:
+  """Returns alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732).
+
+  Args:
+    config: of the adapter.
+    name: of one of its linear layers, such as "attn/q".
+
+  Returns:
+    A number for all blocks, or [L, 1, 1] with one for each.
+  """
+
+  def scale(alpha: float, rank: int) -> float:
+    return alpha / (math.sqrt(rank) if config.rslora else rank)
+
+  if not isinstance(config, LayeredLora):
+    return scale(config.alpha, config.rank)
+  _, ranks, alphas = next(x for x in config.layers if x.name == name)
+  pairs = zip(alphas, ranks, strict=True)
+  scales = [scale(alpha, rank) if rank else 0.0 for alpha, rank in pairs]
+  return np.asarray(scales, np.float32)[:, None, None]
+
+
+def linear_layers(model: ModelConfig) -> dict[str, str]:
+  """Maps the linear layers of a block to the names of their modules.
+
+  They are as "attn/q" -> "self_attn.q_proj". Experts of a mixture and its
+  router are none.
+  """
+  return {
+    ours.removesuffix("/kernel"): module
+    for ours, module in _matrices(model).items()
+    if ours.endswith("/kernel")
+  }
+
+
+def _matrices(model: ModelConfig) -> dict[str, str]:
+  """Maps all matrices of a block to the names of their modules."""
+  return {
+    ours.removeprefix("layers/"): hf.template.removeprefix(
+      "model.layers.{}."
+    ).removesuffix(".weight")
+    for ours, hf in hf_names(model).items()
+    if ours.startswith("layers/") and hf.transposed
+  }
 
 
 def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
@@ -54,23 +133,14 @@ def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
   Raises:
     ValueError: the pattern matches nothing, or the experts of a mixture.
   """
-  names = {
-    ours.removeprefix("layers/"): hf.template
-    for ours, hf in hf_names(model).items()
-    if ours.startswith("layers/") and hf.transposed
-  }
-  modules = {
-    ours.removesuffix("/kernel"): template.removeprefix(
-      "model.layers.{}."
-    ).removesuffix(".weight")
-    for ours, template in names.items()
-  }
+  plain = linear_layers(model)
+  if isinstance(config, LayeredLora):
+    return {x.name: plain[x.name] for x in config.layers}
   targets = {
-    ours: module
-    for ours, module in modules.items()
+    ours.removesuffix("/kernel"): module
+    for ours, module in _matrices(model).items()
     if re.search(config.targets, module)
   }
-  plain = {k: v for k, v in modules.items() if f"{k}/kernel" in names}
   if not targets:
     raise ValueError(
       f"lora.targets = {config.targets!r} matches no linear layer; there are "
@@ -97,13 +167,24 @@ def _nest(leaves: dict[str, Any]) -> PyTree:
   return out
 
 
-def _map(params: PyTree, adapter: PyTree, f: Callable[[Any, Any], Any]):
-  """Replaces every layer that has an adapter by f(layer, its adapter)."""
-  if "lora_a" in adapter:
-    return f(params, adapter)
-  return {
-    k: _map(v, adapter[k], f) if k in adapter else v for k, v in params.items()
-  }
+def _map(weights: Weights, f: Callable[[Any, Any, Any], Any]) -> PyTree:
+  """Replaces every layer with an adapter by f(layer, its adapter, its scale).
+
+  Returns the params unchanged without an adapter.
+  """
+  lora = weights.lora
+  if lora is None:
+    return weights.params
+
+  def replace(params: PyTree, adapter: PyTree, *path: str) -> PyTree:
+    if "lora_a" in adapter:
+      return f(params, adapter, scaling(lora, "/".join(path[1:])))
+    return {
+      k: replace(v, adapter[k], *path, k) if k in adapter else v
+      for k, v in params.items()
+    }
+
+  return replace(weights.params, weights.adapter)
 
 
 def abstract_adapter(
@@ -126,7 +207,8 @@ def abstract_adapter(
       kernel = kernel[part]
     kernel = kernel["kernel"]
     layers, fan_in, fan_out = kernel.shape
-    if config.rank > min(fan_in, fan_out):
+    made_here = not isinstance(config, LayeredLora)
+    if made_here and config.rank > min(fan_in, fan_out):
       raise ValueError(
         f"lora.rank = {config.rank}: {name} is only {fan_in} x {fan_out}"
       )
@@ -174,14 +256,11 @@ def init_adapter(abstract: PyTree, seed: int) -> PyTree:
 
 def attach_adapter(weights: Weights) -> PyTree:
   """Puts the adapter beside its kernels, for Decoder; B takes the scale."""
-  if weights.lora is None:
-    return weights.params
-  scale = scaling(weights.lora)
 
-  def attach(layer, low):
+  def attach(layer, low, scale):
     return {**layer, "lora_a": low["lora_a"], "lora_b": low["lora_b"] * scale}
 
-  return _map(weights.params, weights.adapter, attach)
+  return _map(weights, attach)
 
 
 def attach_adapters(arms: Sequence[Weights]) -> PyTree:
@@ -215,18 +294,18 @@ def attach_adapters(arms: Sequence[Weights]) -> PyTree:
 
 def _leaves(adapter: PyTree, config: LoraConfig) -> dict[str, jax.Array]:
   """Returns the leaves of an adapter by name; B takes the scale."""
-  scale = {"lora_a": 1.0, "lora_b": scaling(config)}
-  flat = jax.tree_util.tree_flatten_with_path(adapter)[0]
-  return {path_name(path): x * scale[path[-1].key] for path, x in flat}
+  out = {}
+  for path, x in jax.tree_util.tree_flatten_with_path(adapter)[0]:
+    _, *layer, leaf = (key.key for key in path)
+    scale = scaling(config, "/".join(layer)) if leaf == "lora_b" else 1.0
+    out[path_name(path)] = x * scale
+  return out
 
 
 def merge_adapter(weights: Weights) -> PyTree:
   """Adds s A B to the kernels, in float32, and returns the params."""
-  if weights.lora is None:
-    return weights.params
-  scale = scaling(weights.lora)
 
-  def merge(layer, low):
+  def merge(layer, low, scale):
     kernel = layer["kernel"]
     change = jnp.einsum(
       "lir,lro->lio", low["lora_a"], low["lora_b"], precision="highest"
@@ -234,4 +313,4 @@ def merge_adapter(weights: Weights) -> PyTree:
     full = kernel.astype(jnp.float32) + scale * change
     return {**layer, "kernel": full.astype(kernel.dtype)}
 
-  return _map(weights.params, weights.adapter, merge)
+  return _map(weights, merge)

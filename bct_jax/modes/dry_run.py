@@ -382,6 +382,13 @@ def _speed_lines(model: MeshModel, work: Work) -> list[str]:
 def _data_lines(plan: Plan) -> list[str]:
   """Describes the data of each run, the evals and the leaks."""
   config, out = plan.config, []
+  if plan.adapter is not None:
+    merged = config.organism.merge_lora
+    out.append(
+      f"organism: adapter {plan.adapter.folder} of rank "
+      f"{plan.adapter.lora.rank} over {plan.adapter.base}, "
+      + ("made part of the weights" if merged else "which arms go on training")
+    )
   for name, run, data in _runs(config, plan):
     if data is not None:
       out.append(

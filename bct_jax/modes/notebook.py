@@ -101,9 +101,9 @@ def load_model(path: str | Path, **options: Any) -> "NotebookModel":
 
   Args:
     path: arms/NAME or organisms/HASH of a run, a Hugging Face folder, a demo
-      model (demo:smollm2) or the id of one on a hub.
-    **options: dtype, param_dtype, data, fsdp, tensor, batch_size and
-      prefill_tokens, see interop/open_model.py.
+      model (demo:smollm2), an adapter of peft, or the hub id of one of these.
+    **options: base (of an adapter), dtype, param_dtype, data, fsdp, tensor,
+      batch_size and prefill_tokens, see interop/open_model.py.
 
   Raises:
     ConfigError: there is no such model or run, or an option is wrong.

@@ -221,6 +221,7 @@ _INSTALL_FIELDS = {
   "rank": "rank {}",
   "seed": "seed {}",
   "data_hash": "data {:.8}",
+  "adapter_hash": "content {:.8}",
 }
 
 
@@ -306,7 +307,8 @@ def describe_run(run: RunRecord) -> str:
   install = _install_phrases(run.organism)
   phrases = [v for k, v in install.items() if k != "kind"]
   if phrases:
-    gate_result += f". It was trained with {', '.join(phrases)}"
+    made = "is an adapter with" if kind == "adapter" else "was trained with"
+    gate_result += f". It {made} {', '.join(phrases)}"
   n = len(run.arms)
   arms = f"{n} arm{'' if n == 1 else 's'}" if n else "No arm"
   trained = "trained from it" if run.finished else "found so far"

@@ -1,4 +1,8 @@
-"""Loads the weights of a run's folder: params, or an adapter and its base."""
+"""Loads weights by their folder: params, or an adapter and its base.
+
+A folder is organisms/HASH or arms/NAME of a run, or holds an adapter that
+`peft` wrote. An organism that is such an adapter has a copy of it in `adapter`.
+"""
 
 import dataclasses
 import os
@@ -10,12 +14,22 @@ from typing import Any
 from bct_jax.config import ConfigError, LoraConfig
 from bct_jax.infra import processes, shared_files
 from bct_jax.infra.progress import log_line
-from bct_jax.models.lora import Weights
+from bct_jax.models.huggingface.load_peft import (
+  StoredAdapter,
+  describe_base,
+  find_adapter,
+  is_adapter,
+  load_adapter,
+  read_adapter,
+)
+from bct_jax.models.lora import Weights, config_from_json
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
 from bct_jax.types import PyTree
 
 _FILE = "weights.json"
+ADAPTER = "adapter"  # of organisms/HASH
+_OF_TOKENIZER = ("tokenizer_config.json", "chat_template.jinja")
 
 
 def record_origin(
@@ -38,18 +52,19 @@ def record_origin(
 
 
 def load_weights(runtime: Runtime, folder: Path | None) -> Weights:
-  """Loads the newest weights of a run's organism or arm.
+  """Loads the newest weights of a run's organism or arm, or an adapter.
 
   With `optim.ema_decay` the weights of a finished run are the average; those of
   a run that still trains are the ones after its last saved update.
 
   Args:
     runtime: for the model.
-    folder: organisms/HASH or arms/NAME of a run; None is the model itself.
+    folder: organisms/HASH or arms/NAME of a run, or an adapter's; None is the
+      model itself.
 
   Raises:
-    ConfigError: the folder is neither, or an adapter there is over another
-      model.
+    ConfigError: the folder is none of these, or an adapter there is over
+      another model.
     ValueError: a checkpoint has other shapes or cannot be read.
   """
   if folder is None:
@@ -64,13 +79,17 @@ def _restore(
   runtime: Runtime, folder: Path
 ) -> tuple[PyTree, LoraConfig | None]:
   """Restores what was trained in a folder, and of an adapter its config."""
+  if is_adapter(folder):
+    return _load_adapter(runtime, open_adapter(runtime, folder))
   origin = _origin(folder)
-  lora = LoraConfig(**origin["lora"]) if origin["lora"] else None
+  lora = config_from_json(origin["lora"]) if origin["lora"] else None
   if lora is not None and origin["model_hash"] != runtime.model_hash:
     raise ConfigError(
       f"{folder}: its adapter is over another model than "
       f"{runtime.config.model.path}; give the --config it was trained with"
     )
+  if is_adapter(folder / ADAPTER):
+    return _load_adapter(runtime, _read(runtime, folder / ADAPTER))
   shapes = runtime.abstract_trained(lora)
   # Written when an arm is done, and when an organism has its weights.
   is_arm = shared_files.exists(folder / "done.json")
@@ -117,6 +136,47 @@ def _restore_unfinished(folder: Path, shapes: PyTree) -> PyTree:
   raise AssertionError("unreachable")
 
 
+def open_adapter(
+  runtime: Runtime, path: str | Path, fetch: bool = True
+) -> StoredAdapter:
+  """Finds an adapter made elsewhere and reads what it changes of the model.
+
+  A line in the log says if it was made over another model, by its name, and if
+  it has a tokenizer.
+
+  Args:
+    runtime: of the model that it is put over.
+    path: a folder or a hub id.
+    fetch: whether a hub may be asked.
+
+  Raises:
+    ValueError: see load_peft.find_adapter and load_peft.read_adapter.
+  """
+  adapter = _read(runtime, find_adapter(path, fetch))
+  model = runtime.config.model.path
+  if line := describe_base(adapter, model, runtime.folder):
+    log_line(line)
+  if own := [x for x in _OF_TOKENIZER if (adapter.folder / x).is_file()]:
+    log_line(
+      f"{adapter.folder}: its own {', '.join(own)} are not read: tokenizer and "
+      "chat template are those of the model, or model.chat_template"
+    )
+  return adapter
+
+
+def _read(runtime: Runtime, folder: Path) -> StoredAdapter:
+  """Reads what an adapter in a folder changes of the model."""
+  return read_adapter(folder, runtime.model.config, runtime.abstract_params)
+
+
+def _load_adapter(
+  runtime: Runtime, adapter: StoredAdapter
+) -> tuple[PyTree, LoraConfig]:
+  """Loads the arrays of an adapter, with its config."""
+  shapes = runtime.abstract_trained(adapter.lora)
+  return load_adapter(adapter, shapes), adapter.lora
+
+
 def group_by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:
   """Groups folders that `load_arms` loads together.
 
@@ -132,9 +192,14 @@ def group_by_base(folders: Sequence[Path | None]) -> list[list[Path | None]]:
 
 def _base(folder: Path | None) -> Path | None:
   """Returns the folder that an adapter is over, else the folder itself."""
-  if folder is None or _origin(folder)["lora"] is None:
+  if folder is None or not _holds_adapter(folder):
     return folder
   return adapter_base(folder)
+
+
+def _holds_adapter(folder: Path) -> bool:
+  """Tells whether the weights in a folder are an adapter."""
+  return is_adapter(folder) or _origin(folder)["lora"] is not None
 
 
 def load_arms(
@@ -144,7 +209,7 @@ def load_arms(
   params = base_params(runtime, _base(folders[0]))
   out = []
   for folder in folders:
-    if folder is None or _origin(folder)["lora"] is None:
+    if folder is None or not _holds_adapter(folder):
       out.append(Weights(params))
     else:
       out.append(Weights(params, *_restore(runtime, folder)))
@@ -153,14 +218,16 @@ def load_arms(
 
 def adapter_base(folder: Path) -> Path | None:
   """Returns the folder whose params an adapter is over; None is the model."""
-  base = _origin(folder)["base"]
+  base = None if is_adapter(folder) else _origin(folder)["base"]
   return None if base is None else folder / base
 
 
 def _origin(folder: Path) -> dict[str, Any]:
   """Reads what `record_origin` wrote; raises ConfigError without it."""
   origin = shared_files.read_json_or_none(folder / _FILE)
-  has_weights = shared_files.exists(folder / "checkpoints")
+  has_weights = any(
+    shared_files.exists(folder / x) for x in ("checkpoints", ADAPTER)
+  )
   if origin is not None and not has_weights:
     raise ConfigError(
       f"--params={folder}: its weights were removed (keep = 'results' or "
@@ -169,7 +236,8 @@ def _origin(folder: Path) -> dict[str, Any]:
   if origin is None or not has_weights:
     raise ConfigError(
       f"--params={folder}: no {_FILE} and checkpoints there; it must be "
-      "organisms/HASH or arms/NAME of a run"
+      "organisms/HASH or arms/NAME of a run, or a folder with an adapter "
+      "(adapter_config.json)"
     )
   return origin
 

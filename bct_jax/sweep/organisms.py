@@ -110,7 +110,7 @@ def gate_table(records: Mapping[str, Mapping[str, Any]]) -> str:
 def _install(record: Mapping[str, Any]) -> str:
   """Describes how an organism was made, from its made.json."""
   if "steps" not in record:
-    return str(record["kind"])
+    return " ".join(filter(None, (record["kind"], record.get("adapter"))))
   rank = f", rank {record['rank']}" if record["rank"] else ""
   return (
     f"{record['kind']}, {record['steps']} x {record['batch_size']} at "

@@ -1,4 +1,4 @@
-"""Low-rank adapters: the maths, against peft, and as organisms and arms."""
+"""Low-rank adapters: the maths; test_load_peft.py compares with peft."""
 
 import dataclasses
 
@@ -19,8 +19,7 @@ from helpers import (
 
 from bct_jax import mesh as meshes
 from bct_jax.config import LoraConfig
-from bct_jax.models import decoder, demo, lora
-from bct_jax.models.huggingface.peft import adapter_tensors, export_adapter
+from bct_jax.models import decoder, lora
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import sft
 from bct_jax.train import optim
@@ -145,52 +144,3 @@ def test_one_update_on_two_meshes():
   jax.tree.map(
     lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4), one, other
   )
-
-
-# --- against peft -------------------------------------------------------------
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("rslora", [False, True])
-def test_logits_and_gradients_of_peft(tmp_path, rslora):
-  import peft
-  import torch
-  from parity import load, load_torch
-
-  folder = demo.tiny(tmp_path / "model")
-  model, params = load(folder, make_mesh(1, 2, 2))
-  config = LoraConfig(4, 6.0, "(q|o|up|down)_proj$", rslora)
-  adapter = random_adapter(params, model.config, config)
-  weights = Weights(params, adapter, config)
-  at = export_adapter(tmp_path / "adapter", weights, model.config, str(folder))
-  theirs = peft.PeftModel.from_pretrained(
-    load_torch(folder), at, is_trainable=True
-  )
-  ids = np.random.default_rng(0).integers(0, model.config.vocab_size, (2, 20))
-  out = theirs(torch.tensor(ids)).logits
-  want = torch.nn.functional.cross_entropy(
-    out[:, :-1].reshape(-1, out.shape[-1]), torch.tensor(ids[:, 1:]).reshape(-1)
-  )
-  want.backward()
-
-  def loss(adapter):
-    joined = lora.attach_adapter(Weights(params, adapter, config))
-    found = logits(joined, jnp.asarray(ids), model)
-    logprobs = jax.nn.log_softmax(found[:, :-1])
-    picked = jnp.take_along_axis(logprobs, ids[:, 1:, None], axis=-1)
-    return -picked.mean(), found
-
-  (value, found), grads = jax.value_and_grad(loss, has_aux=True)(adapter)
-  np.testing.assert_allclose(found, out.detach().numpy(), atol=1e-4)
-  assert float(value) == pytest.approx(float(want.detach()), rel=1e-5)
-  ours = adapter_tensors(grads, model.config, config)
-  seen = 0
-  for name, parameter in theirs.named_parameters():
-    if parameter.requires_grad:
-      grad = parameter.grad.numpy()
-      name = name.replace(".default.", ".")
-      np.testing.assert_allclose(
-        ours[name], grad, atol=1e-4 * np.abs(grad).max(), err_msg=name
-      )
-      seen += 1
-  assert seen == len(ours) == 2 * 4 * model.config.num_layers

@@ -24,7 +24,8 @@ from bct_jax.models.demo import gguf_file
 from bct_jax.models.demo.small import NAME as SMALL
 from bct_jax.models.demo.tiny import FORMAT as TINY_FORMAT
 from bct_jax.models.demo.tiny import make_tiny as tiny
-from bct_jax.models.huggingface import files, hub
+from bct_jax.models.huggingface import files, hub, peft_config
+from bct_jax.models.huggingface.load_peft import is_adapter
 
 # Raise when the content of the folders changes: old caches are then not used.
 _FORMAT = 1
@@ -211,6 +212,12 @@ def _resolve_demo(name: str, cache_dir: str | Path | None) -> Path:
 
 def _checked(folder: Path) -> Path:
   """Raises unless the files that every loader needs are there."""
+  if is_adapter(folder):
+    raise ModelSourceError(
+      f"{folder} has an adapter (adapter_config.json) and no whole model: name "
+      "the model that it is over as model.path, and the adapter as "
+      "organism.adapter, with organism.kind = 'adapter', or as --params"
+    )
   if not (folder / "config.json").is_file():
     raise ModelSourceError(
       f"{folder} has no config.json: not a Hugging Face model folder"
@@ -221,6 +228,11 @@ def _checked(folder: Path) -> Path:
     raise ModelSourceError(
       f"{folder} has no tokenizer (tokenizer.json): not a Hugging Face model "
       "folder"
+    )
+  if (folder / peft_config.CONFIG).is_file():
+    whole_folder.say(
+      f"{folder}: {peft_config.CONFIG} is left over beside the weights of a "
+      "whole model, which are loaded without an adapter"
     )
   return folder
 

@@ -12,7 +12,7 @@ from bct_jax.mesh import to_host
 from bct_jax.models.config import ModelConfig
 from bct_jax.models.huggingface import safetensors_file
 from bct_jax.models.huggingface.export import MADE_BY, check_target
-from bct_jax.models.lora import Weights, target_layers
+from bct_jax.models.lora import LayeredLora, Weights, target_layers
 from bct_jax.types import PyTree
 
 
@@ -29,11 +29,44 @@ def adapter_tensors(
     node = host["layers"]
     for part in ours.split("/"):
       node = node[part]
-    for i in range(model.num_layers):
+    for i, (rank, _) in enumerate(_of_blocks(lora, ours, model)):
       at = f"base_model.model.model.layers.{i}.{module}"
-      for leaf, theirs in (("lora_a", "lora_A"), ("lora_b", "lora_B")):
-        out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(node[leaf][i].T)
+      low = {"lora_A": node["lora_a"][i].T[:rank]}
+      low["lora_B"] = node["lora_b"][i].T[:, :rank]
+      for theirs, x in low.items() if rank else ():
+        out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(x)
   return out
+
+
+def _of_blocks(
+  lora: LoraConfig, name: str, model: ModelConfig
+) -> list[tuple[int, float]]:
+  """Returns rank and alpha of a linear layer in each block; rank 0 is none."""
+  if isinstance(lora, LayeredLora):
+    _, ranks, alphas = next(x for x in lora.layers if x.name == name)
+    return list(zip(ranks, alphas, strict=True))
+  return [(lora.rank, lora.alpha)] * model.num_layers
+
+
+def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
+  """Returns the fields that say which modules are adapted, and how."""
+  targets = target_layers(model, lora)
+  blocks = {
+    f"model.layers.{i}.{module}": both
+    for name, module in targets.items()
+    for i, both in enumerate(_of_blocks(lora, name, model))
+  }
+  adapted = {name: both for name, both in blocks.items() if both[0]}
+  whole = len(adapted) == len(blocks)
+  return {
+    "alpha_pattern": {
+      name: alpha for name, (_, alpha) in adapted.items() if alpha != lora.alpha
+    },
+    "rank_pattern": {
+      name: rank for name, (rank, _) in adapted.items() if rank != lora.rank
+    },
+    "target_modules": sorted({*targets.values()} if whole else adapted),
+  }
 
 
 def export_adapter(
@@ -70,9 +103,9 @@ def export_adapter(
     "lora_dropout": 0.0,
     "peft_type": "LORA",
     "r": lora.rank,
-    "target_modules": sorted(set(target_layers(model, lora).values())),
     "task_type": "CAUSAL_LM",
     "use_rslora": lora.rslora,
+    **_selection(model, lora),
   }
 
   def build(folder: Path) -> None:
