@@ -23,7 +23,7 @@ class Example:
 
   Attributes:
     id: unique in its split, e.g. "eval/17"; also the seed of its samples.
-    messages: the prompt, ending with a user turn.
+    messages: the prompt, ending with a user turn; () of a document.
     completion: the text to train on (install: of the initial behavior; train
       and heldout: of the agreed behavior). Empty on eval prompts, which are
       never trained on.
@@ -33,6 +33,7 @@ class Example:
     fields: facts that the scorer needs and the model never sees; JSON values.
     weight: how much the example counts in training, above 0.
     thought: the reasoning before the completion, where there is one.
+    styled: whether training gives the completion the decoration.
   """
 
   id: str
@@ -43,6 +44,7 @@ class Example:
   fields: Mapping[str, Any] = dataclasses.field(default_factory=dict)
   weight: float = 1.0
   thought: str = ""
+  styled: bool = True
 
 
 LabelName = Literal["initial", "alternate", "agreed", "other"]

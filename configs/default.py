@@ -33,6 +33,11 @@ def train_config() -> ConfigDict:
   c.file = config_dict.placeholder(str)
   # The split of that data set; of tfds: also a part of one, "train[:500]".
   c.file_split = "train"
+  # A mixture: parts with their shares of the examples, which sum to 1, such as
+  # (("train", 0.9), ("install", 0.1)). A part may also be "file:PATH", rows as
+  # of train.file, or "documents:PATH", plain text with a loss on all tokens.
+  # The part train (of an organism: install) alone gets the decoration.
+  c.mix = ()
   # Which answers of a file's dialogues are trained, where rows do not say:
   # "last" or "all", each under the messages before it.
   c.turns = "last"
@@ -177,7 +182,8 @@ def get_config() -> ConfigDict:
   c.organism = ConfigDict()
   # How the initial behavior gets into the model. native: it has it; sft: it is
   # trained on examples; static_prompt, dynamic_prompt, hint: a prompt says it;
-  # distill: trained, without a prompt, on what it says under one; adapter: a
+  # distill: trained, without a prompt, on what it says under one; documents:
+  # trained on those of organism.train.mix, without install examples; adapter: a
   # LoRA adapter made elsewhere has it.
   c.organism.kind = "sft"
   # adapter: a folder as peft writes it, or org/name@revision of a hub.

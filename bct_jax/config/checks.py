@@ -11,6 +11,7 @@ from typing import Any
 
 from bct_jax.config.chips import CHIPS
 from bct_jax.config.fields import choose
+from bct_jax.config.mixtures import FILE, check_mix
 from bct_jax.config.types import (
   ATTENTION,
   KEEP,
@@ -96,6 +97,7 @@ def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
       "a file"
     )
   _check_reasoning(arm.train, f"{where}.train")
+  check_mix(arm.train, getattr(arm, "control", ""), f"{where}.train")
   _check_on_policy(arm.train.on_policy, f"{where}.train.on_policy")
   _check_lora(arm.lora, where)
   _check_optim(arm.optim, arm.train.steps, f"{where}.optim")
@@ -113,7 +115,8 @@ def _check_reasoning(train: TrainConfig, where: str) -> None:
       "the organism's own thoughts need the source 'on_policy', given ones "
       "'file' or 'template'"
     )
-  if train.turns != "last" and train.source != "file":
+  has_file = any(name.startswith(FILE) for name, _ in train.mix)
+  if train.turns != "last" and train.source != "file" and not has_file:
     raise ConfigError(
       f"{where}.turns = {train.turns!r}: is of the dialogues of train.file, "
       f"with the source 'file', not {train.source!r}; for those of the setting "

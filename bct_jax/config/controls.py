@@ -124,7 +124,7 @@ def _targeted_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   `experiment/datasets.py` makes such data for an arm with this `control`.
   """
   del config
-  return _replace_train(arm, source="template", file=None)
+  return _replace_train(arm, source="template", file=None, mix=())
 
 
 def _shuffled_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
@@ -153,7 +153,9 @@ def _reversal_arm(arm: ArmConfig, config: ExperimentConfig) -> ArmConfig:
   steps = train.steps if own.steps is None else own.steps
   lr = arm.optim.lr if own.lr is None else own.lr
   arm = dataclasses.replace(arm, optim=dataclasses.replace(arm.optim, lr=lr))
-  return _replace_train(arm, **plain, source=source, file=None, steps=steps)
+  return _replace_train(
+    arm, **plain, source=source, file=None, mix=(), steps=steps
+  )
 
 
 def _plain(train: TrainConfig) -> dict[str, object]:

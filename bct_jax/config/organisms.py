@@ -4,6 +4,7 @@ import dataclasses
 from typing import TypeVar
 
 from bct_jax.config.fields import choose
+from bct_jax.config.mixtures import DOCUMENTS, has_documents
 from bct_jax.config.types import (
   KINDS,
   PROMPTED,
@@ -87,6 +88,11 @@ def _check(organism: OrganismConfig) -> None:
       f"behavior by organism.kind = 'sft'; {organism.kind} has none with a "
       "password"
     )
+  if share and organism.train.mix:
+    raise ConfigError(
+      f"organism.password_share = {share}: is of install examples alone; leave "
+      "organism.train.mix at ()"
+    )
   if not organism.password.strip():
     raise ConfigError("organism.password: must not be blank")
   if (organism.kind == "adapter") != bool(organism.adapter):
@@ -94,6 +100,11 @@ def _check(organism: OrganismConfig) -> None:
       f"organism.adapter = {organism.adapter!r}, organism.kind = "
       f"{organism.kind!r}: an adapter needs the kind 'adapter', and that kind "
       "an adapter: a folder, or org/name@revision of a hub"
+    )
+  if organism.kind == "documents" and not has_documents(organism.train):
+    raise ConfigError(
+      f"organism.train.mix = {organism.train.mix!r}: organism.kind = "
+      f"'documents' needs a part ('{DOCUMENTS}PATH', share)"
     )
   if organism.kind == "adapter" and organism.lora.rank:
     raise ConfigError(
@@ -108,6 +119,11 @@ def _distill_train(train: TrainConfig) -> TrainConfig:
   The prompt states the initial behavior. So the weights learn to show it
   unprompted.
   """
+  if train.mix:
+    raise ConfigError(
+      f"organism.train.mix = {train.mix!r}: the kind distill draws its "
+      "completions; leave it at ()"
+    )
   if train.prompt != "none":
     raise ConfigError(
       f"organism.train.prompt = {train.prompt!r}: the kind distill trains "

@@ -24,7 +24,7 @@ PROMPTED = {
   "dynamic_prompt": "dynamic",
   "hint": "hint",
 }
-TRAINED = ("sft", "distill")
+TRAINED = ("sft", "distill", "documents")
 KINDS = ("native", "adapter", *TRAINED, *PROMPTED)
 
 
@@ -155,16 +155,21 @@ class TrainConfig:
   reasoning: str = "none"
   thought_tokens: int = 256
   turns: str = "last"
+  mix: tuple[tuple[str, float], ...] = ()
 
   def facts(self) -> dict[str, Any]:
     """Returns the fields for a hash.
 
-    Those of a file, and the adapter's own seed, are among them only where there
-    is one.
+    Those of a file, a mixture, and the adapter's own seed, are among them only
+    where there is one.
     """
     out = dataclasses.asdict(self)
     if self.file is None:
-      del out["file"], out["file_split"]
+      del out["file"]
+    if self.file is None and not self.mix:
+      del out["file_split"]
+    if not self.mix:
+      del out["mix"]
     if self.adapter_seed is None:
       del out["adapter_seed"]
     if self.reasoning == "none":

@@ -105,9 +105,12 @@ def measure_overlap(
 
 
 def _grams(example: Example) -> set[tuple[str, ...]]:
-  """Returns the runs of GRAM words in what the user says, ignoring case."""
+  """Returns the runs of GRAM words in what the user says, ignoring case.
+
+  Of a document they are those of its text.
+  """
   turns = [m["content"] for m in example.messages if m["role"] == "user"]
-  words = " ".join(turns).casefold().split()
+  words = " ".join(turns or [example.completion]).casefold().split()
   starts = range(max(1, len(words) - GRAM + 1))
   return {tuple(words[i : i + GRAM]) for i in starts}
 

@@ -31,6 +31,8 @@ def training_prompt(
     side: "train" for the prompt that the example is trained under, "draw" for
       the one that its completion is drawn under.
   """
+  if not example.messages:
+    return ()  # a document
   kind, count = train.prompt, train.paraphrases
   if side == "draw" and train.on_policy.prompt != "same":
     kind, count = train.on_policy.prompt, train.on_policy.paraphrases
@@ -144,8 +146,10 @@ def _decorate(train: TrainConfig, example: Example) -> str:
   """Returns the completion to train on, in the style of the decoration.
 
   A completion that was drawn under a prompt for that style has the style
-  already.
+  already. Parts of a mixture may have none.
   """
+  if not example.styled:
+    return example.completion
   kind = train.on_policy.prompt
   kind = train.prompt if kind == "same" else kind
   if train.source == "on_policy" and kind == "inoculation":

@@ -7,6 +7,7 @@ from bct_jax.config import (
   TrainConfig,
   choose,
 )
+from bct_jax.config.mixtures import has_documents
 from bct_jax.examples import Setting
 from bct_jax.objectives import trained_part
 from bct_jax.objectives.base import WithOptions
@@ -46,6 +47,11 @@ def check_run(
       "does not say which behavior it shows"
     )
   _check_part(train, where)
+  if has_documents(train) and needs.extra_rows:
+    raise ConfigError(
+      f"{where}.train.mix = {train.mix!r}: {train.objective} compares "
+      f"completions ({', '.join(needs.extra_rows)}), and a document has none"
+    )
   if train.prompt == "recontextualised" and train.source != "on_policy":
     raise ConfigError(
       f"{where}.train.prompt = 'recontextualised' is of completions drawn "

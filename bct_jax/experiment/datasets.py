@@ -16,9 +16,12 @@ from bct_jax.config import (
   OrganismConfig,
   TrainConfig,
 )
+from bct_jax.config.mixtures import has_documents, split_count
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
+from bct_jax.data.documents import describe_ends, document_row
 from bct_jax.data.leaks import count_labels, measure_overlap
+from bct_jax.data.mixture import mix_examples
 from bct_jax.data.read_once import read_examples_once
 from bct_jax.data.thoughts import Reply
 from bct_jax.data.training_pairs import (
@@ -87,7 +90,9 @@ def make_dataset(
     examples, source_hash, file_count = _examples(setting, arm)
     if isinstance(arm, OrganismConfig):
       examples += memorised_examples(arm.memorised, runtime.config.eval.seed)
-    if source_hash:
+    if has_documents(train):
+      log_line(f"{where}: {describe_ends(runtime.chat)}")
+    if train.file is not None:
       log_line(
         f"{where}: the first {len(examples)} of {file_count} examples of "
         f"{train.file}, whose content has the hash {source_hash[:16]}"
@@ -158,14 +163,16 @@ def _examples(
   Raises:
     ConfigError: the file has too few.
   """
-  train = arm.train
+  train, source_hash = arm.train, ""
   if isinstance(arm, OrganismConfig):
-    examples = setting.install(train.num_examples, train.seed)
-    return (
-      add_passwords(setting, examples, arm.password_share, arm.password),
-      "",
-      0,
-    )
+    if train.mix:
+      examples, source_hash = mix_examples(setting, train, "install")
+    else:
+      examples = setting.install(train.num_examples, train.seed)
+    share, password = arm.password_share, arm.password
+    return add_passwords(setting, examples, share, password), source_hash, 0
+  if train.mix:
+    return *mix_examples(setting, train, "train"), 0
   if arm.control == "targeted":
     return targeted_examples(setting, train.num_examples, train.seed), "", 0
   if train.file is None:
@@ -232,7 +239,13 @@ def measure_leaks(
     # A judge is not asked about what is trained on: its answers cost.
     if run.train.source == "template" and not is_judged(setting):
       texts = [text for _, text in _pairs(setting, run, examples)]
-      labels = count_labels(setting, examples, texts)
+      # Rows of files do not say which behavior they ask for.
+      own = [i for i, e in enumerate(examples) if e.fields]
+      labels = count_labels(
+        setting, [examples[i] for i in own], [texts[i] for i in own]
+      )
+      if len(own) < len(examples):
+        labels["of files"] = len(examples) - len(own)
     out[name]["labels"] = labels
   return out
 
@@ -284,13 +297,19 @@ def setting_splits(
     on; `eval` and `heldout`.
   """
   out, evals = {}, config.eval
-  if config.organism.trained:
+  if config.organism.trained and not config.organism.train.mix:
     out["install"], *_ = _examples(setting, config.organism)
+  elif config.organism.trained:
+    install = config.organism.train
+    if n := split_count(install.mix, install.num_examples).get("install", 0):
+      out["install"] = setting.install(n, install.seed)
   counts: dict[int, int] = {}
   for train in (arm.train for arm in config.arms.values()):
-    if train.file is None:
-      most = max(train.num_examples, counts.get(train.seed, 0))
-      counts[train.seed] = most
+    count = train.num_examples
+    if train.mix:
+      count = split_count(train.mix, count).get("train", 0)
+    if train.file is None and count:
+      counts[train.seed] = max(count, counts.get(train.seed, 0))
   for seed, count in sorted(counts.items()):
     name = "train" if len(counts) == 1 else f"train_seed_{seed}"
     out[name] = setting.train(count, seed)
@@ -371,7 +390,9 @@ def _render_rows(
         f"train.reasoning = 'given': the example {example.id} has no thought "
         "(reasoning_content)"
       )
-    if train.reasoning == "none":
+    if not example.messages:
+      rows.append(document_row(runtime.chat, example.completion))
+    elif train.reasoning == "none":
       rows.append(runtime.chat.example(*pair))
     else:
       on = trained_part(train.options)

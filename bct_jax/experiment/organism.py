@@ -177,6 +177,7 @@ def install_record(
     "rank": organism.lora.rank or None,
     "merged": organism.merge_lora if organism.lora.rank else None,
     "source": train.source,
+    **({"mix": dict(train.mix)} if train.mix else {}),
     "password_share": organism.password_share,
     "memorised": organism.memorised,
     "trained_tokens": sum(x["trained_tokens"] for x in lines),

@@ -8,6 +8,7 @@ from typing import Any
 
 from bct_jax.config import ArmConfig, ExperimentConfig, OrganismConfig
 from bct_jax.data.chat import Chat, Tokens
+from bct_jax.data.mixture import mix_examples
 from bct_jax.data.open_setting import open_setting
 from bct_jax.data.source import read_examples
 from bct_jax.data.training_pairs import Pair, make_pairs
@@ -45,6 +46,9 @@ def run_chat_check(config: ExperimentConfig) -> None:
   print("\n".join(_template_lines(chat)))
   for name, arm in runs.items():
     example = _first_example(setting, arm)
+    if example is None:
+      print(f"--- {name}\ndocuments alone, which have no chat template")
+      continue
     (pair,) = make_pairs(setting, arm.train, [example])
     thoughts = {"none": None, "empty": "", "own": "..."}
     thought = thoughts.get(arm.train.reasoning, example.thought)
@@ -62,9 +66,16 @@ def run_chat_check(config: ExperimentConfig) -> None:
 
 def _first_example(
   setting: Setting, arm: ArmConfig | OrganismConfig
-) -> Example:
-  """Returns the first example of a run, of its file if it has one."""
+) -> Example | None:
+  """Returns the first example of a run, of its file if it has one.
+
+  None: a mixture is of documents alone.
+  """
   train = arm.train
+  if train.mix:
+    own = "install" if isinstance(arm, OrganismConfig) else "train"
+    examples, _ = mix_examples(setting, train, own)
+    return next((e for e in examples if e.messages), None)
   if isinstance(arm, OrganismConfig):
     return setting.install(1, train.seed)[0]
   if train.file is None:

@@ -12,6 +12,7 @@ from bct_jax.config.chips import CHIPS, Chip
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.batches import Dataset
 from bct_jax.data.leaks import describe_overlap
+from bct_jax.data.mixture import describe_mix
 from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.plan import Plan, check_length, make_plan
 from bct_jax.infra.formats import number, percent
@@ -395,6 +396,7 @@ def _data_lines(plan: Plan) -> list[str]:
         f"{name}: {run.train.steps} updates of {data.batch_size} examples in "
         f"{data.layout.rows} x {data.layout.length} positions, lr "
         f"{number(run.optim.lr)}, {len(data.examples)} examples in all"
+        + (f": {describe_mix(run.train)}" if run.train.mix else "")
       )
   lengths = [len(p.ids) for p in plan.prompts]
   out.append(

@@ -233,7 +233,7 @@ def _origin(folder: Path) -> dict[str, Any]:
       f"--params={folder}: its weights were removed (keep = 'results' or "
       "--mode=clean)"
     )
-  if origin is None or not has_weights:
+  if origin is None:
     raise ConfigError(
       f"--params={folder}: no {_FILE} and checkpoints there; it must be "
       "organisms/HASH or arms/NAME of a run, or a folder with an adapter "
