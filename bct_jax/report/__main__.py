@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from bct_jax.report import ReportError, write_figure, write_report
+from bct_jax.report.league import league_table
 from bct_jax.report.tables import FORMS, evals_csv, reading_table
 from bct_jax.report.watch import watch_runs
 
@@ -60,6 +61,12 @@ def _make_parser() -> argparse.ArgumentParser:
     help="print the readings as a table, and write no report",
   )
   parser.add_argument(
+    "--league",
+    choices=sorted(FORMS),
+    help="print a row for each organism (`name` of the config): its margin and "
+    "what removed its behavior; write no report",
+  )
+  parser.add_argument(
     "--at",
     type=_level,
     metavar="RATE=SHARE",
@@ -90,7 +97,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error("--figure shows one run: give one RUN")
   if args.at and not args.table:
     parser.error("--at chooses the rows of a table: give --table too")
-  if args.watch and (args.table or args.figure or args.evals):
+  if args.watch and any((args.table, args.league, args.figure, args.evals)):
     parser.error("--watch goes with --out and --figures alone")
   try:
     if args.watch:
@@ -98,6 +105,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       return 0
     if args.evals:
       args.evals.write_text(evals_csv(args.run_dirs), encoding="utf-8")
+    if args.league:
+      print(league_table(args.run_dirs, args.league), end="")
+      return 0
     if args.table:
       print(reading_table(args.run_dirs, args.table, args.at), end="")
       return 0

@@ -136,12 +136,13 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   choose(values.resume, ("latest", "latest_good"), "--resume")
   if not isinstance(values.config, ConfigDict):
     raise ConfigError(f"--sweep={files[0]}: get_config must give a ConfigDict")
-  module = runpy.run_path(file)
+  path, *argument = file.split(":", 1)
+  module = runpy.run_path(path)
   if "get_cells" not in module:
     raise ConfigError(f"--sweep={files[0]}: get_cells() is missing")
   raw = config_values(values.config)
   clear_none(raw, config_flags.get_override_values(values["config"]))
-  cells = make_cells(raw, module["get_cells"]())
+  cells = make_cells(raw, module["get_cells"](*argument))
   return values, cells
 
 
@@ -161,6 +162,7 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
   from bct_jax.infra import signals, trackers
   from bct_jax.infra.files import write_json
   from bct_jax.report import write_report
+  from bct_jax.report.league import league_table
   from bct_jax.report.read.folders import PLAN, run_folders
   from bct_jax.runtime.programs import set_compilation_cache
 
@@ -182,6 +184,8 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
   except signals.Preempted as e:
     return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
   print(result_table(results))
+  if len({cell.config.name for cell in all_cells}) > 1:
+    print(league_table([root], "markdown"), end="")
   if run_folders([root])[0]:
     print(f"report: {write_report([root], root / 'report.html')}")
   return FAILED if any("error" in r for r in results.values()) else DONE

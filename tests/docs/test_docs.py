@@ -244,6 +244,8 @@ def faults(words: list[str], guide: Path, made: set[str]) -> list[str]:
     known |= flags_of("bct_jax.main")
   for word in words:
     flag, equals, value = word.partition("=")
+    if flag in ("--config", "--sweep"):
+      value = value.partition(":")[0]  # behind it: what get_config is given
     if flag == "--mode" and equals and value not in modes():
       bad.append(f"{word}: no such mode")
     if flag in ("--config", "--sweep") and equals and not is_placeholder(value):

@@ -154,6 +154,35 @@ def test_every_sweep_of_the_configs_has_good_cells(path):
     assert raw["model"]["path"] == of_models["smollm2" in path.stem]
 
 
+def test_organisms_of_a_file(tmp_path, tiny_folder, capsys, monkeypatch):
+  path = tmp_path / "mine.json"
+  lists = {
+    "organisms": {"a": {}, "b": {"organism.kind": "native"}},
+    "styles": ["pirate"],
+    "learning_rates": [1e-3],
+    "seeds": [0, 4],
+  }
+  flags = (
+    f"--sweep={ROOT / 'configs' / 'sweeps' / 'survive.py'}:{path}",
+    *("--dry_run", "--notime", "--config.max_length=256"),
+    f"--config.model.path={tiny_folder}",
+  )
+  monkeypatch.setattr(sys, "argv", ["sweep", *flags])  # ml_collections reads it
+  path.write_text(json.dumps(lists))
+  assert sweep.main(["sweep", *flags]) == exit_codes.DONE
+  out = capsys.readouterr().out
+  for name in ("a", "b"):
+    for seed in (0, 4):
+      assert f"{name}-decoration_pirate-lr_0.001-seed_{seed}" in out
+  for wrong, message in (
+    ({"styles": []}, '"organisms" is needed'),
+    ({**lists, "stiles": []}, "did you mean 'styles'"),
+  ):
+    path.write_text(json.dumps(wrong))
+    assert sweep.main(["sweep", *flags]) == 2
+    assert message in capsys.readouterr().err
+
+
 # --- runs ---------------------------------------------------------------------
 
 
