@@ -14,7 +14,7 @@ from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.eval_rollouts import sample_rows
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files
-from bct_jax.modes import dry_run
+from bct_jax.modes import dry_run, dry_run_lines
 from bct_jax.report import write_report
 from bct_jax.report.read import load
 from bct_jax.runtime.weights import load_weights
@@ -135,7 +135,7 @@ def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   native = make_plan(from_dict(made))
   assert organism.measure_base_rates(native, tmp_path / "none") is None
   cost = "gate: an eval of the organism"
-  assert cost in dry_run._data_lines(native)
-  assert f"{cost} and that before the install" in dry_run._data_lines(plan)
+  assert cost in dry_run_lines.data_lines(native)
+  assert f"{cost} and that before the install" in dry_run_lines.data_lines(plan)
   made = values(tiny_folder, gate={"base_rates": False})
   assert organism.measure_base_rates(make_plan(from_dict(made)), folder) is None

@@ -17,7 +17,7 @@ from bct_jax.experiment.eval_rollouts import partials, sample_arms, sample_rows
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files, signals
 from bct_jax.modes import rescore
-from bct_jax.modes.dry_run import _data_lines
+from bct_jax.modes.dry_run_lines import data_lines
 from bct_jax.report.browser import make_browser
 from bct_jax.report.read.load import load_run
 from bct_jax.runtime.weights import load_weights
@@ -129,7 +129,7 @@ def test_a_stop_while_samples_are_drawn_changes_nothing(
 
 
 def test_a_dry_run_counts_them(tiny_folder):
-  (line,) = [x for x in _data_lines(plan(tiny_folder, 2)) if "each eval" in x]
+  (line,) = [x for x in data_lines(plan(tiny_folder, 2)) if "each eval" in x]
   assert "7 prompts" in line and line.endswith(
     "and 2 samples of each of the 3 eval prompts, 6 completions more "
     "(eval.samples)"

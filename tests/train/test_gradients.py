@@ -20,7 +20,7 @@ from bct_jax.experiment.reference_logprobs import with_logprobs
 from bct_jax.experiment.run_state import TrainRun, init_run_state
 from bct_jax.infra import files, signals
 from bct_jax.mesh import put_batch
-from bct_jax.modes.dry_run import find_sizes
+from bct_jax.modes.run_sizes import find_sizes
 from bct_jax.runtime.weights import load_weights
 from bct_jax.sizing.sizes import Work, device_bytes
 from bct_jax.train import gradients
