@@ -124,6 +124,12 @@ _TOPOLOGY = flags.DEFINE_string(
   "h100:8 or h100:2x8 (hosts x GPUs), for which the programs are compiled; "
   "needs the extra `topology` or `topology_gpu`, and no device.",
 )
+_PRICE = flags.DEFINE_string(
+  "price_per_chip_hour",
+  None,
+  "For dry_run: of the config's chip, as 1.2, or of several that are compared, "
+  "as v5e=1.2,h100=2.5.",
+)
 _MULTIHOST = flags.DEFINE_bool(
   "multihost",
   False,
@@ -183,7 +189,9 @@ _GROUPS = {
     "labels",
   ),
   "--mode=clean": ("keep", "yes"),
-  "--mode=settings and dry_run": ("markdown", "topology"),
+  "--mode=settings and dry_run": (
+    *("markdown", "topology", "price_per_chip_hour"),
+  ),
   "several hosts": (
     *("multihost", "coordinator", "num_processes", "process_id", "timeout"),
   ),
@@ -234,6 +242,8 @@ def main(argv: list[str]) -> int:
         raise ConfigError("--topology: only with --mode=dry_run")
       # libtpu would look for chips here, at some length.
       os.environ["JAX_PLATFORMS"] = "cpu"
+    if _PRICE.value is not None and _MODE.value != "dry_run":
+      raise ConfigError("--price_per_chip_hour: only with --mode=dry_run")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])
@@ -415,7 +425,9 @@ def _dispatch(
     "chat_check": lambda: chat_check.run_chat_check(config),
     "check_setting": lambda: check_setting.run_check_setting(config),
     "pretrain": lambda: pretrain.run_pretrain(config, out),
-    "dry_run": lambda: dry_run.run_dry_run(config, _TOPOLOGY.value),
+    "dry_run": lambda: dry_run.run_dry_run(
+      config, _TOPOLOGY.value, _PRICE.value
+    ),
   }
   modes[_MODE.value]()
 

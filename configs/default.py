@@ -153,8 +153,11 @@ def get_config() -> ConfigDict:
   c.mesh.data = -1  # copies of the params, rows split
   c.mesh.fsdp = 1  # params and rows split
   c.mesh.tensor = 1  # heads and MLP width split
-  # v5e, v5p, v6e or h100: what a dry run compares its sizes with.
+  # v4, v5e, v5p, v6e, a100, h100, h200, b200 or l40s: whose memory and speed a
+  # dry run goes by.
   c.mesh.chip = config_dict.placeholder(str)
+  # Of another device, or of one that others use too; None is the chip's own.
+  c.mesh.memory_gib = config_dict.placeholder(float)
 
   # A folder in which compiled programs are kept for later processes; may be
   # added, changed and left out in a run that goes on. None keeps none.

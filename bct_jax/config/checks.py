@@ -6,6 +6,7 @@ must be.
 
 import dataclasses
 import datetime
+import math
 import re
 from typing import Any
 
@@ -376,6 +377,9 @@ def check(config: ExperimentConfig) -> None:
   _check_template(config.model)
   if config.mesh.chip is not None:
     choose(config.mesh.chip, CHIPS, "mesh.chip")
+  memory = config.mesh.memory_gib
+  if memory is not None and not 0 < memory < math.inf:
+    raise ConfigError(f"mesh.memory_gib = {memory}: must be above 0")
   choose(config.keep, KEEP, "keep")
   check_arm(config.organism, "organism")
   _check_reversal(config.reversal)

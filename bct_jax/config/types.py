@@ -7,6 +7,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
+from bct_jax.config.chips import CHIPS
 from bct_jax.config.judge import JudgeConfig
 
 OPTIMIZERS = ("adafactor", "adamw", "lion", "muon", "sgd")
@@ -62,12 +63,20 @@ class ModelOptions(TemplateConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Says how many devices each axis of the mesh has."""
+  """Says how many devices each axis of the mesh has, and which."""
 
   data: int
   fsdp: int
   tensor: int
   chip: str | None
+  memory_gib: float | None = None
+
+  @property
+  def memory(self) -> int | None:
+    """Returns the bytes of a device; None where the config does not say."""
+    if self.memory_gib is not None:
+      return int(self.memory_gib * 2**30)
+    return CHIPS[self.chip].memory if self.chip else None
 
 
 @dataclasses.dataclass(frozen=True)

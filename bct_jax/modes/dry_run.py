@@ -4,7 +4,14 @@ import dataclasses
 
 from bct_jax.config import ConfigError, ExperimentConfig
 from bct_jax.config.chips import CHIPS, Chip
+from bct_jax.experiment.cost_lines import cost_lines, disk_line, find_costs
 from bct_jax.experiment.plan import check_length, make_plan
+from bct_jax.experiment.run_sizes import (
+  find_sizes,
+  find_slots,
+  find_work,
+  largest_run,
+)
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
 from bct_jax.modes.dry_run_lines import (
@@ -13,22 +20,18 @@ from bct_jax.modes.dry_run_lines import (
   size_lines,
   speed_lines,
 )
-from bct_jax.modes.run_sizes import (
-  find_sizes,
-  find_slots,
-  find_work,
-  largest_run,
-)
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.runtime.runtime import make_decoder, read_architecture
-from bct_jax.sizing import sizes, topology
+from bct_jax.sizing import cost, sizes, topology
 from bct_jax.sizing.sizes import Work
 
 _GIB = 2**30
 
 
 def run_dry_run(
-  config: ExperimentConfig, slice_name: str | None = None
+  config: ExperimentConfig,
+  slice_name: str | None = None,
+  price: str | None = None,
 ) -> None:
   """Prints sizes and, where the model is at hand, data and prompts.
 
@@ -36,7 +39,8 @@ def run_dry_run(
   GPUs), the train step, the prefill and the decode step are also compiled for
   it, see sizing/topology.py.
 
-  The mesh may be larger than what is here. With `model.architecture` neither
+  With a price, see cost.parse_prices, it says what the run costs. The mesh may
+  be larger than what is here. With `model.architecture` neither
   weights nor tokenizer are needed; the data is then not checked.
 
   Raises:
@@ -51,6 +55,7 @@ def run_dry_run(
     config = dataclasses.replace(config, mesh=axes)
     devices = topology.devices_of(slice_name)
     mesh = make_mesh(axes.data, axes.fsdp, axes.tensor, devices)
+  prices = cost.parse_prices(price, axes.chip) if price is not None else {}
   architecture, plan, reason = config.model.architecture, None, ""
   try:
     plan = make_plan(config, mesh, fetch=architecture is None)
@@ -69,18 +74,21 @@ def run_dry_run(
   parts = find_sizes(model, work, slots)
   print("\n".join(size_lines(model, parts, slots)))
   print("\n".join(speed_lines(model, work)))
+  costs = cost_lines(model, find_costs(model, plan), prices)
+  print("\n".join([*costs, disk_line(model)]))
   if plan is None:
     print(f"data and prompts are not checked: {reason}")
   else:
     print("\n".join(data_lines(plan)))
   if slice_name is not None:
     _print_programs(model, work, slots)
-  elif axes.chip:
-    over = max(parts.training, parts.sampling) - CHIPS[axes.chip].memory
+  elif axes.memory:
+    over = max(parts.training, parts.sampling) - axes.memory
     if over > 0:
       knobs = "\n".join(_knobs(model, work, slots))
+      where = axes.chip or "a device"
       raise ConfigError(
-        f"does not fit on {axes.chip} by {over / _GIB:.2f} GiB:\n{knobs}"
+        f"does not fit on {where} by {over / _GIB:.2f} GiB:\n{knobs}"
       )
 
 
@@ -93,13 +101,14 @@ def _print_programs(model: MeshModel, work: Work, slots: int) -> None:
   """
   run, chip = largest_run(model), CHIPS[str(model.config.mesh.chip)]
   lora = run.lora if run.lora.rank else None
+  memory = model.config.mesh.memory or chip.memory
   try:
     train = topology.compile_train(model, run, work)
-    print("\n".join(topology.lines(train, chip.memory)))
+    print("\n".join(topology.lines(train, memory)))
     print(_roofline(model, work, train, chip), flush=True)
     params = model.abstract_decode(lora)
     for program in topology.compile_sampler(model, params, slots):
-      print("\n".join(topology.lines(program, chip.memory)), flush=True)
+      print("\n".join(topology.lines(program, memory)), flush=True)
   except topology.DoesNotFit as e:
     by = "" if e.over is None else f" by {e.over / _GIB:.2f} GiB"
     raise ConfigError(

@@ -6,9 +6,9 @@ from bct_jax.data.leaks import describe_overlap
 from bct_jax.data.mixture import describe_mix
 from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.plan import Plan
+from bct_jax.experiment.run_sizes import largest_run, list_runs
 from bct_jax.infra.formats import number, percent
 from bct_jax.mesh import num_row_shards
-from bct_jax.modes.run_sizes import largest_run, list_runs
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.sample.decode import kv_dtype
 from bct_jax.sizing import sizes
@@ -42,8 +42,7 @@ def model_lines(model: MeshModel, work: Work) -> list[str]:
 def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
   """Describes the bytes on a device, part by part."""
   config, c = model.config, model.model.config
-  chip = config.mesh.chip
-  memory = CHIPS[chip].memory if chip else None
+  memory = config.mesh.memory
   cached = kv_dtype(config.sampling, model.model.dtype).itemsize
 
   def line(name: str, size: int, note: str) -> str:

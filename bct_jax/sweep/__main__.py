@@ -47,7 +47,7 @@ _EXAMPLES = {
 }
 _FLAGS = (
   *("sweep", "workdir", "cells", "together", "vmap", "gates", "dry_run"),
-  *("status", "time", "lease", "resume", "debug"),
+  *("price_per_chip_hour", "status", "time", "lease", "resume", "debug"),
 )
 
 
@@ -92,6 +92,11 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
       "latest: a damaged checkpoint is an error of its cell. latest_good: it "
       "is renamed, and training goes on from the one before, or begins anew.",
     ),
+    (
+      "price_per_chip_hour",
+      None,
+      "In a dry run: of the config's chip, as 1.2, or v5e=1.2,h100=2.5.",
+    ),
   ):
     flags.DEFINE_string(name, default, text, flag_values=values)
   for name, default, text in (
@@ -131,6 +136,8 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   rest = values([argv[0], f"--config={file}", *argv[1:]])[1:]
   if rest:
     raise ConfigError(f"arguments that are not flags: {rest}")
+  if values.price_per_chip_hour is not None and not values.dry_run:
+    raise ConfigError("--price_per_chip_hour: only with --dry_run")
   if not (values.workdir or "").strip() and not values.dry_run:
     raise ConfigError("--workdir is needed: the directory of the sweep")
   choose(values.resume, ("latest", "latest_good"), "--resume")
@@ -150,7 +157,13 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
   """Runs this command's part of the cells; returns the exit code."""
   cells = share(all_cells, options.cells)
   if options.dry_run:
-    lines = plan_lines(cells, options.time, options.together, options.vmap)
+    lines = plan_lines(
+      cells,
+      options.time,
+      options.together,
+      options.vmap,
+      options.price_per_chip_hour,
+    )
     print("\n".join(lines))
     return DONE
   if options.status:

@@ -15,10 +15,12 @@ def plan_lines(
   timed: bool,
   together: int = 1,
   vmap: bool | None = None,
+  price: str | None = None,
 ) -> list[str]:
   """Lists what would be run: cells by organism, with tokens, bytes and seconds.
 
-  Seconds are those of the updates alone. A compiled step is timed on this
+  Where the config names a chip, hours of it are estimated, with evals. Other
+  seconds are those of the updates alone. A compiled step is timed on this
   machine, once for the first cell of each organism. Checkpoints keep weights
   and, until an arm is done, the state of the optimizer.
 
@@ -27,11 +29,18 @@ def plan_lines(
     timed: whether to time a step.
     together: how many cells are trained at a time.
     vmap: see groups.can_share_program.
+    price: of an hour of a chip, see cost.parse_prices.
+
+  Raises:
+    ConfigError: the price is none.
   """
-  from bct_jax.sizing import sizes
+  from bct_jax.experiment.cost_lines import cost_lines, find_costs
+  from bct_jax.sizing import cost, sizes
   from bct_jax.sweep import groups
 
-  lines, total = [], 0.0
+  chip = cells[0].config.mesh.chip
+  prices = cost.parse_prices(price, chip) if price is not None else {}
+  lines, total, costs, runtime = [], 0.0, [], None
   for number, group in enumerate(group_by_organism(cells), 1):
     plan = plan_of(group)
     install = plan.install
@@ -43,6 +52,8 @@ def plan_lines(
     if together > 1:
       forms = [groups.can_share_program(part, vmap) for part in parts]
       lines += [f"  {line}" for line in groups.describe_groups(parts, forms)]
+    runtime = plan.runtime
+    costs += find_costs(runtime, plan)
     step = _step_seconds(plan, group[0].name) if timed else None
     for cell in group:
       for name, arm in cell.config.arms.items():  # with its controls
@@ -61,6 +72,8 @@ def plan_lines(
           total += steps * step
           line += f", {duration(steps * step)}"
         lines.append(line)
+  if runtime is not None:
+    lines += cost_lines(runtime, costs, prices, each=False)
   if timed:
     lines.append(f"updates of all cells: {duration(total)}; evals come on top")
   return lines

@@ -323,9 +323,12 @@ def test_programs_are_freed_before_an_organism_of_other_shapes(monkeypatch):
   assert kept._cache_size() == 0
 
 
-def test_dry_run_tells_cells_tokens_and_seconds(capsys):
-  assert sweep.main(["sweep", f"--sweep={FILE}", "--dry_run"]) == 0
+def test_dry_run_tells_cells_tokens_seconds_and_price(capsys):
+  flags = ["--config.mesh.chip=v5e", "--price_per_chip_hour=v5e=1.2,h100=2"]
+  assert sweep.main(["sweep", f"--sweep={FILE}", "--dry_run", *flags]) == 0
   said = capsys.readouterr().out
+  assert " chip-hours; sampling is " in said
+  assert "price on v5e: " in said and "cheapest: " in said
   assert "organism 1, 3 cells, 4 updates of the install" in said
   assert "lr_0.01: 4 updates, 1,288 trained tokens" in said
   assert "updates of all cells:" in said
@@ -354,6 +357,8 @@ def test_dry_run_times_what_it_can_and_says_what_it_cannot(capsys, monkeypatch):
     ([f"--sweep={FILE}", "--dry_run", "--cells=3/2"], "--cells=3/2"),
     ([f"--sweep={ROOT}/configs/tiny.py", "--dry_run"], "get_cells"),
     ([f"--sweep={FILE}", "--dry_run", "--config.optim.lrr=1"], "lrr"),
+    ([f"--sweep={FILE}", "--workdir=x", "--price_per_chip_hour=1"], "dry_run"),
+    ([f"--sweep={FILE}", "--dry_run", "--price_per_chip_hour=1"], "mesh.chip"),
   ],
 )
 def test_bad_commands_end_with_one_line(flags, message, capsys):

@@ -15,9 +15,9 @@ from bct_jax.experiment.organism import (
   provenance,
 )
 from bct_jax.experiment.plan import make_plan
+from bct_jax.experiment.run_sizes import find_sizes
 from bct_jax.experiment.run_state import TrainRun
 from bct_jax.infra import signals
-from bct_jax.modes.run_sizes import find_sizes
 from bct_jax.runtime.weights import load_weights
 from bct_jax.sizing.sizes import Work, device_bytes
 from bct_jax.train.checkpoint import Checkpoints

@@ -17,10 +17,10 @@ from bct_jax.experiment.eval_rollouts import references
 from bct_jax.experiment.gradient_log import GradientLog
 from bct_jax.experiment.plan import make_plan
 from bct_jax.experiment.reference_logprobs import with_logprobs
+from bct_jax.experiment.run_sizes import find_sizes
 from bct_jax.experiment.run_state import TrainRun, init_run_state
 from bct_jax.infra import files, signals
 from bct_jax.mesh import put_batch
-from bct_jax.modes.run_sizes import find_sizes
 from bct_jax.runtime.weights import load_weights
 from bct_jax.sizing.sizes import Work, device_bytes
 from bct_jax.train import gradients
