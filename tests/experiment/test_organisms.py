@@ -164,7 +164,7 @@ class FakeSampler:
 
 
 def test_distillation_draws_under_a_prompt_and_trains_without(
-  tiny_folder, tmp_path, monkeypatch
+  tiny_folder, tmp_path, monkeypatch, capsys
 ):
   made = make_plan(distilled(tiny_folder))
   sampler = FakeSampler(made)
@@ -183,6 +183,13 @@ def test_distillation_draws_under_a_prompt_and_trains_without(
   assert len(lines(organism / "metrics.jsonl")) == 1
   assert result["organism"]["kind"] == "distill"
   assert all(HATE not in m[0]["content"] for m in evaluated(made))
+  # A damaged file of draws is drawn again, and comes out the same.
+  drawn = folder / "completions.jsonl"
+  content = drawn.read_bytes()
+  drawn.write_bytes(content[:-9])
+  assert run.run(made, tmp_path)["organism"] == result["organism"]
+  assert f"{drawn} has " in capsys.readouterr().err
+  assert drawn.read_bytes() == content
 
 
 def test_how_it_was_made_is_in_result_and_report(tiny_folder, tmp_path):

@@ -13,7 +13,7 @@ from bct_jax.config import ConfigError, from_dict
 from bct_jax.config.eval_steps import eval_steps
 from bct_jax.experiment import run as experiment_run
 from bct_jax.experiment.plan import make_plan
-from bct_jax.infra import files, signals
+from bct_jax.infra import files, ledger, signals
 from bct_jax.interop.lm_eval_tasks import FILE, Tasks
 from bct_jax.report import write_report
 from bct_jax.report.tables import load_results
@@ -161,7 +161,8 @@ def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   arm = copy / "arms" / "full"
   lines = evals(copy)
   files.write_lines(arm / "evals.jsonl", lines[:-1])
-  for file in (copy / "result.json", arm / "done.json"):
+  # A kill leaves less than this, and the ledger would find a damage.
+  for file in (copy / "result.json", arm / "done.json", arm / ledger.NAME):
     file.unlink()
   names = asked_of(monkeypatch)
   run(values, copy)
@@ -170,7 +171,8 @@ def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   text = (arm / FILE).read_text().splitlines(keepends=True)
   (arm / FILE).write_text("".join(text[:-2]) + text[-2][:30])
   files.write_lines(arm / "evals.jsonl", lines[:-1])
-  (arm / "done.json").unlink()
+  for file in (arm / "done.json", arm / ledger.NAME):
+    file.unlink()
   run(values, copy)
   assert names == [*NAMES[1:]] and evals(copy) == lines
 
