@@ -131,12 +131,12 @@ def test_killed_and_resumed_is_bit_for_bit(whole, plan, tmp_path, monkeypatch):
   name, folder, weights = whole
   append, lives, left = files.append_line, 0, 0
 
-  def mortal(path, row):
+  def mortal(path, row, sync=True):
     nonlocal left
     if left == 0:
       raise Killed
     left -= 1
-    append(path, row)
+    append(path, row, sync)
 
   monkeypatch.setattr(files, "append_line", mortal)
   while True:
