@@ -9,6 +9,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from runs import without_torch
 
 import bct_jax
 
@@ -56,7 +57,7 @@ def installed(built, tmp_path_factory):
 def call(installed, tmp_path):
   """Runs a Python with the wheel in place of the checkout."""
   env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
-  env |= {"PYTHONPATH": str(installed), "JAX_PLATFORMS": "cpu"}
+  env |= without_torch(installed) | {"JAX_PLATFORMS": "cpu"}
 
   def run(*words, code=0):
     done = subprocess.run(

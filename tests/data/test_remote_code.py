@@ -1,11 +1,13 @@
 """No code of a model folder is run, whatever standard input says."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+from runs import ROOT, without_torch
 
 LOAD = """
 import sys
@@ -40,6 +42,7 @@ def test_code_of_a_folder_is_never_run(tiny_folder, tmp_path, known):
   path.write_text(json.dumps(config))
   done = subprocess.run(
     [sys.executable, "-c", LOAD, str(folder)],
+    env={**os.environ, **without_torch(ROOT)},
     input="y\ny\ny\n",
     capture_output=True,
     text=True,

@@ -7,7 +7,7 @@ import time
 import events
 import pytest
 from fake_run import each_file_gone, told
-from runs import comparable, run, start
+from runs import HANGS, comparable, run, start
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.evals.gate import first_failures
@@ -142,7 +142,7 @@ def test_a_second_process_compiles_nothing_anew(tmp_path, tiny_folder):
   kept = []
   for _ in range(2):
     process = start(tmp_path / "unused", tiny_folder, *flags)
-    _, err = process.communicate(timeout=300)
+    _, err = process.communicate(timeout=HANGS)
     assert process.returncode == 0, err
     assert f"compiled programs are kept in {cache}" in err
     kept.append(sorted(p.name for p in cache.glob("*-cache")))

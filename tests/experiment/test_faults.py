@@ -20,7 +20,9 @@ from chat_folders import make_dated
 from helpers import make_mesh, make_step
 from runs import (
   ENV,
+  HANGS,
   ROOT,
+  caching_apart,
   comparable,
   run,
   start,
@@ -442,8 +444,10 @@ def test_mesh_that_divides_nothing_is_refused_by_name(tiny_folder):
 def run_limited(workdir, folder, size):
   """A run that can write no file above `size` bytes, as on a full disk."""
   prefix = ["bash", "-c", f'ulimit -f {size // 1024}; exec "$@"', "bash"]
-  process = start(workdir, folder, prefix=prefix)
-  out, err = process.communicate(timeout=300)
+  # It cannot keep large programs, so it finds them: of `finished`.
+  env = ENV | caching_apart(workdir.parent)
+  process = start(workdir, folder, prefix=prefix, env=env)
+  out, err = process.communicate(timeout=HANGS)
   return process.returncode, out, err
 
 
@@ -511,7 +515,7 @@ def test_read_only_directory_is_found_before_the_model(tiny_folder, tmp_path):
   workdir = tmp_path / "run"
   workdir.mkdir(mode=0o555)
   process = start(workdir, tiny_folder, prefix=unprivileged())
-  _, err = process.communicate(timeout=60)
+  _, err = process.communicate(timeout=HANGS)
   assert process.returncode == BAD_INPUT
   (line,) = err.strip().splitlines()
   assert f"--workdir={workdir}: cannot be made or written" in line

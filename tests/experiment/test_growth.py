@@ -8,7 +8,7 @@ import types
 import fork_server
 import pytest
 from experiments import lines
-from runs import ENV, caching, comparable, run
+from runs import ENV, HANGS, caching, comparable, run
 
 from bct_jax.config import ConfigError, from_dict
 from bct_jax.experiment import growth, other_run
@@ -43,7 +43,7 @@ def _grow(workdir, folder, file, *flags):
   argv = [f"--config={file}", f"--config.model.path={folder}", *flags]
   argv += [f"--workdir={workdir}"]
   process = fork_server.start("bct_jax.main", argv, ENV | caching())
-  _, err = process.communicate(timeout=300)
+  _, err = process.communicate(timeout=HANGS)
   return process.returncode, err
 
 

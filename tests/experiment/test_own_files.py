@@ -16,7 +16,7 @@ from own_files import (
   rows_of,
   write_rows,
 )
-from runs import ENV, ROOT, caching, comparable, start_module
+from runs import ENV, HANGS, ROOT, caching, comparable
 from workers import free_port
 
 from bct_jax.config import SettingConfig, from_dict
@@ -54,7 +54,7 @@ def write_config(path, folder, grader):
 def run(workdir, model, config):
   argv = [config, f"--config.model.path={model}", f"--workdir={workdir}"]
   process = fork_server.start("bct_jax.main", argv, ENV | caching())
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=HANGS)
   return process.returncode, out, err
 
 
@@ -169,12 +169,12 @@ def test_two_processes_elsewhere_do_the_same(own_run, tiny_folder, tmp_path):
     "--num_processes=2",
   ]
   both = [
-    start_module(
-      "bct_jax.main", [*argv, f"--process_id={i}"], env, cwd=elsewhere
+    fork_server.start(
+      "bct_jax.main", [*argv, f"--process_id={i}"], env, elsewhere
     )
     for i in range(2)
   ]
-  ends = [p.communicate(timeout=300) for p in both]
+  ends = [p.communicate(timeout=HANGS) for p in both]
   assert [p.returncode for p in both] == [0, 0], ends
   one, two = comparable(workdir, False), comparable(elsewhere / "run", False)
   assert one["organism"]["provenance"] == two["organism"]["provenance"]
@@ -197,7 +197,7 @@ def test_a_sweep_takes_a_setting_of_the_user(tmp_path, tiny_folder):
   argv = [f"--sweep={sweep}", f"--config.model.path={tiny_folder}"]
   argv += ["--dry_run", "--notime"]
   process = fork_server.start("bct_jax.sweep", argv, ENV)
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=HANGS)
   assert process.returncode == 0, err
   assert "mark_a: " in out and "mark_b: " in out
 

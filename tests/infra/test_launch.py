@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import QUICK
-from runs import ROOT, comparable, wait_until
+from runs import ROOT, caching_apart, comparable, wait_until, without_torch
 from workers import free_port
 
 LAUNCH = ROOT / "launch"
@@ -201,6 +201,7 @@ def test_real_slurm_requeues_what_was_stopped(
   """Two tasks, SIGTERM in the first arm, requeued, and the same numbers."""
   env, folder = slurm
   workdir, log = tmp_path / "run", tmp_path / "job.log"
+  env |= caching_apart(tmp_path) | without_torch()
   env |= {
     "BCT_JAX_VENV": str(Path(sys.executable).parent.parent),
     "JAX_PLATFORMS": "cpu",
@@ -357,7 +358,7 @@ def test_tpu_pod_passes_a_signal_on(tpu, tmp_path):
     stderr=subprocess.PIPE,
     text=True,
   )
-  wait_until("hosts", lambda: len(list(hosts.glob("*/*/ready"))) == 3, 30)
+  wait_until("hosts", lambda: len(list(hosts.glob("*/*/ready"))) == 3)
   process.send_signal(signal.SIGTERM)
   _, err = process.communicate(timeout=30)
   assert process.returncode == 75, err

@@ -10,7 +10,7 @@ import fork_server
 import jax
 import pytest
 from conftest import QUICK
-from runs import ROOT, caching, caching_apart, comparable, run, start
+from runs import HANGS, ROOT, caching, caching_apart, comparable, run, start
 from workers import DEVICES, Cluster, free_port
 
 from bct_jax.config import ConfigError
@@ -96,7 +96,7 @@ def test_one_process_stopped_or_killed(finished, tiny_folder, tmp_path):
   workdir = tmp_path / "run"
   for arm, how in (("low", signal.SIGTERM), ("high", signal.SIGKILL)):
     kept = caching_apart(tmp_path)
-    cluster = experiment(2, workdir, tiny_folder, timeout=15, kept=kept)
+    cluster = experiment(2, workdir, tiny_folder, timeout=30, kept=kept)
     cluster.wait_for(f"arms/{arm}/evals.jsonl", workdir)
     cluster.processes[1].send_signal(how)
     (code, _, err), (other, _, _) = cluster.end()
@@ -232,9 +232,9 @@ def test_a_lost_process_ends_the_others_by_name(count):
       for rank, process in enumerate(ranks):
         case = (count, rank, lost, how, what)
         if how == "slow":
-          assert process.wait(60) == 0, (case, process.communicate())
+          assert process.wait(HANGS) == 0, (case, process.communicate())
         elif rank != lost:
-          assert process.wait(60) == processes.MACHINE, case
+          assert process.wait(HANGS) == processes.MACHINE, case
           _, err = process.communicate()
           last = err.strip().splitlines()[-1]
           assert last.startswith("error: "), (case, err)
@@ -262,7 +262,7 @@ def test_processes_that_never_meet_end_by_name(tiny_folder, tmp_path):
     for rank in range(2)
   ]
   for process in alone:
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=HANGS)
     assert process.returncode == processes.MACHINE, err
     last = err.strip().splitlines()[-1]
     assert "the processes did not meet within 5 s" in last

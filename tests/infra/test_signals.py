@@ -8,7 +8,7 @@ import time
 
 import jax.numpy as jnp
 import pytest
-from runs import ROOT, comparable, run, start_to_kill, wait_for
+from runs import HANGS, ROOT, comparable, run, start_to_kill, wait_for
 
 from bct_jax.infra import files, signals
 from bct_jax.infra.signals import Preempted
@@ -149,7 +149,7 @@ def test_second_signal_ends_at_once_while_nothing_of_python_runs():
     assert process.stderr.readline().startswith("SIGTERM: stopping")
     assert process.poll() is None
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=20) == 128 + signal.SIGTERM
+    assert process.wait(timeout=HANGS) == 128 + signal.SIGTERM
   finally:
     process.kill()
     process.communicate()
@@ -159,7 +159,7 @@ def stop_at(pattern, how, workdir, folder):
   process = start_to_kill(workdir, folder)
   wait_for(process, workdir, pattern)
   process.send_signal(how)
-  _, err = process.communicate(timeout=100)
+  _, err = process.communicate(timeout=HANGS)
   assert process.returncode == 75, err
   assert "Traceback" not in err
   assert f"{how.name}: stopping after this step" in err

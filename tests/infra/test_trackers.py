@@ -57,7 +57,7 @@ def wandb_rows(folder, count):
   def rows():
     return events.wandb(folder)
 
-  wait_until(rows, lambda: len(rows()) >= count, 60)
+  wait_until(rows, lambda: len(rows()) >= count)
   return rows()
 
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from conftest import QUICK
 from lm_tasks import KINDS, WORDS, write_tasks
+from runs import HANGS
 
 from bct_jax.config import ConfigError
 from bct_jax.interop import local_model
@@ -299,7 +300,7 @@ def test_lm_eval_from_the_command_line(tiny_folder, tasks, tmp_path):
       "--tasks", "colors_choice", "--include_path", str(tasks),
       "--output_path", str(tmp_path / "out"),
     ],
-    cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=300,
+    cwd=ROOT, env=ENV, capture_output=True, text=True, timeout=HANGS,
   )  # fmt: skip
   assert done.returncode == 0, done.stderr
   assert "colors_choice" in done.stdout and "acc_norm" in done.stdout
@@ -520,7 +521,7 @@ def test_inspect_from_the_command_line(tiny_folder, tmp_path):
       "--model", f"bct_jax/{tiny_folder}", "-M", "data=2",
       "--max-tokens", "8", "--log-format", "json", "--log-dir", "logs",
     ],
-    cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=300,
+    cwd=tmp_path, env=ENV, capture_output=True, text=True, timeout=HANGS,
   )  # fmt: skip
   assert done.returncode == 0, done.stdout + done.stderr
   (log,) = (tmp_path / "logs").glob("*.json")

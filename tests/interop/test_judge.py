@@ -11,7 +11,7 @@ import fork_server
 import pytest
 from judge_server import KEY, RUBRIC, serve
 from own_files import make_folder, rows_of, write_rows
-from runs import ENV, caching_apart, comparable
+from runs import ENV, HANGS, caching_apart, comparable
 from workers import run_workers
 
 from bct_jax.config import (
@@ -232,7 +232,7 @@ def start(argv, variables, folder):
 
 def run(argv, variables, folder):
   process = start(argv, variables, folder)
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=HANGS)
   return process.returncode, out, err
 
 

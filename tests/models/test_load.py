@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from helpers import make_mesh
 from parity import hf_tensors as by_hf_name
+from runs import without_torch
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
@@ -366,7 +367,7 @@ def test_peak_memory_of_a_gigabyte(tmp_path, dtype):
       dtype,
       str(tmp_path / "out"),
     ],
-    env={**os.environ, "PYTHONPATH": f"{SUPPORT}:{SUPPORT.parents[1]}"},
+    env={**os.environ, **without_torch(SUPPORT, SUPPORT.parents[1])},
     capture_output=True,
     text=True,
     check=True,

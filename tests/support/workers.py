@@ -11,7 +11,7 @@ from pathlib import Path
 import fork_server
 from conftest import QUICK
 from fork_server import ForkedProcess
-from runs import ROOT, caching, start_module
+from runs import HANGS, ROOT, caching, start_module
 
 SUPPORT = Path(__file__).parent
 
@@ -44,7 +44,7 @@ def run_workers(script: str, count: int, *args, **env: str) -> list[str]:
     for rank in range(count)
   ]
   try:
-    done = [w.communicate(timeout=300) for w in workers]
+    done = [w.communicate(timeout=HANGS) for w in workers]
   finally:
     for w in workers:
       w.kill()
@@ -70,7 +70,7 @@ class Cluster:
     own=(),
     cwd=None,
     code=ROOT,
-    timeout=60,
+    timeout=120,
     kept=None,
     real=False,
   ):
@@ -105,7 +105,7 @@ class Cluster:
   def end(self) -> list[tuple[int, str, str]]:
     """Code, output and error output of each."""
     try:
-      texts = [p.communicate(timeout=300) for p in self.processes]
+      texts = [p.communicate(timeout=HANGS) for p in self.processes]
     finally:
       for p in self.processes:
         p.kill()
@@ -114,7 +114,7 @@ class Cluster:
     ]
 
   def wait_for(self, pattern, workdir) -> None:
-    end = time.monotonic() + 200
+    end = time.monotonic() + HANGS
     while not list(workdir.glob(pattern)):
       assert all(p.poll() is None for p in self.processes), self.end()
       assert time.monotonic() < end
