@@ -71,11 +71,10 @@ code=0
 if [[ "$all" != 1 ]]; then
   run_pytest || code=$?
 else
-  run_pytest -m "not slow" || code=$?
-  # The slow ones run programs that are compiled as users have them.
-  slow=0
-  BCT_JAX_TEST_OPTIMIZED=1 run_pytest -m slow || slow=$?
-  # 5: what the options name has no slow test.
-  [[ "$slow" == 0 || "$slow" == 5 ]] || code="$slow"
+  run_pytest -m "not optimized" || code=$?
+  optimized=0
+  BCT_JAX_TEST_OPTIMIZED=1 run_pytest -m optimized || optimized=$?
+  # 5: what the options name has no such test.
+  [[ "$optimized" == 0 || "$optimized" == 5 ]] || code="$optimized"
 fi
 exit "$code"

@@ -13,8 +13,8 @@ os.environ["OMP_NUM_THREADS"] = "1"
 
 # Most of the time goes into compiling. Programs that LLVM leaves as they are do
 # in half of it, those of XLA's older emitters, which releases after 0.10 do not
-# have, in a third of that. launch/test.sh has slow tests run them optimized, as
-# users do, and .ci/run compiles with a newer JAX.
+# have, in a third of that. launch/test.sh runs `optimized` tests as users have
+# them, and .ci/run compiles with a newer JAX.
 QUICK = ""
 if os.environ.get("BCT_JAX_TEST_OPTIMIZED") != "1":
   QUICK = " --xla_backend_optimization_level=0"
@@ -42,8 +42,9 @@ gc.set_threshold(50_000, 20, 50)
 # Files that take longest, the longest first. They begin first, so that none is
 # left to one worker at the end.
 LONGEST = (
-  *("test_newcomer", "test_faults", "test_parity", "test_multihost"),
-  *("test_experiment", "test_families"),
+  *("test_newcomer", "test_refine", "test_multihost", "test_parity"),
+  *("test_together", "test_faults", "test_invariance", "test_experiment"),
+  *("test_lora_runs", "test_topology", "test_launch", "test_families"),
 )
 
 

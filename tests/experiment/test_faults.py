@@ -141,6 +141,7 @@ def kill_in_stages(workdir, folder) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_killed_twenty_times_ends_bit_for_bit_the_same(
   finished, tiny_folder, tmp_path
 ):

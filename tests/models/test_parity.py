@@ -14,7 +14,7 @@ from bct_jax.models import decoder, demo
 from bct_jax.sample.sampler import make_sampler
 from bct_jax.settings.probes.capability import make_probe
 
-pytestmark = [pytest.mark.parity, pytest.mark.slow]
+pytestmark = [pytest.mark.parity, pytest.mark.slow, pytest.mark.optimized]
 
 NEW = 32  # tokens of a greedy text
 REAL = [

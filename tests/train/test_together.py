@@ -107,10 +107,13 @@ def assert_close(ours, theirs):
   jax.tree.map(one, ours, theirs)
 
 
-# Slow: unoptimized programs round so that Adam is 3e-5 apart on (2, 2, 2).
+SHARED = [pytest.mark.slow, pytest.mark.optimized]
+
+
+# Unoptimized programs round so that Adam is 3e-5 apart on (2, 2, 2).
 @pytest.mark.parametrize(
   "shape",
-  [MESHES[0], *(pytest.param(s, marks=pytest.mark.slow) for s in MESHES[1:])],
+  [MESHES[0], *(pytest.param(s, marks=SHARED) for s in MESHES[1:])],
   ids=str,
 )
 def test_adapters_in_one_program_are_those_of_separate_ones(shape):
@@ -320,6 +323,7 @@ def assert_same_sweep(ours, theirs, exact=False):
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_cells_together_are_those_one_after_another(alone, together):
   assert_same_sweep(together[1], alone)
   failed = alone / "cells" / "lr_1e_36-seed_2" / "error.json"
@@ -344,6 +348,7 @@ def killed():
 
 
 @pytest.mark.slow
+@pytest.mark.optimized
 def test_a_group_goes_on_from_anywhere_to_the_same_numbers(
   alone, together, tmp_path, monkeypatch
 ):
