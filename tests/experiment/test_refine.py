@@ -170,6 +170,8 @@ def dense(shared, crosses, tiny_folder, tmp_path_factory):
 
 # First the style, in 1 to 8, and 5 behind it; then the behavior, in 9 to 16.
 PLACED = (8, 4, 2, 3, 5, 12, 14, 13, 15)
+# What is looked at of a dense run.
+COMPARED = {"eval__steps": (0, *sorted(PLACED))}
 
 
 def assert_dense(refined, dense, name, placed=PLACED):
@@ -285,9 +287,9 @@ def test_states_are_come_back_to_in_any_order(
 @pytest.mark.long
 def test_adapters_and_objectives(shared, crosses, tiny_folder, tmp_path):
   """Their batches, references and samples are those of before."""
-  for name, changes in (("dense", DENSE), ("refined", REFINED)):
+  for name, changes in (("dense", COMPARED), ("refined", REFINED)):
     more = {"eval__gradients": True, "sampling__max_new_tokens": 6}
-    plan = plan_of(tiny_folder, ARMS, **changes, **more)
+    plan = plan_of(tiny_folder, ARMS, mesh=make_mesh(1), **changes, **more)
     run.run(plan, tmp_path / name)
   for name in ARMS:
     assert_dense(tmp_path / "refined", tmp_path / "dense", name)
@@ -312,7 +314,7 @@ def test_arms_that_one_program_trained(
     return update_at_place(update, place, count)
 
   monkeypatch.setattr(refine, "update_at_place", at_place)
-  for name, changes in (("dense", DENSE), ("refined", REFINED)):
+  for name, changes in (("dense", COMPARED), ("refined", REFINED)):
     workdir = tmp_path / name
     # On one device: on eight of a busy CPU, XLA ends a process whose devices
     # wait too long for each other.
@@ -359,13 +361,14 @@ def test_processes_that_are_killed_refine_the_same(tiny_folder, tmp_path):
   assert "updates 1 to 8 again" in err
   workdir = tmp_path / "two"
   flags = [f"--config.model.path={tiny_folder}", f"--workdir={workdir}", *flags]
+  kept = caching_apart(tmp_path)
   for pattern in ("arms/high/refine", "arms/high/rollouts/step_[1-9].jsonl"):
-    cluster = Cluster.start(2, *flags, kept=caching_apart(tmp_path))
+    cluster = Cluster.start(2, *flags, kept=kept)
     cluster.wait_for(pattern, workdir)
     for process in cluster.processes:
       process.kill()
     cluster.end()
-  ended = Cluster.start(2, *flags).end()
+  ended = Cluster.start(2, *flags, kept=kept).end()
   assert [code for code, _, _ in ended] == [0, 0], ended
   found = comparable(workdir, exact=False)
   assert found == comparable(tmp_path / "one", exact=False)

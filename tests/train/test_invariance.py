@@ -40,6 +40,9 @@ SHARED = [
   Cell((1, 2, 2), 4, True, "none", True, 3),
   Cell((1, 1, 4), 1, True, "dots", True, 64),
 ]
+# Four processes on two cores mostly wait for each other: what is split by rows
+# and by weights at a time, since two processes run them all.
+SPLITS = {2: SHARED, 4: SHARED[1:3]}
 
 
 @pytest.fixture(scope="module")
@@ -75,14 +78,14 @@ def test_one_process(cell, reference):
 
 @pytest.mark.slow
 @pytest.mark.multiprocess
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", SPLITS)
 def test_several_processes(count, reference, tmp_path):
   file = tmp_path / "found.npz"
   flags = f"--xla_force_host_platform_device_count={4 // count}" + QUICK
-  cells = [json.dumps(cell._asdict()) for cell in SHARED]
+  cells = [json.dumps(cell._asdict()) for cell in SPLITS[count]]
   run_workers("invariance.py", count, file, *cells, XLA_FLAGS=flags)
   saved = np.load(file)
-  for i in range(len(SHARED)):
+  for i in range(len(cells)):
     found = {k: saved[f"{i}/{k}"] for k in ("loss", "grad_norm")}
     leaves = jax.tree.leaves(reference["params"])
     params = [saved[f"{i}/params/{n}"] for n in range(len(leaves))]
