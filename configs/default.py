@@ -266,9 +266,10 @@ def get_config() -> ConfigDict:
   # those completions, see bct_jax/train/gradients.py. Takes the memory of four
   # gradients in float32.
   c.eval.gradients = False
-  # Also tasks of lm-eval, as ("hellaswag", "arc_easy"), which decide no
-  # reading; needs the extra `eval`. As the task says, without chat template and
-  # prompts of the run; generation is as in sampling where it says nothing.
+  # Also tasks of lm-eval, as ("hellaswag", "arc_easy"), which decide nothing
+  # but what reading.probe says; needs the extra `eval`. As the task says,
+  # without chat template and prompts of the run; generation is as in sampling
+  # where it says nothing.
   c.eval.tasks = ()
   # Updates after which to run them, and to evaluate; 0, once for the organism,
   # and the last are always added.
@@ -325,6 +326,10 @@ def get_config() -> ConfigDict:
   c.reading.lost = 0.2  # upper bound of initial up to which it is gone
   c.reading.max_fall = 0.2  # of initial against the organism, if it is kept
   c.reading.max_damage = 0.1  # fall of right answers that an intact model has
+  # Whose right answers decide integrity, beside those on held-out prompts:
+  # "setting" is the questions of eval.probe, "task:NAME" or "task:NAME:METRIC"
+  # one of eval.tasks, by a metric that is 0 or 1 for each document.
+  c.reading.probe = "setting"
   # Right answers of the organism below which no damage can be seen.
   c.reading.min_capability = 0.5
   # Share of eval completions in which the scorer saw neither behavior and no

@@ -52,6 +52,7 @@ NO_JAX = {
   "evals/schema.py",
   "evals/stats.py",
   "evals/summary.py",
+  "evals/task_rows.py",
   "evals/verdict.py",
   "infra/done_file.py",
   "infra/exit_codes.py",

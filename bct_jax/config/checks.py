@@ -294,8 +294,18 @@ def _check_memorised(config: ExperimentConfig) -> None:
     )
 
 
-def _check_tasks(evals: EvalConfig) -> None:
+def _check_tasks(evals: EvalConfig, bars: ReadingConfig) -> None:
   """Rejects fields of lm-eval's tasks that cannot be."""
+  if bars.task is None and bars.probe != "setting":
+    raise ConfigError(
+      f"reading.probe = {bars.probe!r}: must be 'setting', 'task:NAME' or "
+      "'task:NAME:METRIC'"
+    )
+  if bars.task is not None and bars.task[0] not in evals.tasks:
+    raise ConfigError(
+      f"reading.probe = {bars.probe!r}: {bars.task[0]!r} is not one of "
+      f"eval.tasks = {evals.tasks!r}"
+    )
   _require_valid(
     evals,
     "eval",
@@ -403,7 +413,7 @@ def check(config: ExperimentConfig) -> None:
   _check_primary(config)
   if any(s < 0 for s in config.eval.steps):
     raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")
-  _check_tasks(config.eval)
+  _check_tasks(config.eval, config.reading)
   if fault := config.eval.judge.find_fault():
     raise ConfigError(fault)
   _check_eval_reasoning(config.eval)

@@ -384,6 +384,17 @@ class ReadingConfig:
   target: str = "style"
   target_value: float = 0.9
   primary: tuple[str, ...] = ()
+  probe: str = "setting"
+
+  @property
+  def task(self) -> tuple[str, str] | None:
+    """Returns the task of lm-eval that decides integrity, and its metric.
+
+    The metric is "" where the task's only one is meant; None is no task.
+    """
+    kind, _, rest = self.probe.partition(":")
+    name, _, metric = rest.partition(":")
+    return (name, metric) if kind == "task" else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,7 +43,8 @@ class Measure:
   """Holds how a rate of right answers moved against the organism's.
 
   Attributes:
-    name: `right` on held-out train prompts, or `capability` on probes.
+    name: `right` on held-out train prompts, `capability` on probes, or the
+      `reading.probe` of the config where that is a task.
     n: prompts, the same ones before and after.
     before: the organism's rate.
     change: the later rate minus it, with a 90% interval: each of its bounds is
@@ -149,7 +150,8 @@ def read_arm(
 
   Args:
     curve: its evals in order of steps, at least one.
-    before: the organism's rollouts on the prompts of every eval.
+    before: the organism's rollouts on the prompts of every eval. Where a task
+      decides integrity, its rows are among them (evals/task_rows.py).
     after: those of the last eval.
     config: the bars.
     losses: step of an eval -> mean training loss since the eval before, for
@@ -158,9 +160,10 @@ def read_arm(
       is not asked.
 
   Raises:
-    ValueError: the two files of rollouts are not of the same prompts.
+    ValueError: the two files of rollouts are not of the same prompts, or have
+      no answers to the task that decides integrity.
   """
-  measures = tuple(_measures(before, after))
+  measures = tuple(_measures(before, after, config))
   fall = _fall_of_initial(before, after)
   right = _share_right(measures, before)
   words: list[Behavior] = [read_behavior(p, config, right) for p in curve]
@@ -271,8 +274,10 @@ def words_of(arm: Mapping[str, Any]) -> str:
   return f"{words}, {MISSED}" if check.status == "missed" else words
 
 
-def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:
-  """Measures the change of right answers on both kinds of prompts.
+def _measures(
+  before: Sequence[Row], after: Sequence[Row], config: ReadingConfig
+) -> list[Measure]:
+  """Measures the change of right answers on what integrity rests on.
 
   Prompts without a verdict, before or after, are left out.
   """
@@ -280,9 +285,14 @@ def _measures(before: Sequence[Row], after: Sequence[Row]) -> list[Measure]:
   before, after = (
     [row for row in rows if row["id"] not in unsaid] for rows in (before, after)
   )
+  probe = ("capability", "probe") if config.task is None else (
+    config.probe, "task"
+  )  # fmt: skip
   out = []
-  for name, split in (("right", "heldout"), ("capability", "probe")):
+  for name, split in (("right", "heldout"), probe):
     pairs = pair_rows(before, after, split, _is_right)
+    if pairs is None and split == "task":
+      raise ValueError(f"the rollouts have no answers to {name}")
     if pairs is not None:
       n, then = len(pairs.before), sum(pairs.before)
       out.append(Measure(name, n, then / n, pairs.difference(0.9)))

@@ -21,6 +21,7 @@ from bct_jax.evals import crossings, outcome, reading
 from bct_jax.evals.evaluate import add_rewards, mark_decorated, measure_rows
 from bct_jax.evals.rewards import make_reward
 from bct_jax.evals.schema import Gradients, terminal_line
+from bct_jax.evals.task_rows import task_rows
 from bct_jax.experiment import gradient_log
 from bct_jax.experiment.arm_files import (
   check_files,
@@ -325,8 +326,14 @@ def _arm_result(
   after = _read_rows(plan, folder / "rollouts" / f"step_{last}.jsonl")
   lines = files.read_lines(folder / "metrics.jsonl")
   losses = crossings.mean_losses(lines, [point["step"] for point in curve])
+  then, now = task_rows(organism, folder, last, plan.config.reading)
   read = reading.read_arm(
-    curve, before, after, plan.config.reading, losses, arm.train.has_style
+    curve,
+    [*before, *then],
+    [*after, *now],
+    plan.config.reading,
+    losses,
+    arm.train.has_style,
   )
   return {
     "schema": outcome.SCHEMA,

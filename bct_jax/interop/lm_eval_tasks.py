@@ -23,15 +23,17 @@ from typing import Any
 import numpy as np
 
 from bct_jax.config import ConfigError, EvalConfig
+from bct_jax.evals.task_rows import FILE as FILE
 from bct_jax.infra import files, processes, shared_files, signals
 from bct_jax.interop.local_model import LocalModel, sampler_cache
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime
 
-FILE = "tasks.jsonl"
 # Resamples for the standard error of a metric that has no formula for it.
 BOOTSTRAP = 1000
 
+# Document -> whether it was answered rightly.
+Answers = dict[str, bool]
 # Task -> metric -> value; None is one that is not finite or was not estimated.
 Scores = dict[str, dict[str, float | None]]
 
@@ -46,6 +48,8 @@ class Tasks:
   def __init__(self, runtime: Runtime):
     _check(runtime.config.eval)
     self._runtime = runtime
+    # The task that decides integrity, and its metric, see `_metric`.
+    self._probe = runtime.config.reading.task
     self._samplers = sampler_cache(runtime)
 
   @functools.cached_property
@@ -53,6 +57,18 @@ class Tasks:
     """Loads each name's task or tasks, with the hash of their requests."""
     evals = self._runtime.config.eval
     return {name: _load(name, evals) for name in evals.tasks}
+
+  def _metric(self, name: str) -> str | None:
+    """Returns the metric of the task that decides integrity.
+
+    None is any other task.
+
+    Raises:
+      ConfigError: `reading.probe` does not name one of it.
+    """
+    if self._probe is None or self._probe[0] != name:
+      return None
+    return _choose_metric(self._loaded[name][0], *self._probe)
 
   def load(self) -> None:
     """Reads the tasks' data, which lm-eval downloads if it is not there yet.
@@ -64,6 +80,7 @@ class Tasks:
     facts = {}
     try:
       facts = {f"requests of {k}": v for k, (_, v) in self._loaded.items()}
+      facts |= {f"metric of {k}": self._metric(k) for k in self._loaded}
     except ConfigError as e:
       facts = {"error": str(e)}
     processes.agree("eval.tasks: the processes do not have the same", facts)
@@ -91,8 +108,11 @@ class Tasks:
     loaded_weights = weights()
     for name in missing:
       _, digest = self._loaded[name]
-      scores = self._scores(name, loaded_weights, f"{title}, {name}: ")
+      results = self._results(name, loaded_weights, f"{title}, {name}: ")
+      scores = _scores_of(name, results)
       line = {"step": step, "task": name, "hash": digest, "scores": scores}
+      if (metric := self._metric(name)) is not None:
+        line |= {"metric": metric, "right": _right_answers(results, metric)}
       lines.append(line)
       # Written anew, since a kill may have left half a line at the end.
       shared_files.write_lines(path, lines)
@@ -115,16 +135,24 @@ class Tasks:
   def _of_step(
     self, lines: Sequence[dict[str, Any]], step: int
   ) -> list[dict[str, Any]]:
-    """Returns the lines of a step whose requests are those of now."""
+    """Returns the lines of a step whose requests are those of now.
+
+    That of the task which decides integrity has its metric, too.
+    """
     hashes = {name: digest for name, (_, digest) in self._loaded.items()}
+    metrics = {name: self._metric(name) for name in self._loaded}
     return [
       line
       for line in lines
-      if line["step"] == step and hashes.get(line["task"]) == line["hash"]
+      if line["step"] == step
+      and hashes.get(line["task"]) == line["hash"]
+      and metrics[line["task"]] in (None, line.get("metric"))
     ]
 
-  def _scores(self, name: str, weights: Weights, title: str) -> Scores:
-    """Runs a task on weights.
+  def _results(
+    self, name: str, weights: Weights, title: str
+  ) -> Mapping[str, Any]:
+    """Runs a task on weights; returns what lm-eval does.
 
     Args:
       name: of the task, as the config has it.
@@ -148,10 +176,10 @@ class Tasks:
         loaded,
         limit=self._runtime.config.eval.task_limit or None,
         bootstrap_iters=BOOTSTRAP,
-        log_samples=False,
+        log_samples=self._metric(name) is not None,
       )
     assert results is not None  # only other ranks get None, and there is one
-    return _scores_of(name, results)
+    return results
 
 
 def _check(evals: EvalConfig) -> None:
@@ -230,6 +258,72 @@ def _requests(task: Any, limit: int | None) -> list[Any]:
       raise ValueError(f"{task.task_name}: {what}")
   task.build_all_requests(limit=limit)
   return [[r.request_type, list(r.args)] for r in task.instances]
+
+
+def _choose_metric(loaded: Any, name: str, metric: str) -> str:
+  """Finds the metric of a task that says which documents are right.
+
+  Args:
+    loaded: of `_load`.
+    name: of the task.
+    metric: as `reading.probe` has it; "" takes the only one there is.
+
+  Returns:
+    It, with ",FILTER" behind it where the task has filters.
+
+  Raises:
+    ConfigError: there is no such metric, or not one alone.
+  """
+  found: list[list[str]] = []
+  for task in loaded["tasks"].values():
+    higher = task.higher_is_better()
+    names = [x for x in task.aggregation() if higher.get(x)]
+    filters = [f.name for f in task._filters]
+    found.append([_key(x, f) for f in filters for x in names])
+  # Of all tasks of a group.
+  valid = [x for x in found[0] if all(x in names for names in found)]
+  if metric in valid or (not metric and len(valid) == 1):
+    return metric or valid[0]
+  forms = ", ".join(repr(f"task:{name}:{x}") for x in valid) or "none"
+  said = f"task:{name}" + (f":{metric}" if metric else "")
+  raise ConfigError(
+    f"reading.probe = {said!r}: must name a metric of right answers of the "
+    f"task; there are {forms}"
+  )
+
+
+def _key(metric: str, filter_name: str) -> str:
+  """Names a metric as scores do."""
+  return metric if filter_name == "none" else f"{metric},{filter_name}"
+
+
+def _right_answers(results: Mapping[str, Any], metric: str) -> Answers:
+  """Extracts which documents were answered rightly.
+
+  Args:
+    results: of lm-eval, with samples.
+    metric: of `_choose_metric`.
+
+  Raises:
+    ConfigError: the metric is neither 0 nor 1 of a document.
+  """
+  out: Answers = {}
+  for task, samples in results["samples"].items():
+    for sample in samples:
+      name = metric.partition(",")[0]
+      if _key(name, sample["filter"]) != metric:
+        continue
+      value = sample[name]
+      if not isinstance(value, bool | int | float | np.number) or (
+        value not in (0, 1)
+      ):
+        raise ConfigError(
+          f"reading.probe: {metric} of document {sample['doc_id']} of "
+          f"{task} is {value!r}; only a metric that is 0 or 1 can decide "
+          "integrity"
+        )
+      out[f"{task}/{sample['doc_id']}"] = bool(value)
+  return out
 
 
 def _scores_of(name: str, results: Mapping[str, Any]) -> Scores:

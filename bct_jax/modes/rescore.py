@@ -22,6 +22,7 @@ from bct_jax.evals.crossings import mean_losses
 from bct_jax.evals.evaluate import summarize_rows
 from bct_jax.evals.gate import check_gate
 from bct_jax.evals.reading import Reading, read_arm
+from bct_jax.evals.task_rows import task_rows
 from bct_jax.infra import files
 from bct_jax.infra.done_file import describe_damage
 from bct_jax.infra.formats import percent
@@ -80,7 +81,7 @@ def rescore(
   gates |= {p.parent for p in workdir.glob("organisms/*/rollouts.jsonl")}
   for path in sorted(folder / "rollouts.jsonl" for folder in gates):
     record, after = _gate(path, scorer)
-    organism = after, record.pop("scored")
+    organism = after, record.pop("scored"), path.parent
     yield record
   for name, style in _styles(config).items():
     choose(style, DECORATIONS, f"arms.{name}.train.decoration")
@@ -137,7 +138,7 @@ def _arm(
   scorer: RunScorer,
   decoration: Decoration,
   config: Record,
-  organism: tuple[dict[str, Any], list[dict[str, Any]]] | None,
+  organism: tuple[dict[str, Any], list[dict[str, Any]], Path] | None,
 ) -> Iterator[dict[str, Any]]:
   """Yields a record for each eval of an arm, and one for its reading."""
   of, curve, rows = f"arms/{name}", [], []
@@ -154,7 +155,7 @@ def _arm(
   if not curve or not organism or not done.exists():
     return
   before = read_json(done)
-  now = _read(folder, curve, organism[1], rows, decoration, config)
+  now = _read(folder, curve, organism[1:], rows, decoration, config)
   if before.has("reading"):
     then = before.object("reading").text("sentence")
     yield {"of": of, "reading": {"before": then, "after": now.sentence()}}
@@ -169,17 +170,19 @@ def _arm(
 def _read(
   folder: Path,
   curve: Sequence[Mapping[str, Any]],
-  before: Sequence[Mapping[str, Any]],
+  organism: tuple[Sequence[Mapping[str, Any]], Path],
   after: Sequence[Mapping[str, Any]],
   decoration: Decoration,
   config: Record,
 ) -> Reading:
   """Reads an arm by the bars of its run, or by the defaults if it has none."""
-  bars = config.object("reading").value if config.has("reading") else {}
+  fields = config.object("reading").value if config.has("reading") else {}
+  bars, (before, made) = ReadingConfig(**fields), organism
+  then, now = task_rows(made, folder, curve[-1]["step"], bars)
   lines = [r.value for r in read_lines(folder / "metrics.jsonl")]
   losses = mean_losses(lines, [point["step"] for point in curve])
   styled = decoration.name != "plain"
-  return read_arm(curve, before, after, ReadingConfig(**bars), losses, styled)
+  return read_arm(curve, [*before, *then], [*after, *now], bars, losses, styled)
 
 
 def _eval(

@@ -70,6 +70,32 @@ def test_a_true_rate_of_a_bit_more_than_half_is_kept_at_no_n():
       assert read_behavior(shown, BARS) == "mixed"
 
 
+def test_a_task_decides_integrity_in_place_of_the_probes():
+  bars = ReadingConfig(probe="task:sums")
+
+  def answers(right, n=200):
+    rows = [{"id": i, "split": "task", "right": i < right} for i in range(n)]
+    return [*rows_without_probes, *rows]
+
+  rows_without_probes = [r for r in rows() if r["split"] != "probe"]
+  curve = [point(0, 1.0, 0.0), point(8, 1.0, 0.0)]
+  for after, word in ((180, "intact"), (120, "damaged"), (162, "unknown")):
+    found = read(curve, answers(180), answers(after) + rows(probes=0), bars)
+    assert found.integrity == word
+    assert found.measures[1].name == "task:sums"
+    assert found.measures[1].change.value == pytest.approx(after / 200 - 0.9)
+  with pytest.raises(ValueError, match="no answers to task:sums"):
+    read(curve, rows(), rows(), bars)
+  values = default.get_config().to_dict()
+  for probe, message in (
+    ("task:sums", "'sums' is not one of eval.tasks"),
+    ("capability", "must be 'setting', 'task:NAME'"),
+  ):
+    values["reading"]["probe"] = probe
+    with pytest.raises(ConfigError, match=message):
+      from_dict(values)
+
+
 def test_alternate_without_right_answers_is_not_replaced():
   banana = point(8, 0.0, 1.0, alternate_right_ci=[0.0, 0.1])
   assert read_behavior(banana, BARS) == "lost"

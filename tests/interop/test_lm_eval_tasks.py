@@ -15,6 +15,7 @@ from bct_jax.experiment import run as experiment_run
 from bct_jax.experiment.plan import make_plan
 from bct_jax.infra import files, ledger, signals
 from bct_jax.interop.lm_eval_tasks import FILE, Tasks
+from bct_jax.modes.rescore import rescore
 from bct_jax.report import write_report
 from bct_jax.report.tables import load_results
 from bct_jax.runtime.weights import load_weights
@@ -74,15 +75,15 @@ def evals(workdir, arm="full"):
 def asked_of(monkeypatch, fail=None):
   """Names of the tasks that are run from here on; `fail` is one that ends
   the run when it is reached for the second time."""
-  names, real = [], Tasks._scores
+  names, real = [], Tasks._results
 
-  def scores(self, name, weights, title):
+  def results(self, name, weights, title):
     names.append(name)
     if names.count(fail) == 2:
       raise signals.Preempted("by the test")
     return real(self, name, weights, title)
 
-  monkeypatch.setattr(Tasks, "_scores", scores)
+  monkeypatch.setattr(Tasks, "_results", results)
   return names
 
 
@@ -91,6 +92,7 @@ def done(tiny_folder, task_path, tmp_path_factory):
   """A finished run: its values and directory, and which tasks were run."""
   workdir = tmp_path_factory.mktemp("runs") / "run"
   values = make_values(tiny_folder, task_path)
+  values["reading"]["probe"] = "task:colors_choice:acc"
   values["arms"]["adapter"] = {
     "lora": {"rank": 4},
     "optim": {"ema_decay": 0.7},
@@ -155,6 +157,47 @@ def test_scores_are_those_of_lm_eval_on_the_folders(
   }
 
 
+def test_a_task_decides_integrity(done, tmp_path):
+  _, workdir, _ = done
+  for name in ("full", "adapter"):
+    first, *_, last = (
+      line["tasks"]["colors_choice"]["acc"] for line in evals(workdir, name)
+    )
+    result = files.read_json(workdir / "arms" / name / "done.json")
+    right, task = result["reading"]["measures"]
+    assert (right["name"], task["name"]) == ("right", "task:colors_choice:acc")
+    assert task["n"] == 7 and task["before"] == pytest.approx(first)
+    assert task["change"] == pytest.approx(last - first)
+  copy = shutil.copytree(workdir, tmp_path / "run")
+  sentence = result["reading"]["sentence"]
+  said = [x["reading"] for x in rescore(copy) if "reading" in x]
+  assert {"before": sentence, "after": sentence} in said and len(said) == 2
+  (copy / "arms" / "adapter" / FILE).unlink()
+  with pytest.raises(ValueError, match="no answers of step 3 to reading.probe"):
+    list(rescore(copy))
+
+
+@pytest.mark.parametrize(
+  ("probe", "message"),
+  [
+    (
+      "task:colors_choice",
+      "'task:colors_choice:acc', 'task:colors_choice:acc_",
+    ),
+    ("task:colors_choice:f1", "must name a metric of right answers"),
+    ("task:colors_rolling", "there are none"),
+  ],
+)
+def test_a_metric_that_cannot_decide_is_said_before_training(
+  tiny_folder, task_path, tmp_path, probe, message
+):
+  values = make_values(tiny_folder, task_path)
+  values["reading"]["probe"] = probe
+  with pytest.raises(ValueError, match=message):
+    run(values, tmp_path)
+  assert not (tmp_path / "organisms").exists()
+
+
 def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   values, workdir, _ = done
   copy = shutil.copytree(workdir, tmp_path / "run")
@@ -167,6 +210,12 @@ def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   names = asked_of(monkeypatch)
   run(values, copy)
   assert names == [] and evals(copy) == lines
+  # The organism is of a run that no task decides.
+  (made,) = (copy / "organisms").glob(f"*/{FILE}")
+  first, *rest = files.read_lines(made)
+  del first["metric"], first["right"]
+  with ledger.tracking(made.parent):
+    files.write_lines(made, [first, *rest])
   # One task of the last step is lost, the next half a line.
   text = (arm / FILE).read_text().splitlines(keepends=True)
   (arm / FILE).write_text("".join(text[:-2]) + text[-2][:30])
@@ -174,7 +223,7 @@ def test_what_was_written_is_not_run_again(done, tmp_path, monkeypatch):
   for file in (arm / "done.json", arm / ledger.NAME):
     file.unlink()
   run(values, copy)
-  assert names == [*NAMES[1:]] and evals(copy) == lines
+  assert names == [*NAMES] and evals(copy) == lines
 
 
 @pytest.mark.slow
