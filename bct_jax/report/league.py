@@ -164,6 +164,9 @@ def _row(
   removal = removal_interval(units)
   margins = [x for unit in units if (x := unit.log_margin) is not None]
   margin = _mean([value for value, _ in margins])
+  at_least = any(least for _, least in margins)
+  if at_least and margin is not None:
+    margin = (*margin[:2], None)  # of lower bounds, no upper end holds
   areas = [x for u in units if (x := u.auc_above_chance) is not None]
   area = _mean(areas)
   gates = {run.organism.gate.passed for run in runs if run.organism.gate}
@@ -174,8 +177,7 @@ def _row(
     *(name, gate, str(len(units)), str(len(arms))),
     f"{sum(r.progress == 'reached' for r in readings)} of {len(arms)}",
     f"{len(lost)} of {len(arms)}",
-    ("" if all(not least for _, least in margins) else "≥ ")
-    + _format(margin, lambda x: f"{2**x:.2f}"),
+    ("≥ " if at_least else "") + _format(margin, lambda x: f"{2**x:.2f}"),
     _format(removal, lambda x: f"{x:.0%}"),
     _format(area, lambda x: f"{x:+.2f}"),
   ]
@@ -200,11 +202,15 @@ def removal_interval(units: Sequence[Unit]) -> Estimate | None:
 
 
 def _mean(values: Sequence[float]) -> Estimate | None:
-  """Averages a number over seeds; with Student's interval of 3 and more."""
+  """Averages a number over seeds; with Student's interval of 3 and more.
+
+  Seeds that all give the same number, as where evals are steps apart, do not
+  tell how far others would be from it: there is no interval then.
+  """
   if not values:
     return None
   low = high = None
-  if len(values) >= MIN_UNITS:
+  if len(values) >= MIN_UNITS and max(values) - min(values) > 1e-9:
     low, high = t_interval(values)
   return statistics.fmean(values), low, high
 
@@ -214,6 +220,7 @@ def _format(value: Estimate | None, write: Callable[[float], str]) -> str:
   if value is None:
     return "–"
   mean, low, high = value
-  if low is None or high is None:
+  if low is None:
     return write(mean)
-  return f"{write(mean)} [{write(low)}, {write(high)}]"
+  end = "–" if high is None else write(high)
+  return f"{write(mean)} [{write(low)}, {end}]"
