@@ -24,7 +24,7 @@ _TRAINING = (
   "arms_before",
 )
 _ARMS = ("arms/*/checkpoints",)
-_ORGANISMS = ("organisms/*/checkpoints",)
+_ORGANISMS = ("organisms/*/checkpoints", "organisms/*/adapter")
 
 
 def removable(

@@ -11,6 +11,7 @@ from parity import load_torch
 from test_lora_runs import texts
 
 from bct_jax.config import ConfigError, from_dict
+from bct_jax.experiment import keep
 from bct_jax.experiment import run as experiment_run
 from bct_jax.experiment.eval_rollouts import sample_rows
 from bct_jax.experiment.organism import (
@@ -205,6 +206,22 @@ def test_a_merged_adapter_and_what_names_the_organism(
   other.__dict__["model_hash"] = "another"
   with pytest.raises(ConfigError, match="over another model"):
     load_weights(other, folder)
+
+
+def test_a_copy_that_is_not_needed_goes_and_comes_again(finished_run, tmp_path):
+  plan, workdir, _, organism = finished_run
+  run = shutil.copytree(workdir, tmp_path / "run")
+  copy = run / "organisms" / organism.name / "adapter"
+  assert copy not in keep.removable(run, "weights")
+  keep.remove(run, keep.removable(run, "results"))
+  assert not copy.exists()
+  with pytest.raises(ConfigError, match="its weights were removed"):
+    load_weights(plan.runtime, copy.parent)
+  with jax.set_mesh(plan.runtime.mesh):
+    folder, _ = make_organism(plan, run)
+    again = load_weights(plan.runtime, folder)
+    whole = load_weights(plan.runtime, organism)
+  jax.tree.map(np.testing.assert_array_equal, again.adapter, whole.adapter)
 
 
 @pytest.mark.parametrize(
