@@ -46,6 +46,7 @@ def write_report(
   """
   # Drawing imports matplotlib, which tables and `load_results` do without.
   from bct_jax.report import browser, figure_files, run_page
+  from bct_jax.report.headline import make_headline
   from bct_jax.report.overview_page import make_overview
 
   if not run_dirs:
@@ -62,6 +63,7 @@ def write_report(
       "table": shown_shares(Reach.TABLE),
       "results": shown_shares(Reach.RESULTS),
     },
+    headline=make_headline(runs),
     cells=run_page.make_cells(views),
     fold_runs=len(views) > OPEN_RUNS,
     overview=overview,

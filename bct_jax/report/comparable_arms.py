@@ -260,8 +260,10 @@ def _pool_seeds(
 
 def _name(keys: Sequence[str], values: Sequence[str | None]) -> str:
   """Names a group by its values of the fields that differ between groups."""
-  # Of what a seed is, its whole name says.
-  labels = [k if k.endswith("seed") else k.split(".")[-1] for k in keys]
+  # Whose seed or learning rate it is, the whole name says.
+  labels = [
+    k if k.endswith(("seed", ".lr")) else k.split(".")[-1] for k in keys
+  ]
   phrases = []
   for key, short, value in zip(keys, labels, values, strict=True):
     if value in (None, "{}"):

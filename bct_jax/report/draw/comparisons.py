@@ -6,6 +6,7 @@ them `key`, `label` and `description` are those of the Picture.
 
 import math
 import statistics
+import textwrap
 from collections import Counter
 from collections.abc import Mapping, Sequence
 
@@ -88,13 +89,12 @@ def behavior_map(
 
 
 def _wrap_name(name: str, width: int = 30) -> str:
-  """Breaks a name into two lines at most; a longer one ends in three dots."""
-  if len(name) <= width:
-    return name
-  cut = name.rfind(" ", 0, width + 1)
-  cut = cut if cut > 0 else width
-  first, rest = name[:cut], name[cut:].strip()
-  return f"{first}\n{rest if len(rest) <= width else rest[: width - 3] + '...'}"
+  """Breaks a name into three lines at most; a longer one ends in dots."""
+  return "\n".join(
+    textwrap.wrap(
+      name, width, max_lines=3, placeholder="...", break_on_hyphens=False
+    )
+  )
 
 
 def _cell(
