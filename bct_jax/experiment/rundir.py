@@ -214,10 +214,15 @@ def keep_config(
     if changed and not _means_the_same(then, now):
       growth = find_growth(then, now) if may_grow else None
       if growth is None:
+        may = (
+          "a run may get more arms and more prompts of its evals, and nothing "
+          "else"
+          if may_grow
+          else "a sweep may get more cells; those that are there stay"
+        )
         raise ConfigError(
           f"{workdir} was begun with another config ("
-          f"{'; '.join(changed[:8])}): choose another --workdir (a run may "
-          "get more arms and more prompts of its evals, and nothing else)"
+          f"{'; '.join(changed[:8])}): choose another --workdir ({may})"
         )
       return growth
     return None
