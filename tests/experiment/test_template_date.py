@@ -7,7 +7,7 @@ import pytest
 from chat_folders import make_dated
 
 from bct_jax.data import template
-from bct_jax.infra import files
+from bct_jax.infra import files, ledger
 from bct_jax.interop.open_model import config_of_run
 from bct_jax.modes import notebook
 from configs import tiny
@@ -62,6 +62,8 @@ def test_a_new_run_has_its_own_day(folder, whole, tmp_path, monkeypatch):
     ValueError, match="arms/a is done, and began from the org"
   ):
     notebook.run(small(folder), workdir)
-  files.write_json(workdir / "arms" / "a" / "done.json", {"organism": "x"})
+  arm = workdir / "arms" / "a"
+  with ledger.tracking(arm):  # else it were damage, and made again
+    files.write_json(arm / "done.json", {"organism": "x"})
   with pytest.raises(ValueError, match="the organism x; this run's is now"):
     notebook.run(small(folder), workdir)
