@@ -19,7 +19,6 @@ from bct_jax.config.overrides import (
   take_arm_fields,
 )
 from bct_jax.infra import memory, progress
-from bct_jax.infra.command_help import format_help
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
   DONE,
@@ -32,6 +31,7 @@ from bct_jax.infra.exit_codes import (
   fail,
   take_debug,
 )
+from bct_jax.modes.command_help import help_text
 
 MODES = (
   *("experiment", "eval", "sample", "export", "export_data", "dry_run"),
@@ -159,61 +159,11 @@ _TIMEOUT = flags.DEFINE_integer(
 )
 
 
-_EXAMPLES = {
-  "run or resume an experiment": (
-    "python -m bct_jax.main --config=configs/quickstart.py --workdir=runs/q"
-  ),
-  "change any field of it": (
-    "... --config.arms.low.optim.lr=3e-5 --config.eval.num_eval=64"
-  ),
-  "check it and see its size, without training": "... --mode=dry_run",
-  "list the settings": "python -m bct_jax.main --mode=settings",
-  "ask an arm": (
-    '... --mode=sample --params=runs/q/arms/low --prompt="Say hello."'
-  ),
-  "talk with it": "... --mode=chat --params=runs/q/arms/low",
-}
-_GROUPS = {
-  "every mode": (
-    "config",
-    "workdir",
-    "mode",
-    "resume",
-    "quiet",
-    "debug",
-    "version",
-  ),
-  "--mode=chat, sample, eval, export, export_data, pretrain, rescore, "
-  "calibrate": (
-    *("params", "prompt", "prompts", "n", "out", "format", "dtype", "grader"),
-    "labels",
-  ),
-  "--mode=clean": ("keep", "yes"),
-  "--mode=settings and dry_run": (
-    *("markdown", "topology", "price_per_chip_hour"),
-  ),
-  "several hosts": (
-    *("multihost", "coordinator", "num_processes", "process_id", "timeout"),
-  ),
-}
-
-
-def help_text() -> str:
-  """Returns the help: examples, and the flags by mode."""
-  usage = "python -m bct_jax.main --config=FILE --workdir=DIR [flags]"
-  known = {name: flags.FLAGS[name] for name in sum(_GROUPS.values(), ())}
-  text = format_help(usage, _EXAMPLES, _GROUPS, known)
-  return (
-    f"{text}\n\nconfigs/default.py has the fields of a config and what they "
-    "mean.\nEach is a flag: --config.FIELD=VALUE."
-  )
-
-
 def main(argv: list[str]) -> int:
   """Runs one command and returns its exit code; see the README."""
   try:
     if {"-h", "--help"} & {*argv[1:]}:
-      print(help_text())
+      print(help_text(flags.FLAGS))
       return DONE
     words, arm_fields = take_arm_fields(take_debug(argv))
     sys.argv = find_in_flags(words, "config")  # where ml_collections looks

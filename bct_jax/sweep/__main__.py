@@ -33,7 +33,8 @@ from bct_jax.infra.exit_codes import (
 )
 from bct_jax.sweep.cells import Cell, make_cells, share
 from bct_jax.sweep.dry_run import plan_lines
-from bct_jax.sweep.run import LEASE, result_table, run_cells
+from bct_jax.sweep.run import LEASE, run_cells
+from bct_jax.sweep.table import result_table
 
 _USAGE = "python -m bct_jax.sweep --sweep=FILE --workdir=DIR [flags]"
 _EXAMPLES = {

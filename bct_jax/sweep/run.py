@@ -11,13 +11,13 @@ from typing import Any
 import filelock
 
 from bct_jax.infra import memory
-from bct_jax.infra.formats import number, percent
 from bct_jax.infra.locks import wait_for_lock
 from bct_jax.infra.progress import log_line
 from bct_jax.infra.visible import visible
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.claims import Claims
 from bct_jax.sweep.groups import make_room, plan_of
+from bct_jax.sweep.table import report_cell, result_table
 
 # Seconds without a sign of life after which a machine counts as gone.
 LEASE = 120.0
@@ -250,18 +250,6 @@ def write_error(folder: Path, error: str) -> None:
   write_json(folder / "error.json", {"error": error})
 
 
-def report_cell(name: str, arm: Mapping[str, Any]) -> None:
-  """Prints the words of a cell's arm, or its error, to stderr."""
-  from bct_jax.evals.reading import words_of
-
-  failed = "error" in arm
-  print(
-    f"{name}: {'failed: ' + arm['error'] if failed else words_of(arm)}",
-    file=sys.stderr,
-    flush=True,
-  )
-
-
 def read_finished(cell: Cell, root: Path) -> CellOutcome:
   """Reads the arms of a cell that is done; returns an error for a lost file."""
   from bct_jax.experiment import rundir
@@ -407,32 +395,3 @@ def _end(
   write_done(folder, digest)
   keep.remove(folder, keep.removable(folder, cell.config.keep))
   return records
-
-
-def result_table(
-  results: Mapping[str, Mapping[str, Any]], waiting: Sequence[str] = ()
-) -> str:
-  """Writes a table of cells for the terminal.
-
-  Args:
-    results: what `run_cells` returns.
-    waiting: names of cells that have not been run yet.
-  """
-  from bct_jax.evals.reading import words_of
-  from bct_jax.evals.schema import Reach, shown_shares
-
-  names = shown_shares(Reach.TABLE)
-  width = max([4, *map(len, [*results, *waiting])])
-  lines = [f"{'cell':{width}}  {'lr':>8}  {'reading':18} {' '.join(names)}"]
-  for name, arm in results.items():
-    if "error" in arm:
-      lines.append(f"{name:{width}}  failed: {arm['error']}")
-      continue
-    last = arm["curve"][-1]
-    # An arm from before something was measured lacks it.
-    rates = " ".join(
-      f"{percent(last[k]) if k in last else '–':>{len(k)}}" for k in names
-    )
-    lr = number(arm["lr"])
-    lines.append(f"{name:{width}}  {lr:>8}  {words_of(arm):18} {rates}")
-  return "\n".join(lines + [f"{name:{width}}  waits" for name in waiting])

@@ -22,7 +22,7 @@ from bct_jax.report import tables, write_report
 from bct_jax.report.draw import picture
 from bct_jax.report.read import parse, records
 from bct_jax.report.read.types import ReportError
-from bct_jax.sweep.run import result_table
+from bct_jax.sweep.table import result_table
 
 # The bytes of evals.jsonl depend on this order.
 KEYS = """

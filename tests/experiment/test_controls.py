@@ -26,7 +26,7 @@ from bct_jax.report.read import load
 from bct_jax.runtime.weights import load_weights
 from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.sweep import cells, dry_run, run
+from bct_jax.sweep import cells, dry_run, run, table
 from configs import tiny
 
 pytestmark = pytest.mark.long
@@ -389,4 +389,4 @@ def test_a_sweep_runs_the_controls_of_its_cells(tiny_folder, tmp_path, capsys):
       "lr_0.001.zero_lr": "zero_lr",
     }
     assert "cell 2 of 2, lr_0.001: " in capsys.readouterr().err
-  assert run.result_table(found).count(".zero_lr") == 2
+  assert table.result_table(found).count(".zero_lr") == 2

@@ -20,7 +20,7 @@ from bct_jax.infra import exit_codes
 from bct_jax.models import demo
 from bct_jax.runtime import programs
 from bct_jax.sweep import __main__ as sweep
-from bct_jax.sweep import cells, organisms, run
+from bct_jax.sweep import cells, organisms, run, table
 from bct_jax.sweep.cells import chain, named, product, values, zipped
 from bct_jax.sweep.groups import make_room
 from configs import tiny
@@ -298,7 +298,7 @@ def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
   every = sweep._read(["s", f"--sweep={FILE}", f"--workdir={root}"])[1]
   results = run.run_cells(every, root)
   names = [cell.name for cell in every]
-  lines = run.result_table({names[0]: results[names[0]]}, names[1:])
+  lines = table.result_table({names[0]: results[names[0]]}, names[1:])
   said = [line.split()[:2] for line in lines.splitlines()[1:]]
   assert said[1:] == [[name, "waits"] for name in names[1:]]
   assert said[0][0] == names[0] and "waits" not in said[0]

@@ -8,7 +8,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bct_jax.data.leaks import describe_overlap
 from bct_jax.evals.crossings import GONE, find_crossing
 from bct_jax.evals.schema import EvalRecord
 from bct_jax.infra import done_file, ledger
@@ -97,36 +96,10 @@ def load_run(path: Path) -> RunRecord:
     env=env,
     notes=(*ending_of(path), *damage, *notes),
     damage=tuple(damage),
-    leaks=() if result is None else _leaks(result),
+    leaks=() if result is None else parse.leaks(result),
     judge={} if result is None else _child(result.value, "judge"),
     calibration=read_calibration(path),
   )
-
-
-def _leaks(result: records.Record) -> tuple[str, ...]:
-  """Describes what training data shares with prompts, a line for each run.
-
-  There is no line in a result from before leaks were looked for.
-  """
-  if not result.has("leaks"):
-    return ()
-  leaks = result.object("leaks")
-  lines = []
-  for name in leaks.value:
-    run = leaks.object(name)
-    shared: dict[str, Any] = {"labels": run.value.get("labels")}
-    for split in ("eval", "heldout"):
-      part = run.object(split)
-      shared[split] = {
-        **{key: part.count(key) for key in ("prompts", "same")},
-        **{key: part.share(key) for key in ("share", "most")},
-        "worst": part.text("worst"),
-      }
-    if shared["labels"] is not None:
-      counts = run.object("labels")
-      shared["labels"] = {key: counts.count(key) for key in counts.value}
-    lines.append(describe_overlap(name, shared))
-  return tuple(lines)
 
 
 def _name_of(value: Any) -> str:

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterable
 from typing import Any
 
+from bct_jax.data.leaks import describe_overlap
 from bct_jax.evals import crossings, schema
 from bct_jax.evals import reading as readings
 from bct_jax.evals.paired import Interval
@@ -233,3 +234,29 @@ def growth(result: records.Record) -> list[str]:
       parts.append(f"eval.{field} {old:.0f} to {new:.0f}, old answers kept")
     lines.append(f"Added on {entry.text('at')[:10]}: {'; '.join(parts)}.")
   return lines
+
+
+def leaks(result: records.Record) -> tuple[str, ...]:
+  """Describes what training data shares with prompts, a line for each run.
+
+  There is no line in a result from before leaks were looked for.
+  """
+  if not result.has("leaks"):
+    return ()
+  found = result.object("leaks")
+  lines = []
+  for name in found.value:
+    run = found.object(name)
+    shared: dict[str, Any] = {"labels": run.value.get("labels")}
+    for split in ("eval", "heldout"):
+      part = run.object(split)
+      shared[split] = {
+        **{key: part.count(key) for key in ("prompts", "same")},
+        **{key: part.share(key) for key in ("share", "most")},
+        "worst": part.text("worst"),
+      }
+    if shared["labels"] is not None:
+      counts = run.object("labels")
+      shared["labels"] = {key: counts.count(key) for key in counts.value}
+    lines.append(describe_overlap(name, shared))
+  return tuple(lines)
