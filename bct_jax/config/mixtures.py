@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 from bct_jax.config.fields import suggest
 from bct_jax.config.types import ConfigError, TrainConfig
+from bct_jax.infra import formats
 
 SPLITS = ("train", "install")
 FILE = "file:"
@@ -64,7 +65,8 @@ def check_mix(train: TrainConfig, control: str, where: str) -> None:
       )
   total = sum(share for _, share in train.mix)
   if abs(total - 1) > 1e-9:
-    raise ConfigError(f"{where}: the shares sum to {total:g}, and must to 1")
+    found = formats.number(total)
+    raise ConfigError(f"{where}: the shares sum to {found}, and must to 1")
   for name, count in split_count(train.mix, train.num_examples).items():
     if not count:
       raise ConfigError(

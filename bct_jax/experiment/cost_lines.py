@@ -16,7 +16,7 @@ from bct_jax.experiment.run_sizes import (
   find_work,
   list_runs,
 )
-from bct_jax.infra.formats import duration, percent, size
+from bct_jax.infra.formats import duration, number, percent, size
 from bct_jax.objectives import data_needs, objective_of, policy_of
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.sizing import cost, sizes
@@ -205,8 +205,8 @@ def _price_lines(
     least = max(run.state for run in runs) / CHIPS[name].memory
     lines.append(
       f"price on {name}: {hours[name] * price:,.2f} = {hours[name]:,.2f} "
-      f"chip-hours x {price:g}; weights, gradients and optimizer alone need "
-      f"{math.ceil(least)} or more"
+      f"chip-hours x {number(price)}; weights, gradients and optimizer alone "
+      f"need {math.ceil(least)} or more"
     )
   if len(prices) > 1:
     lines.append(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bct_jax.evals import summary
 from bct_jax.evals.stats import MIN_UNITS, t_interval
+from bct_jax.infra import formats
 from bct_jax.report import text
 from bct_jax.report.comparable_arms import Member
 from bct_jax.report.draw.removal_points import (
@@ -178,7 +179,7 @@ def _row(
     f"{sum(r.progress == 'reached' for r in readings)} of {len(arms)}",
     f"{len(lost)} of {len(arms)}",
     ("≥ " if at_least else "") + _format(margin, lambda x: f"{2**x:.2f}"),
-    _format(removal, lambda x: f"{x:.0%}"),
+    _format(removal, formats.percent),
     _format(area, lambda x: f"{x:+.2f}"),
   ]
   order = removal[0] if removal else math.inf
