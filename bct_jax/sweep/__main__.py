@@ -26,6 +26,7 @@ from bct_jax.infra.exit_codes import (
   DONE,
   FAILED,
   MACHINE,
+  MEMORY,
   PREEMPTED,
   explain,
   fail,
@@ -58,11 +59,14 @@ def main(argv: Sequence[str]) -> int:
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   try:
     options, cells = _read(take_debug(argv))
-    return DONE if options is None else _run(options, cells)
+    with memory.name_shortage("running", ""):
+      return DONE if options is None else _run(options, cells)
   except flags.Error as e:
     return fail(str(e))
   except BAD_CONFIG as e:
     return fail(explain(e, argv))
+  except memory.OutOfMemory as e:
+    return fail(str(e), MEMORY)
   except OSError as e:
     return fail(str(e), MACHINE)
 

@@ -17,6 +17,7 @@ from bct_jax.experiment.organism import (
 from bct_jax.infra import files, signals
 from bct_jax.infra.formats import interval, number, percent
 from bct_jax.infra.locks import wait_for_lock
+from bct_jax.infra.memory import OutOfMemory
 from bct_jax.infra.progress import log_line
 from bct_jax.infra.visible import visible
 from bct_jax.interop import judge
@@ -73,7 +74,7 @@ def _make(group: Sequence[Cell], root: Path) -> Mapping[str, Any]:
     ):
       make_organism(plan, root)
     return {k: files.read_json(folder / f"{k}.json") for k in ("gate", "made")}
-  except (NumericalError, ValueError) as e:
+  except (NumericalError, OutOfMemory, ValueError) as e:
     return {"error": visible(str(e))}
 
 

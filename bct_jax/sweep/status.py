@@ -5,10 +5,11 @@ from pathlib import Path
 
 from bct_jax.evals.reading import words_of
 from bct_jax.infra import files
+from bct_jax.infra.visible import visible
 from bct_jax.sweep.cells import Cell
 from bct_jax.sweep.claims import read_claims
 
-ORDER = ("running", "failed", "stopped", "waits", "done")
+ORDER = ("running", "damaged", "failed", "stopped", "waits", "done")
 
 
 def status_text(cells: Sequence[Cell], root: Path) -> str:
@@ -29,7 +30,13 @@ def status_text(cells: Sequence[Cell], root: Path) -> str:
   width = max(len(cell.name) for cell in cells)
   states, lines = [], []
   for cell in cells:
-    state, said = _state(cell, root / "cells" / cell.name, holders)
+    folder = root / "cells" / cell.name
+    try:
+      state, said = _state(cell, folder, holders)
+    except ValueError as e:
+      state, said = "damaged", visible(str(e))
+    except (KeyError, TypeError, IndexError, AttributeError) as e:
+      state, said = "damaged", f"{folder}: a file lacks {visible(str(e))}"
     states.append(state)
     lines.append(f"{cell.name:{width}}  {state:7}  {said}".rstrip())
   counts = [f"{states.count(x)} {x}" for x in ORDER if x in states]

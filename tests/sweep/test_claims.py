@@ -158,3 +158,9 @@ def test_status_says_how_far_each_cell_is(tmp_path):
   assert lines[-1] == (
     "5 cells: 1 running, 1 failed, 1 stopped, 1 waits, 1 done"
   )
+  # A damaged cell hides no other.
+  for damage in ('{"arms"', '{"x": 1}', '{"arms": []}', "3"):
+    (tmp_path / "cells" / done.name / "result.json").write_text(damage)
+    first, *rest, last = status.status_text(made, tmp_path).splitlines()
+    assert first.split()[1] == "damaged" and str(tmp_path) in first
+    assert rest == lines[1:5] and "1 damaged" in last

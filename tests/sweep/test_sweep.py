@@ -366,6 +366,16 @@ def test_bad_commands_end_with_one_line(flags, message, capsys):
   assert error.startswith("error: ") and message in error
 
 
+def test_too_little_memory_has_its_code(monkeypatch, tmp_path, capsys):
+  def too_large(cells, root):
+    raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 9 bytes")
+
+  monkeypatch.setattr(organisms, "run_gates", too_large)
+  flags = ["sweep", f"--sweep={FILE}", f"--workdir={tmp_path}", "--gates"]
+  assert sweep.main(flags) == exit_codes.MEMORY
+  assert "error: out of memory while running" in capsys.readouterr().err
+
+
 def begin(root, folder, env=ENV):
   flags = (
     f"--sweep={FILE}",
