@@ -15,6 +15,7 @@ from pathlib import Path
 
 from bct_jax.evals import summary
 from bct_jax.evals.stats import MIN_UNITS, t_interval
+from bct_jax.evals.verdict import MIN_CAPABILITY
 from bct_jax.infra import formats
 from bct_jax.report import text
 from bct_jax.report.comparable_arms import Member
@@ -97,11 +98,13 @@ class Unit:
       (unit, prompt, prompt, 1.0 if it does not show the initial behavior) of
       each eval prompt; those of the organism where no checkpoint is intact.
       Such a one keeps 90% of the organism's capability. None: the completions
-      are not there.
+      are not there, or the organism's capability says too little.
     """
     best = None
     for m in self.members:
       base = organism_capability(m)
+      if base is None or base < MIN_CAPABILITY:
+        continue
       for point in m.arm.curve:
         if point.step and not is_intact(point, base):
           continue

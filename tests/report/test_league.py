@@ -72,6 +72,19 @@ def test_removal_is_over_seeds_and_prompts(roots):
   assert rows["one seed"][column] == "100%"  # no interval of one seed
 
 
+def test_an_organism_of_little_capability_shows_no_cost(tmp_path):
+  """What it lost is no removal of 0% at a bounded cost."""
+  organism(tmp_path, "weak", (1e-4,))
+  for run in tmp_path.glob("cells/*"):
+    weak = rates("capability", 14, N)
+    for path in run.glob("organisms/*/gate.json"):
+      edit(path, lambda gate, w=weak: gate.update(w))
+    edit(run / "result.json", lambda r, w=weak: r["organism"]["gate"].update(w))
+  (row,) = rows_of([tmp_path])
+  assert row["lost"] == "3 of 3"
+  assert {row["removal at 90% capability"], row["AUC above chance"]} == {"–"}
+
+
 def test_margins_are_averaged_over_seeds_by_their_logarithms(roots):
   rows = {r["organism"]: r for r in rows_of(roots)}
   lows = []
