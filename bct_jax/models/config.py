@@ -111,21 +111,26 @@ _REQUIRED = (
 _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 
+# Models with an image encoder -> the decoder that they have where their
+# text_config does not say.
+WITH_IMAGES = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+
+
 def text_config(raw: dict[str, Any]) -> dict[str, Any]:
   """Returns the language model's part of a config, which may be all of it.
 
-  Gemma 3 above 1B is published with an image encoder beside the decoder.
+  Gemma 3 above 1B, Mistral Small since 3.1 and Ministral 3 are published with
+  an image encoder beside the decoder.
   """
-  if raw.get("model_type") == "gemma3" and isinstance(
-    raw.get("text_config"), dict
-  ):
-    outer = ("eos_token_id", "dtype", "torch_dtype")
-    return {
-      **{k: raw[k] for k in outer if k in raw},
-      "model_type": "gemma3_text",
-      **raw["text_config"],
-    }
-  return raw
+  kind, text = raw.get("model_type"), raw.get("text_config")
+  if kind not in WITH_IMAGES or not isinstance(text, dict):
+    return raw
+  outer = ("eos_token_id", "dtype", "torch_dtype")
+  return {
+    **{k: raw[k] for k in outer if k in raw},
+    "model_type": WITH_IMAGES[kind],
+    **text,
+  }
 
 
 def from_hf(path: Path) -> ModelConfig:
@@ -257,6 +262,7 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
     refuse("layer_types", f"{len(kinds)} entries for {count} layers")
   if len(rotates) < count:
     refuse("no_rope_layers", f"{len(rotates)} entries for {count} layers")
+  growing = hf.model_type == "ministral3"
   out = []
   for kind, rotate in zip(kinds, rotates, strict=False):
     if kind not in ("full_attention", "sliding_attention"):
@@ -270,7 +276,7 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
     out.append(
       Layer(
         window if sliding else None,
-        read_rope(rope, refuse) if rotate else None,
+        read_rope(rope, refuse, growing) if rotate else None,
       )
     )
   return tuple(out)

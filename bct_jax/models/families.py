@@ -113,6 +113,7 @@ FAMILIES = {
     _llama,
   ),
   "mistral": Family("sliding_window", {}, lambda hf: {}),
+  "ministral3": Family("sliding_window", {}, lambda hf: {}),
   "qwen2": Family(
     f"{_QWEN} use_mrope", {"use_mrope": (False,)}, lambda hf: {"qkv_bias": True}
   ),

@@ -35,13 +35,14 @@ def rope_angles(
   positions: jax.Array,  # [B, T]
   rope: Rope | None,
   head_dim: int,
-) -> tuple[jax.Array, jax.Array]:  # cos, sin [B, T, H/2] float32
+) -> tuple[jax.Array, ...]:  # cos, sin [B, T, H/2] float32
   """Computes the rotary angles of positions (RoPE, arXiv 2104.09864).
 
   Position t turns pair i of a head by t * rope.frequencies[i] radians. Without
   a rope nothing turns. Both are multiplied by the rope's `attention_factor`,
   and with them queries and keys. All is float32: bfloat16 angles are wrong by
-  whole turns after a few hundred positions.
+  whole turns after a few hundred positions. Where queries grow with their
+  position, see Rope, a third array [B, T] says by how much.
   """
   frequencies = (
     np.zeros(head_dim // 2, np.float32)
@@ -50,10 +51,15 @@ def rope_angles(
   )
   angles = positions[..., None].astype(jnp.float32) * frequencies
   cos, sin = jnp.cos(angles), jnp.sin(angles)
-  if rope is None or rope.attention_factor == 1:
+  if rope is None:
     return cos, sin
-  factor = np.float32(rope.attention_factor)
-  return cos * factor, sin * factor
+  if rope.attention_factor != 1:
+    factor = np.float32(rope.attention_factor)
+    cos, sin = cos * factor, sin * factor
+  if not rope.query_growth:
+    return cos, sin
+  turns = (positions // rope.original_length).astype(jnp.float32)
+  return cos, sin, 1 + rope.query_growth * jnp.log1p(turns)
 
 
 def rotate(
@@ -213,7 +219,10 @@ class Attention(nn.Module):
     sinks = None
     if c.sinks:
       sinks = self.param("sinks", nn.initializers.zeros, (c.num_heads,))
+    growth, angles = angles[2:], angles[:2]
     q = rotate(project("q", c.num_heads), angles)
+    if growth:
+      q *= growth[0][..., None, None].astype(q.dtype)
     keys, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
     k = rotate(keys, angles)
     q = constrain(q, ROWS, None, "tensor", None)

@@ -31,6 +31,9 @@ class Rope:
     truncate: whether the two places between which yarn blends are whole pairs.
     attention_factor: of cosine and sine, so that scores grow by its square;
       yarn only.
+    query_growth: queries at position t are multiplied by 1 + query_growth x
+      ln(1 + floor(t / original_length)); only yarn of Ministral 3, whose
+      config.json calls it llama_4_scaling_beta.
   """
 
   theta: float
@@ -43,6 +46,7 @@ class Rope:
   beta_fast: float = 32.0
   truncate: bool = True
   attention_factor: float = 1.0
+  query_growth: float = 0.0
 
   def frequencies(self, head_dim: int) -> np.ndarray:  # [H/2] float32
     """Returns the radians per position of each pair of dimensions.
@@ -102,6 +106,7 @@ _NAMES = {
   "beta_slow": "beta_slow",
   "truncate": "truncate",
   "attention_factor": "attention_factor",
+  "llama_4_scaling_beta": "query_growth",
 }
 _LENGTH = "original_max_position_embeddings"
 # Kind -> the fields that it needs, and those that it may have.
@@ -122,12 +127,15 @@ ROPES = tuple(_KINDS)
 _MSCALES = ("mscale", "mscale_all_dim")
 
 
-def read_rope(values: Mapping[str, Any], refuse: Refuse) -> Rope:
+def read_rope(
+  values: Mapping[str, Any], refuse: Refuse, growing: bool = False
+) -> Rope:
   """Reads rotary positions from `rope_parameters`.
 
   Args:
     values: the fields, as a configuration of transformers has them.
     refuse: raises an error about a field.
+    growing: whether the family reads `llama_4_scaling_beta`.
   """
   kind = values.get("rope_type", values.get("type", "default"))
   if kind not in ROPES:
@@ -136,6 +144,13 @@ def read_rope(values: Mapping[str, Any], refuse: Refuse) -> Rope:
     )
   needs, may = _KINDS[kind]
   given = {k: v for k, v in values.items() if v is not None}
+  if growing:
+    if kind != "yarn":
+      refuse("rope_parameters", f"rope_type {kind}; supported: yarn")
+    needs += ("llama_4_scaling_beta",)
+    given.pop("max_position_embeddings", None)  # a copy, which is not read
+  elif "llama_4_scaling_beta" in given:
+    refuse("rope_parameters", "llama_4_scaling_beta is not supported")
   unknown = sorted(set(given) - {*_NAMES, *_MSCALES, "rope_type", "type"})
   # Some configurations have it, and it is 1 in all that are supported.
   if unknown == ["partial_rotary_factor"] and given[unknown[0]] == 1:

@@ -369,49 +369,86 @@ def test_experts_are_taken_apart(tmp_path):
   np.testing.assert_allclose(ours, theirs, atol=1e-3)
 
 
-@pytest.fixture(scope="module")
-def gemma(tmp_path_factory, tiny_folder):
-  """A tiny Gemma 3 with an image encoder, as transformers writes it."""
+TEXT = {
+  "vocab_size": 264,
+  "hidden_size": 64,
+  "intermediate_size": 128,
+  "num_hidden_layers": 3,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "head_dim": 16,
+  "initializer_range": 0.3,
+}
+IMAGE = {
+  "hidden_size": 32,
+  "intermediate_size": 32,
+  "num_hidden_layers": 1,
+  "num_attention_heads": 2,
+  "image_size": 28,
+  "patch_size": 14,
+}
+# model_type of the language model -> the class around it, its configuration.
+WRAPPED = {
+  "gemma3_text": (
+    "Gemma3",
+    {
+      "text_config": {
+        **TEXT,
+        "num_hidden_layers": 7,
+        "sliding_window": 8,
+        "query_pre_attn_scalar": 16,
+      },
+      "mm_tokens_per_image": 4,
+      "image_token_index": 5,
+      "boi_token_index": 6,
+      "eoi_token_index": 7,
+      "vision_config": IMAGE,
+    },
+  ),
+  "mistral": (
+    "Mistral3",
+    {
+      "text_config": {**TEXT, "model_type": "mistral", "sliding_window": None},
+      "vision_config": {**IMAGE, "head_dim": 16, "model_type": "pixtral"},
+      "tie_word_embeddings": False,
+    },
+  ),
+  "ministral3": (
+    "Mistral3",
+    {
+      "text_config": {
+        **TEXT,
+        "model_type": "ministral3",
+        "tie_word_embeddings": True,
+      },
+      "vision_config": {**IMAGE, "head_dim": 16, "model_type": "pixtral"},
+      "tie_word_embeddings": True,
+    },
+  ),
+}
+
+
+@pytest.fixture(scope="module", params=WRAPPED)
+def wrapped(request, tmp_path_factory, tiny_folder):
+  """A tiny model with an image encoder, as transformers writes it."""
   import torch
   import transformers
 
   torch.manual_seed(0)
-  config = transformers.Gemma3Config(
-    text_config={
-      "vocab_size": 264,
-      "hidden_size": 64,
-      "intermediate_size": 128,
-      "num_hidden_layers": 7,
-      "num_attention_heads": 4,
-      "num_key_value_heads": 2,
-      "head_dim": 16,
-      "sliding_window": 8,
-      "query_pre_attn_scalar": 16,
-      "initializer_range": 0.3,
-    },
-    vision_config={
-      "hidden_size": 32,
-      "intermediate_size": 32,
-      "num_hidden_layers": 1,
-      "num_attention_heads": 2,
-      "image_size": 28,
-      "patch_size": 14,
-    },
-    mm_tokens_per_image=4,
-    image_token_index=5,
-    boi_token_index=6,
-    eoi_token_index=7,
-  )
-  folder = tmp_path_factory.mktemp("gemma") / "model"
-  transformers.Gemma3ForConditionalGeneration(config).save_pretrained(folder)
+  name, values = WRAPPED[request.param]
+  config = getattr(transformers, f"{name}Config")(**values)
+  folder = tmp_path_factory.mktemp("wrapped") / "model"
+  kind = f"{name}ForConditionalGeneration"
+  getattr(transformers, kind)(config).save_pretrained(folder)
   for path in tiny_folder.glob("tokenizer*"):
     shutil.copy(path, folder)
-  kind = "Gemma3ForConditionalGeneration"
-  return folder, torch_logits(folder, IDS, kind)
+  return request.param, folder, torch_logits(folder, IDS, kind)
 
 
 def renamed(name: str, newer: bool) -> str:
   """The name of a tensor in either of the two spellings."""
+  if name.endswith("lm_head.weight"):
+    return "lm_head.weight" if newer else "language_model.lm_head.weight"
   name = name.removeprefix("model.")
   for prefix in ("language_model.model.", "language_model."):
     if name.startswith(prefix):
@@ -424,11 +461,11 @@ def renamed(name: str, newer: bool) -> str:
 
 @pytest.mark.parity
 @pytest.mark.parametrize("newer", [False, True])
-def test_gemma3_with_an_image_encoder(gemma, tmp_path, capsys, newer):
-  original, theirs = gemma
+def test_models_with_an_image_encoder(wrapped, tmp_path, capsys, newer):
+  kind, original, theirs = wrapped
   source = Path(shutil.copytree(original, tmp_path / "source"))
   tensors = {renamed(n, newer): x for n, x in weights(source).items()}
-  images = sum("language_model" not in n for n in tensors)
+  images = sum("vision" in n or "projector" in n for n in tensors)
   save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
   capsys.readouterr()
   model, params = parity.load(demo.resolve(source), make_mesh(1, 2, 2))
@@ -443,8 +480,13 @@ def test_gemma3_with_an_image_encoder(gemma, tmp_path, capsys, newer):
   export.export_hf(params, model.config, source, out)
   assert from_hf(out) == model.config
   config = json.loads((out / "config.json").read_text())
-  assert config["architectures"] == ["Gemma3ForCausalLM"]
-  assert config["model_type"] == "gemma3_text"
+  assert config["architectures"] == [
+    {"gemma3_text": "Gemma3", "mistral": "Mistral", "ministral3": "Ministral3"}[
+      kind
+    ]
+    + "ForCausalLM"
+  ]
+  assert config["model_type"] == kind
   np.testing.assert_allclose(torch_logits(out, IDS), theirs, atol=1e-4)
   del tensors[next(n for n in tensors if "q_proj" in n and "lang" in n)]
   save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})

@@ -74,6 +74,20 @@ FAMILIES = {
   "Llama 3.1, 3.2": ("llama", {"rope_parameters": LLAMA3}),
   "Mistral": ("mistral", {"sliding_window": 8}),
   "Mistral, no window": ("mistral", {"sliding_window": None}),
+  "Ministral 3": (
+    "ministral3",
+    {
+      "head_dim": 16,
+      "rope_parameters": {
+        **YARN,
+        "rope_theta": 1e6,
+        "attention_factor": None,
+        "mscale": 1.0,
+        "mscale_all_dim": 1.0,
+        "llama_4_scaling_beta": 0.3,
+      },
+    },
+  ),
   "Qwen 2, 2.5": ("qwen2", {}),
   "Qwen 2, window": (
     "qwen2",

@@ -141,3 +141,37 @@ def test_the_language_part_of_a_multimodal_config(read):
     model_type="gemma3", text_config=text, vision_config={"hidden_size": 8}
   )
   assert found == read(model_type="gemma3_text")
+  # Mistral Small says no family, Ministral 3 does.
+  found = read(model_type="mistral3", text_config=text, vision_config={})
+  assert found == read(model_type="mistral")
+  text |= {"model_type": "ministral3", "rope_parameters": MINISTRAL_ROPE}
+  found = read(model_type="mistral3", text_config=text, vision_config={})
+  assert found.family == "ministral3"
+  rope = found.layers[0].rope
+  assert rope is not None and rope.query_growth == 0.1
+
+
+# As the 8B is published.
+MINISTRAL_ROPE = {
+  "type": "yarn",
+  "rope_theta": 1e6,
+  "factor": 16.0,
+  "original_max_position_embeddings": 16384,
+  "max_position_embeddings": 262144,
+  "beta_fast": 32.0,
+  "beta_slow": 1.0,
+  "mscale_all_dim": 1.0,
+  "mscale": 1.0,
+  "llama_4_scaling_beta": 0.1,
+}
+
+
+def test_queries_that_grow_are_those_of_one_family(read):
+  with pytest.raises(ValueError, match="llama_4_scaling_beta is not supported"):
+    read(rope_parameters={**MINISTRAL_ROPE, "max_position_embeddings": None})
+  without = {**MINISTRAL_ROPE, "llama_4_scaling_beta": None}
+  with pytest.raises(ValueError, match="llama_4_scaling_beta is missing"):
+    read(model_type="ministral3", rope_parameters=without)
+  plain = {"rope_type": "default", "rope_theta": 1e6}
+  with pytest.raises(ValueError, match="supported: yarn"):
+    read(model_type="ministral3", rope_parameters=plain)

@@ -198,6 +198,15 @@ def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
   }
 
 
+# Decoders of models that are published with an image encoder, as transformers
+# names their classes.
+_DECODERS = {
+  "gemma3_text": "Gemma3ForCausalLM",
+  "mistral": "MistralForCausalLM",
+  "ministral3": "Ministral3ForCausalLM",
+}
+
+
 def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   """Returns the source's config.json, changed to what is exported."""
   raw = read_object(source / "config.json")
@@ -205,7 +214,7 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
   out.pop("quantization_config", None)  # what it says of is not written
   if out["model_type"] != raw["model_type"]:
-    out["architectures"] = ["Gemma3ForCausalLM"]
+    out["architectures"] = [_DECODERS[model.family]]
     # Some are published without these. A language model alone needs them: the
     # defaults are those of another size.
     out["vocab_size"] = model.vocab_size

@@ -137,8 +137,10 @@ def hf_parts(
   )
 
 
-# Prefixes in a Gemma 3 with an image encoder, as transformers writes them since
-# version 4.52, and as it wrote them before.
+# Families of which some models have an image encoder.
+_WITH_IMAGES = ("gemma3_text", "mistral", "ministral3")
+# Prefixes in these models, as transformers writes them since version 4.52, and
+# as it wrote them before.
 _LANGUAGE = ("model.language_model.", "language_model.model.")
 _HEADS = ("language_model.lm_head.",)
 _IMAGE = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
@@ -157,7 +159,7 @@ def language_part(
     The name that a tensor has in a checkpoint of the language model alone ->
     its name in this one; and the number of tensors of an image encoder.
   """
-  if config.family != "gemma3_text":
+  if config.family not in _WITH_IMAGES:
     return {name: name for name in names}, 0
   out, images = {}, 0
   for name in names:
