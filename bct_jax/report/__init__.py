@@ -51,7 +51,7 @@ def write_report(
 
   if not run_dirs:
     raise ReportError("no run directory given")
-  runs, waiting = load_runs(run_dirs)
+  runs, waiting = load_runs(run_dirs, strict=reload is not None)
   if not runs:
     raise ReportError("; ".join(waiting) or f"{run_dirs[0]}: has no run yet")
   views, overview = run_page.make_run_views(runs), make_overview(runs)

@@ -62,6 +62,20 @@ def test_cells_that_have_not_begun_are_named(sweep, tmp_path):
     folders.load_runs([sweep])
 
 
+def test_a_cell_that_cannot_be_read_hides_no_other(sweep, tmp_path, capsys):
+  cell = cells(sweep)[0]
+  text = (cell / "result.json").read_text()
+  (cell / "result.json").write_text(text[:-9])
+  lines = bct_jax.load_results([sweep])
+  assert lines == bct_jax.load_results([cells(sweep)[1]])
+  said = f"The cell {cell.name} is left out: {cell / 'result.json'}"
+  assert f"warning: {said}" in capsys.readouterr().err
+  page = write_report([sweep], tmp_path / "r.html").read_text("utf-8")
+  assert said in page
+  with pytest.raises(ReportError, match="result.json"):
+    bct_jax.load_results([cell])
+
+
 def test_an_unfinished_page_says_so_and_a_finished_one_does_not(
   sweep, tmp_path
 ):

@@ -55,17 +55,33 @@ def _plan(path: Path) -> list[str]:
   return names
 
 
-def load_runs(paths: Sequence[str | Path]) -> tuple[list[RunRecord], list[str]]:
+def load_runs(
+  paths: Sequence[str | Path], strict: bool = False
+) -> tuple[list[RunRecord], list[str]]:
   """Reads the runs that `run_folders` finds; prints what is damaged to stderr.
 
+  A cell of a sweep that cannot be read is left out, and a note says so.
+
+  Args:
+    paths: directories of runs and of sweeps.
+    strict: whether such a cell is an error, as where it may be half written.
+
   Returns:
-    The runs, and the notes of `run_folders`.
+    The runs, and the notes: those of `run_folders`, and of cells left out.
 
   Raises:
     ReportError: a run cannot be read; one line that names the file.
   """
   folders, notes = run_folders(paths)
-  runs = [load_run(folder) for folder in folders]
+  runs, given = [], {*map(Path, paths)}
+  for folder in folders:
+    try:
+      runs.append(load_run(folder))
+    except ReportError as e:
+      if strict or folder in given:
+        raise
+      notes.append(f"The cell {folder.name} is left out: {e}")
+      print(f"warning: {visible(notes[-1])}", file=sys.stderr)
   for run in runs:
     for line in run.damage:
       print(f"warning: {run.path}: {visible(line)}", file=sys.stderr)
