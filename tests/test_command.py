@@ -112,6 +112,8 @@ def test_help_of_runs_has_every_flag_and_examples_first(tmp_path):
     (["--workdir="], "--workdir: a path is needed"),
     (["--workdir=w", "--config.arms.low.train.sed=1"], "'seed'"),
     (["--mode=eval", "--out= "], "--out: a path is needed"),
+    (["--mode=eval", f"--out={__file__}"], f"{__file__}: is there already"),
+    (["--mode=sample", f"--out={__file__}"], f"{__file__}: is there already"),
   ],
 )
 def test_a_bad_flag_is_one_line(flags, message, tmp_path):

@@ -70,6 +70,7 @@ def test_every_default_field_is_explained():
     ("eval.refine_budget", 0, r"eval\.refine_budget: must be positive"),
     ("optim.lr", -1.0, r"config\.optim\.lr = -1.0: must be positive"),
     ("train.steps", 0, r"train\.steps = 0: must be positive"),
+    ("eval.seed", -1, r"eval\.seed = -1: must be 0 or more"),
     ("arms.low.optim.lrr", 1.0, r"arms\.low\.optim\.lrr: unknown.*'lr'"),
     ("arms.low.trane", {}, r"arms\.low\.trane: unknown.*'train'"),
     ("arms.a/b", {}, r"arms\.a/b: a name"),
