@@ -159,6 +159,12 @@ _TIMEOUT = flags.DEFINE_integer(
 )
 
 
+_OF_ONE_MODE = (
+  *((_MARKDOWN, "settings"), (_GRADER, "rescore"), (_LABELS, "calibrate")),
+  *((_TOPOLOGY, "dry_run"), (_PRICE, "dry_run"), (_RESUME, "experiment")),
+)
+
+
 def main(argv: list[str]) -> int:
   """Runs one command and returns its exit code; see the README."""
   try:
@@ -177,23 +183,16 @@ def main(argv: list[str]) -> int:
     choose(_RESUME.value, ("latest", "latest_good"), "--resume")
     if len(_PARAMS.value) > 1 and _MODE.value not in ("chat", "sample"):
       raise ConfigError("--params: several only with --mode=chat or sample")
-    if _MARKDOWN.value and _MODE.value != "settings":
-      raise ConfigError("--markdown: only with --mode=settings")
-    if _GRADER.value is not None and _MODE.value != "rescore":
-      raise ConfigError("--grader: only with --mode=rescore")
-    if _LABELS.value is not None and _MODE.value != "calibrate":
-      raise ConfigError("--labels: only with --mode=calibrate")
+    for flag, mode in _OF_ONE_MODE:
+      if flag.value != flag.default and _MODE.value != mode:
+        raise ConfigError(f"--{flag.name}: only with --mode={mode}")
     if _MODE.value in ALONE:
       if _CONFIG.value is not None:
         raise ConfigError(f"--config: --mode={_MODE.value} takes none")
       return _run_alone()
     if _TOPOLOGY.value is not None:
-      if _MODE.value != "dry_run":
-        raise ConfigError("--topology: only with --mode=dry_run")
       # libtpu would look for chips here, at some length.
       os.environ["JAX_PLATFORMS"] = "cpu"
-    if _PRICE.value is not None and _MODE.value != "dry_run":
-      raise ConfigError("--price_per_chip_hour: only with --mode=dry_run")
     if _CONFIG.value is None:
       raise ConfigError("--config is needed, e.g. configs/quickstart.py")
     file = config_flags.get_config_filename(flags.FLAGS["config"])

@@ -112,6 +112,8 @@ def test_help_of_runs_has_every_flag_and_examples_first(tmp_path):
     (["--workdir="], "--workdir: a path is needed"),
     (["--workdir=w", "--config.arms.low.train.sed=1"], "'seed'"),
     (["--mode=eval", "--out= "], "--out: a path is needed"),
+    (["--mode=sample", "--resume=latest_good"], "only with --mode=experiment"),
+    (["--topology=v5e:4x4", "--workdir=w"], "only with --mode=dry_run"),
     (["--mode=eval", f"--out={__file__}"], f"{__file__}: is there already"),
     (["--mode=sample", f"--out={__file__}"], f"{__file__}: is there already"),
   ],
