@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from cases import long_but
 
-from bct_jax.infra import files, ledger
+from bct_jax.infra import done_file, files, ledger
 
 STEPS = 2
 
@@ -268,3 +268,16 @@ def test_a_folder_that_is_moved_away_is_not_made_again(tmp_path):
     files.write_json(folder / "evals.json", {})
   assert not list(folder.glob("*"))
   ledger.forget(folder)
+
+
+def test_what_killed_writes_left_is_not_part_of_a_done_run(tmp_path):
+  for name in ("config.json", "arms/a/done.json", "organisms/o/gate.json"):
+    files.write_json(tmp_path / name, {})
+  left = [tmp_path / f"{x}/.done.json.0a1b2c.tmp" for x in (".", "arms/a")]
+  for path in (*left, tmp_path / "organisms/o/.gate.json.0a1b2c.tmp"):
+    path.write_text("{")
+  done_file.write_done(tmp_path, "o")
+  assert not any(path.exists() for path in left)
+  listed = files.read_json(tmp_path / "done.json")["files"]
+  assert listed == ["arms/a/done.json", "config.json", "organisms/o/gate.json"]
+  assert not done_file.find_damage(tmp_path)
