@@ -20,7 +20,7 @@ def read_examples_once(
   Args:
     source, split, turns, thoughts: see `read_examples`.
   """
-  path = Path(source)
+  path = Path(source).expanduser()
   if source.startswith(TFDS):  # its files are elsewhere
     return _read(source, split, turns, thoughts)
   files = sorted(path.rglob("*")) if path.is_dir() else [path]

@@ -166,9 +166,11 @@ def _open(source: str, split: str) -> tuple[Iterator[Row], str | None]:
   Returns:
     Its rows, and the content hash that is recorded in it, None where none is.
   """
-  path = Path(source)
-  if source.startswith(TFDS) or (path / "features.json").is_file():
+  path = Path(source).expanduser()
+  if source.startswith(TFDS):
     return _tfds(source, split)
+  if (path / "features.json").is_file():
+    return _tfds(str(path), split)
   if not path.exists():
     raise ValueError(
       f"{source} is missing; a data set of TFDS is named {TFDS}NAME"
