@@ -269,6 +269,8 @@ def named(names):
 
 def read(path):
   """What a file of a run says, without times."""
+  if path.name == "files.jsonl":
+    return None  # all writes, with hashes, also of files that have times
   if path.suffix == ".jsonl":
     lines = read_lines(path)
     return [{k: v for k, v in x.items() if k != "seconds"} for x in lines]
@@ -277,8 +279,8 @@ def read(path):
   if path.suffix != ".json":
     return path.read_text() if path.name == "mask_audit.txt" else None
   found = read_json(path)
-  if "files" in found:  # done.json
-    found["files"] = named(found["files"])
+  if "files" in found:  # done.json, with hashes like those
+    found |= {k: named(found[k]) for k in ("files", "written")}
   for record in (found, *found.get("arms", ())):
     record.pop("seconds", None)
     record.pop("date", None)  # env.json: when the cell was begun
