@@ -123,7 +123,9 @@ def text_config(raw: dict[str, Any]) -> dict[str, Any]:
   an image encoder beside the decoder.
   """
   kind, text = raw.get("model_type"), raw.get("text_config")
-  if kind not in WITH_IMAGES or not isinstance(text, dict):
+  if not isinstance(kind, str) or not isinstance(text, dict):
+    return raw
+  if kind not in WITH_IMAGES:
     return raw
   outer = ("eos_token_id", "dtype", "torch_dtype")
   return {
