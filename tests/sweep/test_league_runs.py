@@ -92,6 +92,8 @@ def removed(root, kind, name):
     result = json.loads((cell / "result.json").read_text())
     assert result["organism"]["made"]["kind"] == kind
     base = result["organism"]["gate"]["capability"]
+    if base < 0.5:  # too low for a fall to be seen
+      return "–"
     for point in result["arms"][0]["curve"]:
       cheap = point["capability"] >= 0.9 * base and point["agreed"] >= 0.9
       if cheap or not point["step"]:

@@ -346,5 +346,5 @@ def test_lines_of_evals_are_those_of_an_uninterrupted_run(
   # Without its line, the last state cannot be measured again.
   (folder / "done.json").unlink()
   (folder / gradient_log.FILE).unlink()
-  with pytest.raises(ValueError, match=r"gradients\.jsonl: no line of step 4"):
+  with pytest.raises(ValueError, match=r"gradients\.jsonl is missing: restore"):
     run(tmp_path / "Killed")
