@@ -113,6 +113,9 @@ def lora_config() -> ConfigDict:
   c.rank = 0  # 0 trains all params and no adapter
   c.alpha = 32.0  # the adapter is scaled by alpha / rank
   c.rslora = False  # scale by alpha / sqrt(rank) instead
+  # Gives each expert of a mixture rank / experts per token, so that a token
+  # goes through as many ranks in experts as elsewhere.
+  c.split_rank = False
   # Regular expression, searched in Hugging Face's names of linear layers, such
   # as self_attn.q_proj and mlp.down_proj.
   c.targets = "_proj$"

@@ -16,5 +16,6 @@ def get_config() -> ConfigDict:
   c.model.architecture = "architectures/gpt_oss_120b.json"
   # One of 8 key and value heads and 16 of 128 experts on a tensor device.
   c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 2, 8
-  c.organism.lora.rank = c.lora.rank = 16
+  for lora in (c.organism.lora, c.lora):
+    lora.rank, lora.targets = 16, "self_attn"
   return c

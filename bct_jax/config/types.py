@@ -211,6 +211,15 @@ class LoraConfig:
   alpha: float
   targets: str
   rslora: bool
+  # With a default, since runs from before have none.
+  split_rank: bool = False
+
+  def facts(self) -> dict[str, Any]:
+    """Returns the fields for a hash; `split_rank` is among them where set."""
+    out = dataclasses.asdict(self)
+    if not self.split_rank:
+      del out["split_rank"]
+    return out
 
 
 @dataclasses.dataclass(frozen=True)

@@ -28,7 +28,7 @@ from bct_jax.experiment.training import train_run
 from bct_jax.infra import files, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop import lm_eval_tasks
-from bct_jax.models.huggingface.load_peft import keep_adapter
+from bct_jax.models.huggingface.adapter_folder import keep_adapter
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.weights import ADAPTER, load_weights, record_origin
 from bct_jax.settings.decorations import DECORATIONS
@@ -127,7 +127,7 @@ def provenance(plan: Plan) -> dict[str, Any]:
     "setting": dataclasses.asdict(plan.config.setting),
     "train": organism.train.facts() if installed else None,
     "optim": organism.optim.facts() if installed else None,
-    "lora": dataclasses.asdict(organism.lora) if installed else None,
+    "lora": organism.lora.facts() if installed else None,
     "merge_lora": organism.merge_lora if installed else None,
     "data_hash": plan.install.hash if plan.install is not None else None,
   }

@@ -15,7 +15,7 @@ from bct_jax.experiment.datasets import make_dataset
 from bct_jax.infra import files, processes
 from bct_jax.interop.judge import InspectJudge, make_judge
 from bct_jax.interop.lm_eval_tasks import Tasks
-from bct_jax.models.huggingface.load_peft import StoredAdapter
+from bct_jax.models.huggingface.adapter_folder import StoredAdapter
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.runtime.weights import open_adapter
 from bct_jax.sample.sampler import check_prompts

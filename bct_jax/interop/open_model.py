@@ -26,7 +26,7 @@ from bct_jax.infra import files
 from bct_jax.infra.progress import log_line
 from bct_jax.interop.local_model import LocalModel
 from bct_jax.models.huggingface import hub
-from bct_jax.models.huggingface.load_peft import is_adapter
+from bct_jax.models.huggingface.adapter_folder import is_adapter
 from bct_jax.models.huggingface.peft_config import CONFIG, read_config
 from bct_jax.models.lora import Weights
 from bct_jax.runtime.runtime import Runtime

@@ -3,8 +3,10 @@
 An adapter (LoRA: Hu et al. 2021, arXiv 2106.09685) adds s (x A) B to x W, with
 s from `scaling`. Its tree has the shape of the params, reduced to the layers
 that it changes: `lora_a` [L, in, r] and `lora_b` [L, r, out] where the params
-have `kernel` [L, in, out]. Attached, it stands beside the kernels, and the
-decoder runs both. Merged, it is part of the kernels.
+have `kernel` [L, in, out]. Experts of a mixture have one each: the params have
+an array [L, E, in, out], and the adapter A [L, E, in, r] and B [L, E, r, out].
+Attached, it stands beside the kernels, and the decoder runs both. Merged, it is
+part of the kernels.
 """
 
 import dataclasses
@@ -58,12 +60,13 @@ class AdaptedLayers(NamedTuple):
 class LayeredLora(LoraConfig):
   """Describes an adapter made elsewhere, whose rank and scale may vary.
 
-  Arrays have the highest rank, `rank`. Zeros fill up A and B where the rank is
+  Arrays have the highest rank, `rank`, and those of experts the highest of the
+  matrix. Zeros fill up A and B where the rank is
   lower. Training leaves them zero: the gradient of each has the other as a
   factor.
   """
 
-  layers: tuple[AdaptedLayers, ...]
+  layers: tuple[AdaptedLayers, ...] = ()
 
 
 def config_from_json(values: Mapping[str, Any]) -> LoraConfig:
@@ -77,50 +80,78 @@ def config_from_json(values: Mapping[str, Any]) -> LoraConfig:
   return LayeredLora(**{**values, "layers": layers})
 
 
-def scaling(config: LoraConfig, name: str) -> Any:
+def scaling(config: LoraConfig, name: str, a: Any) -> Any:
   """Returns alpha / r, or alpha / sqrt(r) with rsLoRA (arXiv 2312.03732).
 
   Args:
     config: of the adapter.
     name: of one of its linear layers, such as "attn/q".
+    a: A of this layer, [L, in, r] or [L, E, in, r].
 
   Returns:
-    A number for all blocks, or [L, 1, 1] with one for each.
+    A number for all blocks, or one for each, with as many axes as `a`.
   """
 
   def scale(alpha: float, rank: int) -> float:
     return alpha / (math.sqrt(rank) if config.rslora else rank)
 
   if not isinstance(config, LayeredLora):
-    return scale(config.alpha, config.rank)
+    return scale(config.alpha, a.shape[-1])
   _, ranks, alphas = next(x for x in config.layers if x.name == name)
   pairs = zip(alphas, ranks, strict=True)
   scales = [scale(alpha, rank) if rank else 0.0 for alpha, rank in pairs]
-  return np.asarray(scales, np.float32)[:, None, None]
+  return np.asarray(scales, np.float32).reshape(-1, *[1] * (a.ndim - 1))
 
 
 def linear_layers(model: ModelConfig) -> dict[str, str]:
   """Maps the linear layers of a block to the names of their modules.
 
-  They are as "attn/q" -> "self_attn.q_proj". Experts of a mixture and its
-  router are none.
+  They are as "attn/q" -> "self_attn.q_proj", and of experts as "mlp/up" ->
+  "mlp.experts.{}.up_proj". The router of a mixture is none.
   """
-  return {
-    ours.removesuffix("/kernel"): module
-    for ours, module in _matrices(model).items()
-    if ours.endswith("/kernel")
-  }
-
-
-def _matrices(model: ModelConfig) -> dict[str, str]:
-  """Maps all matrices of a block to the names of their modules."""
-  return {
+  names = {
     ours.removeprefix("layers/"): hf.template.removeprefix(
       "model.layers.{}."
     ).removesuffix(".weight")
     for ours, hf in hf_names(model).items()
-    if ours.startswith("layers/") and hf.transposed
+    if ours.startswith("layers/")
   }
+  experts = expert_layers(model)
+  return {
+    ours.removesuffix("/kernel"): module
+    for ours, module in names.items()
+    if ours.endswith("/kernel") or ours in experts
+  }
+
+
+def expert_layers(model: ModelConfig) -> tuple[str, ...]:
+  """Lists the layers that each expert of a mixture has, as "mlp/up"."""
+  if not model.num_experts:
+    return ()
+  clamped = model.expert_form == "clamped"
+  parts = ("gate_up", "down") if clamped else ("gate", "up", "down")
+  return tuple(f"mlp/{part}" for part in parts)
+
+
+def rank_of(model: ModelConfig, config: LoraConfig, name: str) -> int:
+  """Returns the rank of an adapter in a layer; of one made elsewhere, the most.
+
+  Raises:
+    ValueError: `split_rank`, and the rank does not split over the experts.
+  """
+  if name not in expert_layers(model):
+    return config.rank
+  if isinstance(config, LayeredLora):
+    return max(next(x.ranks for x in config.layers if x.name == name))
+  if not config.split_rank:
+    return config.rank
+  active = model.experts_per_token
+  if config.rank % active:
+    raise ValueError(
+      f"lora.split_rank: lora.rank = {config.rank} does not divide by the "
+      f"{active} experts of a token"
+    )
+  return config.rank // active
 
 
 def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
@@ -131,28 +162,36 @@ def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
     "attn/q" -> "self_attn.q_proj".
 
   Raises:
-    ValueError: the pattern matches nothing, or the experts of a mixture.
+    ValueError: the pattern matches nothing, or some experts and not others.
   """
   plain = linear_layers(model)
   if isinstance(config, LayeredLora):
     return {x.name: plain[x.name] for x in config.layers}
-  targets = {
-    ours.removesuffix("/kernel"): module
-    for ours, module in _matrices(model).items()
-    if re.search(config.targets, module)
-  }
+
+  def matches(module: str) -> bool:
+    found = {
+      bool(re.search(config.targets, module.format(expert)))
+      for expert in range(model.num_experts or 1)
+    }
+    if len(found) > 1:
+      raise ValueError(
+        f"lora.targets = {config.targets!r} matches some experts of "
+        f"{module.format('N')} and not others; it must match all or none"
+      )
+    return found.pop()
+
+  targets = {ours: module for ours, module in plain.items() if matches(module)}
   if not targets:
     raise ValueError(
       f"lora.targets = {config.targets!r} matches no linear layer; there are "
       f"{sorted(plain.values())}{suggest(config.targets, plain.values())}"
     )
-  wrong = sorted(set(targets.values()) - set(plain.values()))
-  if wrong:
-    raise ValueError(
-      f"lora.targets = {config.targets!r} matches {wrong}, which are not plain "
-      f"linear layers; those are {sorted(plain.values())}"
-    )
   return targets
+
+
+def kernel_of(layer: Any) -> Any:
+  """Returns the matrix of a linear layer; experts have nothing else."""
+  return layer["kernel"] if isinstance(layer, Mapping) else layer
 
 
 def _nest(leaves: dict[str, Any]) -> PyTree:
@@ -178,7 +217,8 @@ def _map(weights: Weights, f: Callable[[Any, Any, Any], Any]) -> PyTree:
 
   def replace(params: PyTree, adapter: PyTree, *path: str) -> PyTree:
     if "lora_a" in adapter:
-      return f(params, adapter, scaling(lora, "/".join(path[1:])))
+      scale = scaling(lora, "/".join(path[1:]), adapter["lora_a"])
+      return f(params, adapter, scale)
     return {
       k: replace(v, adapter[k], *path, k) if k in adapter else v
       for k, v in params.items()
@@ -205,17 +245,19 @@ def abstract_adapter(
     kernel = params["layers"]
     for part in name.split("/"):
       kernel = kernel[part]
-    kernel = kernel["kernel"]
-    layers, fan_in, fan_out = kernel.shape
+    kernel = kernel_of(kernel)
+    *lead, fan_in, fan_out = kernel.shape
+    rank = rank_of(model, config, name)
     made_here = not isinstance(config, LayeredLora)
-    if made_here and config.rank > min(fan_in, fan_out):
+    if made_here and rank > min(fan_in, fan_out):
       raise ValueError(
-        f"lora.rank = {config.rank}: {name} is only {fan_in} x {fan_out}"
+        f"lora.rank = {rank}: {name} is only {fan_in} x {fan_out}"
       )
-    spec = (*kernel.sharding.spec, None, None, None)[:3]
+    given = (*kernel.sharding.spec, *[None] * kernel.ndim)[: kernel.ndim]
+    *spec, of_in, of_out = given
     shapes = {
-      "lora_a": ((layers, fan_in, config.rank), P(spec[0], spec[1], None)),
-      "lora_b": ((layers, config.rank, fan_out), P(spec[0], None, spec[2])),
+      "lora_a": ((*lead, fan_in, rank), P(*spec, of_in, None)),
+      "lora_b": ((*lead, rank, fan_out), P(*spec, None, of_out)),
     }
     for leaf, (shape, place) in shapes.items():
       leaves[f"layers/{name}/{leaf}"] = jax.ShapeDtypeStruct(
@@ -242,7 +284,7 @@ def init_adapter(abstract: PyTree, seed: int) -> PyTree:
       if path[-1].key == "lora_b":
         out.append(jnp.zeros(leaf.shape, leaf.dtype))
         continue
-      bound = leaf.shape[1] ** -0.5
+      bound = leaf.shape[-2] ** -0.5
       out.append(
         jax.random.uniform(
           jax.random.fold_in(key, i), leaf.shape, leaf.dtype, -bound, bound
@@ -258,6 +300,7 @@ def attach_adapter(weights: Weights) -> PyTree:
   """Puts the adapter beside its kernels, for Decoder; B takes the scale."""
 
   def attach(layer, low, scale):
+    layer = layer if isinstance(layer, Mapping) else {"kernel": layer}
     return {**layer, "lora_a": low["lora_a"], "lora_b": low["lora_b"] * scale}
 
   return _map(weights, attach)
@@ -266,27 +309,32 @@ def attach_adapter(weights: Weights) -> PyTree:
 def attach_adapters(arms: Sequence[Weights]) -> PyTree:
   """Puts the adapters of several arms beside the kernels, for Decoder.
 
-  A is [L, arms, in, r] and B [L, arms, r, out], with r the highest rank. Zeros
-  fill up an arm of lower rank, or without an adapter.
+  A is [L, arms, in, r] and B [L, arms, r, out], or [L, arms, E, ...] of
+  experts, with r the highest rank of the layer. Zeros fill up an arm of lower
+  rank, or without an adapter.
 
   Args:
     arms: weights, all over the params of the first.
   """
   lows = [{} if w.lora is None else _leaves(w.adapter, w.lora) for w in arms]
-  rank = max([0, *(w.lora.rank for w in arms if w.lora is not None)])
   out = {
     path_name(path): x
     for path, x in jax.tree_util.tree_flatten_with_path(arms[0].params)[0]
   }
   for name in sorted(set().union(*lows)):
-    axis = 2 if name.endswith("lora_a") else 1  # of the rank
-    first = next(low[name] for low in lows if name in low)
-    zeros = jnp.zeros(first.shape, first.dtype)
+    axis = -1 if name.endswith("lora_a") else -2  # of the rank
+    there = [low[name] for low in lows if name in low]
+    rank = max(x.shape[axis] for x in there)
+    zeros = jnp.zeros(there[0].shape, there[0].dtype)
 
-    def fill_up(x, axis=axis):
-      widths = [(0, rank - x.shape[axis] if i == axis else 0) for i in range(3)]
+    def fill_up(x, axis=axis, rank=rank):
+      widths = [(0, 0)] * x.ndim
+      widths[axis] = (0, rank - x.shape[axis])
       return jnp.pad(x, widths)
 
+    layer = name.rpartition("/")[0]
+    if layer in out:  # experts, whose kernel gets a name beside its adapter
+      out[f"{layer}/kernel"] = out.pop(layer)
     leaves = [fill_up(low.get(name, zeros)) for low in lows]
     out[name] = jnp.stack(leaves, axis=1)
   return _nest(out)
@@ -294,11 +342,15 @@ def attach_adapters(arms: Sequence[Weights]) -> PyTree:
 
 def _leaves(adapter: PyTree, config: LoraConfig) -> dict[str, jax.Array]:
   """Returns the leaves of an adapter by name; B takes the scale."""
-  out = {}
-  for path, x in jax.tree_util.tree_flatten_with_path(adapter)[0]:
-    _, *layer, leaf = (key.key for key in path)
-    scale = scaling(config, "/".join(layer)) if leaf == "lora_b" else 1.0
-    out[path_name(path)] = x * scale
+  out = {
+    path_name(path): x
+    for path, x in jax.tree_util.tree_flatten_with_path(adapter)[0]
+  }
+  for name in out:
+    layer, _, leaf = name.removeprefix("layers/").rpartition("/")
+    if leaf == "lora_b":
+      a = out[f"layers/{layer}/lora_a"]
+      out[name] = out[name] * scaling(config, layer, a)
   return out
 
 
@@ -306,11 +358,12 @@ def merge_adapter(weights: Weights) -> PyTree:
   """Adds s A B to the kernels, in float32, and returns the params."""
 
   def merge(layer, low, scale):
-    kernel = layer["kernel"]
+    kernel = kernel_of(layer)
     change = jnp.einsum(
-      "lir,lro->lio", low["lora_a"], low["lora_b"], precision="highest"
+      "...ir,...ro->...io", low["lora_a"], low["lora_b"], precision="highest"
     )
     full = kernel.astype(jnp.float32) + scale * change
-    return {**layer, "kernel": full.astype(kernel.dtype)}
+    merged = full.astype(kernel.dtype)
+    return {**layer, "kernel": merged} if layer is not kernel else merged
 
   return _map(weights, merge)

@@ -8,12 +8,14 @@ expert (Gale et al. 2022, arXiv 2211.15841). Experts have one of two forms:
   columns alternate, and all have biases. With g the former, cut above at
   `swiglu_limit`, and u the latter, cut on both sides:
   ((u + 1) * g * sigmoid(swiglu_alpha * g)) W_down + b
+
+Where the params hold an adapter (lora.py), each product x W is x W + (x A) B.
 """
 
 import functools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +24,20 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import ROWS, axis_size
 from bct_jax.models.config import ModelConfig
+
+
+class Adapted(NamedTuple):
+  """Holds a kernel of all experts with a low-rank adapter of each.
+
+  Attributes:
+    kernel: [E, in, out].
+    a: [E, in, r]; of several arms one beside the other, [E, in, arms x r].
+    b: [E, r, out], or [E, arms x r, out].
+  """
+
+  kernel: jax.Array
+  a: jax.Array
+  b: jax.Array
 
 
 class Experts(nn.Module):
@@ -39,8 +55,15 @@ class Experts(nn.Module):
 
   @nn.compact
   def __call__(self, x, arms=None):  # [B, T, D]
-    """Maps each token by itself."""
-    del arms  # Experts have no adapters.
+    """Maps each token by itself.
+
+    Args:
+      x: [B, T, D].
+      arms: [B, T], whose adapter each token takes, or None.
+
+    Returns:
+      [B, T, D].
+    """
     c = self.config
     normal = nn.initializers.normal(0.02)
     count, inner = c.num_experts, c.mlp_width
@@ -62,10 +85,9 @@ class Experts(nn.Module):
         "down": (count, inner, c.width),
       }
       run = functools.partial(_gated, activation=self.activation)
-    kernels = [
-      self.param(name, normal, shape).astype(self.dtype)
-      for name, shape in shapes.items()
-    ]
+    kernels = [self._kernel(name, shape) for name, shape in shapes.items()]
+    num_arms = max([1, *(k[1] for k in kernels)])
+    kernels = [k[0] for k in kernels]
     scores = (x @ router.astype(self.dtype)).astype(jnp.float32)
     if c.expert_form == "clamped":
       scores += self.param("router_bias", normal, (count,))
@@ -80,13 +102,13 @@ class Experts(nn.Module):
     # `init` runs a single row, which cannot be spread over devices.
     spread = not mesh.empty and not self.is_initializing()
 
-    def local(x, weights, experts, *kernels):
+    def local(x, weights, experts, arms, *kernels):
       if spread:
         # Marked as differing between devices, so that their gradients are
         # summed over tensor. The gather in `_mix` does not mark them.
         x = jax.lax.pcast(x, ("tensor",), to="varying")
         weights = jax.lax.pcast(weights, ("tensor",), to="varying")
-      local_count = kernels[0].shape[0]
+      local_count = _matrix(kernels[0]).shape[0]
       first = 0
       if local_count != count:
         first = jax.lax.axis_index("tensor") * local_count
@@ -96,13 +118,16 @@ class Experts(nn.Module):
         experts.reshape(-1, c.experts_per_token) - first,
         kernels,
         run,
+        None if arms is None else arms.reshape(-1),
+        num_arms,
       ).reshape(x.shape)
       # Also over one device: shard_map must see that the devices of tensor
       # agree.
       return jax.lax.psum(y, "tensor") if spread else y
 
+    arms = None if num_arms == 1 else arms
     if not spread:
-      return local(x, weights, experts, *kernels)
+      return local(x, weights, experts, arms, *kernels)
     # Rows are whole on every device of the tensor axis, so each runs its own
     # experts on all of them, and one sum joins the results.
     # A prefix that prompts share is one row, which each device runs.
@@ -111,24 +136,51 @@ class Experts(nn.Module):
     by_expert = P("tensor")
     return jax.shard_map(
       local,
-      in_specs=(by_rows,) * 3 + (by_expert,) * len(kernels),
+      in_specs=(by_rows,) * 4 + (by_expert,) * len(kernels),
       out_specs=by_rows,
-    )(x, weights, experts, *kernels)
+    )(x, weights, experts, arms, *kernels)
+
+  def _kernel(self, name: str, shape: tuple[int, ...]) -> tuple[Any, int]:
+    """Returns a kernel, with its adapter if it has one, and how many arms."""
+    if not (
+      self.has_variable("params", name)
+      and isinstance(found := self.get_variable("params", name), Mapping)
+    ):
+      normal = nn.initializers.normal(0.02)
+      return self.param(name, normal, shape).astype(self.dtype), 1
+    kernel, a, b = (
+      found[part].astype(self.dtype) for part in ("kernel", "lora_a", "lora_b")
+    )
+    if a.ndim == 3:
+      return Adapted(kernel, a, b), 1
+    count = len(a)  # [arms, E, in, r] and [arms, E, r, out]
+    a = jnp.moveaxis(a, 0, 2).reshape(*a.shape[1:3], -1)
+    b = jnp.moveaxis(b, 0, 1).reshape(b.shape[1], -1, b.shape[-1])
+    return Adapted(kernel, a, b), count
+
+
+def _matrix(kernel: Any) -> jax.Array:
+  """Returns a kernel without its adapter."""
+  return kernel.kernel if isinstance(kernel, Adapted) else kernel
 
 
 def _mix(
   x: jax.Array,  # [N, D]
   weights: jax.Array,  # [N, k]
   experts: jax.Array,  # [N, k], an expert elsewhere is below 0 or >= E
-  kernels: Sequence[jax.Array],  # of the experts here, [E, ...] each
+  kernels: Sequence[Any],  # of the experts here, [E, ...] each
   run: Callable[..., jax.Array],
+  arms: jax.Array | None = None,  # [N]
+  num_arms: int = 1,
 ) -> jax.Array:  # [N, D]
   """Sums the weighted outputs of each token's experts on this device.
 
   Args:
     x, weights, experts: tokens, and which experts they go to.
-    kernels: of the experts.
+    kernels: of the experts, with or without adapters.
     run: applies them to rows that are sorted by expert, see `_gated`.
+    arms: whose adapter each token takes; None is the only one.
+    num_arms: that have adapters here.
   """
   # Tokens are sorted by expert, so that each expert's are neighbours and one
   # ragged product runs them all:
@@ -136,7 +188,7 @@ def _mix(
   #   experts  [[1, 0], [1, 2]]           token 0 to experts 1 and 0, ...
   #   order    (0 to 0) (0 to 1) (1 to 1) (1 to 2)
   #   sizes    [1, 2, 1]                  rows of each expert
-  count, per_token = kernels[0].shape[0], experts.shape[1]
+  count, per_token = _matrix(kernels[0]).shape[0], experts.shape[1]
   expert = experts.reshape(-1)  # [N * k]
   # Those of other devices come last, behind all groups.
   expert = jnp.where((expert >= 0) & (expert < count), expert, count)
@@ -148,43 +200,55 @@ def _mix(
   is_local = (expert[order] < count)[:, None]
   rows = jnp.where(is_local, x[token], 0)
   of_row = jnp.minimum(expert[order], count - 1)
-  y = jnp.where(is_local, run(rows, sizes, of_row, *kernels), 0)
+
+  def product(x: jax.Array, kernel: Any) -> jax.Array:
+    """Runs each row through the matrix of its expert, and its adapter."""
+    if not isinstance(kernel, Adapted):
+      return jax.lax.ragged_dot(x, kernel, sizes)
+    low = jax.lax.ragged_dot(x, kernel.a, sizes)
+    if arms is not None:
+      of_rank = jnp.arange(low.shape[1]) // (low.shape[1] // num_arms)
+      low = jnp.where(arms[token][:, None] == of_rank, low, 0)
+    y = jax.lax.ragged_dot(x, kernel.kernel, sizes)
+    return y + jax.lax.ragged_dot(low, kernel.b, sizes)
+
+  y = jnp.where(is_local, run(rows, product, of_row, *kernels), 0)
   y *= weights.reshape(-1)[order][:, None]
   return jnp.zeros_like(x).at[token].add(y)
 
 
 def _gated(
   rows: jax.Array,  # [M, D], sorted by expert
-  sizes: jax.Array,  # [E], rows of each expert
+  product: Callable[[jax.Array, Any], jax.Array],  # of rows and a kernel
   of_row: jax.Array,  # [M], the expert of each row
-  gate: jax.Array,  # [E, D, F]
-  up: jax.Array,  # [E, D, F]
-  down: jax.Array,  # [E, F, D]
+  gate: Any,  # [E, D, F]
+  up: Any,  # [E, D, F]
+  down: Any,  # [E, F, D]
   *,
   activation: Callable[[jax.Array], jax.Array],
 ) -> jax.Array:  # [M, D]
   """Runs gated MLPs, each on its rows."""
   del of_row  # for biases
-  y = activation(jax.lax.ragged_dot(rows, gate, sizes))
-  y *= jax.lax.ragged_dot(rows, up, sizes)
-  return jax.lax.ragged_dot(y, down, sizes)
+  y = activation(product(rows, gate))
+  y *= product(rows, up)
+  return product(y, down)
 
 
 def _clamped(
   rows: jax.Array,  # [M, D]
-  sizes: jax.Array,  # [E]
+  product: Callable[[jax.Array, Any], jax.Array],
   of_row: jax.Array,  # [M]
-  gate_up: jax.Array,  # [E, D, 2 F]: gate, up, gate, ...
+  gate_up: Any,  # [E, D, 2 F]: gate, up, gate, ...
   gate_up_bias: jax.Array,  # [E, 2 F]
-  down: jax.Array,  # [E, F, D]
+  down: Any,  # [E, F, D]
   down_bias: jax.Array,  # [E, D]
   *,
   alpha: float,
   limit: float,
 ) -> jax.Array:  # [M, D]
   """Runs clamped MLPs with biases, each on its rows."""
-  both = jax.lax.ragged_dot(rows, gate_up, sizes) + gate_up_bias[of_row]
+  both = product(rows, gate_up) + gate_up_bias[of_row]
   gate = jnp.minimum(both[:, ::2], limit)
   up = jnp.clip(both[:, 1::2], -limit, limit)
   y = (up + 1) * gate * jax.nn.sigmoid(alpha * gate)
-  return jax.lax.ragged_dot(y, down, sizes) + down_bias[of_row]
+  return product(y, down) + down_bias[of_row]

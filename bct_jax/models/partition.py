@@ -45,19 +45,22 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
     (r"^embed$", P("tensor", fsdp)),
     (at + r"attn/q/kernel$", columns),
     (at + r"attn/(k|v)/kernel$", key_columns),
-    (at + r"(o|down)/kernel$", P(*lead, "tensor", fsdp)),
+    (at + r"attn/o/kernel$", P(*lead, "tensor", fsdp)),
     (r"norm/scale$", P()),
   ]
   if c.num_experts:
     out.append((at + r"mlp/router$", P(*lead, fsdp, None)))
     first = "gate_up" if c.expert_form == "clamped" else "(gate|up)"
-    out.append((at + rf"mlp/{first}$", P(*lead, "tensor", fsdp, None)))
-    out.append((at + r"mlp/down$", P(*lead, "tensor", None, fsdp)))
+    # An adapter beside a kernel gives it a name of its own.
+    kernel = "(/kernel)?$"
+    out.append((at + rf"mlp/{first}{kernel}", P(*lead, "tensor", fsdp, None)))
+    out.append((at + rf"mlp/down{kernel}", P(*lead, "tensor", None, fsdp)))
     if c.expert_form == "clamped":
       out.append((at + r"mlp/(gate_up|down)_bias$", P(*lead, "tensor")))
       out.append((at + r"mlp/router_bias$", P()))
   else:
     out.append((at + r"mlp/(gate|up)/kernel$", columns))
+    out.append((at + r"mlp/down/kernel$", P(*lead, "tensor", fsdp)))
   if c.sinks:
     out.append((at + r"attn/sinks$", P(*lead, "tensor")))
   if c.qkv_bias:

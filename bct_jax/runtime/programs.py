@@ -6,6 +6,7 @@ Nothing is allocated or compiled before it is used.
 import dataclasses
 import functools
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from bct_jax.config import (
 )
 from bct_jax.infra import memory
 from bct_jax.infra.progress import log_line
-from bct_jax.mesh import shardings
+from bct_jax.mesh import path_name, shardings
 from bct_jax.models import decoder, lora, partition
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
@@ -70,7 +71,8 @@ class MeshModel:
   def abstract_decode(self, config: LoraConfig | None = None) -> PyTree:
     """Returns shapes and shardings of the sampler's copy of the params.
 
-    Its adapters are whole on every device.
+    Its adapters are whole on every device, but for those of experts, which
+    are where their experts are.
     """
     adapter = None if config is None else self.abstract_trained(config)
     relayout = functools.partial(_to_decode, self, (config,))
@@ -82,12 +84,20 @@ class MeshModel:
     rules = partition.rules(
       self.model.config, self.mesh.shape["tensor"], decode=True
     )
-    names = {
-      str(path[-1])
-      for path, _ in jax.tree_util.tree_flatten_with_path(shapes)[0]
+    experts = "|".join(lora.expert_layers(self.model.config)) or "none"
+    of_expert = re.compile(rf"/({experts})/lora_[ab]$")
+    low = {
+      path_name(path): x.ndim
+      for path, x in jax.tree_util.tree_flatten_with_path(shapes)[0]
+      if "lora_" in str(path[-1])
     }
-    if any("lora_" in name for name in names):
-      rules = [*rules, (r"/lora_[ab]$", P())]
+    if low:
+      rules = [*rules, (rf"/(?!{experts})\w+/\w+/lora_[ab]$", P())]
+    # [E, in, r], or of several arms [arms, E, in, r]
+    dims = {n for name, n in low.items() if of_expert.search(name)}
+    if dims:
+      place = P("tensor") if dims == {3} else P(None, "tensor")
+      rules = [*rules, (of_expert.pattern, place)]
     return shardings(shapes, rules, self.mesh)
 
   def decode_params(self, *arms: Weights) -> PyTree:

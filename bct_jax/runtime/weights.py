@@ -4,7 +4,6 @@ A folder is organisms/HASH or arms/NAME of a run, or holds an adapter that
 `peft` wrote. An organism that is such an adapter has a copy of it in `adapter`.
 """
 
-import dataclasses
 import os
 import time
 from collections.abc import Sequence
@@ -14,14 +13,13 @@ from typing import Any
 from bct_jax.config import ConfigError, LoraConfig
 from bct_jax.infra import processes, shared_files
 from bct_jax.infra.progress import log_line
-from bct_jax.models.huggingface.load_peft import (
+from bct_jax.models.huggingface.adapter_folder import (
   StoredAdapter,
   describe_base,
   find_adapter,
   is_adapter,
-  load_adapter,
-  read_adapter,
 )
+from bct_jax.models.huggingface.load_peft import load_adapter, read_adapter
 from bct_jax.models.lora import Weights, config_from_json
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.train.checkpoint import Checkpoints, DamagedCheckpoint
@@ -44,7 +42,7 @@ def record_origin(
     base: the folder whose params the adapter is over; None means the model's.
   """
   origin = {
-    "lora": dataclasses.asdict(lora) if lora.rank else None,
+    "lora": lora.facts() if lora.rank else None,
     "base": os.path.relpath(base, folder) if base and lora.rank else None,
     "model_hash": runtime.model_hash,
   }
@@ -150,7 +148,7 @@ def open_adapter(
     fetch: whether a hub may be asked.
 
   Raises:
-    ValueError: see load_peft.find_adapter and load_peft.read_adapter.
+    ValueError: see `find_adapter` and `read_adapter`.
   """
   adapter = _read(runtime, find_adapter(path, fetch))
   model = runtime.config.model.path

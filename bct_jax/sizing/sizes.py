@@ -23,7 +23,7 @@ from bct_jax.models.logprobs import CHUNK, LOGITS
 from bct_jax.types import PyTree
 
 Axes = Mapping[str, int]  # devices on each axis of the mesh
-_EXPERTS = re.compile(r"^layers/mlp/(gate|up|gate_up|down)(_bias)?$")
+_EXPERTS = re.compile(r"^layers/mlp/(gate|up|gate_up|down)(_bias|/lora_[ab])?$")
 
 
 @dataclasses.dataclass(frozen=True)

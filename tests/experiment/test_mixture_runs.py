@@ -10,32 +10,46 @@ from runs import comparable, run, start_to_kill, wait_for
 
 pytestmark = [pytest.mark.parity, pytest.mark.long]
 
-# Whole weights in one arm, adapters of attention in the other.
+# Whole weights in one arm, adapters of attention and experts in the other.
 FLAGS = ("--config.arms.low.lora.rank=4", "--config.mesh.tensor=2")
 
 
-@pytest.fixture(scope="module")
-def gpt_oss(tiny_folder, tmp_path_factory):
+SIZES = {
+  "hidden_size": 32,
+  "intermediate_size": 24,
+  "num_hidden_layers": 2,
+  "num_attention_heads": 4,
+  "num_key_value_heads": 2,
+  "head_dim": 16,
+  "num_experts_per_tok": 2,
+}
+
+
+def make_mixture(kind, folder, tiny_folder, **fields):
   """The tokenizer of the tiny model, and a mixture of its vocabulary."""
   import torch
   import transformers
 
-  folder = tmp_path_factory.mktemp("models") / "gpt_oss"
   shutil.copytree(tiny_folder, folder)
   was = json.loads((folder / "config.json").read_text())
   kept = ("vocab_size", "bos_token_id", "eos_token_id", "pad_token_id")
   torch.manual_seed(0)
-  config = transformers.GptOssConfig(
-    **{k: was[k] for k in kept if k in was},
-    **{"hidden_size": 32, "intermediate_size": 24, "num_hidden_layers": 2},
-    **{"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16},
-    **{"num_local_experts": 4, "num_experts_per_tok": 2, "sliding_window": 16},
+  config = transformers.CONFIG_MAPPING[kind](
+    **{k: was[k] for k in kept if k in was}, **SIZES, **fields
   )
   model = transformers.AutoModelForCausalLM.from_config(config)
   for path in folder.glob("*.safetensors"):
     path.unlink()
   model.save_pretrained(folder)
   return folder
+
+
+@pytest.fixture(scope="module")
+def gpt_oss(tiny_folder, tmp_path_factory):
+  folder = tmp_path_factory.mktemp("models") / "gpt_oss"
+  return make_mixture(
+    "gpt_oss", folder, tiny_folder, num_local_experts=4, sliding_window=16
+  )
 
 
 def test_killed_and_resumed_equals_undisturbed(gpt_oss, tmp_path):
@@ -67,3 +81,59 @@ def check_torch_reads(folder: Path) -> None:
 
   model = transformers.AutoModelForCausalLM.from_pretrained(folder)
   assert model.config.model_type == "gpt_oss"
+
+
+def test_adapters_of_experts_go_to_peft(tiny_folder, tmp_path):
+  """A Qwen3 mixture: an arm's adapter gives torch the arm's own texts."""
+  import peft
+  import torch
+  import transformers
+
+  folder = make_mixture(
+    "qwen3_moe",
+    tmp_path / "qwen",
+    tiny_folder,
+    num_experts=4,
+    moe_intermediate_size=24,
+  )
+  workdir = tmp_path / "run"
+  more = ("--config.lora.split_rank=True", "--config.organism.kind=native")
+  flags = (*FLAGS, *more)
+  code, _, err = run(workdir, folder, *flags)
+  assert code == 0, err
+  arm, out = workdir / "arms" / "low", tmp_path / "adapter"
+  shared = (*flags, f"--params={arm}")
+  code, _, err = run(
+    workdir,
+    folder,
+    *shared,
+    "--mode=export",
+    "--format=adapter",
+    f"--out={out}",
+  )
+  assert code == 0, err
+  assert json.loads((out / "adapter_config.json").read_text())["r"] == 2
+  texts = tmp_path / "texts.jsonl"
+  code, _, err = run(
+    workdir, folder, *shared, "--mode=sample", "--prompt=Hi", f"--out={texts}"
+  )
+  assert code == 0, err
+  model = peft.PeftModel.from_pretrained(
+    transformers.AutoModelForCausalLM.from_pretrained(folder), out
+  )
+  tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+  ids = tokenizer.apply_chat_template(
+    [{"role": "user", "content": "Hi"}],
+    add_generation_prompt=True,
+    return_tensors="pt",
+    return_dict=False,
+  )
+  ours = json.loads(texts.read_text())
+  new = model.generate(
+    ids,
+    attention_mask=torch.ones_like(ids),
+    do_sample=False,
+    max_new_tokens=ours["num_tokens"],
+  )
+  theirs = tokenizer.decode(new[0, ids.shape[1] :], skip_special_tokens=True)
+  assert theirs == ours["text"]

@@ -1,7 +1,5 @@
 """Low-rank adapters: the maths; test_load_peft.py compares with peft."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -92,13 +90,6 @@ def test_targets_that_fit_nothing_are_refused(params):
   ):
     with pytest.raises(ValueError, match=message):
       lora.abstract_adapter(shapes, CONFIG, config)
-  mixture = dataclasses.replace(CONFIG, num_experts=4, experts_per_token=2)
-  with pytest.raises(ValueError, match=r"mlp\.experts.*not plain"):
-    lora.target_layers(mixture, LORA)
-  narrow = dataclasses.replace(LORA, targets="self_attn")
-  assert set(lora.target_layers(mixture, narrow)) == {
-    f"attn/{x}" for x in "qkvo"
-  }
 
 
 def one_step(shape):

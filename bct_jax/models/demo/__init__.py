@@ -25,7 +25,7 @@ from bct_jax.models.demo.small import NAME as SMALL
 from bct_jax.models.demo.tiny import FORMAT as TINY_FORMAT
 from bct_jax.models.demo.tiny import make_tiny as tiny
 from bct_jax.models.huggingface import files, hub, peft_config
-from bct_jax.models.huggingface.load_peft import is_adapter
+from bct_jax.models.huggingface.adapter_folder import is_adapter
 
 # Raise when the content of the folders changes: old caches are then not used.
 _FORMAT = 1

@@ -6,116 +6,43 @@ ignore a tensor that the config does not ask for, and leave a layer without
 tensors as it was.
 """
 
-import dataclasses
-import functools
-import hashlib
-import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
-from bct_jax.infra import files, processes, whole_folder
-from bct_jax.infra.whole_folder import ModelSourceError
+from bct_jax.infra import whole_folder
 from bct_jax.models.config import ModelConfig
-from bct_jax.models.huggingface import hub, peft_config, safetensors_file
-from bct_jax.models.huggingface.files import INDEX, WEIGHTS
+from bct_jax.models.huggingface import peft_config, safetensors_file
+from bct_jax.models.huggingface.adapter_folder import (
+  TENSORS,
+  StoredAdapter,
+  Tensors,
+)
+from bct_jax.models.huggingface.expert_adapters import (
+  MODULE,
+  PARAMETERS,
+  fused_layers,
+  is_parameter,
+  module_of,
+  split_module,
+  take_apart,
+)
 from bct_jax.models.huggingface.names import language_part
 from bct_jax.models.huggingface.peft_config import CONFIG, MERGE
-from bct_jax.models.huggingface.safetensors_file import StoredTensor
-from bct_jax.models.lora import AdaptedLayers, LayeredLora, linear_layers
+from bct_jax.models.lora import (
+  AdaptedLayers,
+  LayeredLora,
+  expert_layers,
+  kernel_of,
+  linear_layers,
+)
 from bct_jax.types import PyTree
 
-TENSORS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
-# A layer here, its block, and "A" or "B" -> the tensor of an adapter.
-Tensors = dict[tuple[str, int, str], StoredTensor]
-
-
-@dataclasses.dataclass(frozen=True)
-class StoredAdapter:
-  """Describes an adapter in a folder, before its tensors are read.
-
-  Attributes:
-    folder: of its files.
-    lora: which layers it changes, and how.
-    tensors: of the layers.
-    base: the model that it was trained over, as its config names it; None if
-      it names none.
-    revision: of that model, if the config names one.
-  """
-
-  folder: Path
-  lora: LayeredLora
-  tensors: Tensors
-  base: str | None
-  revision: str | None
-
-  @functools.cached_property
-  def hash(self) -> str:
-    """Returns a content hash of the adapter's two files."""
-    return hash_files(self.folder)
-
-
-def hash_files(folder: Path) -> str:
-  """Returns a content hash of the two files of an adapter."""
-  hashes = [whole_folder.sha256(folder / name) for name in (CONFIG, TENSORS)]
-  return hashlib.sha256("".join(hashes).encode()).hexdigest()
-
-
-def is_adapter(folder: Path) -> bool:
-  """Tells whether a folder holds an adapter, and no whole model."""
-  whole = any((folder / name).is_file() for name in (WEIGHTS, INDEX))
-  return (folder / CONFIG).is_file() and not whole
-
-
-def find_adapter(path: str | Path, fetch: bool = True) -> Path:
-  """Turns the name of an adapter into a folder on this machine.
-
-  Args:
-    path: a folder, or a hub id, see hub.py.
-    fetch: False takes from a hub only what was downloaded before.
-
-  Raises:
-    ModelSourceError: there is no such adapter; says what is missing.
-  """
-  text = os.fspath(path)
-  folder = Path(text).expanduser()
-  if not folder.is_dir():
-    if folder.exists() or not hub.is_id(text):
-      raise ModelSourceError(
-        f"adapter {text!r}: neither a folder nor a hub id (org/name@revision)"
-      )
-    folder = hub.download(text, fetch)
-  for name in (CONFIG, TENSORS):
-    if not (folder / name).is_file():
-      pickled = (folder / "adapter_model.bin").is_file()
-      raise ModelSourceError(
-        f"adapter {text!r}: {folder} has no {name}"
-        + (
-          "; adapter_model.bin is pickled, which can run any code when it is "
-          "opened, and is not read: save it again with a newer peft"
-          if pickled and name == TENSORS
-          else ""
-        )
-      )
-  return folder
-
-
-def keep_adapter(adapter: StoredAdapter, folder: Path) -> None:
-  """Copies the files of an adapter, unless they are there unharmed."""
-
-  def copy() -> None:
-    there = all((folder / name).is_file() for name in (TENSORS, CONFIG))
-    if there and hash_files(folder) == adapter.hash:
-      return
-    for name in (TENSORS, CONFIG):
-      files.write_bytes(folder / name, (adapter.folder / name).read_bytes())
-
-  processes.run_on_first("copy of the adapter", copy)
 
 
 def read_adapter(
@@ -134,23 +61,25 @@ def read_adapter(
   """
   config = peft_config.read_config(folder)
   modules = linear_layers(model)
+  _check_parameters(folder, config, model)
   tensors, prefix = _match(folder / TENSORS, model, config)
   layers = []
   for name, module in modules.items():
-    ranks, alphas = [], []
-    for i in range(model.num_layers):
-      full = f"{prefix}layers.{i}.{module}"
-      adapted = peft_config.is_target(config, full)
-      ranks.append(peft_config.rank_of(config, full) if adapted else 0)
-      alphas.append(peft_config.alpha_of(config, full) if adapted else 0.0)
+    of_blocks = [
+      _find_rank(folder, model, config, name, f"{prefix}layers.{i}.{module}")
+      for i in range(model.num_layers)
+    ]
+    ranks, alphas = zip(*of_blocks, strict=True)
     if any(ranks):
-      layers.append(AdaptedLayers(name, tuple(ranks), tuple(alphas)))
+      layers.append(AdaptedLayers(name, ranks, alphas))
   if not layers:
     raise ValueError(
       f"{folder / CONFIG}: target_modules = {config.get('target_modules')!r} "
       f"names none of {sorted(modules.values())}"
     )
-  targets = [re.escape(modules[x.name]) for x in layers]
+  targets = [
+    re.escape(modules[x.name]).replace(re.escape("{}"), r"\d+") for x in layers
+  ]
   lora = LayeredLora(
     rank=max(max(x.ranks) for x in layers),
     alpha=float(config["lora_alpha"]),
@@ -162,6 +91,74 @@ def read_adapter(
   out = StoredAdapter(folder, lora, tensors, base, config.get("revision"))
   _check_tensors(out, abstract_params)
   return out
+
+
+def _check_parameters(
+  folder: Path, config: Mapping[str, Any], model: ModelConfig
+) -> None:
+  """Requires that all parameters that a config adapts are of experts.
+
+  Raises:
+    ValueError: one is not; names it.
+  """
+  known = [
+    f"model.layers.{i}.{MODULE}.{parameter}"
+    for i in range(model.num_layers if model.num_experts else 0)
+    for parameter in PARAMETERS
+  ]
+  for target in config.get("target_parameters") or ():
+    if not any(is_parameter({"target_parameters": [target]}, x) for x in known):
+      what = ", ".join(f"{MODULE}.{x}" for x in PARAMETERS)
+      raise ValueError(
+        f"{folder / CONFIG}: target_parameters = {target!r} names no matrix of "
+        f"experts that this model has"
+        + (f" ({what})" if known else "; it has no experts")
+        + f": {MERGE}"
+      )
+
+
+def _find_rank(
+  folder: Path,
+  model: ModelConfig,
+  config: Mapping[str, Any],
+  name: str,
+  full: str,
+) -> tuple[int, float]:
+  """Returns rank and alpha of a layer in a block; rank 0 is no adapter.
+
+  Args:
+    folder, model, config: of the adapter.
+    name: of the layer here.
+    full: the whole name of its module, with {} for an expert.
+
+  Raises:
+    ValueError: experts of a block are not adapted alike.
+  """
+  parameters = [full]
+  if name in expert_layers(model):
+    of_module = full[: full.index(".experts") + len(".experts")]
+    for parameter in PARAMETERS:
+      whole = f"{of_module}.{parameter}"
+      if name in fused_layers(model, parameter) and is_parameter(config, whole):
+        return (
+          peft_config.rank_of(config, whole),
+          peft_config.alpha_of(config, whole),
+        )
+    if "{}" not in full:
+      return 0, 0.0
+    parameters = [full.format(e) for e in range(model.num_experts)]
+  found = {
+    (peft_config.rank_of(config, x), peft_config.alpha_of(config, x))
+    if peft_config.is_target(config, x)
+    else (0, 0.0)
+    for x in parameters
+  }
+  if len(found) > 1:
+    raise ValueError(
+      f"{folder / CONFIG}: the experts of {full} have adapters of different "
+      f"ranks and alphas ({sorted(found)}): {MERGE}"
+    )
+  return found.pop()
 
 
 def _match(
@@ -188,7 +185,19 @@ def _match(
   form = re.compile(r"model\.(layers\.(\d+)\.(.+))\.lora_([AB])\.weight")
   for plain, name in in_model.items():
     found = form.fullmatch(plain)
-    if not found or found[3] not in ours or int(found[2]) >= model.num_layers:
+    layer, expert = split_module(found[3]) if found else ("", None)
+    if found and model.num_experts and layer.startswith(MODULE):
+      if parameter := _find_parameter(config, name, layer):
+        prefix = name[: name.index("layers.")]
+        key = parameter, int(found[2]), found[4], None
+        out[key] = stored[name]
+        continue
+    if (
+      not found
+      or layer not in ours
+      or int(found[2]) >= model.num_layers
+      or (expert or 0) >= max(1, model.num_experts)
+    ):
       raise ValueError(
         f"{path}: tensor {stored[name].name} is not of a linear layer of the "
         f"model's {model.num_layers} blocks ({', '.join(sorted(ours))}), and "
@@ -200,13 +209,30 @@ def _match(
         f"{path}: tensor {stored[name].name} is of a layer that "
         f"target_modules of {CONFIG} does not name"
       )
-    out[ours[found[3]], int(found[2]), found[4]] = stored[name]
+    out[ours[layer], int(found[2]), found[4], expert] = stored[name]
   if images and jax.process_index() == 0:
     whole_folder.say(
       f"{path}: only the language model is adapted, {images} tensors of the "
       "image encoder are left out"
     )
   return out, prefix
+
+
+def _find_parameter(
+  config: Mapping[str, Any], name: str, module: str
+) -> str | None:
+  """Finds the fused matrix that a tensor adapts; None if it is of none.
+
+  Args:
+    config: of the adapter.
+    name: of the tensor, without the prefix of all.
+    module: within its block, "mlp.experts" or "mlp.experts.base_layer".
+  """
+  block = name[: name.index(MODULE)]
+  adapted = [
+    x for x in PARAMETERS if is_parameter(config, f"{block}{MODULE}.{x}")
+  ]
+  return next((x for x in adapted if module_of(x, adapted) == module), None)
 
 
 def _check_tensors(adapter: StoredAdapter, abstract_params: PyTree) -> None:
@@ -217,19 +243,15 @@ def _check_tensors(adapter: StoredAdapter, abstract_params: PyTree) -> None:
   """
   path = adapter.folder / TENSORS
   for name, ranks, _ in adapter.lora.layers:
-    layer = abstract_params["layers"]
-    for part in name.split("/"):
-      layer = layer[part]
-    _, fan_in, fan_out = layer["kernel"].shape
     for i, rank in enumerate(ranks):
-      for kind, shape in (("A", (rank, fan_in)), ("B", (fan_out, rank))):
-        if not rank:
-          continue
-        tensor = adapter.tensors.get((name, i, kind))
+      for key, shape in _shapes(adapter, abstract_params, name, i, rank):
+        tensor = adapter.tensors.get(key)
         if tensor is None:
+          _, _, kind, expert = key
+          of = "" if expert is None else f" (expert {expert})"
           raise ValueError(
-            f"{path}: no lora_{kind} of {name} in block {i}, which {CONFIG} "
-            "says is adapted"
+            f"{path}: no lora_{kind} of {name}{of} in block {i}, which "
+            f"{CONFIG} says is adapted"
           )
         _ = tensor.dtype  # raises where it is not a float
         if tensor.shape != shape:
@@ -238,6 +260,52 @@ def _check_tensors(adapter: StoredAdapter, abstract_params: PyTree) -> None:
             f"{shape}, by the rank in {CONFIG} and the model in use; the "
             f"adapter was made over {adapter.base}"
           )
+
+
+def _shapes(
+  adapter: StoredAdapter,
+  abstract_params: PyTree,
+  name: str,
+  block: int,
+  rank: int,
+) -> Iterator[tuple[tuple[str, int, str, int | None], tuple[int, int]]]:
+  """Yields the keys in Tensors of a layer's adapter, and their shapes."""
+  if not rank:
+    return
+
+  def shape_of(layer: str) -> tuple[int, ...]:
+    node = abstract_params["layers"]
+    for part in layer.split("/"):
+      node = node[part]
+    return kernel_of(node).shape
+
+  _, *experts, fan_in, fan_out = shape_of(name)
+  parameter = _fused_parameter(adapter.tensors, name, block)
+  if parameter is not None:
+    # gate and up of Qwen3 are one matrix there.
+    count, layers = experts[0], _layers_of(parameter, abstract_params)
+    fan_out = sum(shape_of(layer)[-1] for layer in layers)
+    yield (parameter, block, "A", None), (count * rank, fan_in)
+    yield (parameter, block, "B", None), (fan_out, rank * count)
+    return
+  for expert in range(experts[0]) if experts else (None,):
+    yield (name, block, "A", expert), (rank, fan_in)
+    yield (name, block, "B", expert), (fan_out, rank)
+
+
+def _layers_of(parameter: str, abstract_params: PyTree) -> list[str]:
+  """Lists our layers that a fused matrix holds, in their order."""
+  if parameter == "down_proj":
+    return ["mlp/down"]
+  mlp = abstract_params["layers"]["mlp"]
+  return [f"mlp/{x}" for x in ("gate", "up", "gate_up") if x in mlp]
+
+
+def _fused_parameter(tensors: Tensors, name: str, block: int) -> str | None:
+  """Returns the fused matrix that has a layer's adapter; None if none has."""
+  parameter = "down_proj" if name == "mlp/down" else "gate_up_proj"
+  there = (parameter, block, "A", None) in tensors
+  return parameter if name.startswith("mlp/") and there else None
 
 
 def load_adapter(adapter: StoredAdapter, abstract: PyTree) -> PyTree:
@@ -255,10 +323,11 @@ def load_adapter(adapter: StoredAdapter, abstract: PyTree) -> PyTree:
     _, *layer, name = (key.key for key in path)
     host = np.zeros(leaf.shape, np.float32)
     for i in range(leaf.shape[0]):
-      key = ("/".join(layer), i, name[-1].upper())
-      if (tensor := adapter.tensors.get(key)) is not None:
-        part = safetensors_file.read_rows(tensor, 0, tensor.shape[0]).T
-        host[i, : part.shape[0], : part.shape[1]] = part
+      part = _read_block(
+        adapter, "/".join(layer), i, name[-1].upper(), leaf.shape[1:]
+      )
+      if part is not None:
+        host[i, ..., : part.shape[-2], : part.shape[-1]] = part
     return jax.make_array_from_callback(
       leaf.shape, leaf.sharding, lambda index: host[index]
     )
@@ -266,35 +335,40 @@ def load_adapter(adapter: StoredAdapter, abstract: PyTree) -> PyTree:
   return jax.tree_util.tree_map_with_path(load, abstract)
 
 
-def describe_base(adapter: StoredAdapter, path: str, folder: Path) -> str:
-  """Says how the model that an adapter is over differs from the one in use.
+def _read_block(
+  adapter: StoredAdapter,
+  name: str,
+  block: int,
+  kind: str,
+  shape: Sequence[int],
+) -> np.ndarray | None:
+  """Reads A [in, r] or B [r, out] of a layer, of experts with an axis in front.
 
   Args:
-    adapter: from `read_adapter`.
-    path: of the model in use, as the config names it.
-    folder: of the model in use.
-
-  Returns:
-    A line for the log; "" if both are the same, as far as names tell.
+    adapter, name, block, kind: of the layer's adapter.
+    shape: of the array here, whose rank may be higher.
   """
-  base, (name, _, revision) = adapter.base, path.partition("@")
-  where = adapter.folder / CONFIG
-  if base is None:
-    return (
-      f"{where}: base_model_name_or_path is missing; it is used over {path}"
-    )
-  same = base in (path, name)
-  if not same and Path(base).expanduser().is_dir():
-    same = Path(base).expanduser().resolve() == folder.resolve()
-  if not same:
-    return (
-      f"{where}: base_model_name_or_path = {base!r}, and the model in use is "
-      f"{path}: the shapes fit, but are the weights the same?"
-    )
-  used = {x for x in (revision, hub.commit(folder)) if x}
-  if adapter.revision and used and adapter.revision not in used:
-    return (
-      f"{where}: revision = {adapter.revision!r}, and the model in use is "
-      f"{base}@{'@'.join(sorted(used))}: are the weights the same?"
-    )
-  return ""
+
+  def read(key: tuple[str, int, str, int | None]) -> np.ndarray | None:
+    tensor = adapter.tensors.get(key)
+    if tensor is None:
+      return None
+    return safetensors_file.read_rows(tensor, 0, tensor.shape[0])
+
+  parameter = _fused_parameter(adapter.tensors, name, block)
+  if parameter is not None:
+    fused = read((parameter, block, kind, None))
+    assert fused is not None  # `_check_tensors` saw it
+    whole = take_apart(kind, fused, shape[0])
+    if kind == "B" and name in ("mlp/gate", "mlp/up"):
+      # Both have the same A, and of B the first half is the gate's.
+      half = whole.shape[-1] // 2
+      return whole[..., :half] if name == "mlp/gate" else whole[..., half:]
+    return whole
+  if len(shape) == 2:
+    found = read((name, block, kind, None))
+    return None if found is None else found.T
+  experts = [read((name, block, kind, e)) for e in range(shape[0])]
+  if experts[0] is None:
+    return None
+  return np.stack([x.T for x in experts if x is not None])

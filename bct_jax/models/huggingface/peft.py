@@ -1,6 +1,6 @@
 """Exports a low-rank adapter as files that peft and vLLM load."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,15 @@ from bct_jax.config import LoraConfig
 from bct_jax.infra import processes, whole_folder
 from bct_jax.mesh import to_host
 from bct_jax.models.config import ModelConfig
-from bct_jax.models.huggingface import safetensors_file
+from bct_jax.models.huggingface import expert_adapters, safetensors_file
 from bct_jax.models.huggingface.export import MADE_BY, check_target
-from bct_jax.models.lora import LayeredLora, Weights, target_layers
+from bct_jax.models.lora import (
+  LayeredLora,
+  Weights,
+  expert_layers,
+  rank_of,
+  target_layers,
+)
 from bct_jax.types import PyTree
 
 
@@ -21,21 +27,58 @@ def adapter_tensors(
 ) -> dict[str, np.ndarray]:
   """Makes the tensors of an adapter under peft's names, transposed as there.
 
-  They are small enough for one file.
+  They are small enough for one file. Experts are as expert_adapters.py says:
+  fused where a checkpoint of the model has them so, else apart.
   """
   host = to_host(adapter)
   out = {}
-  for ours, module in target_layers(model, lora).items():
+  targets = target_layers(model, lora)
+  for ours, module in targets.items():
     node = host["layers"]
     for part in ours.split("/"):
       node = node[part]
     for i, (rank, _) in enumerate(_of_blocks(lora, ours, model)):
-      at = f"base_model.model.model.layers.{i}.{module}"
-      low = {"lora_A": node["lora_a"][i].T[:rank]}
-      low["lora_B"] = node["lora_b"][i].T[:, :rank]
-      for theirs, x in low.items() if rank else ():
-        out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(x)
+      if not rank:
+        continue
+      a, b = node["lora_a"][i][..., :rank], node["lora_b"][i][..., :rank, :]
+      for name, low in _arrange(ours, module, a, b, _fused(model, targets)):
+        at = f"base_model.model.model.layers.{i}.{name}"
+        for theirs, x in zip(("lora_A", "lora_B"), low, strict=True):
+          out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(x)
   return out
+
+
+def _arrange(
+  ours: str, module: str, a: np.ndarray, b: np.ndarray, fused: Sequence[str]
+) -> Iterator[tuple[str, tuple[np.ndarray, np.ndarray]]]:
+  """Yields modules of a block with A and B as `peft` has them.
+
+  Args:
+    ours: the linear layer here.
+    module: its name there.
+    a, b: [in, r] and [r, out], of experts with an axis in front.
+    fused: parameters that are adapted in their fused form.
+  """
+  if a.ndim == 2:
+    yield module, (a.T, b.T)
+  elif "{}" in module:
+    for e in range(len(a)):
+      yield module.format(e), (a[e].T, b[e].T)
+  else:
+    parameter = f"{ours.removeprefix('mlp/')}_proj"
+    yield (
+      expert_adapters.module_of(parameter, fused),
+      expert_adapters.fuse(a, b),
+    )
+
+
+def _fused(model: ModelConfig, targets: Mapping[str, str]) -> list[str]:
+  """Lists the parameters of experts that are adapted in their fused form."""
+  return [
+    f"{name.removeprefix('mlp/')}_proj"
+    for name in expert_layers(model)
+    if name in targets and "{}" not in targets[name]
+  ]
 
 
 def _of_blocks(
@@ -45,27 +88,53 @@ def _of_blocks(
   if isinstance(lora, LayeredLora):
     _, ranks, alphas = next(x for x in lora.layers if x.name == name)
     return list(zip(ranks, alphas, strict=True))
-  return [(lora.rank, lora.alpha)] * model.num_layers
+  return [(rank_of(model, lora, name), lora.alpha)] * model.num_layers
 
 
 def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
-  """Returns the fields that say which modules are adapted, and how."""
+  """Returns the fields that say which modules are adapted, and how.
+
+  Rank and alpha of experts are the config's own. `peft` doubles those where it
+  fuses gate and up, and reads no pattern for them then.
+
+  Raises:
+    ValueError: blocks differ in which experts they adapt, or how.
+  """
   targets = target_layers(model, lora)
+  experts = [name for name in expert_layers(model) if name in targets]
+  of_experts = {b for name in experts for b in _of_blocks(lora, name, model)}
+  if len(of_experts) > 1:
+    raise ValueError(
+      f"adapters of experts differ between blocks or matrices ({of_experts} "
+      "as rank and alpha): export merged weights"
+    )
+  r, own_alpha = of_experts.pop() if of_experts else (lora.rank, lora.alpha)
   blocks = {
     f"model.layers.{i}.{module}": both
     for name, module in targets.items()
+    if name not in experts
     for i, both in enumerate(_of_blocks(lora, name, model))
   }
   adapted = {name: both for name, both in blocks.items() if both[0]}
   whole = len(adapted) == len(blocks)
+  plain = {module for name, module in targets.items() if name not in experts}
+  apart = {
+    targets[name].rpartition(".")[2]
+    for name in experts
+    if "{}" in targets[name]
+  }
+  fused = [f"{expert_adapters.MODULE}.{x}" for x in _fused(model, targets)]
   return {
+    "r": r,
+    "lora_alpha": own_alpha,
     "alpha_pattern": {
-      name: alpha for name, (_, alpha) in adapted.items() if alpha != lora.alpha
+      name: alpha for name, (_, alpha) in adapted.items() if alpha != own_alpha
     },
     "rank_pattern": {
-      name: rank for name, (rank, _) in adapted.items() if rank != lora.rank
+      name: rank for name, (rank, _) in adapted.items() if rank != r
     },
-    "target_modules": sorted({*targets.values()} if whole else adapted),
+    "target_modules": sorted({*(plain if whole else adapted), *apart}),
+    **({"target_parameters": fused} if fused else {}),
   }
 
 
@@ -99,10 +168,8 @@ def export_adapter(
     "bias": "none",
     "fan_in_fan_out": False,
     "inference_mode": True,
-    "lora_alpha": lora.alpha,
     "lora_dropout": 0.0,
     "peft_type": "LORA",
-    "r": lora.rank,
     "task_type": "CAUSAL_LM",
     "use_rslora": lora.rslora,
     **_selection(model, lora),

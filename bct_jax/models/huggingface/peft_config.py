@@ -25,6 +25,7 @@ _SILENT = {
 _READ = {
   *("peft_type", "task_type", "r", "lora_alpha", "use_rslora", "bias"),
   *("rank_pattern", "alpha_pattern", "target_modules", "exclude_modules"),
+  "target_parameters",
   *("layers_to_transform", "layers_pattern", "init_lora_weights"),
 }
 # Field -> the values that are supported, and what to do about others.
@@ -38,7 +39,10 @@ _VALUES: dict[str, tuple[tuple[Any, ...], str]] = {
     "LoRA (path_initial_model_for_weight_conversion of save_pretrained)",
   ),
 }
-_LISTS = ("target_modules", "exclude_modules", "layers_pattern")
+_LISTS = (
+  *("target_modules", "exclude_modules", "layers_pattern"),
+  "target_parameters",
+)
 
 
 def read_config(folder: Path) -> dict[str, Any]:
