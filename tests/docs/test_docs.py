@@ -81,6 +81,19 @@ def test_links_resolve(guide):
 
 
 @every_guide
+def test_headings_are_there_once_and_tables_are_whole(guide):
+  """A merge once left a section twice, the first with half a table in it."""
+  text = re.sub(r"```.*?```", "", read(guide), flags=re.S)
+  headings = re.findall(r"^#+ .*$", text, flags=re.M)
+  assert len(headings) == len({*headings})
+  for table in re.findall(r"(?:^\|.*\n)+", text, flags=re.M):
+    lines = re.sub(r"`[^`]*`|\\\|", "", table).splitlines()
+    assert len(lines) > 2 and re.fullmatch(r"[|: -]+", lines[1]), table[:80]
+    counts = {line.count("|") for line in lines}
+    assert len(counts) == 1, table[:80]
+
+
+@every_guide
 def test_paths_in_backticks_exist(guide):
   made = guides.written_files(read(guide))
   bad = []
