@@ -15,6 +15,7 @@ from bct_jax.experiment.run_sizes import (
   find_slots,
   find_work,
   list_runs,
+  run_flops,
 )
 from bct_jax.infra.formats import duration, number, percent, size
 from bct_jax.objectives import data_needs, objective_of, policy_of
@@ -109,11 +110,8 @@ def _model(
 ) -> cost.Model:
   """Counts the FLOPs and bytes of a run's tokens."""
   c, params = model.model.config, model.abstract_params
-  trained, frozen = params, None
-  if run.lora.rank:
-    trained, frozen = model.abstract_trained(run.lora), params
   return cost.Model(
-    sizes.flops_per_token(c, length, trained, frozen),
+    run_flops(model, run, length),
     # A third: the backward pass takes two products where forward takes one.
     sizes.flops_per_token(c, length, params) / 3,
     parts.decode_weights + parts.cache,
@@ -184,9 +182,10 @@ def _hour_lines(
       f"{draws} {duration(evals)}"
     )
   whole = train + sampling
+  hours = _chip_hours(whole, model)
   share = sampling / whole if whole else 0.0
   out.append(
-    f"  in all {duration(whole)}, {_hours(whole, model)} chip-hours; sampling "
+    f"  in all {duration(whole)}, {hours:,.2f} chip-hours; sampling "
     f"is {percent(share)} of it. Half of eval.num_eval, num_heldout and "
     f"num_probe saves up to {duration(sampling / 2)}; so does half of "
     "sampling.max_new_tokens"
@@ -201,7 +200,7 @@ def _price_lines(
   hours, lines = {}, []
   for name, price in prices.items():
     seconds = sum(sum(run.seconds(CHIPS[name])) for run in runs)
-    hours[name] = seconds * model.mesh.size / 3600
+    hours[name] = _chip_hours(seconds, model)
     least = max(run.state for run in runs) / CHIPS[name].memory
     lines.append(
       f"price on {name}: {hours[name] * price:,.2f} = {hours[name]:,.2f} "
@@ -216,8 +215,9 @@ def _price_lines(
   return lines
 
 
-def _hours(seconds: float, model: MeshModel) -> str:
-  return f"{seconds * model.mesh.size / 3600:,.2f}"
+def _chip_hours(seconds: float, model: MeshModel) -> float:
+  """Returns the hours of all chips together."""
+  return seconds * model.mesh.size / 3600
 
 
 def disk_line(model: MeshModel) -> str:

@@ -40,6 +40,16 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
   )
 
 
+def run_flops(
+  model: MeshModel, run: ArmConfig | OrganismConfig, length: int
+) -> float:
+  """Counts the FLOPs of a token of a run's updates, see sizing/sizes.py."""
+  trained, frozen = model.abstract_params, None
+  if run.lora.rank:
+    trained, frozen = model.abstract_trained(run.lora), trained
+  return sizes.flops_per_token(model.model.config, length, trained, frozen)
+
+
 def list_runs(config: ExperimentConfig, plan: Plan | None = None) -> list[Run]:
   """Lists all training runs; without any, the organism stands for them."""
   out: list[Run] = []

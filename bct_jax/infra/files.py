@@ -156,10 +156,7 @@ def append_line(path: Path, row: Mapping[str, Any], sync: bool = True) -> None:
         f.flush()
         os.fsync(f.fileno())
   except FileNotFoundError:
-    raise OSError(
-      f"{path.parent} is gone: was the directory moved or deleted while the "
-      "run was under way? The same command goes on where it is now"
-    ) from None
+    raise ledger.gone(path.parent) from None
 
 
 def sync_lines(path: Path) -> None:

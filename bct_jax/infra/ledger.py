@@ -128,14 +128,11 @@ class Ledger:
     Raises:
       OSError: it cannot be written, or the folder was moved away.
     """
-    if self.exists and self.newest(entry.file) == entry:
-      if self.path.exists():
-        return
-    if self.exists and not self.path.exists():
-      raise OSError(
-        f"{self.path} is gone: was the directory moved or deleted while the "
-        "run was under way? The same command goes on where it is now"
-      )
+    there = self.path.exists()
+    if there and self.exists and self.newest(entry.file) == entry:
+      return
+    if self.exists and not there:
+      raise gone(self.path)
     self.folder.mkdir(parents=True, exist_ok=True)
     with open(self.path, "a", encoding="utf-8") as f:
       f.write(("\n" if self.torn else "") + entry.line() + "\n")
@@ -183,6 +180,14 @@ class Ledger:
       if damage := self.damage(name, read_bytes(self.folder / name)):
         out[name] = damage
     return out
+
+
+def gone(path: Path) -> OSError:
+  """Returns the error for what was there when the run began, and is not now."""
+  return OSError(
+    f"{path} is gone: was the directory moved or deleted while the run was "
+    "under way? The same command goes on where it is now"
+  )
 
 
 def read_bytes(path: Path) -> bytes | None:

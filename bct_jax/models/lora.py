@@ -61,9 +61,8 @@ class LayeredLora(LoraConfig):
   """Describes an adapter made elsewhere, whose rank and scale may vary.
 
   Arrays have the highest rank, `rank`, and those of experts the highest of the
-  matrix. Zeros fill up A and B where the rank is
-  lower. Training leaves them zero: the gradient of each has the other as a
-  factor.
+  matrix. Zeros fill up A and B where the rank is lower. Training leaves them
+  zero: the gradient of each has the other as a factor.
   """
 
   layers: tuple[AdaptedLayers, ...] = ()
@@ -189,6 +188,14 @@ def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
   return targets
 
 
+def find_layer(params: PyTree, name: str) -> Any:
+  """Returns the subtree of a linear layer, such as "attn/q", of all blocks."""
+  node = params["layers"]
+  for part in name.split("/"):
+    node = node[part]
+  return node
+
+
 def kernel_of(layer: Any) -> Any:
   """Returns the matrix of a linear layer; experts have nothing else."""
   return layer["kernel"] if isinstance(layer, Mapping) else layer
@@ -242,10 +249,7 @@ def abstract_adapter(
   """
   leaves = {}
   for name in target_layers(model, config):
-    kernel = params["layers"]
-    for part in name.split("/"):
-      kernel = kernel[part]
-    kernel = kernel_of(kernel)
+    kernel = kernel_of(find_layer(params, name))
     *lead, fan_in, fan_out = kernel.shape
     rank = rank_of(model, config, name)
     made_here = not isinstance(config, LayeredLora)

@@ -11,6 +11,7 @@ from bct_jax.experiment.run_sizes import (
   find_slots,
   find_work,
   largest_run,
+  run_flops,
 )
 from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
@@ -118,12 +119,8 @@ def _print_programs(model: MeshModel, work: Work, slots: int) -> None:
 
 def _roofline(model: MeshModel, work: Work, program, chip: Chip) -> str:
   """Bounds the time of an update by its products and by its links."""
-  run, params = largest_run(model), model.abstract_params
-  trained, frozen = params, None
-  if run.lora.rank:
-    trained, frozen = model.abstract_trained(run.lora), params
-  c, tokens = model.model.config, work.rows * work.length / model.mesh.size
-  flops = sizes.flops_per_token(c, work.length, trained, frozen)
+  tokens = work.rows * work.length / model.mesh.size
+  flops = run_flops(model, largest_run(model), work.length)
   # Full recomputation is one more forward pass, a third of all products.
   recompute = 4 / 3 if model.model.remat == "full" else 1.0
   compute = tokens * flops * recompute / chip.flops

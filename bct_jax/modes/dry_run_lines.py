@@ -6,7 +6,7 @@ from bct_jax.data.leaks import describe_overlap
 from bct_jax.data.mixture import describe_mix
 from bct_jax.experiment.datasets import measure_leaks
 from bct_jax.experiment.plan import Plan
-from bct_jax.experiment.run_sizes import largest_run, list_runs
+from bct_jax.experiment.run_sizes import largest_run, list_runs, run_flops
 from bct_jax.infra.formats import number, percent
 from bct_jax.mesh import num_row_shards
 from bct_jax.runtime.programs import MeshModel
@@ -93,11 +93,8 @@ def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
 def speed_lines(model: MeshModel, work: Work) -> list[str]:
   """Describes the FLOPs of a token and the speed that follows from them."""
   c, chip = model.model.config, model.config.mesh.chip
-  params, frozen = model.abstract_params, None
-  lora = list_runs(model.config)[-1][1].lora
-  if lora.rank:
-    params, frozen = model.abstract_trained(lora), params
-  flops = sizes.flops_per_token(c, work.length, params, frozen)
+  _, run, _ = list_runs(model.config)[-1]
+  flops = run_flops(model, run, work.length)
   active = sizes.active_params(c, model.abstract_params, embed=False)
   windows = any(layer.window is not None for layer in c.layers)
   keys = "12 d sum of m (1 - m / 2T), m = min(T, window)" if windows else ""

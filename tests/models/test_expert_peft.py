@@ -9,7 +9,7 @@ import pytest
 from helpers import make_mesh, random_adapter
 from parity import load, load_torch
 from test_families import BASE, FAMILIES, save_random
-from test_load_peft import make_adapter, read
+from test_load_peft import assert_gradients, make_adapter, read
 from test_lora import logits
 
 from bct_jax.config import LoraConfig
@@ -90,16 +90,7 @@ def test_adapters_that_peft_wrote(kind, form, folders, tmp_path):
   if kind == "qwen":
     return  # gate and up share A there, and each has its own here
   ours = adapter_tensors(grads, model.config, stored.lora)
-  theirs_grads = {
-    name.replace(".default.", "."): p.grad.numpy()
-    for name, p in theirs.named_parameters()
-    if p.requires_grad
-  }
-  assert ours.keys() == theirs_grads.keys()
-  for name, grad in theirs_grads.items():
-    np.testing.assert_allclose(
-      ours[name], grad, atol=2e-4 * np.abs(grad).max(), err_msg=name
-    )
+  assert_gradients(ours, theirs, 2e-4)
 
 
 @pytest.mark.parametrize("split", [False, True])

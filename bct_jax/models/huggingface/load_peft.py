@@ -37,6 +37,7 @@ from bct_jax.models.lora import (
   AdaptedLayers,
   LayeredLora,
   expert_layers,
+  find_layer,
   kernel_of,
   linear_layers,
 )
@@ -89,7 +90,7 @@ def read_adapter(
   )
   base = config.get("base_model_name_or_path") or None
   out = StoredAdapter(folder, lora, tensors, base, config.get("revision"))
-  _check_tensors(out, abstract_params)
+  _check_tensors(out, model, abstract_params)
   return out
 
 
@@ -235,7 +236,9 @@ def _find_parameter(
   return next((x for x in adapted if module_of(x, adapted) == module), None)
 
 
-def _check_tensors(adapter: StoredAdapter, abstract_params: PyTree) -> None:
+def _check_tensors(
+  adapter: StoredAdapter, model: ModelConfig, abstract_params: PyTree
+) -> None:
   """Requires that all tensors are there and fit the config and the model.
 
   Raises:
@@ -244,7 +247,7 @@ def _check_tensors(adapter: StoredAdapter, abstract_params: PyTree) -> None:
   path = adapter.folder / TENSORS
   for name, ranks, _ in adapter.lora.layers:
     for i, rank in enumerate(ranks):
-      for key, shape in _shapes(adapter, abstract_params, name, i, rank):
+      for key, shape in _shapes(adapter, model, abstract_params, name, i, rank):
         tensor = adapter.tensors.get(key)
         if tensor is None:
           _, _, kind, expert = key
@@ -264,6 +267,7 @@ def _check_tensors(adapter: StoredAdapter, abstract_params: PyTree) -> None:
 
 def _shapes(
   adapter: StoredAdapter,
+  model: ModelConfig,
   abstract_params: PyTree,
   name: str,
   block: int,
@@ -274,16 +278,13 @@ def _shapes(
     return
 
   def shape_of(layer: str) -> tuple[int, ...]:
-    node = abstract_params["layers"]
-    for part in layer.split("/"):
-      node = node[part]
-    return kernel_of(node).shape
+    return kernel_of(find_layer(abstract_params, layer)).shape
 
   _, *experts, fan_in, fan_out = shape_of(name)
   parameter = _fused_parameter(adapter.tensors, name, block)
   if parameter is not None:
     # gate and up of Qwen3 are one matrix there.
-    count, layers = experts[0], _layers_of(parameter, abstract_params)
+    count, layers = experts[0], fused_layers(model, parameter)
     fan_out = sum(shape_of(layer)[-1] for layer in layers)
     yield (parameter, block, "A", None), (count * rank, fan_in)
     yield (parameter, block, "B", None), (fan_out, rank * count)
@@ -291,14 +292,6 @@ def _shapes(
   for expert in range(experts[0]) if experts else (None,):
     yield (name, block, "A", expert), (rank, fan_in)
     yield (name, block, "B", expert), (fan_out, rank)
-
-
-def _layers_of(parameter: str, abstract_params: PyTree) -> list[str]:
-  """Lists our layers that a fused matrix holds, in their order."""
-  if parameter == "down_proj":
-    return ["mlp/down"]
-  mlp = abstract_params["layers"]["mlp"]
-  return [f"mlp/{x}" for x in ("gate", "up", "gate_up") if x in mlp]
 
 
 def _fused_parameter(tensors: Tensors, name: str, block: int) -> str | None:

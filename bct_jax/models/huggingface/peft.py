@@ -16,6 +16,7 @@ from bct_jax.models.lora import (
   LayeredLora,
   Weights,
   expert_layers,
+  find_layer,
   rank_of,
   target_layers,
 )
@@ -34,9 +35,7 @@ def adapter_tensors(
   out = {}
   targets = target_layers(model, lora)
   for ours, module in targets.items():
-    node = host["layers"]
-    for part in ours.split("/"):
-      node = node[part]
+    node = find_layer(host, ours)
     for i, (rank, _) in enumerate(_of_blocks(lora, ours, model)):
       if not rank:
         continue
