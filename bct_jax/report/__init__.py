@@ -61,7 +61,6 @@ def write_report(
     shares={
       "line": shown_shares(Reach.LINE),
       "table": shown_shares(Reach.TABLE),
-      "results": shown_shares(Reach.RESULTS),
     },
     headline=make_headline(runs),
     cells=run_page.make_cells(views),

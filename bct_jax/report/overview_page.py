@@ -12,6 +12,7 @@ from bct_jax.evals import summary
 from bct_jax.report import text
 from bct_jax.report.comparable_arms import Group, Member, make_groups
 from bct_jax.report.draw import comparisons
+from bct_jax.report.draw.behavior_map import behavior_map, count_words
 from bct_jax.report.draw.panels import (
   Panel,
   evaluated_arms,
@@ -88,34 +89,56 @@ def _readings(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
   counts = ", ".join(f"{n} {name}" for name, n in total.most_common())
   caption = f"{plural(len(members), 'arm')}: {counts}."
   caption += " Each cell is the arms that differ in seed alone."
+  more = ""
   if len(cells) < len(groups) * len(rates):
-    caption += " An empty cell: no such arm."
+    more += " An empty cell: no such arm."
   unknown = sum(m.lr is None for m in members)
   if unknown:
-    caption += f" Not shown: {plural(unknown, 'arm')} of unknown learning rate."
+    more += f" Not shown: {plural(unknown, 'arm')} of unknown learning rate."
   none = sum(not run.arms for run in runs)
   if none:
-    caption += f" {plural(none, 'run')} without any arm: see below."
+    more += f" {plural(none, 'run')} without any arm: see below."
   if any("repeat" in g.name for g in groups):
-    caption += (
+    more += (
       ' A row that ends in "repeat" has arms of the same learning rate and'
       " seed as the row of that name, which are no further seeds."
     )
   gates = [run.organism.gate for run in runs]
   failed = sum(gate is not None and not gate.passed for gate in gates)
   if failed:
-    caption += (
+    more += (
       f" In {failed} of {plural(len(runs), 'run')} the organism failed the "
       "gate: what arms of it did says little."
     )
-  caption += _starts(runs) + _across(groups)
+  more += _starts(runs) + _across(groups)
   if not rates:
-    return Panel("readings", "Readings", caption)
-  picture = comparisons.behavior_map(
+    return Panel("readings", "Readings", caption, notes=more.strip())
+  picture = behavior_map(
     "ov", f"Behaviors: {counts}", [text.visible(g.name) for g in groups], rates,
     cells, notes,
   )  # fmt: skip
-  return Panel("readings", "Behavior by learning rate", caption, picture)
+  rows = [
+    (
+      text.visible(group.name),
+      [
+        (
+          f"lr {text.number(lr)}",
+          f"{count_words(cells[row, i])} ({notes[row, i]})",
+        )
+        for i, lr in enumerate(rates)
+        if (row, i) in cells
+      ],
+    )
+    for row, group in enumerate(groups)
+  ]
+  return Panel(
+    "readings",
+    "Behavior by learning rate",
+    caption,
+    picture,
+    more.strip(),
+    rows,
+  )
 
 
 def _note(members: Sequence[Member]) -> str:

@@ -5,7 +5,13 @@ import itertools
 import math
 from collections.abc import Mapping, Sequence
 
-from bct_jax.evals.schema import EvalRecord, Gradients, Rate
+from bct_jax.evals.schema import (
+  EvalRecord,
+  Gradients,
+  Rate,
+  Reach,
+  shown_shares,
+)
 from bct_jax.infra.formats import duration
 from bct_jax.report import text
 from bct_jax.report.corrected import last_corrected
@@ -50,6 +56,7 @@ class ArmView:
     key: begins the ids of its elements, unique in the page.
     number: counts the arms of all runs.
     last: its last eval, None where there is none.
+    measured: names of the shares that any of its evals has.
     summary: a sentence on how it ended.
     gradients: step, and heading -> cell, of each eval that has them.
     tasks: eval, and heading -> cell, of each eval that has tasks.
@@ -62,6 +69,7 @@ class ArmView:
   number: int
   arm: ArmRecord
   last: EvalRecord | None
+  measured: list[str]
   summary: str
   settings: dict[str, str]
   style_step: str
@@ -271,6 +279,11 @@ def _view_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
     number=number,
     arm=arm,
     last=curve[-1] if curve else None,
+    measured=[
+      name
+      for name in shown_shares(Reach.RESULTS)
+      if any(getattr(point, name) is not None for point in curve)
+    ],
     summary=text.describe_arm(arm),
     settings={k: text.setting_value(k, v) for k, v in arm.settings.items()},
     style_step=text.bracket(arm.style_step),

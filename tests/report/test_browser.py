@@ -302,6 +302,44 @@ def many_rows(run: Path, times: int) -> None:
     write(path, *more)
 
 
+def set_width(tab, width: int) -> None:
+  tab.call(
+    "Emulation.setDeviceMetricsOverride",
+    width=width,
+    height=900,
+    deviceScaleFactor=1,
+    mobile=False,
+  )
+
+
+@pytest.mark.browser
+def test_a_figure_says_the_values_under_the_mouse(tab, tmp_path: Path):
+  run = fake_run(tmp_path / "run")
+  show(tab, write_report([run], tmp_path / "report.html"))
+  point = json.loads(next(iter(run.glob("arms/lr_1e-4/evals.jsonl")))
+                     .read_text().splitlines()[4])  # fmt: skip
+  # The mark of the fifth eval's initial rate in the first figure of the arm.
+  said = tab.run(
+    """(() => {
+      const svg = [...document.querySelectorAll("svg")].find((svg) =>
+        svg.textContent.includes("lr_1e-4: rates on eval"));
+      svg.scrollIntoView();
+      const box = svg.getBoundingClientRect();
+      const strip = svg.querySelectorAll(".spots > rect")[4];
+      const x = strip.x.baseVal.value + strip.width.baseVal.value / 2;
+      const node = document.elementFromPoint(
+        box.left + x / svg.viewBox.baseVal.width * box.width,
+        box.top + box.height / 2);
+      return node.querySelector("title").textContent;
+    })()"""
+  )
+  low, high = point["initial_ci"]
+  hits = round(point["initial"] * point["n"])
+  assert said.startswith(f"step {point['step']}\ninitial {hits}/{point['n']} [")
+  assert f"[{low:.0%}, {high:.0%}]" in said.splitlines()[1]
+  assert tab.complaints() == []
+
+
 @pytest.mark.browser
 def test_20000_rows_with_few_nodes(tab, tmp_path: Path):
   run = fake_run(tmp_path / "run")
@@ -328,15 +366,14 @@ def test_a_sweep_of_20000_rows_on_wide_and_narrow_screens(tab, tmp_path: Path):
   print(f"15 cells: loaded after {tab.run(LOADED):.0f} ms")
   inside = "document.querySelectorAll('#overview figure svg').length"
   assert tab.run(inside) == 5
-  for width in (1280, 400):
-    tab.call(
-      "Emulation.setDeviceMetricsOverride",
-      width=width,
-      height=900,
-      deviceScaleFactor=1,
-      mobile=False,
-    )
+  for width in (1440, 1024, 390):
+    set_width(tab, width)
     assert tab.run(WIDTH) <= width
+    # No table, opened or not, is wider than the screen.
+    tab.run("document.querySelectorAll('details').forEach(d => d.open = true)")
+    wide = """[...document.querySelectorAll(".scroll")].filter((node) =>
+      node.scrollWidth > node.clientWidth + 1).map((n) => n.textContent)"""
+    assert tab.run(wide) == []
     # No word of a figure is cut by its edge, in the page's own font.
     cut = tab.run(
       """[...document.querySelectorAll("#overview svg")].flatMap((svg) => {

@@ -127,7 +127,7 @@ def test_a_run_again_is_no_further_seed(one, tmp_path):
   groups = make_groups(load_runs([one, again])[0])
   assert [len(g.members) for g in groups] == [3, 1]
   assert groups[1].name == "repeat 2"
-  said = overview(one, again).readings.caption
+  said = overview(one, again).readings.words
   assert "no further seeds" in said
 
 
@@ -151,7 +151,7 @@ def test_an_unfinished_cell_is_in_its_row(one):
   shutil.rmtree(cell / "organisms")
   found = overview(one)
   assert len(make_groups(load_runs([one])[0])) == 1
-  assert "1 unfinished" in found.readings.caption
+  assert "1 unfinished" in found.readings.words
 
 
 # --- what is drawn and said ---------------------------------------------------
@@ -162,18 +162,18 @@ def test_numbers_said_are_those_of_the_arms(sweep):
   arms = [a for run in load_runs([sweep])[0] for a in run.arms]
   gone = Counter(a.behavior for a in arms)
   counts = ", ".join(f"{n} {word}" for word, n in gone.most_common())
-  assert len(gone) > 1 and f"18 arms: {counts}." in found.readings.caption
+  assert len(gone) > 1 and f"18 arms: {counts}." in found.readings.words
   assert found.left_out == "" and [p.name for p in found.parts] == [*SETTINGS]
   part = panels(found.parts[0])
   assert list(part) == ["initial", "margin", "removal", "survival"]
   assert "32 prompts an eval; 3 learning rates, 3 seeds each" in (
-    part["initial"].caption
+    part["initial"].words
   )
-  assert "95% t interval" in part["initial"].caption
+  assert "95% t interval" in part["initial"].words
   mine = arms[:9]
   steps = [(a.settings["lr"], a.loss_step.by) for a in mine if a.loss_step.by]
   mean = scipy_stats.gmean([lr * s for lr, s in steps])
-  told = part["margin"].caption
+  told = part["margin"].words
   assert f"{len(steps)} of 9 finished arms lost the initial" in told
   assert float(re.search(r"rate = ([\d.e-]+),", told)[1]) == pytest.approx(
     mean, rel=1e-3
@@ -184,17 +184,17 @@ def test_numbers_said_are_those_of_the_arms(sweep):
     for a in mine
     for p in a.curve
   ]
-  assert f"hull {summary.robustness_auc(points):.2f}" in part["removal"].caption
+  assert f"hull {summary.robustness_auc(points):.2f}" in part["removal"].words
   kept = max(r for c, r in points if c >= 0.9)
-  assert f"line): {100 * kept:.0f}%" in part["removal"].caption
+  assert f"line): {100 * kept:.0f}%" in part["removal"].words
   noise, low, high = summary.auc_of_noise(
     len(points), N, N, mine[0].curve[0].initial.value, base
   )
   assert f"{noise:.2f} by chance (95% of simulations: {low:.2f} to" in (
-    part["removal"].caption
+    part["removal"].words
   )
   above = summary.robustness_auc(points) - noise
-  assert f"are {above:+.2f} from that" in part["removal"].caption
+  assert f"are {above:+.2f} from that" in part["removal"].words
 
 
 def test_removal_is_of_intact_models_above_their_own_noise(one, tmp_path):
@@ -219,7 +219,7 @@ def test_removal_is_of_intact_models_above_their_own_noise(one, tmp_path):
       settings={**arm.settings, "control": "zero_lr"},
     )  # fmt: skip
     found.append(dataclasses.replace(run, arms=(broken, idle)))
-  said = panels(make_overview(found).parts[0])["removal"].caption
+  said = panels(make_overview(found).parts[0])["removal"].words
   assert "line): no checkpoint is that" in said
   base = runs[0].organism.gate.rates["capability"].value
   points = [
@@ -238,7 +238,7 @@ def test_removal_is_of_intact_models_above_their_own_noise(one, tmp_path):
 
 def test_median_is_that_of_the_seeds(sweep):
   arms = [a for run in load_runs([sweep])[0] for a in run.arms][:9]
-  told = panels(overview(sweep).parts[0])["survival"].caption
+  told = panels(overview(sweep).parts[0])["survival"].words
   for lr, said in ((1e-4, "1e-4"), (1e-3, "0.001")):
     steps = [a.loss_step.by for a in arms if a.settings["lr"] == lr]
     assert f"lr {said} step {statistics.median(steps)}" in told
@@ -247,16 +247,16 @@ def test_median_is_that_of_the_seeds(sweep):
 
 def test_settings_are_the_units_of_their_mean(tmp_path, sweep):
   """Two settings have no interval, however many seeds are within."""
-  assert "over settings" not in overview(sweep).readings.caption
+  assert "over settings" not in overview(sweep).readings.words
   three = fake_sweep(tmp_path / "three", RATES[:1], (*SETTINGS, "yesno"))
-  assert "lr 1e-5 1.00 [1.00, 1.00]" in overview(three).readings.caption
+  assert "lr 1e-5 1.00 [1.00, 1.00]" in overview(three).readings.words
 
 
 def test_bands_need_three_seeds(tmp_path):
   two = fake_sweep(tmp_path / "two", RATES, seeds=(0, 1))
   part = overview(two).parts[0]
-  assert "95% t interval" not in panels(part)["initial"].caption
-  assert "fewer than 3 seeds" in panels(part)["initial"].caption
+  assert "95% t interval" not in panels(part)["initial"].words
+  assert "fewer than 3 seeds" in panels(part)["initial"].words
   assert "survival" not in panels(part)
   assert "at most 2" in part.left_out[0]
 
@@ -300,12 +300,12 @@ def test_what_is_not_supported_is_said_in_words(one):
 
 
 def test_a_failed_gate_is_said_where_verdicts_are(one):
-  assert "failed the gate" not in overview(one).readings.caption
+  assert "failed the gate" not in overview(one).readings.words
   edit(
     cells(one)[0] / "result.json",
     lambda r: r["organism"]["gate"].update(passed=False),
   )
-  told = overview(one).readings.caption
+  told = overview(one).readings.words
   assert "In 1 of 3 runs the organism failed the gate" in told
 
 
@@ -321,11 +321,11 @@ def test_organisms_that_do_not_begin_alike_are_told(one):
     organism = dataclasses.replace(run.organism, hash="other", gate=gate)
     return make_overview([dataclasses.replace(run, organism=organism), *runs])
 
-  assert "organisms" not in make_overview(runs).readings.caption
-  told = other(9).readings.caption
+  assert "organisms" not in make_overview(runs).readings.words
+  told = other(9).readings.words
   assert "start with initial 100%, agreed 97%, capability 28% to 91%." in told
   assert "not matched in capability: the intervals" in told
-  told = other(30).readings.caption
+  told = other(30).readings.words
   assert "capability 91% to 94%." in told and "matched" not in told
 
 
@@ -333,7 +333,7 @@ def test_more_rates_than_colors(tmp_path):
   many = [10**-e for e in range(1, 11)]
   part = overview(fake_sweep(tmp_path / "many", many)).parts[0]
   assert part.left_out[0].startswith("Lines are drawn for 8 of 10")
-  assert "10 learning rates" in panels(part)["initial"].caption
+  assert "10 learning rates" in panels(part)["initial"].words
 
 
 def test_a_single_rate_or_arm_has_no_curves(tmp_path):
@@ -362,9 +362,7 @@ def test_a_cell_shows_how_seeds_disagree(one, tmp_path):
 
 def test_law_is_counted_seed_by_seed(one, tmp_path):
   """And removal counts only where 90% of the capability is left."""
-  assert "within 6 N S" not in (
-    panels(overview(one).parts[0])["margin"].caption
-  )
+  assert "within 6 N S" not in (panels(overview(one).parts[0])["margin"].words)
   sweep = fake_sweep(tmp_path / "more", RATES, seeds=(0, 1, 2))
   for cell in cells(sweep):
     edit(cell / "result.json", lambda r: keep_capability(r["arms"][0]))
@@ -381,7 +379,7 @@ def test_law_is_counted_seed_by_seed(one, tmp_path):
       if a.settings["seed"] == seed
     }
     pairs += summary.learning_rate_law(curves)
-  told = panels(overview(sweep).parts[0])["margin"].caption
+  told = panels(overview(sweep).parts[0])["margin"].words
   assert f"Of {len(pairs)} pairs" in told
   open_ones = sum(c.holds is None for c in pairs)
   assert f"for so long in {open_ones}." in told

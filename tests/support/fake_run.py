@@ -258,9 +258,9 @@ def fake_cell(run: Path, name: str, setting: str, lr: float, seed: int) -> None:
   fake_run(run)
   shutil.rmtree(run / "arms")
   # Evals after which the behavior is gone, from 7 (at 5e-5) down.
-  gone = round(6 - 2.2 * math.log10(lr / 5e-5)) + seed % 2
+  gone = max(1, round(6 - 2.2 * math.log10(lr / 5e-5))) + seed % 2
   moves = [
-    0 if i < gone - 1 else N // 2 + seed if i < gone else N
+    0 if i < gone - 1 else min(N // 2 + seed, N) if i < gone else N
     for i in range(len(STEPS))
   ]
   arm = fake_arm(run, name, lr, moves if lr >= 5e-5 else [0] * len(STEPS))

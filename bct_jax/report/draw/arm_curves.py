@@ -19,10 +19,13 @@ from bct_jax.report.draw.picture import (
   LINE_STYLES,
   RATES,
   Picture,
+  Spot,
   new_figure,
   wrap,
 )
 from bct_jax.report.read.types import ArmRecord, ReportError, RunRecord
+
+_BEHAVIORS = ("initial", "alternate")
 
 
 def rates_svg(arm: ArmRecord, key: str) -> Picture:
@@ -33,7 +36,7 @@ def rates_svg(arm: ArmRecord, key: str) -> Picture:
     _lines(axes, arm.curve, RATES)
     _mark_margin(axes, arm)
 
-  return _svg(draw, key, label, arm)
+  return _rates_picture(draw, key, label, arm, RATES)
 
 
 def _mark_margin(axes: Axes, arm: ArmRecord) -> None:
@@ -50,14 +53,14 @@ def _mark_margin(axes: Axes, arm: ArmRecord) -> None:
   low, high = place(begin.by), place(last)
   color = COLORS["agreed_decorated"]
   axes.axvspan(low, high, color=color, alpha=0.1, linewidth=0)
+  # Above the axes, where no line is.
   axes.text(
     (low + high) / 2,
-    0.5,
+    1.03,
     f"margin {arm.reading.margin_text()}",
     color=color,
     ha="center",
-    va="center",
-    rotation=0 if (high - low) > 0.3 * (place(arm.curve[-1].step) or 1) else 90,
+    va="bottom",
   )
 
 
@@ -68,7 +71,7 @@ def learned_svg(arm: ArmRecord, key: str) -> Picture:
   def draw(axes: Axes) -> None:
     _lines(axes, arm.curve, LEARNED)
 
-  return _svg(draw, key, label, arm)
+  return _rates_picture(draw, key, label, arm, LEARNED)
 
 
 def loss_svg(arm: ArmRecord, key: str) -> Picture:
@@ -89,7 +92,13 @@ def loss_svg(arm: ArmRecord, key: str) -> Picture:
     axes.set_ylim(bottom=0)
     axes.grid(axis="y", linewidth=0.6)
 
-  return _svg(draw, key, label, None)
+  # A strip of less than two pixels is not found with a mouse.
+  every = -(-len(arm.metrics) // 180)
+  spots = [
+    Spot(f"step {m.step}\nloss {text.number(m.loss)}", m.step)
+    for m in arm.metrics[every - 1 :: every]
+  ]
+  return Picture(draw, key, label, spots=spots)
 
 
 def references_svg(arm: ArmRecord, key: str) -> Picture:
@@ -101,13 +110,17 @@ def references_svg(arm: ArmRecord, key: str) -> Picture:
   )
 
   def draw(axes: Axes) -> None:
-    for name in ("initial", "alternate"):
+    for name in _BEHAVIORS:
       values = [getattr(p, f"logprob_{name}") for p in arm.curve]
       _number_line(axes, arm, name, values, name, "-")
     axes.set_ylabel("nats per completion")
     axes.legend(frameon=False)
 
-  return _svg(draw, key, label, None)
+  spots = [
+    _spot(p.step, {n: getattr(p, f"logprob_{n}") for n in _BEHAVIORS})
+    for p in arm.curve
+  ]
+  return Picture(draw, key, label, spots=spots)
 
 
 def gradients_svg(arm: ArmRecord, key: str) -> Picture:
@@ -123,7 +136,7 @@ def gradients_svg(arm: ArmRecord, key: str) -> Picture:
   def draw(axes: Axes) -> None:
     axes.axhline(0, color=INK, linewidth=0.8)
     for what, dash in (("update", "-"), ("gradient", ":")):
-      for name in ("initial", "alternate"):
+      for name in _BEHAVIORS:
         gradients = [p.gradients for p in arm.curve]
         values = [g and g.values[f"{what}_cosine_{name}"] for g in gradients]
         _number_line(axes, arm, name, values, f"{name}, {what}", dash)
@@ -132,7 +145,30 @@ def gradients_svg(arm: ArmRecord, key: str) -> Picture:
     axes.set_ylabel("cosine")
     axes.legend(frameon=False, fontsize=9.5, ncols=2, loc="upper left")
 
-  return _svg(draw, key, label, None)
+  spots = [
+    _spot(
+      p.step,
+      {
+        f"{name}, {what}": p.gradients.values[f"{what}_cosine_{name}"]
+        for what in ("update", "gradient")
+        for name in _BEHAVIORS
+      }
+      if p.gradients
+      else {},
+    )
+    for p in arm.curve
+  ]
+  return Picture(draw, key, label, spots=spots)
+
+
+def _spot(step: int, values: Mapping[str, float | None]) -> Spot:
+  """Writes the numbers of a step, a line each."""
+  lines = [
+    f"{name} {text.number(value)}"
+    for name, value in values.items()
+    if value is not None
+  ]
+  return Spot("\n".join([f"step {step}", *lines]), place(step))
 
 
 def _number_line(
@@ -326,17 +362,35 @@ def _describe_ends(arm: ArmRecord) -> str:
   return f"From step {first.step} to step {last.step}: {', '.join(parts)}."
 
 
-def _svg(
-  draw: Callable[[Axes], None], key: str, label: str, arm: ArmRecord | None
+def _rates_picture(
+  draw: Callable[[Axes], None],
+  key: str,
+  label: str,
+  arm: ArmRecord,
+  names: Sequence[str],
 ) -> Picture:
-  """Makes a picture of one arm.
+  """Makes a picture of rates of one arm, with room for the names of its lines.
 
   Args:
     draw, key, label: see Picture.
-    arm: None, or the arm whose rates at both ends are the description. With an
-      arm there is room for names at the ends of lines.
+    arm: whose rates are drawn.
+    names: of the rates.
   """
-  margins = (52, 14, 104 if arm else 16, 44)
   return Picture(
-    draw, key, label, _describe_ends(arm) if arm else "", margins=margins
+    draw,
+    key,
+    label,
+    _describe_ends(arm),
+    margins=(52, 20, 104, 44),
+    spots=[_rates_spot(point, names) for point in arm.curve],
   )
+
+
+def _rates_spot(point: EvalRecord, names: Sequence[str]) -> Spot:
+  """Writes the rates of an eval with their intervals, a line each."""
+  lines = [f"step {point.step}"]
+  for name in names:
+    rate = getattr(point, name)
+    if rate is not None:
+      lines.append(f"{name} {text.rate(rate)}")
+  return Spot("\n".join(lines), place(point.step))

@@ -6,8 +6,6 @@ them `key`, `label` and `description` are those of the Picture.
 
 import math
 import statistics
-import textwrap
-from collections import Counter
 from collections.abc import Mapping, Sequence
 
 from matplotlib.axes import Axes
@@ -16,111 +14,19 @@ from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 from bct_jax.evals.stats import t_interval
 from bct_jax.report import text
 from bct_jax.report.draw.arm_curves import log_steps, percents, place, spread
-from bct_jax.report.draw.picture import COLORS, GRID, INK, Picture
+from bct_jax.report.draw.picture import COLORS, INK, RATE_COLORS, Picture, Spot
 
 Curve = Sequence[tuple[int, float]]  # (step, share)
 
-# The colors of behaviors in the page; then those of the verdicts of schema 1.
-BEHAVIORS = {
-  "kept": COLORS["initial"],
-  "replaced": COLORS["alternate"],
-  "lost": COLORS["bad"],
-  "mixed": COLORS["other"],
-  "ungraded": "none",
-  "unfinished": "none",
-  "retained": COLORS["initial"],
-  "transferred": COLORS["alternate"],
-  "degraded": COLORS["bad"],
-  "inconclusive": COLORS["other"],
-}
-# One for each learning rate, in turn; shapes tell them apart as well.
-_HUES = ("initial", "alternate", "agreed", "agreed_decorated", "capability",
-         "decorated", "other", "bad")  # fmt: skip
-_MARKS = "osD^vPX*"
-MAX_RATES = len(_HUES)
+_MARKS = "osD^vPX*"  # of learning rates, in turn
+MAX_RATES = len(_MARKS)
 _LABELS = 92  # room at the right for names of lines
-_CELL = (118.0, 44.0)
 
 
-def behavior_map(
-  key: str,
-  label: str,
-  rows: Sequence[str],
-  rates: Sequence[float],
-  cells: Mapping[tuple[int, int], Counter[str]],
-  notes: Mapping[tuple[int, int], str],
-) -> Picture:
-  """Draws a table of behaviors; a cell has a stripe for each of its own.
-
-  Args:
-    key, label: of the Picture.
-    rows: name of each group of arms.
-    rates: the learning rate of each column.
-    cells: (row, column) -> behavior -> number of seeds.
-    notes: (row, column) -> what to write below the words.
-  """
-  names = [_wrap_name(name) for name in rows]
-  longest = max(len(line) for name in names for line in name.split("\n"))
-  left = 16 + 6.4 * longest
-  width, height = _CELL[0] * len(rates), _CELL[1] * len(rows)
-
-  def draw(axes: Axes) -> None:
-    axes.set_xlim(0, len(rates))
-    axes.set_ylim(len(rows), 0)
-    for (row, column), behaviors in cells.items():
-      _cell(axes, row, column, behaviors, notes[row, column])
-    axes.set_xticks(
-      [i + 0.5 for i in range(len(rates))], [text.number(lr) for lr in rates]
-    )
-    axes.set_yticks([i + 0.5 for i in range(len(rows))], names)
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-      spine.set_visible(False)
-    axes.set_xlabel("learning rate")
-
-  return Picture(
-    draw,
-    key,
-    label,
-    size=(left + width + 12, height + 54),
-    margins=(left, 8, 12, 46),
-    fixed=True,
-  )
-
-
-def _wrap_name(name: str, width: int = 30) -> str:
-  """Breaks a name into three lines at most; a longer one ends in dots."""
-  return "\n".join(
-    textwrap.wrap(
-      name, width, max_lines=3, placeholder="...", break_on_hyphens=False
-    )
-  )
-
-
-def _cell(
-  axes: Axes, row: int, column: int, behaviors: Counter[str], note: str
-) -> None:
-  """Draws a cell of the table: stripes, the behaviors, and the note."""
-  total, x = sum(behaviors.values()), float(column)
-  gap = 0.03
-  for behavior, color in BEHAVIORS.items():
-    width = (1 - gap) * behaviors[behavior] / total
-    if width:
-      axes.bar(x, 1 - 2 * gap, width, row + gap, align="edge", color=color,
-               alpha=0.3, linewidth=0)  # fmt: skip
-    x += width
-  axes.bar(column, 1 - 2 * gap, 1 - gap, row + gap, align="edge", color="none",
-           edgecolor=GRID, linewidth=0.8)  # fmt: skip
-  if len(behaviors) == 1:
-    (words,) = behaviors
-  else:
-    counts = [(behaviors[name], name) for name in BEHAVIORS if behaviors[name]]
-    words = ", ".join(f"{n} {name}" for n, name in counts)
-  middle = column + (1 - gap) / 2
-  size = 12 if len(words) < 15 else 9 if len(words) < 24 else 7
-  axes.text(middle, row + 0.36, words, ha="center", va="center", weight="bold",
-            fontsize=size)  # fmt: skip
-  axes.text(middle, row + 0.72, note, ha="center", va="center", fontsize=9.5)
+def _color(index: int, count: int) -> str:
+  """Returns the color of one of so many learning rates, far apart if few."""
+  shades = list(RATE_COLORS.values())
+  return shades[round(index * (len(shades) - 1) / max(count - 1, 1))]
 
 
 def retention_curves(
@@ -146,7 +52,7 @@ def retention_curves(
     ends: dict[float, float] = {}
     for lr, seeds in curves.items():
       i = rates.index(lr)
-      color = COLORS[_HUES[i]]
+      color = _color(i, len(rates))
       for curve in seeds:
         axes.plot(
           [place(s) for s, _ in curve], [y for _, y in curve],
@@ -172,7 +78,29 @@ def retention_curves(
     axes.set_ylabel("initial rate")
     _name_ends(axes, ends, rates)
 
-  return Picture(draw, key, label, description, margins=(58, 14, _LABELS, 44))
+  lines: dict[int, list[str]] = {}
+  for lr, seeds in curves.items():
+    for step, values in shared_steps(seeds):
+      low, high = min(values), max(values)
+      across = f", seeds {text.interval((low, high))}" if low < high else ""
+      mean = text.percent(statistics.fmean(values))
+      lines.setdefault(step, []).append(f"lr {text.number(lr)}: {mean}{across}")
+  return Picture(
+    draw,
+    key,
+    label,
+    description,
+    margins=(58, 14, _LABELS, 44),
+    spots=_step_spots(lines),
+  )
+
+
+def _step_spots(lines: Mapping[int, Sequence[str]]) -> list[Spot]:
+  """Makes the spots of an axis of steps from the lines of each step."""
+  return [
+    Spot("\n".join([f"step {step}", *lines[step]]), place(step))
+    for step in sorted(lines)
+  ]
 
 
 def shared_steps(
@@ -199,7 +127,7 @@ def _name_ends(
     axes.annotate(
       name, (1.0, y), xycoords=("axes fraction", "data"), xytext=(8, 0),
       textcoords="offset points", va="center", annotation_clip=False,
-      color=COLORS[_HUES[rates.index(labels[name])]],
+      color=_color(rates.index(labels[name]), len(rates)),
     )  # fmt: skip
 
 
@@ -259,7 +187,22 @@ def crossing_steps(
       borderaxespad=0, handletextpad=0.3, columnspacing=1, fontsize=10,
     )  # fmt: skip
 
-  return Picture(draw, key, label, description, margins=(58, 46, 16, 44))
+  spots = [
+    Spot(
+      f"lr {text.number(lr)}\n{name} at update "
+      + (f"{step}" if first == step else f"{first} to {step}"),
+      lr,
+      step,
+    )
+    for marks, *_, name in kinds
+    for lr, first, step in marks
+  ]  # fmt: skip
+  spots += [
+    Spot(f"lr {text.number(lr)}\nnot lost by update {step}", lr, step)
+    for lr, step in censored
+  ]
+  return Picture(draw, key, label, description, margins=(58, 46, 16, 44),
+                 spots=spots)  # fmt: skip
 
 
 def _log_ticks(axes: Axes, xs: Sequence[float], ys: Sequence[int]) -> None:
@@ -302,7 +245,7 @@ def removal(
       i = rates.index(lr)
       axes.plot(
         [c for c, _ in pairs], [r for _, r in pairs], linestyle="none",
-        marker=_MARKS[i], markersize=5, color=COLORS[_HUES[i]], alpha=0.75,
+        marker=_MARKS[i], markersize=5, color=_color(i, len(rates)), alpha=0.75,
         clip_on=False, label=f"lr {text.number(lr)}",
       )  # fmt: skip
     right = max([1.0, *(c for pairs in points.values() for c, _ in pairs)])
@@ -319,9 +262,18 @@ def removal(
       handletextpad=0.1, fontsize=10.5,
     )  # fmt: skip
 
-  return Picture(
-    draw, key, label, description, margins=(58, 14, _LABELS + 10, 44)
-  )
+  spots = [
+    Spot(
+      f"lr {text.number(lr)}\nremoval {text.percent(removed)}, capability"
+      f" {text.percent(kept)} of the organism's",
+      kept,
+      removed,
+    )
+    for lr, pairs in points.items()
+    for kept, removed in pairs
+  ]
+  return Picture(draw, key, label, description,
+                 margins=(58, 14, _LABELS + 10, 44), spots=spots)  # fmt: skip
 
 
 def survival_curves(
@@ -350,7 +302,8 @@ def survival_curves(
       shares = [1.0, *(y for _, y in curve), end]
       axes.step(
         [place(s) for s in steps], shares, where="post", linewidth=2,
-        color=COLORS[_HUES[i]], marker=_MARKS[i], markersize=4, clip_on=False,
+        color=_color(i, len(rates)), marker=_MARKS[i], markersize=4,
+        clip_on=False,
       )  # fmt: skip
       ends[lr] = end
     marks = {0, *last.values()} | {
@@ -361,4 +314,16 @@ def survival_curves(
     axes.set_ylabel("not lost")
     _name_ends(axes, ends, rates)
 
-  return Picture(draw, key, label, description, margins=(58, 14, _LABELS, 44))
+  lines: dict[int, list[str]] = {}
+  for lr, curve in curves.items():
+    for step, share in curve:
+      line = f"lr {text.number(lr)}: {text.percent(share)} not lost"
+      lines.setdefault(int(step), []).append(line)
+  return Picture(
+    draw,
+    key,
+    label,
+    description,
+    margins=(58, 14, _LABELS, 44),
+    spots=_step_spots(lines),
+  )

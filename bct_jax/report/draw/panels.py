@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import statistics
+from collections.abc import Sequence
 
 from bct_jax.evals import summary
 from bct_jax.evals.verdict import MIN_CAPABILITY
@@ -24,13 +25,24 @@ class Panel:
 
   Attributes:
     name: of the figure's file.
-    caption: what is drawn and out of how many, or why nothing is drawn.
+    caption: what came out and how to see it, in two sentences; or why nothing
+      is drawn.
+    notes: out of how many, what marks mean, and what else is to be known.
+    rows: of a picture that is wider than a narrow screen, the same in words:
+      the name of each row, and heading and words of each cell.
   """
 
   name: str
   title: str
   caption: str
   picture: Picture | None = None
+  notes: str = ""
+  rows: Sequence[tuple[str, Sequence[tuple[str, str]]]] = ()
+
+  @property
+  def words(self) -> str:
+    """Returns caption and notes."""
+    return f"{self.caption} {self.notes}".strip()
 
 
 def evaluated_arms(group: Group) -> dict[float, list[Member]]:
@@ -86,28 +98,31 @@ def _retention(
   if not curves:
     return Panel("initial", title, "no step at which all seeds have an eval.")
   sizes = [p.n for arms in by_lr.values() for m in arms for p in m.arm.curve]
-  caption = (
-    "Share of eval prompts answered with the initial behavior,"
-    f" {min(sizes)}{'' if min(sizes) == max(sizes) else f' to {max(sizes)}'}"
-    f" prompts an eval; {_seeds(by_lr)}. Points are seeds, lines their mean"
-    " where all have an eval."
+  notes = (
+    f"{min(sizes)}{'' if min(sizes) == max(sizes) else f' to {max(sizes)}'}"
+    f" prompts an eval; {_seeds(by_lr)}."
   )
   if any(len(c) > 2 for c in curves.values()):
-    caption += (
+    notes += (
       " Bands: 95% t interval of the mean across seeds, cut at 0 and 100%."
     )
   if any(len(c) < 3 for c in curves.values()):
-    caption += " No band where there are fewer than 3 seeds."
-  ends = ", ".join(
+    notes += " No band where there are fewer than 3 seeds."
+  ends = [
     f"lr {text.number(lr)} "
     + text.percent(statistics.fmean(comparisons.shared_steps(c)[-1][1]))
     for lr, c in curves.items()
+  ]
+  caption = (
+    "Share of eval prompts answered with the initial behavior, at the last"
+    f" eval {', '.join(dict.fromkeys((ends[0], ends[-1])))}. Points are seeds,"
+    " lines their mean where all have an eval."
   )
   picture = comparisons.retention_curves(
     f"{key}r", f"{text.visible(group.name)}: initial rate by learning rate",
-    f"At the last eval: {ends}.", curves, rates,
+    f"At the last eval: {', '.join(ends)}.", curves, rates,
   )  # fmt: skip
-  return Panel("initial", title, caption, picture)
+  return Panel("initial", title, caption, picture, notes)
 
 
 def _finished_arms(by_lr: dict[float, list[Member]]) -> list[Member]:
@@ -146,24 +161,23 @@ def _margin(
   if not losses:
     return Panel("margin", title, f"{counted}. {law}".strip())
   product = math.exp(statistics.fmean(math.log(lr * s) for lr, _, s in losses))
-  caption = f"{counted}; a line below a mark is the bracket it lies in."
-  if censored:
-    caption += (
-      f" {plural(len(censored), 'arm')} had not by the last eval (ring)."
-    )
-  if rest:
-    caption += f" No place on these axes: {rest}, of step or learning rate 0."
-  caption += (
-    f" Dashed: steps x learning rate = {text.number(product)}, the geometric"
-    " mean of the losses, where all would lie if only that product counted."
-    f"{_margins(by_lr)}"
+  caption = (
+    f"{counted}. Dashed: steps x learning rate = {text.number(product)}, the"
+    " geometric mean of the losses, where all would lie if only that product"
+    " counted."
   )
+  notes = "A line below a mark is the bracket it lies in."
+  if censored:
+    notes += f" {plural(len(censored), 'arm')} had not by the last eval (ring)."
+  if rest:
+    notes += f" No place on these axes: {rest}, of step or learning rate 0."
+  notes += f"{_margins(by_lr)} {law}"
   picture = comparisons.crossing_steps(
     f"{key}t", f"{text.visible(group.name)}: {title.lower()}",
     f"{len(losses)} arms lost the behavior, {len(censored)} did not.", styles,
     losses, censored, product,
   )  # fmt: skip
-  return Panel("margin", title, f"{caption} {law}".strip(), picture)
+  return Panel("margin", title, caption, picture, notes.strip())
 
 
 def _margins(by_lr: dict[float, list[Member]]) -> str:
@@ -229,10 +243,13 @@ def _removal(
   most = "no checkpoint is that" if best is None else text.percent(best)
   members = [m for arms in by_lr.values() for m in arms]
   caption = (
-    f"Each of {plural(len(checkpoints), 'checkpoint')} of"
-    f" {plural(len(members), 'arm')}. Area under the hull"
-    f" {auc:.2f}: 0.5 (dotted) where removal costs capability in proportion,"
-    f" about 1 where it is free.{describe_noise(members, auc)} Most removed by"
+    f"Area under the hull {auc:.2f}: 0.5 (dotted) where removal costs"
+    " capability in proportion, about 1 where it is free."
+    f"{describe_noise(members, auc)}"
+  )
+  notes = (
+    f"Marks are {plural(len(checkpoints), 'checkpoint')} of"
+    f" {plural(len(members), 'arm')}. Most removed by"
     " an intact model with 90% or more of the capability (upright line):"
     f" {most}. Both are of the luckiest checkpoints, so they grow with how many"
     " there are."
@@ -243,7 +260,7 @@ def _removal(
     f"{key}c", f"{text.visible(group.name)}: {title.lower()}",
     f"Area under the hull {auc:.2f}.", shown, hull, rates,
   )  # fmt: skip
-  return Panel("removal", title, caption, picture)
+  return Panel("removal", title, caption, picture, notes)
 
 
 def _survival(
@@ -276,14 +293,16 @@ def _survival(
   few = [text.number(lr) for lr in rates if lr not in enough]
   sizes = sorted({len(b) for b in enough.values()})
   caption = (
-    "Share of seeds whose initial rate is not below one half for good, known at"
-    " evals only (Turnbull's"
+    "Share of seeds whose initial rate is not below one half for good. Median:"
+    f" {median_list}."
+  )
+  notes = (
+    "The rate is known at evals only: this is Turnbull's"
     " estimate, which is that of Kaplan and Meier where brackets do not"
-    f" overlap); {' or '.join(map(str, sizes))} seeds a learning rate."
-    f" Median: {median_list}."
+    f" overlap. {' or '.join(map(str, sizes))} seeds a learning rate."
   )
   if few:
-    caption += f" Fewer than 3 finished seeds: lr {', '.join(few)}."
+    notes += f" Fewer than 3 finished seeds: lr {', '.join(few)}."
   last = {
     lr: int(max(b.until or b.after for b in seeds))
     for lr, seeds in enough.items()
@@ -292,7 +311,7 @@ def _survival(
     f"{key}s", f"{text.visible(group.name)}: share that keeps it by step",
     f"Median loss step: {median_list}.", curves, last, rates,
   )  # fmt: skip
-  return Panel("survival", title, caption, picture)
+  return Panel("survival", title, caption, picture, notes)
 
 
 def _bracket(member: Member) -> summary.Bracket | None:

@@ -2,15 +2,17 @@
 
 import dataclasses
 import io
-import re
+import itertools
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib
 from markupsafe import Markup, escape
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+
+from bct_jax.report.draw.svg import svg_body
 
 # Okabe and Ito's colour-blind-safe hues, darkened until they can be read as
 # text on white. A page replaces each by a CSS variable, which has a lighter
@@ -25,6 +27,18 @@ COLORS = {
   "decorated": "#505fb0",
   "loss": "#3d3d99",
   "bad": "#a4161a",
+}
+# Learning rates in their order: the darker half of matplotlib's plasma, which
+# is even in lightness for all kinds of color vision. Dark mode has the lighter.
+RATE_COLORS = {
+  "rate0": "#0d0887",
+  "rate1": "#350498",
+  "rate2": "#5302a3",
+  "rate3": "#6f00a8",
+  "rate4": "#8b0aa5",
+  "rate5": "#a31e9a",
+  "rate6": "#b83289",
+  "rate7": "#cc4778",
 }
 # Marker and dash of a rate's line tell it apart where colour cannot.
 LINE_STYLES = {
@@ -62,6 +76,21 @@ _SETTINGS: dict[Any, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
+class Spot:
+  """Holds what a page says where the mouse is.
+
+  Attributes:
+    text: with the values, in a few lines.
+    x: in the units of the data.
+    y: of one point; None is the whole height at x.
+  """
+
+  text: str
+  x: float
+  y: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Picture:
   """Holds one axes that is drawn when it is asked for, in one of three forms.
 
@@ -75,6 +104,7 @@ class Picture:
     fixed: whether it has this size in the page too, where other pictures take
       the width that there is.
     caption: lines below the axes, for a file that is seen without its page.
+    spots: the values that a page shows on hover; those without y ascend in x.
   """
 
   draw: Callable[[Axes], None]
@@ -85,6 +115,7 @@ class Picture:
   margins: tuple[float, float, float, float] = (52, 14, 16, 44)
   fixed: bool = False
   caption: str = ""
+  spots: Sequence[Spot] = ()
 
   def captioned(self, caption: str) -> "Picture":
     """Returns the picture with a text below, in as many lines as it needs."""
@@ -101,12 +132,13 @@ class Picture:
 
   def __html__(self) -> Markup:
     """Writes an SVG element for a page, in the colors of the page."""
-    body = self._body()
-    for name, color in COLORS.items():
+    body, places = self._body()
+    for name, color in (COLORS | RATE_COLORS).items():
       body = body.replace(color, f"var(--{name})")
     body = body.replace(INK, "currentColor").replace(GRID, "var(--line)")
     size = f' class="fixed"{self._measures}' if self.fixed else ""
-    return Markup(f"<svg{size}{self._head}{body}")
+    hover = self._hover(places)
+    return Markup(f"<svg{size}{self._head}{body}{hover}</svg>")
 
   def svg(self) -> str:
     """Writes an SVG file: black on white, in any sans-serif font."""
@@ -114,7 +146,8 @@ class Picture:
       '<svg xmlns="http://www.w3.org/2000/svg"'
       f' xmlns:xlink="http://www.w3.org/1999/xlink"{self._measures}'
       f' font-family="sans-serif"{self._head}'
-      f'<rect width="100%" height="100%" fill="#ffffff"/>{self._body()}\n'
+      f'<rect width="100%" height="100%" fill="#ffffff"/>{self._body()[0]}'
+      "</svg>\n"
     )
 
   def png(self) -> bytes:
@@ -141,8 +174,12 @@ class Picture:
       f"{escape(self.label)}</title>{more}"
     )
 
-  def _save(self, out: Any, **options: Any) -> None:
-    """Draws the figure and saves it with matplotlib's options."""
+  def _save(self, out: Any, **options: Any) -> list[tuple[float, float]]:
+    """Draws the figure and saves it with matplotlib's options.
+
+    Returns:
+      x and y of each spot in the SVG's units; y counts from the top.
+    """
     (width, height), (left, top, right, bottom) = self.size, self.margins
     with matplotlib.rc_context():
       new_figure()
@@ -158,22 +195,55 @@ class Picture:
       self.draw(axes)
       figure.text(8 / width, 6 / height, self.caption, **CAPTION)
       figure.savefig(out, **options)
+      base = axes.get_ylim()[0]
+      points = [(s.x, base if s.y is None else s.y) for s in self.spots]
+      scale = 72 / figure.dpi
+      return [
+        (x * scale, height - y * scale)
+        for x, y in map(axes.transData.transform, points)
+      ]
 
-  def _body(self) -> str:
-    """Returns the content of the SVG element and its closing tag."""
+  def _body(self) -> tuple[str, list[tuple[float, float]]]:
+    """Returns the content of the SVG element and the places of the spots."""
     file = io.StringIO()
-    self._save(file, format="svg", metadata={"Date": None})
-    body = file.getvalue()
-    body = body[body.index("<svg") :]
-    body = body[body.index(">") + 1 :]
-    body = re.sub(r"<metadata>.*?</metadata>", "", body, flags=re.S)
-    # Matplotlib's own style sheet would reach the whole page, and the page's
-    # policy allows no style attributes: each becomes presentation attributes.
-    body = re.sub(r"<style.*?</style>", "", body, flags=re.S)
-    body = re.sub(r' style="([^"]*)"', _presentation_attributes, body)
-    body = re.sub(r'\bid="', f'id="{self.key}-', body)
-    body = re.sub(r'href="#', f'href="#{self.key}-', body)
-    return re.sub(r"url\(#", f"url(#{self.key}-", body)
+    places = self._save(file, format="svg", metadata={"Date": None})
+    return svg_body(file.getvalue(), self.key), places
+
+  def _hover(self, places: Sequence[tuple[float, float]]) -> str:
+    """Writes transparent shapes, which say their values under the mouse.
+
+    A step has the strip of all that is nearer to it than to another; a point
+    has a disk.
+
+    Args:
+      places: of the spots.
+    """
+    if not self.spots:
+      return ""
+    (width, height), (left, top, right, bottom) = self.size, self.margins
+    strips = [x for s, (x, _) in zip(self.spots, places, strict=True)
+              if s.y is None]  # fmt: skip
+    edges = iter([left, *map(_middle, itertools.pairwise(strips)),
+                  width - right])  # fmt: skip
+    begin, shapes = next(edges), []
+    for spot, (x, y) in zip(self.spots, places, strict=True):
+      if spot.y is None:
+        end = next(edges)
+        shape, box = "rect", (
+          f'x="{begin:.1f}" y="{top}" width="{max(end - begin, 0):.1f}"'
+          f' height="{height - top - bottom}"'
+        )  # fmt: skip
+        begin = end
+      else:
+        shape, box = "circle", f'cx="{x:.1f}" cy="{y:.1f}" r="8"'
+      words = escape(spot.text)
+      shapes.append(f"<{shape} {box}><title>{words}</title></{shape}>")
+    return f'<g class="spots">{"".join(shapes)}</g>'
+
+
+def _middle(pair: tuple[float, float]) -> float:
+  """Returns the middle of two numbers."""
+  return sum(pair) / 2
 
 
 def wrap(caption: str, width: float) -> list[str]:
@@ -188,16 +258,3 @@ def new_figure() -> None:
   """
   matplotlib.rcdefaults()
   matplotlib.rcParams.update(_SETTINGS)
-
-
-def _presentation_attributes(style: re.Match[str]) -> str:
-  """Rewrites `fill: none; stroke: red` as ` fill="none" stroke="red"`."""
-  out = ""
-  for rule in filter(str.strip, style[1].split(";")):
-    name, value = (part.strip() for part in rule.split(":", 1))
-    if name == "font":  # the shorthand of older releases has no attribute
-      size = re.search(r"[\d.]+px", value)
-      name, value = "font-size", size[0] if size else "12px"
-    if name != "font-family":  # the page's own
-      out += f' {name}="{value}"'
-  return out
