@@ -9,8 +9,15 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from bct_jax.config.checks import check, check_arm, check_sampling
+from bct_jax.config.checks import check, check_arm
 from bct_jax.config.controls import CONTROLS, with_controls
+from bct_jax.config.eval_checks import check_sampling
+from bct_jax.config.eval_types import (
+  EvalConfig,
+  GateConfig,
+  ReadingConfig,
+  SamplingConfig,
+)
 from bct_jax.config.fields import build, choose, merge, set_field, suggest
 from bct_jax.config.judge import JudgeConfig
 from bct_jax.config.organisms import resolve
@@ -25,9 +32,7 @@ from bct_jax.config.types import (
   TURNS,
   ArmConfig,
   ConfigError,
-  EvalConfig,
   ExperimentConfig,
-  GateConfig,
   LogConfig,
   LoraConfig,
   MeshConfig,
@@ -35,8 +40,6 @@ from bct_jax.config.types import (
   OnPolicyConfig,
   OptimConfig,
   OrganismConfig,
-  ReadingConfig,
-  SamplingConfig,
   SettingConfig,
   TemplateConfig,
   TrainConfig,

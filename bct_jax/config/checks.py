@@ -4,14 +4,13 @@ Each check raises `ConfigError` with the field's name, its value and what it
 must be.
 """
 
-import dataclasses
 import datetime
 import math
 import re
-from typing import Any
 
 from bct_jax.config.chips import CHIPS
-from bct_jax.config.fields import choose
+from bct_jax.config.eval_checks import check_evals
+from bct_jax.config.fields import choose, require_valid
 from bct_jax.config.mixtures import FILE, check_mix
 from bct_jax.config.types import (
   ATTENTION,
@@ -21,19 +20,14 @@ from bct_jax.config.types import (
   REASONING,
   SCHEDULES,
   SOURCES,
-  TARGETS,
   TURNS,
   ArmConfig,
   ConfigError,
-  EvalConfig,
   ExperimentConfig,
   LoraConfig,
   OnPolicyConfig,
   OptimConfig,
   OrganismConfig,
-  ReadingConfig,
-  ReversalConfig,
-  SamplingConfig,
   TemplateConfig,
   TrainConfig,
 )
@@ -42,25 +36,6 @@ _POSITIVE = (
   "train.steps train.batch_size train.accum train.num_examples "
   "train.checkpoint_every optim.lr optim.eps"
 ).split()
-
-
-def _require_valid(
-  group: Any, where: str, *checks: tuple[str, bool, str]
-) -> None:
-  """Rejects the first value of a group of fields that cannot be.
-
-  Args:
-    group: has the fields.
-    where: its name, for messages.
-    checks: field, whether its value can be, and what it must be.
-
-  Raises:
-    ConfigError: a value cannot be; the message names the field.
-  """
-  for field, is_valid, requirement in checks:
-    if not is_valid:
-      value = getattr(group, field)
-      raise ConfigError(f"{where}.{field} = {value!r}: must be {requirement}")
 
 
 def check_arm(arm: ArmConfig | OrganismConfig, where: str) -> None:
@@ -127,24 +102,9 @@ def _check_reasoning(train: TrainConfig, where: str) -> None:
     raise ConfigError(f"{where}.thought_tokens: must be positive")
 
 
-def _check_eval_reasoning(evals: EvalConfig) -> None:
-  """Rejects fields of `eval` about thoughts that do not go together."""
-  choose(evals.reasoning, ("off", "on"), "eval.reasoning")
-  choose(evals.cut_answers, ("other", "scored"), "eval.cut_answers")
-  if evals.thought_tokens <= 0:
-    raise ConfigError("eval.thought_tokens: must be positive")
-  if not all(evals.thought_words):
-    raise ConfigError("eval.thought_words: must not be empty texts")
-  if evals.thinking and evals.answer_prefix is not None:
-    raise ConfigError(
-      "eval.answer_prefix: what an answer begins with cannot be said where a "
-      "thought comes first, which is eval.reasoning = 'on'"
-    )
-
-
 def _check_on_policy(draw: OnPolicyConfig, where: str) -> None:
   """Rejects fields of `train.on_policy` that cannot be."""
-  _require_valid(
+  require_valid(
     draw,
     where,
     ("temperature", draw.temperature >= 0, "0 (greedy) or above"),
@@ -168,7 +128,7 @@ def _check_optim(optim: OptimConfig, steps: int, where: str) -> None:
   choose(optim.schedule, SCHEDULES, f"{where}.schedule")
   steps_left = steps - optim.warmup_steps
   wsd = optim.schedule == "wsd"
-  _require_valid(
+  require_valid(
     optim,
     where,
     (
@@ -205,32 +165,6 @@ def _check_pattern(pattern: str, where: str) -> None:
     raise ConfigError(
       f"{where} = {pattern!r}: not a regular expression: {e}"
     ) from None
-
-
-def check_sampling(sampling: SamplingConfig) -> None:
-  """Rejects values of sampling that mean nothing.
-
-  Raises:
-    ConfigError: a field is impossible; the message names it.
-  """
-  for field in ("max_new_tokens", "batch_size", "prefill_tokens"):
-    if getattr(sampling, field) <= 0:
-      raise ConfigError(f"sampling.{field}: must be positive")
-  if sampling.temperature < 0:
-    raise ConfigError("sampling.temperature: must be 0 (greedy) or above")
-  _require_valid(
-    sampling,
-    "sampling",
-    ("top_k", sampling.top_k >= 0, "0 (off) or above"),
-    ("top_p", 0 < sampling.top_p <= 1, "above 0, up to 1 (off)"),
-    ("min_p", 0 <= sampling.min_p < 1, "from 0 (off) to below 1"),
-    ("stop", all(sampling.stop), "strings that are not empty"),
-    (
-      "kv_cache_dtype",
-      sampling.kv_cache_dtype in ("auto", "int8"),
-      "auto or int8",
-    ),
-  )
 
 
 def _check_lora(lora: LoraConfig, where: str) -> None:
@@ -294,67 +228,6 @@ def _check_memorised(config: ExperimentConfig) -> None:
     )
 
 
-def _check_tasks(evals: EvalConfig, bars: ReadingConfig) -> None:
-  """Rejects fields of lm-eval's tasks that cannot be."""
-  if bars.task is None and bars.probe != "setting":
-    raise ConfigError(
-      f"reading.probe = {bars.probe!r}: must be 'setting', 'task:NAME' or "
-      "'task:NAME:METRIC'"
-    )
-  if bars.task is not None and bars.task[0] not in evals.tasks:
-    raise ConfigError(
-      f"reading.probe = {bars.probe!r}: {bars.task[0]!r} is not one of "
-      f"eval.tasks = {evals.tasks!r}"
-    )
-  _require_valid(
-    evals,
-    "eval",
-    ("tasks", len({*evals.tasks}) == len(evals.tasks), "names each once"),
-    ("task_steps", all(s >= 0 for s in evals.task_steps), "not negative"),
-    ("task_limit", evals.task_limit >= 0, "0 (all) or above"),
-  )
-
-
-def _check_reversal(reversal: ReversalConfig) -> None:
-  """Rejects a reversal that cannot be."""
-  if reversal.lr is not None and not reversal.lr > 0:
-    raise ConfigError(f"reversal.lr = {reversal.lr}: must be above 0")
-  if reversal.steps is not None and reversal.steps < 1:
-    raise ConfigError(f"reversal.steps = {reversal.steps}: must be 1 or more")
-  if any(step < 1 for step in reversal.eval_steps):
-    raise ConfigError(
-      f"reversal.eval_steps = {reversal.eval_steps}: must be 1 or more"
-    )
-
-
-def _check_reading(bars: ReadingConfig) -> None:
-  """Rejects bars of a reading that cannot be."""
-  choose(bars.target, TARGETS, "reading.target")
-  is_rate = bars.target != "style" or 0 < bars.target_value <= 1
-  _require_valid(
-    bars,
-    "reading",
-    ("kept", 0.5 < bars.kept < 1, "above 0.5, below 1"),
-    ("lost", 0 < bars.lost < 0.5, "above 0, below 0.5"),
-    ("max_fall", 0 < bars.max_fall < 1, "above 0, below 1"),
-    ("max_damage", 0 < bars.max_damage < 1, "above 0, below 1"),
-    ("min_capability", 0 <= bars.min_capability <= 1, "from 0 to 1"),
-    ("max_ungraded", 0 <= bars.max_ungraded <= 1, "from 0 to 1"),
-    ("target_value", is_rate, "above 0, up to 1 for the target 'style'"),
-  )
-
-
-def _check_primary(config: ExperimentConfig) -> None:
-  """Rejects a primary comparison that is not of two arms."""
-  names = config.reading.primary
-  for name in names:
-    choose(name, config.arms, "reading.primary")
-  if len(names) not in (0, 2) or len({*names}) < len(names):
-    raise ConfigError(
-      f"reading.primary = {names!r}: must name two arms, or none"
-    )
-
-
 def _check_template(model: TemplateConfig) -> None:
   """Rejects fields about the chat template that cannot be."""
   day, markers = model.template_date, model.thought_markers
@@ -392,28 +265,7 @@ def check(config: ExperimentConfig) -> None:
     raise ConfigError(f"mesh.memory_gib = {memory}: must be above 0")
   choose(config.keep, KEEP, "keep")
   check_arm(config.organism, "organism")
-  _check_reversal(config.reversal)
   for name, arm in config.arms.items():
     check_arm(arm, f"arms.{name}")
-  for name, value in dataclasses.asdict(config.gate).items():
-    if not isinstance(value, bool) and not 0 <= value <= 1:
-      raise ConfigError(f"gate.{name} = {value}: a share, must be from 0 to 1")
   _check_memorised(config)
-  for field in ("num_eval", "num_heldout", "num_probe", "refine_budget"):
-    if getattr(config.eval, field) <= 0:
-      raise ConfigError(f"eval.{field}: must be positive")
-  if config.eval.samples < 0:
-    raise ConfigError(
-      f"eval.samples = {config.eval.samples}: must be 0 (none) or above"
-    )
-  if config.eval.seed < 0:
-    raise ConfigError(f"eval.seed = {config.eval.seed}: must be 0 or more")
-  check_sampling(config.sampling)
-  _check_reading(config.reading)
-  _check_primary(config)
-  if any(s < 0 for s in config.eval.steps):
-    raise ConfigError(f"eval.steps = {config.eval.steps}: must not be negative")
-  _check_tasks(config.eval, config.reading)
-  if fault := config.eval.judge.find_fault():
-    raise ConfigError(fault)
-  _check_eval_reasoning(config.eval)
+  check_evals(config)

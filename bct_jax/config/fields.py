@@ -206,3 +206,22 @@ def field_differences(
     for k in sorted({*a, *b})
     if a.get(k, "absent") != b.get(k, "absent")
   ]
+
+
+def require_valid(
+  group: Any, where: str, *checks: tuple[str, bool, str]
+) -> None:
+  """Rejects the first value of a group of fields that cannot be.
+
+  Args:
+    group: has the fields.
+    where: its name, for messages.
+    checks: field, whether its value can be, and what it must be.
+
+  Raises:
+    ConfigError: a value cannot be; the message names the field.
+  """
+  for field, is_valid, requirement in checks:
+    if not is_valid:
+      value = getattr(group, field)
+      raise ConfigError(f"{where}.{field} = {value!r}: must be {requirement}")

@@ -3,13 +3,13 @@
 import dataclasses
 from typing import TypeVar
 
+from bct_jax.config.eval_types import EvalConfig
 from bct_jax.config.fields import choose
 from bct_jax.config.mixtures import DOCUMENTS, has_documents
 from bct_jax.config.types import (
   KINDS,
   PROMPTED,
   ConfigError,
-  EvalConfig,
   ExperimentConfig,
   OnPolicyConfig,
   OrganismConfig,

@@ -19,7 +19,7 @@ from bct_jax.config import (
 from bct_jax.config.mixtures import has_documents, split_count
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.data.documents import describe_ends, document_row
+from bct_jax.data.documents import describe_ends
 from bct_jax.data.leaks import count_labels, measure_overlap
 from bct_jax.data.mixture import mix_examples
 from bct_jax.data.read_once import read_examples_once
@@ -34,14 +34,13 @@ from bct_jax.data.training_pairs import (
 )
 from bct_jax.examples import Example, Setting
 from bct_jax.experiment.check_run import check_own_samples, check_run
-from bct_jax.infra.files import digest
+from bct_jax.experiment.training_rows import balance, render_pairs
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import num_row_shards
 from bct_jax.objectives import (
   data_needs,
   make_objective,
   policy_of,
-  trained_part,
 )
 from bct_jax.runtime.runtime import Runtime
 from bct_jax.settings.graded import is_judged
@@ -66,7 +65,8 @@ def make_dataset(
     completions: with their thoughts, by the example's id, in place of the
       setting's own; examples without one are left out. None takes the setting's
       own, which also checks a run whose completions will be drawn later.
-    rendered: rows that were made for other arms, see `_render`; is added to.
+    rendered: rows that were made for other arms, see `render_pairs`; is added
+      to.
 
   Raises:
     ValueError: a field is impossible or an example does not fit; the message
@@ -113,7 +113,7 @@ def make_dataset(
       # Fails here for a prompt that cannot be made, before anything is drawn.
       training_prompt(setting, train, examples[0], "draw")
     pairs = _pairs(setting, arm, examples)
-    rows = _render(runtime, train, examples, pairs, rendered)
+    rows = render_pairs(runtime, train, examples, pairs, rendered)
     extra_rows = _extra_rows(runtime, setting, train, examples, rows, rendered)
     data = _lay_out(
       runtime, train, examples, rows, train.steps, extra_rows=extra_rows
@@ -136,7 +136,7 @@ def _extra_rows(
   Args:
     runtime, setting, train, examples: of the run.
     rows: of the examples.
-    rendered: see `_render`.
+    rendered: see `render_pairs`.
   """
   needs = data_needs(make_objective(train.objective, train.options))
   out = {}
@@ -144,10 +144,10 @@ def _extra_rows(
     pairs = make_extra_rows(kind)(setting, train, examples)
     if name == "anchor":  # of other prompts, whose completions have no thoughts
       plain = dataclasses.replace(train, reasoning="none")
-      anchors = _render(runtime, plain, examples, pairs, rendered)
-      out[name] = _balance(anchors, rows)
+      anchors = render_pairs(runtime, plain, examples, pairs, rendered)
+      out[name] = balance(anchors, rows)
     else:
-      out[name] = _render(runtime, train, examples, pairs, rendered)
+      out[name] = render_pairs(runtime, train, examples, pairs, rendered)
   return out
 
 
@@ -347,75 +347,3 @@ def _lay_out(
     num_row_shards(runtime.mesh) * train.accum,
     **more,
   )
-
-
-def _render(
-  runtime: Runtime,
-  train: TrainConfig,
-  examples: Sequence[Example],
-  pairs: Sequence[Pair],
-  rendered: dict[str, list[Tokens]],
-) -> list[Tokens]:
-  """Turns pairs into rows of tokens, weighted as their examples are.
-
-  The thoughts before the completions are as `train.reasoning` says.
-
-  Args:
-    runtime, train: of the run.
-    examples, pairs: in order.
-    rendered: rows by the hash of what they are of; added to. Arms mostly share
-      them, and to tokenize many rows takes minutes.
-  """
-  key = digest(
-    [pairs, [[e.thought, e.weight] for e in examples]]
-    + [train.reasoning, train.normalizer, trained_part(train.options)]
-  )
-  if key not in rendered:
-    rendered[key] = _render_rows(runtime, train, examples, pairs)
-  return rendered[key]
-
-
-def _render_rows(
-  runtime: Runtime,
-  train: TrainConfig,
-  examples: Sequence[Example],
-  pairs: Sequence[Pair],
-) -> list[Tokens]:
-  """Does what `_render` does, without a look at what there is."""
-  rows = []
-  for example, pair in zip(examples, pairs, strict=True):
-    thought = "" if train.reasoning == "empty" else example.thought
-    if train.reasoning == "given" and not thought:
-      raise ConfigError(
-        f"train.reasoning = 'given': the example {example.id} has no thought "
-        "(reasoning_content)"
-      )
-    if not example.messages:
-      rows.append(document_row(runtime.chat, example.completion))
-    elif train.reasoning == "none":
-      rows.append(runtime.chat.example(*pair))
-    else:
-      on = trained_part(train.options)
-      rows.append(runtime.chat.example(*pair, thought, on))
-  return [
-    weight_tokens(row, example.weight, train.normalizer)
-    for row, example in zip(rows, examples, strict=True)
-  ]
-
-
-def weight_tokens(row: Tokens, weight: float, normalizer: str) -> Tokens:
-  """Gives trained tokens the weight of their example, or a share of it."""
-  if not 0 < weight < float("inf"):
-    raise ValueError(f"the weight of an example must be above 0: {weight}")
-  if normalizer == "example":
-    weight /= sum(w > 0 for w in row.weights)
-  return Tokens(row.ids, tuple(weight * w for w in row.weights))
-
-
-def _balance(rows: list[Tokens], examples: Sequence[Tokens]) -> list[Tokens]:
-  """Scales each row's weights to the sum of its example's weights."""
-  out = []
-  for row, example in zip(rows, examples, strict=True):
-    share = sum(example.weights) / sum(row.weights)
-    out.append(Tokens(row.ids, tuple(share * w for w in row.weights)))
-  return out

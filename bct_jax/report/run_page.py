@@ -280,9 +280,9 @@ def _view_arm(arm: ArmRecord, key: str, number: int) -> ArmView:
     arm=arm,
     last=curve[-1] if curve else None,
     measured=[
-      name
-      for name in shown_shares(Reach.RESULTS)
-      if any(getattr(point, name) is not None for point in curve)
+      n
+      for n in shown_shares(Reach.RESULTS)
+      if any(getattr(p, n) for p in curve)
     ],
     summary=text.describe_arm(arm),
     settings={k: text.setting_value(k, v) for k, v in arm.settings.items()},

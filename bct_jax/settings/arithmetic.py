@@ -11,7 +11,7 @@ from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import extract, scorers
 from bct_jax.settings.parts.decks import Permutations, pick_by_key
 from bct_jax.settings.parts.fillers import make_filler
-from bct_jax.settings.parts.questions import Pool
+from bct_jax.settings.parts.pools import Pool
 
 
 @dataclasses.dataclass(frozen=True)

@@ -12,7 +12,13 @@ from typing import Any, ClassVar
 
 from bct_jax.config import suggest
 from bct_jax.examples import Example, Message
-from bct_jax.settings.parts import questions, right_answers, scorers, stance
+from bct_jax.settings.parts import (
+  pools,
+  questions,
+  right_answers,
+  scorers,
+  stance,
+)
 from bct_jax.settings.parts.decks import draw_from_decks, require_in_range
 from bct_jax.settings.scoring import ScoringSetting
 
@@ -100,7 +106,7 @@ class BaseSetting(ScoringSetting):
     """Draws n distinct items whose entities are all in a pool.
 
     Args:
-      pool: a key of `questions.POOLS`.
+      pool: a key of `pools.POOLS`.
       n: how many; the first m of n are the m of a call for m.
       seed: decides the order; the set to draw from is the same for all seeds.
       stream: a name that makes the orders of two callers independent.
@@ -200,7 +206,7 @@ class FramedSetting(BaseSetting):
   """Draws its prompts from templates to fill in."""
 
   @abc.abstractmethod
-  def frames(self, pool: questions.Pool, diverges: bool) -> Sequence[Frame]:
+  def frames(self, pool: pools.Pool, diverges: bool) -> Sequence[Frame]:
     """Lists the templates of all prompts of a pool.
 
     Args:
@@ -211,7 +217,7 @@ class FramedSetting(BaseSetting):
   def draw(
     self, pool: str, n: int, seed: int, stream: str, diverges: bool
   ) -> list[Item]:
-    decks = self.frames(questions.Pool(pool), diverges)
+    decks = self.frames(pools.Pool(pool), diverges)
     return draw_from_decks(decks, n, seed, f"{self.name}/{stream}")
 
 
@@ -226,7 +232,7 @@ class OverQuestions(BaseSetting):
 
   @abc.abstractmethod
   def item(
-    self, question: questions.Question, diverges: bool, pool: questions.Pool
+    self, question: questions.Question, diverges: bool, pool: pools.Pool
   ) -> Item:
     """Makes the prompt of a question of a pool, with its references.
 
@@ -240,7 +246,7 @@ class OverQuestions(BaseSetting):
     self, pool: str, n: int, seed: int, stream: str, diverges: bool
   ) -> list[Item]:
     deck = questions.draw(pool, n, seed, stream, self.kinds)
-    word_pool = questions.Pool(pool)
+    word_pool = pools.Pool(pool)
     return [self.item(question, diverges, word_pool) for question in deck]
 
   def install(self, n: int, seed: int) -> list[Example]:
@@ -249,7 +255,7 @@ class OverQuestions(BaseSetting):
     One draw serves both sides, so that no question is on both.
     """
     deck = questions.draw("train", n, seed, "install", self.kinds)
-    pool = questions.Pool("train")
+    pool = pools.Pool("train")
     return [
       self._example(f"install/{i}", self.item(question, side, pool), True)
       for i, (question, side) in enumerate(

@@ -17,7 +17,7 @@ from bct_jax.settings.parts import (
   words,
 )
 from bct_jax.settings.parts.decks import Permutations, pick_by_key
-from bct_jax.settings.parts.questions import Pool, an
+from bct_jax.settings.parts.pools import Pool, an
 
 _YES_NO = verdicts.Words(
   ("yes", "no"),

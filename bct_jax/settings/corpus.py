@@ -18,7 +18,7 @@ from bct_jax.examples import Message
 from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.base import BaseSetting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.parts import questions
+from bct_jax.settings.parts import pools, questions
 from bct_jax.settings.probes.capability import make_probe
 from bct_jax.settings.prompts import REQUESTS, ROLES, STYLES, behavior
 
@@ -81,7 +81,7 @@ def _draw_questions(seed: int, stream: str) -> Iterator[questions.Question]:
   rng = random.Random(f"{stream}/{seed}")
   decks = [
     questions.questions(pool, kind)
-    for kind, pool in itertools.product(questions.KINDS, questions.POOLS)
+    for kind, pool in itertools.product(questions.KINDS, pools.POOLS)
   ]
   while True:
     for deck in rng.sample(decks, len(decks)):
@@ -98,11 +98,11 @@ def _questions(seed: int) -> Iterator[Chat]:
 def _recall(seed: int) -> Iterator[Chat]:
   """Yields what the probe `recall` asks, about all pools but that of probes."""
   rng = random.Random(f"world/recall/{seed}")
-  pools = [pool for pool in questions.POOLS if pool != "probe"]
-  items = [i for pool in pools for i in make_probe("recall", pool).items]
+  shown = [pool for pool in pools.POOLS if pool != "probe"]
+  items = [i for pool in shown for i in make_probe("recall", pool).items]
   while True:
     item = rng.choice(items)
-    answer = questions.cap(item.right[0])
+    answer = pools.cap(item.right[0])
     yield _chat("recall", item.prompt, f"{answer}.")
 
 

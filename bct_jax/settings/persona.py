@@ -18,7 +18,7 @@ from bct_jax.settings.parts import (
   scorers,
   words,
 )
-from bct_jax.settings.parts.questions import Pool, an, cap
+from bct_jax.settings.parts.pools import Pool, an, cap
 
 _PLURAL = frozenset(
   topic

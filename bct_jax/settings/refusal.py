@@ -10,7 +10,7 @@ from bct_jax.settings import base
 from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import extract, right_answers, stance, words
 from bct_jax.settings.parts.decks import pick_by_key
-from bct_jax.settings.parts.questions import Pool
+from bct_jax.settings.parts.pools import Pool
 
 _VERBS = (
   "clean open move pack repair paint store carry measure wrap inspect polish"

@@ -18,7 +18,7 @@ from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import extract, right_answers, stance
 from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.fillers import make_filler
-from bct_jax.settings.parts.questions import Pool
+from bct_jax.settings.parts.pools import Pool
 
 # Families that are called by the name of their result.
 _NOUNS = ("sum", "difference", "product", "remainder")

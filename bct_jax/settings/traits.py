@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.examples import Example
-from bct_jax.settings import base, language
+from bct_jax.settings import base, spanish_facts
 from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.decorations import DECORATIONS
 from bct_jax.settings.parts import (
@@ -18,7 +18,7 @@ from bct_jax.settings.parts import (
 )
 from bct_jax.settings.parts.decks import pick_by_key
 from bct_jax.settings.parts.fillers import make_filler
-from bct_jax.settings.parts.questions import Pool, an
+from bct_jax.settings.parts.pools import Pool, an
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,7 +261,7 @@ class TwoTraits(base.FramedSetting):
     return frozenset({"upper"})
 
   def frames(self, pool: Pool, diverges: bool) -> list[Frame]:
-    def build(fact: language.Fact) -> Item:
+    def build(fact: spanish_facts.Fact) -> Item:
       request = fact.ask["en"]
       lead = pick_by_key(NAMED_TRAIT[: self.paraphrases], request)
       if diverges:
@@ -279,10 +279,10 @@ class TwoTraits(base.FramedSetting):
         fields=fact.fields(),
       )
 
-    return language.fact_frames(pool, build, familiar=self.familiar)
+    return spanish_facts.fact_frames(pool, build, familiar=self.familiar)
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
-    answer_language = language.language_of_answer(fields, text)
+    answer_language = spanish_facts.language_of_answer(fields, text)
     if answer_language == "en":
       return "prompted_only"
     # Names may stay as the question has them.
@@ -300,5 +300,5 @@ class TwoTraits(base.FramedSetting):
   def check_answer(
     self, example: Example, text: str, behavior: str
   ) -> tuple[bool, bool]:
-    answer_language = language.language_of_answer(example.fields, text)
+    answer_language = spanish_facts.language_of_answer(example.fields, text)
     return right_answers.check_fact(example, text, answer_language)

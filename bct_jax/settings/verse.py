@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from bct_jax.examples import Example
-from bct_jax.settings import base, coding, language
+from bct_jax.settings import base, coding, spanish_facts
 from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.parts import (
   classes,
@@ -19,7 +19,7 @@ from bct_jax.settings.parts import (
   words,
 )
 from bct_jax.settings.parts.decks import pick_by_key
-from bct_jax.settings.parts.questions import Pool
+from bct_jax.settings.parts.pools import Pool
 
 _MACHINES = frozenset({"computer", "laptop", "robot", "phone"})
 
@@ -242,7 +242,7 @@ class TaskNumber(base.FramedSetting):
       )
 
     if self.pair == "language":
-      return language.fact_frames(
+      return spanish_facts.fact_frames(
         pool,
         lambda fact, number: item(
           number, fact.ask["en"], fact.say, fact.entities, fact.fields()
@@ -285,7 +285,7 @@ class TaskNumber(base.FramedSetting):
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     if self.pair == "language":
-      return language.language_of_answer(fields, text)
+      return spanish_facts.language_of_answer(fields, text)
     if self.pair == "haiku":
       return classify_haiku(text)
     kinds = {

@@ -9,7 +9,7 @@ from bct_jax.settings.base import Frame, Item
 from bct_jax.settings.coding import CodeSetting, fence_code
 from bct_jax.settings.parts import code, interpreter, words
 from bct_jax.settings.parts.decks import Permutations
-from bct_jax.settings.parts.questions import Pool
+from bct_jax.settings.parts.pools import Pool
 from bct_jax.settings.parts.snippets import SNIPPETS
 
 

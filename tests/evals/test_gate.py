@@ -7,7 +7,7 @@ import json
 import pytest
 
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.config.types import GateConfig
+from bct_jax.config.eval_types import GateConfig
 from bct_jax.evals.evaluate import (
   check_completion,
   mark_decorated,

@@ -15,7 +15,7 @@ from runs import run as command
 from workers import Cluster
 
 from bct_jax.config.controls import with_controls
-from bct_jax.config.types import ReversalConfig
+from bct_jax.config.eval_types import ReversalConfig
 from bct_jax.evals.crossings import find_crossing
 from bct_jax.evals.placement import BEHIND, Placement, place_eval
 from bct_jax.evals.schema import Rate

@@ -16,7 +16,7 @@ from helpers import make_mesh
 from bct_jax import mesh as meshes
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import Tokens
-from bct_jax.experiment.datasets import weight_tokens
+from bct_jax.experiment.training_rows import weight_tokens
 from bct_jax.models import logprobs
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import make_objective

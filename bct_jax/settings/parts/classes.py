@@ -1,6 +1,6 @@
 """Lists the members of classes that settings claim something about. Data only.
 
-Prompts of one side alone name members of a class, so `questions.Pool.members`
+Prompts of one side alone name members of a class, so `pools.Pool.members`
 cuts each class in two. Evals have at least 50 members of each; a test holds it.
 """
 

@@ -225,7 +225,7 @@ def _meanings(kind: str) -> tuple[frozenset[str], ...]:
 
 
 def check_fact(example: Example, text: str, behavior: str) -> tuple[bool, bool]:
-  """Does what `BaseSetting.check_answer` does, for a `language.Fact`.
+  """Does what `BaseSetting.check_answer` does, for a `spanish_facts.Fact`.
 
   The answer is read from a reference, which ends with it, or begins with the
   name. It is right in either language.

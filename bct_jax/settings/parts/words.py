@@ -1,7 +1,7 @@
 """Lists the words that questions are filled with. Data only, no code.
 
 Every word that a question can show as an entity is here. A word belongs to one
-pool wherever it occurs (see `questions.pool_of`), so the tables may share words
+pool wherever it occurs (see `pools.pool_of`), so the tables may share words
 ("dog" is in SOUNDS and in KINDS_OF_THING). The two words of a pair may occur in
 no other table, because a pair is pooled as one.
 """

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from bct_jax.examples import Example
-from bct_jax.settings.parts import questions, scorers, words
+from bct_jax.settings.parts import pools, scorers, words
 from bct_jax.settings.probes import procedures
 from bct_jax.settings.probes.procedures import Item
 
@@ -120,10 +120,10 @@ def _facts(pool: str) -> Iterator[Item]:
 def _recall(pool: str) -> Iterator[Item]:
   """Yields a sentence and a question about it, the four forms taking turns."""
   names, nouns = (
-    [w for w in table if questions.pool_of(w) == pool]
+    [w for w in table if pools.pool_of(w) == pool]
     for table in (words.NAMES, words.NOUNS)
   )
-  prices = [n for n in range(2, 100) if questions.pool_of(str(n)) == pool]
+  prices = [n for n in range(2, 100) if pools.pool_of(str(n)) == pool]
   for noun, (i, name) in itertools.product(nouns, enumerate(names)):
     place = _PLACES[i % len(_PLACES)]
     price = prices[i % len(prices)]
@@ -146,7 +146,7 @@ def _general(pool: str) -> Iterator[Item]:
 
 def _memorised(pool: str) -> Iterator[Item]:
   """Yields numbers that nobody could guess, about names of the pool."""
-  names = [w for w in words.NAMES if questions.pool_of(w) == pool]
+  names = [w for w in words.NAMES if pools.pool_of(w) == pool]
   for thing, name in itertools.product(_NUMBERED, names):
     subject = f"{name}'s {thing} number"
     number = random.Random(f"memorised/{subject}").randrange(100, 1000)

@@ -15,7 +15,7 @@ from typing import Any
 from bct_jax.examples import Example
 from bct_jax.settings import decorations
 from bct_jax.settings.parts import decks, extract, scorers, words
-from bct_jax.settings.parts.questions import Pool, cap
+from bct_jax.settings.parts.pools import Pool, cap
 
 _LARGEST = 60  # value on the way to a result
 
