@@ -45,7 +45,7 @@ def write_report(
     ReportError: a run cannot be read; one line that names the file.
   """
   # Drawing imports matplotlib, which tables and `load_results` do without.
-  from bct_jax.report import browser, figure_files, run_page
+  from bct_jax.report import arm_table, browser, figure_files, run_page
   from bct_jax.report.headline import make_headline
   from bct_jax.report.overview_page import make_overview
 
@@ -63,7 +63,7 @@ def write_report(
       "table": shown_shares(Reach.TABLE),
     },
     headline=make_headline(runs),
-    cells=run_page.make_cells(views),
+    cells=arm_table.make_cells(views),
     fold_runs=len(views) > OPEN_RUNS,
     overview=overview,
     unfinished=sum(not run.finished for run in runs),

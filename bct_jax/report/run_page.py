@@ -132,19 +132,6 @@ class RunView:
   corrected: list[tuple[str, Mapping[str, str]]]
 
 
-@dataclasses.dataclass(frozen=True)
-class Cells:
-  """Holds the table of the arms of several runs.
-
-  Attributes:
-    columns: what tells the arms apart: run, setting, model, names of settings.
-    rows: each arm with its run, ordered by these.
-  """
-
-  columns: tuple[str, ...]
-  rows: list[tuple[RunView, ArmView]]
-
-
 def make_run_views(runs: Sequence[RunRecord]) -> list[RunView]:
   """Makes what the template needs of each run."""
   # The number of a run's first arm among the arms of all runs.
@@ -154,31 +141,6 @@ def make_run_views(runs: Sequence[RunRecord]) -> list[RunView]:
     _view_run(run, i, n, fold)
     for (i, run), n in zip(enumerate(runs), firsts, strict=False)
   ]
-
-
-def make_cells(views: Sequence[RunView]) -> Cells:
-  """Makes the table of the arms of all runs."""
-  rows = [(view, arm) for view in views for arm in view.arms]
-  columns = []
-  if len({arm.arm.name for _, arm in rows}) < len(rows):
-    columns.append("run")
-  for name in ("setting", "model"):
-    if len({getattr(view.run, name) for view, _ in rows}) > 1:
-      columns.append(name)
-  settings = [arm.settings for _, arm in rows]
-  same = _shared(settings)
-  varied = [
-    k for k in SETTINGS if k not in same and any(k in s for s in settings)
-  ]
-
-  def place(row: tuple[RunView, ArmView]) -> tuple:
-    """Orders by numbers as numbers: 3e-5 stands before 1e-4."""
-    view, arm = row
-    found = [arm.arm.settings.get(key) for key in varied]
-    numbers = [x if isinstance(x, int | float) else math.inf for x in found]
-    return view.run.setting, view.run.model, *numbers, [*map(str, found)]
-
-  return Cells((*columns, *varied), sorted(rows, key=place))
 
 
 def _view_run(
@@ -197,7 +159,7 @@ def _view_run(
     _view_arm(a, f"{key}a{i + 1}", first_arm + i)
     for i, a in enumerate(run.arms)
   ]
-  shared = _shared([a.settings for a in arms])
+  shared = shared_settings([a.settings for a in arms])
   gate = run.organism.gate
   return RunView(
     key=key,
@@ -235,7 +197,7 @@ def _view_run(
   )
 
 
-def _shared(settings: Sequence[dict[str, str]]) -> dict[str, str]:
+def shared_settings(settings: Sequence[dict[str, str]]) -> dict[str, str]:
   """Returns the settings that are the same in all arms."""
   if not settings:
     return {}
