@@ -54,27 +54,33 @@ cd "$ROOT"
 
 part "ruff check" "$VENV_PYTHON" -m ruff check .
 part "ruff format" "$VENV_PYTHON" -m ruff format --check .
-part pyright "$VENV_PYTHON" -m pyright --pythonpath "$VENV_PYTHON"
+begin_part pyright "$VENV_PYTHON" -m pyright --pythonpath "$VENV_PYTHON"
 if command -v shellcheck >/dev/null; then
   part shellcheck shellcheck --external-sources launch/*.sh launch/*.sbatch \
     .ci/run tests/benchmarks/*.sh
 else
   echo "== shellcheck: not installed, skipped"
 fi
-# Two files at a time; a file keeps its process, which keeps what it compiled.
-run_pytest() {
-  part "pytest $*" "$VENV_PYTHON" -m pytest -n 2 --dist loadfile \
-    --no-loadscope-reorder --durations=20 --durations-min=5 "$@" \
-    ${options[@]+"${options[@]}"}
+# A file keeps its process, which keeps what it compiled.
+# shellcheck disable=SC2317 # `part` calls both
+run_pytest() { # the number of processes, then flags
+  "$VENV_PYTHON" -m pytest -n "$1" --dist loadfile --no-loadscope-reorder \
+    --durations=20 --durations-min=5 "${@:2}" ${options[@]+"${options[@]}"}
+}
+# shellcheck disable=SC2317
+run_optimized() {
+  local status=0
+  BCT_JAX_TEST_OPTIMIZED=1 run_pytest 1 -m optimized || status=$?
+  # 5: what the options name has no such test.
+  [[ "$status" == 0 || "$status" == 5 ]]
 }
 code=0
 if [[ "$all" != 1 ]]; then
-  run_pytest || code=$?
+  part pytest run_pytest 2 || code=$?
 else
-  run_pytest -m "not optimized" || code=$?
-  optimized=0
-  BCT_JAX_TEST_OPTIMIZED=1 run_pytest -m optimized || optimized=$?
-  # 5: what the options name has no such test.
-  [[ "$optimized" == 0 || "$optimized" == 5 ]] || code="$optimized"
+  begin_part "pytest, optimized" run_optimized
+  part pytest run_pytest 2 -m "not optimized" || code=$?
+  end_part "pytest, optimized" || code=$?
 fi
+end_part pyright || code=$?
 exit "$code"
