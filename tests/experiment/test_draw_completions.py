@@ -64,6 +64,7 @@ def make(monkeypatch, folder, arms, **fake):
   return plan, sampler
 
 
+@pytest.mark.long
 def test_prompts_are_asked_until_they_are_answered(
   tiny_folder, tmp_path, monkeypatch
 ):
@@ -114,6 +115,7 @@ def test_too_few_is_an_error_that_shows_some(
     run.run(plan, tmp_path)
 
 
+@pytest.mark.long
 def test_a_student_learns_from_the_prompted_organism(
   tiny_folder, tmp_path, monkeypatch
 ):

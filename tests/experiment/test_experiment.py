@@ -287,6 +287,7 @@ def test_loss_that_is_not_finite_stops_with_code_3(tiny_folder, tmp_path):
   assert f"not finite; are the weights of {folder} whole?" in err
 
 
+@pytest.mark.long
 def test_sample_mode_talks_to_an_arm(finished, tiny_folder, tmp_path):
   workdir, _, _ = finished
   code, out, err = run(
@@ -319,6 +320,7 @@ def test_sample_mode_talks_to_an_arm(finished, tiny_folder, tmp_path):
   assert rows[1]["messages"][0]["content"] == "S"
 
 
+@pytest.mark.long
 def test_samples_of_a_prompt_do_not_depend_on_their_number(
   tiny_folder, tmp_path, capsys
 ):

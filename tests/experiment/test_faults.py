@@ -242,7 +242,7 @@ FAULTS = {
 }
 
 
-@pytest.mark.parametrize("fault", long_but(["flipped", "lost"], list(FAULTS)))
+@pytest.mark.parametrize("fault", long_but(["lost"], list(FAULTS)))
 def test_no_damaged_file_changes_what_is_read(fault, saved, tmp_path):
   """F4, F5: for every file, all arrays are as saved or the error names it.
 

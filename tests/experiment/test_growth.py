@@ -179,6 +179,7 @@ def test_damage_to_arms_of_before_is_named(grown, tmp_path):
   ledger.forget(workdir)
 
 
+@pytest.mark.long
 def test_organism_of_another_run(finished, tiny_folder, tmp_path):
   source, workdir = finished[0], tmp_path / "other"
   flag = f"--config.organism.from_run={source}"

@@ -192,6 +192,7 @@ def test_distillation_draws_under_a_prompt_and_trains_without(
   assert drawn.read_bytes() == content
 
 
+@pytest.mark.long
 def test_how_it_was_made_is_in_result_and_report(tiny_folder, tmp_path):
   built = config(tiny_folder, {"a": {"train": {"steps": 1}}})
   made = make_plan(

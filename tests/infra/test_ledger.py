@@ -154,6 +154,7 @@ def whole(tmp_path, monkeypatch):
   return folder, disk.count
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "how",
   long_but([None, errno.ENOSPC], [None, errno.ENOSPC, errno.EIO, errno.EROFS]),

@@ -28,6 +28,7 @@ print(int(statistics.median(b - a for a, b in zip(counts, counts[1:]))))
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="glibc's allocator")
 def test_a_program_finds_its_pages_when_it_is_run_again():
   def count(*flags):

@@ -223,6 +223,7 @@ def start_losses(count, losses):
   return started
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_a_lost_process_ends_the_others_by_name(count):
   """F21: code 74 and one line, in whatever way JAX says that one is gone."""
@@ -248,6 +249,7 @@ def test_a_lost_process_ends_the_others_by_name(count):
         process.wait()
 
 
+@pytest.mark.long
 def test_processes_that_never_meet_end_by_name(tiny_folder, tmp_path):
   """Each alone waits for the other: the first, whom all ask, and the second."""
   flags = "--multihost", "--timeout=5", "--num_processes=2"

@@ -107,6 +107,7 @@ def test_tensorboard_has_every_step_once(tmp_path):
   }
 
 
+@pytest.mark.long
 def test_wandb_has_every_step_once(tmp_path, offline):
   killed_and_resumed(tmp_path, WANDB)
   rows = wandb_rows(tmp_path, 12)

@@ -31,6 +31,7 @@ def setup():
   return params, meshes.put_batch(make_rows(), mesh)
 
 
+@pytest.mark.long
 def test_bfloat16_loss_is_near_the_float32_loss(setup):
   full, half = (float(loss(*setup, d)) for d in (jnp.float32, jnp.bfloat16))
   assert half != full
@@ -64,6 +65,7 @@ def test_softmax_norms_angles_and_loss_are_float32(setup):
   assert {x.dtype for x in jax.tree.leaves(grads)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "param_dtype", long_but(["bfloat16"], ["float32", "bfloat16"])
 )

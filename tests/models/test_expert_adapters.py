@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import long_but
 from helpers import (
   CONFIG,
   abstract,
@@ -32,7 +33,7 @@ ALL = LoraConfig(4, 8.0, "_proj$", False)
 NAMES = {"gated": ("gate", "up", "down"), "clamped": ("gate_up", "down")}
 
 
-@pytest.fixture(params=FORMS)
+@pytest.fixture(params=long_but(["gated"], list(FORMS)))
 def form(request):
   return request.param
 
@@ -58,6 +59,7 @@ def made(form, config=ALL, mesh=None, seed=0):
   )
 
 
+@pytest.mark.long
 def test_a_new_adapter_changes_nothing(form, tokens):
   model = FORMS[form]
   params, _ = made(form)
@@ -73,6 +75,7 @@ def test_a_new_adapter_changes_nothing(form, tokens):
   assert not np.array_equal(a[0, 0], a[0, 1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "config",
   [

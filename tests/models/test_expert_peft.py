@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import long_but
 from helpers import make_mesh, random_adapter
 from parity import load, load_torch
 from test_families import BASE, FAMILIES, save_random
@@ -57,7 +58,10 @@ def torch_logits(model):
     return model(torch.tensor(IDS)).logits.numpy()
 
 
-@pytest.mark.parametrize(("kind", "form"), FORMS)
+@pytest.mark.parametrize(
+  ("kind", "form"),
+  long_but([("qwen", "apart"), ("gpt-oss", "fused")], list(FORMS)),
+)
 def test_adapters_that_peft_wrote(kind, form, folders, tmp_path):
   import torch
 
@@ -93,6 +97,7 @@ def test_adapters_that_peft_wrote(kind, form, folders, tmp_path):
   assert_gradients(ours, theirs, 2e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("split", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
 def test_peft_reads_what_is_exported(kind, split, folders, tmp_path):

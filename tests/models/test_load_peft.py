@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
+from cases import long_but
 from helpers import make_mesh
 from parity import load, load_torch
 from test_lora import logits
@@ -123,7 +124,7 @@ def read(folder, model, params):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("form", long_but(["patterns"], list(FORMS)))
 def test_logits_and_gradients_of_peft(form, tiny, tiny_folder, tmp_path):
   import peft
   import torch

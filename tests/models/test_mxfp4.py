@@ -117,6 +117,7 @@ def test_the_model_is_that_of_unpacked_weights(packed):
   assert worst <= 1e-4
 
 
+@pytest.mark.long
 def test_exports_say_no_more_that_they_are_quantized(packed, tmp_path):
   from bct_jax.models.huggingface.export import export_hf
 

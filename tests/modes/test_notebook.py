@@ -149,6 +149,7 @@ def test_samples_are_those_of_the_command(own_run, temperature, tmp_path):
   assert rows[0]["messages"][0]["content"] == "Be kind."
 
 
+@pytest.mark.long
 def test_the_first_samples_do_not_depend_on_how_many(plain):
   def sample(n, seed=0):
     return plain.sample(WORDS, n, 6, temperature=1.0, seed=seed)

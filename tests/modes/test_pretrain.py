@@ -27,6 +27,7 @@ def test_corpus_is_a_function_of_seed_and_place():
     corpus.corpus(-1, 0)
 
 
+@pytest.mark.long
 def test_corpus_has_its_shares_and_both_behaviors_of_every_setting():
   chats = corpus.corpus(6000, 0)
   parts = collections.Counter(chat.part.split()[0] for chat in chats)
@@ -110,6 +111,7 @@ def test_pretraining_wants_its_arm():
       pretrain.run_pretrain(dataclasses.replace(config, arms=arms), None)
 
 
+@pytest.mark.long
 def test_two_processes_do_not_pretrain_in_one_folder(tmp_path, monkeypatch):
   monkeypatch.setattr(pretrain, "TESTED", 16)
   held = []

@@ -77,6 +77,7 @@ def test_what_has_no_room_was_not_said(talk):
   assert talk.answer_again() == first
 
 
+@pytest.mark.long
 def test_drawn_answers_differ_by_turn(config):
   sampling = dataclasses.replace(config.sampling, temperature=1.0)
   hot = dataclasses.replace(config, sampling=sampling)

@@ -35,7 +35,7 @@ MORE = [
 ]
 CASES = [
   *((name, {}) for name in sorted(OBJECTIVES)),
-  *(pytest.param(case, marks=pytest.mark.long) for case in MORE),
+  *MORE,
 ]
 MODEL = Decoder(dataclasses.replace(CONFIG, layers=CONFIG.layers[:1]))
 ROWS = 4
@@ -135,7 +135,12 @@ def params(seed):
 
 @pytest.fixture(
   scope="module",
-  params=CASES,
+  params=[
+    case
+    if case in (("sft", {}), ("dpo", {}))
+    else pytest.param(case, marks=pytest.mark.long)
+    for case in CASES
+  ],
   ids=lambda c: "-".join([c[0], *map(str, c[1].values())]),
 )
 def case(request):

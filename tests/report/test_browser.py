@@ -199,6 +199,7 @@ def test_answers_are_flagged_and_copied(tab, tmp_path: Path):
   assert tab.complaints() == []
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_every_arm_is_in_one_table_to_sort_and_filter(tab, tmp_path: Path):
   rates = (3e-5, 1e-4, 3e-4, 0.001, 0.01)
@@ -353,6 +354,7 @@ def test_20000_rows_with_few_nodes(tab, tmp_path: Path):
   assert tab.complaints() == []
 
 
+@pytest.mark.long
 @pytest.mark.browser
 def test_a_sweep_of_20000_rows_on_wide_and_narrow_screens(tab, tmp_path: Path):
   rates = (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)

@@ -137,6 +137,7 @@ def test_ids_are_unique_and_links_lead_somewhere(run: Path):
   assert {v[1:] for v in links if v[0] == "#"} <= set(ids)
 
 
+@pytest.mark.long
 def test_same_run_same_bytes(run: Path, tmp_path: Path):
   # In two processes, so that neither hash seeds nor caches can differ.
   for seed in "12":

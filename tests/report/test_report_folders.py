@@ -167,6 +167,7 @@ def test_hostile_names_make_plain_files_of_text(tmp_path):
 # --- runs that go on ----------------------------------------------------------
 
 
+@pytest.mark.long
 def test_watch_remakes_what_changed_until_all_is_done(
   sweep, tmp_path, monkeypatch, capsys
 ):

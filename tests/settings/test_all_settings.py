@@ -85,7 +85,12 @@ def variants():
   for name in NAMES:
     for options in [{}, *VARIANTS.get(name, [])]:
       said = ",".join(f"{k}={v}" for k, v in options.items())
-      yield pytest.param(name, options, id=f"{name}[{said}]" if said else name)
+      yield pytest.param(
+        name,
+        options,
+        id=f"{name}[{said}]" if said else name,
+        marks=pytest.mark.long if options else (),
+      )
 
 
 # Few examples of each by default, many in continuous integration.

@@ -113,6 +113,7 @@ def one_of_each_check() -> list[tuple[str, Example]]:
   return list(found.values())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "text",
   [

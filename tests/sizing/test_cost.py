@@ -128,6 +128,7 @@ def test_disk_is_what_checkpoints_hold(finished, tiny_folder):
   assert disk_line(dropped.runtime).startswith("disk: 0 bytes")
 
 
+@pytest.mark.long
 def test_memory_of_a_device_that_is_no_chip(tiny_folder, capsys):
   def config(memory, chip=None):
     raw = copy.deepcopy(tiny.get_config().to_dict())

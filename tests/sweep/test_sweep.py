@@ -154,6 +154,7 @@ def test_every_sweep_of_the_configs_has_good_cells(path):
     assert raw["model"]["path"] == of_models["smollm2" in path.stem]
 
 
+@pytest.mark.long
 def test_organisms_of_a_file(tmp_path, tiny_folder, capsys, monkeypatch):
   path = tmp_path / "mine.json"
   lists = {
@@ -240,6 +241,7 @@ def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
   assert "cell lr_0.0001: done.json is missing" in err
 
 
+@pytest.mark.long
 def test_gates_alone_are_of_the_organisms_that_arms_take(swept, capsys):
   root, _, _ = swept
   flags = ["sweep", f"--sweep={FILE}", "--gates"]
@@ -333,6 +335,7 @@ def test_dry_run_tells_cells_tokens_seconds_and_price(capsys):
   assert "updates of all cells:" in said
 
 
+@pytest.mark.long
 def test_dry_run_times_what_it_can_and_says_what_it_cannot(capsys, monkeypatch):
   def plan(objective, *more):
     flags = ["sweep", f"--sweep={FILE}", "--dry_run", *more]

@@ -81,6 +81,7 @@ def test_scalar_objective_is_a_type_error():
     run_steps(make_step(scalar, make_mesh()), BATCHES[:1])
 
 
+@pytest.mark.long
 def test_extra_metrics_are_divided_once():
   def counting(params, batch, rng, model):
     loss, _ = sft(params, batch, rng, model)
