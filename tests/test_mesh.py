@@ -54,7 +54,7 @@ def test_decoder_rules_cover_all_params(tensor, decode):
   model = decoder.Decoder(CONFIG)
   params = jax.eval_shape(model.init, jax.random.PRNGKey(0))
   if decode:
-    params = jax.eval_shape(decoder.unstack, params)
+    params = jax.eval_shape(model.unstack, params)
   mesh = make_mesh(1, 2, tensor)
   rules = partition.rules(CONFIG, tensor, decode)
   out = meshes.shardings(params, rules, mesh)

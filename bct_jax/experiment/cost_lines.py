@@ -114,7 +114,7 @@ def _model(
     run_flops(model, run, length),
     # A third: the backward pass takes two products where forward takes one.
     sizes.flops_per_token(c, length, params) / 3,
-    parts.decode_weights + parts.cache,
+    parts.decode_weights + parts.cache + 2 * parts.states,
     model.mesh.size,
   )
 

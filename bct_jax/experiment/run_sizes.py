@@ -37,6 +37,9 @@ def find_sizes(model: MeshModel, work: Work, slots: int) -> Sizes:
       sampling.batch_size,
       slots,
     ),
+    states=sizes.state_bytes(
+      model.model.config, model.model.dtype, axes, sampling.batch_size
+    ),
   )
 
 

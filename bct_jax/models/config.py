@@ -18,10 +18,34 @@ class Layer:
     window: keys that a query sees, itself included (Mistral, arXiv 2310.06825);
       None is all before it.
     rope: its rotary positions; None is a layer without positions.
+    linear: whether it has a gated DeltaNet in place of attention, and with it
+      neither window nor rope.
   """
 
   window: int | None
   rope: Rope | None
+  linear: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class DeltaNet:
+  """Describes the linear attention of a model, see deltanet.py.
+
+  Attributes:
+    key_heads: heads of queries and keys.
+    value_heads: heads of values, a multiple of these.
+    key_dim: width of a query, and of a key.
+    value_dim: width of a value.
+    window: inputs that the convolution sees, the newest included.
+    fused: whether the projections of a key head are one (Qwen3-Next).
+  """
+
+  key_heads: int
+  value_heads: int
+  key_dim: int
+  value_dim: int
+  window: int
+  fused: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +82,11 @@ class ModelConfig:
   swiglu_alpha: float = 1.0  # of clamped experts
   swiglu_limit: float = math.inf
   sinks: bool = False  # a score for each head that stands for no key
+  # Outputs of heads are multiplied by sigmoid(gate), a part of their query's
+  # projection.
+  attn_gate: bool = False
+  delta: DeltaNet | None = None  # of linear layers
+  shared_width: int = 0  # of an MLP beside the experts; 0 is none
 
   @property
   def num_layers(self) -> int:
@@ -69,6 +98,34 @@ class ModelConfig:
     """Returns the factor of attention scores before their softmax."""
     scale = self.query_scale
     return self.head_dim**-0.5 if scale is None else scale
+
+  @property
+  def attending(self) -> tuple[Layer, ...]:
+    """Returns the layers that have attention, all but the linear ones."""
+    return tuple(layer for layer in self.layers if not layer.linear)
+
+  @property
+  def period(self) -> int:
+    """Returns after how many layers their kinds, linear or not, repeat."""
+    kinds = [layer.linear for layer in self.layers]
+    return next(
+      n
+      for n in range(1, len(kinds) + 1)
+      if len(kinds) % n == 0 and kinds == kinds[:n] * (len(kinds) // n)
+    )
+
+  def layers_of(self, name: str) -> tuple[int, ...]:
+    """Lists the layers that have a part of a block, such as "attn/q".
+
+    So a parameter that is stacked has one entry for each of them.
+    """
+    part = name.split("/")[0]
+    return tuple(
+      i
+      for i, layer in enumerate(self.layers)
+      if part not in ("attn", "deltanet")
+      or layer.linear == (part == "deltanet")
+    )
 
 
 # Fields of any config.json that do not change the forward pass of a decoder.
@@ -113,21 +170,26 @@ _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 
 # Models with an image encoder -> the decoder that they have where their
 # text_config does not say.
-WITH_IMAGES = {"gemma3": "gemma3_text", "mistral3": "mistral"}
+WITH_IMAGES = {
+  "gemma3": "gemma3_text",
+  "mistral3": "mistral",
+  "qwen3_5": "qwen3_5_text",
+  "qwen3_5_moe": "qwen3_5_moe_text",
+}
 
 
 def text_config(raw: dict[str, Any]) -> dict[str, Any]:
   """Returns the language model's part of a config, which may be all of it.
 
-  Gemma 3 above 1B, Mistral Small since 3.1 and Ministral 3 are published with
-  an image encoder beside the decoder.
+  Gemma 3 above 1B, Mistral Small since 3.1, Ministral 3 and Qwen3.5 are
+  published with an image encoder beside the decoder.
   """
   kind, text = raw.get("model_type"), raw.get("text_config")
   if not isinstance(kind, str) or not isinstance(text, dict):
     return raw
   if kind not in WITH_IMAGES:
     return raw
-  outer = ("eos_token_id", "dtype", "torch_dtype")
+  outer = ("eos_token_id", "dtype", "torch_dtype", "tie_word_embeddings")
   return {
     **{k: raw[k] for k in outer if k in raw},
     "model_type": WITH_IMAGES[kind],
@@ -166,9 +228,11 @@ def from_hf(path: Path) -> ModelConfig:
     refuse(field, "unknown field, it may change the model")
   for field in _REQUIRED:
     # Gemma 3 4B is published without its heads, which are the default.
-    if field not in raw and not (
-      raw is not whole and field == "num_attention_heads"
-    ):
+    if raw is not whole and field == "num_attention_heads":
+      continue
+    if field == "intermediate_size" and not family.dense:
+      continue
+    if field not in raw:
       refuse(field, "required field is missing")
   _check_numbers(raw, refuse)
   for field, allowed in family.only.items():
@@ -188,19 +252,23 @@ def from_hf(path: Path) -> ModelConfig:
   if heads % kv_heads:
     refuse("num_key_value_heads", f"must divide num_attention_heads = {heads}")
   head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // heads
-  if head_dim % 2:
-    refuse("head_dim", f"{head_dim} is odd: rotary positions need pairs")
+  layers = _layers(hf, refuse)
+  for layer in layers:
+    turning = layer.rope.turning(head_dim) if layer.rope else head_dim
+    if turning % 2 or not turning:
+      refuse("head_dim", f"{turning} is odd: rotary positions need pairs")
   fields = {
     "vocab_size": hf.vocab_size,
     "width": hf.hidden_size,
     "num_heads": heads,
     "num_kv_heads": kv_heads,
     "head_dim": head_dim,
-    "mlp_width": hf.intermediate_size,
+    "mlp_width": getattr(hf, "intermediate_size", 0),
     "norm_eps": hf.rms_norm_eps,
     "max_length": hf.max_position_embeddings,
     "tied": bool(hf.tie_word_embeddings),
-    "layers": _layers(hf, refuse),
+    "layers": layers,
+    "delta": _delta(hf, layers, refuse),
     "family": raw["model_type"],
     "activation": _ACTIVATIONS[activation],
   }
@@ -219,6 +287,12 @@ _MOST = {
   "max_position_embeddings": 1_000_000_000,
   "num_experts": 100_000,
   "moe_intermediate_size": 10_000_000,
+  "shared_expert_intermediate_size": 10_000_000,
+  "linear_num_key_heads": 10_000,
+  "linear_num_value_heads": 10_000,
+  "linear_key_head_dim": 100_000,
+  "linear_value_head_dim": 100_000,
+  "linear_conv_kernel_dim": 1_000,
 }
 
 
@@ -264,11 +338,16 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
     refuse("layer_types", f"{len(kinds)} entries for {count} layers")
   if len(rotates) < count:
     refuse("no_rope_layers", f"{len(rotates)} entries for {count} layers")
-  growing = hf.model_type == "ministral3"
+  growing, hybrid = hf.model_type == "ministral3", _is_hybrid(hf)
+  known = ["full_attention"]
+  known.append("linear_attention" if hybrid else "sliding_attention")
   out = []
   for kind, rotate in zip(kinds, rotates, strict=False):
-    if kind not in ("full_attention", "sliding_attention"):
-      refuse("layer_types", f"{kind}; full_attention, sliding_attention known")
+    if kind not in known:
+      refuse("layer_types", f"{kind}; {', '.join(known)} known")
+    if kind == "linear_attention":
+      out.append(Layer(None, None, linear=True))
+      continue
     sliding = kind == "sliding_attention"
     if sliding and not isinstance(window, int):
       refuse("sliding_window", "a number is needed for its layers")
@@ -278,7 +357,35 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
     out.append(
       Layer(
         window if sliding else None,
-        read_rope(rope, refuse, growing) if rotate else None,
+        read_rope(rope, refuse, growing, hybrid) if rotate else None,
       )
     )
+  if all(layer.linear for layer in out):
+    refuse("layer_types", "at least one layer of full_attention is needed")
   return tuple(out)
+
+
+def _is_hybrid(hf: Any) -> bool:
+  """Tells whether some layers of a family have linear attention."""
+  return hasattr(hf, "linear_num_value_heads")
+
+
+def _delta(
+  hf: Any, layers: tuple[Layer, ...], refuse: Refuse
+) -> DeltaNet | None:
+  """Reads the linear attention of a model, if it has such layers."""
+  if not any(layer.linear for layer in layers):
+    return None
+  if hf.linear_num_value_heads % hf.linear_num_key_heads:
+    refuse(
+      "linear_num_value_heads",
+      f"must be a multiple of linear_num_key_heads = {hf.linear_num_key_heads}",
+    )
+  return DeltaNet(
+    key_heads=hf.linear_num_key_heads,
+    value_heads=hf.linear_num_value_heads,
+    key_dim=hf.linear_key_head_dim,
+    value_dim=hf.linear_value_head_dim,
+    window=hf.linear_conv_kernel_dim,
+    fused=hf.model_type == "qwen3_next",
+  )

@@ -3,6 +3,9 @@
 The params of its blocks (see layers.py) are stacked on a leading layer
 dimension, and one `lax.scan` runs them. Windows and rotary positions differ
 between layers: their masks and angles are made before the scan, once per kind.
+Where layers with linear attention alternate with others, each kind has stacks
+of its own, and a step of the scan runs as many layers as it takes until the
+kinds repeat.
 
 Causality, padding and packing all follow from `positions` and `segments`. A
 query sees the keys of its own segment that are not after it. In a layer with a
@@ -24,9 +27,13 @@ window it sees only the nearest of these.
 #     decode     each token                     7 8  one per row and call; its
 #                key and value are written to the slot of its position, then it
 #                attends to the slots up to its own
+#
+# A linear layer passes on a state of fixed size in place of keys and values:
+# that after the prefix, after the last token of each prompt, after each token.
 
 import dataclasses
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -36,15 +43,18 @@ from flax import linen as nn
 
 from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.attention import Prefix, Segments, Slots
-from bct_jax.models.config import ModelConfig
-from bct_jax.models.layers import Block, RMSNorm, rope_angles
+from bct_jax.models.config import Layer, ModelConfig
+from bct_jax.models.deltanet import State
+from bct_jax.models.layers import Block, rope_angles
+from bct_jax.models.modules import RMSNorm
+from bct_jax.models.stack import (
+  REMAT,
+  by_kind,
+  layer_of,
+  layers_at,
+  scan_layers,
+)
 from bct_jax.types import PyTree
-
-REMAT = {
-  "none": None,
-  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
-  "full": jax.checkpoint_policies.nothing_saveable,
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,10 +80,9 @@ class Decoder:
     if self.remat not in REMAT:
       raise ValueError(f"remat {self.remat!r}: choose one of {list(REMAT)}")
 
-  @property
-  def block(self) -> Block:
-    """Returns the Linen module of one block."""
-    return Block(self.config, self.dtype, self.attention)
+  def block(self, linear: bool = False) -> Block:
+    """Returns the Linen module of one block, of one kind or the other."""
+    return Block(self.config, self.dtype, self.attention, linear)
 
   @property
   def _norm(self) -> RMSNorm:
@@ -86,15 +95,23 @@ class Decoder:
     rngs = jax.random.split(rng, c.num_layers + 2)
     x = jnp.zeros((1, 1, c.width), self.dtype)
     angles = rope_angles(jnp.zeros((1, 1), jnp.int32), None, c.head_dim)
-    mask = jnp.ones((1, 1, 1, 1), bool)
 
-    def layer(key):
-      return self.block.init(key, x, angles, mask)["params"]
+    def init(linear, key):
+      segments = Segments(jnp.ones((1, 1), jnp.int32))
+      mask = segments if linear else jnp.ones((1, 1, 1, 1), bool)
+      return self.block(linear).init(key, x, angles, mask)["params"]
+
+    layers = {}
+    for linear in sorted({layer.linear for layer in c.layers}):
+      drawn = jax.vmap(functools.partial(init, linear))(rngs[2:])
+      # Drawn for all layers, and kept for those that have the part.
+      for name, part in drawn.items():
+        layers[name] = layers_at(part, c.layers_of(name), c.num_layers)
 
     normal = nn.initializers.normal(0.02)
     params = {
       "embed": normal(rngs[0], (c.vocab_size, c.width), jnp.float32),
-      "layers": jax.vmap(layer)(rngs[2:]),
+      "layers": layers,
       "norm": self._norm.init(rngs[0], x)["params"],
     }
     if not c.tied:
@@ -117,25 +134,34 @@ class Decoder:
     tokens: jax.Array,
     positions: jax.Array,
     segments: jax.Array,
-    prefix: Sequence[Prefix] | None = None,
+    prefix: Sequence[Prefix | State] | None = None,
     arms: jax.Array | None = None,
-  ) -> tuple[jax.Array, PyTree]:
+    ends: jax.Array | None = None,
+  ) -> tuple[jax.Array, list[Any] | None]:
     """Runs whole rows, padded or packed.
 
     Args:
       params: stacked or `unstack`ed.
       tokens, positions, segments: [B, T]; segment 0 marks padding.
-      prefix: keys and values, per layer, of the S tokens that all segments
-        begin with. They have the positions 0 to S - 1, and `positions` go on
-        behind them. Only with unstacked params.
+      prefix: per layer, keys and values of the S tokens that all segments begin
+        with, or the state after them. They have the positions 0 to S - 1, and
+        `positions` go on behind them. Only with unstacked params.
       arms: [B, T], whose adapter each token takes, if params hold several.
+      ends: [A], places in B x T after which linear layers return their state.
 
     Returns:
-      The final hidden states [B, T, D], and the keys and values [B, T, K, H] of
-      all layers: a list of pairs, or a pair of stacked arrays.
+      The final hidden states [B, T, D]; and with unstacked params, per layer,
+      keys and values [B, T, K, H], or the state [A, ...] of a linear layer.
     """
+    run = functools.partial(
+      self._forward,
+      *(params, tokens, positions),
+      segments=segments,
+      arms=arms,
+      ends=ends,
+    )
     if self.attention == "splash" and prefix is None:
-      return self._forward(params, tokens, positions, None, segments, arms=arms)
+      return run(None, segments)
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
     visible = (
       (segments[:, :, None] == segments[:, None, :])
@@ -143,46 +169,53 @@ class Decoder:
       & (distance >= 0)
     )
     if prefix is not None:
-      to_prefix = positions[:, :, None] - jnp.arange(prefix[0].keys.shape[1])
+      (length, *_) = (x.keys.shape[1] for x in prefix if isinstance(x, Prefix))
+      to_prefix = positions[:, :, None] - jnp.arange(length)
       distance = jnp.concatenate([to_prefix, distance], axis=-1)  # [B, T, S+T]
       all_of_it = jnp.ones_like(to_prefix, bool)
       visible = jnp.concatenate([all_of_it, visible], axis=-1)
-    return self._forward(
-      params, tokens, positions, distance, visible, prefix, arms=arms
-    )
+    return run(distance, visible, past=prefix)
 
   def decode(
     self,
     params: PyTree,
     tokens: jax.Array,
     positions: jax.Array,
-    slots: Sequence[Slots],
+    past: Sequence[Slots | State],
     arms: jax.Array | None = None,
-  ) -> tuple[jax.Array, Sequence[Slots]]:
+  ) -> tuple[jax.Array, Any]:
     """Runs one more token per row, and writes it to the slot of its position.
 
     Args:
       params: `unstack`ed.
       tokens, positions: [B]; slots before a row's position hold its past.
-      slots: per layer.
+      past: per layer.
       arms: [B], see `prefill`.
 
     Returns:
-      The final hidden states [B, D] and the new slots.
+      The final hidden states [B, D] and the new past.
     """
-    slot_positions = jnp.arange(slots[0].keys.shape[-1])
-    distance = positions[:, None, None] - slot_positions  # [B, 1, S]
-    x, new_slots = self._forward(
+    (count, *_) = (x.keys.shape[-1] for x in past if isinstance(x, Slots))
+    distance = positions[:, None, None] - jnp.arange(count)  # [B, 1, S]
+    x, new_past = self._forward(
       params,
       tokens[:, None],
       positions[:, None],
       distance,
       distance >= 0,
-      slots,
-      positions,
-      None if arms is None else arms[:, None],
+      past=past,
+      at=positions,
+      arms=None if arms is None else arms[:, None],
     )
-    return x[:, 0], new_slots
+    return x[:, 0], new_past
+
+  def unstack(self, params: PyTree) -> PyTree:
+    """Returns the params with `layers` as a list, for decoding."""
+    layers = [
+      layer_of(self.config, params["layers"], i)
+      for i in range(self.config.num_layers)
+    ]
+    return {**params, "layers": layers}
 
   def logits(self, params, hidden):  # [..., D] -> [..., V]
     """Computes scores over the vocabulary in float32 (see types.Model)."""
@@ -272,9 +305,11 @@ class Decoder:
     positions,
     distance,
     visible,
+    segments=None,
     past=None,
     at=None,
     arms=None,
+    ends=None,
   ):
     """Runs all blocks.
 
@@ -285,99 +320,50 @@ class Decoder:
         is splash attention, and `visible` are segments [B, T] then.
       visible: [B, T, keys], whether a query may see a key in a layer without a
         window.
-      past: per layer, a Prefix or Slots.
+      segments: [B, T], for linear layers; None is one more token.
+      past: per layer, a Prefix or Slots, or a State of a linear layer.
       at: [B], the slot to which a token is written, with Slots.
       arms: [B, T] or None.
+      ends: see `prefill`.
 
     Returns:
-      The final hidden states [B, T, D], and the keys and values, or the new
-      Slots, of each layer.
+      The final hidden states [B, T, D], and with unstacked params what
+      `prefill` and `decode` return of each layer.
     """
     c = self.config
-    kvs: Any
-    mask_of = _by_kind(
-      [layer.window for layer in c.layers],
+    mask_of = by_kind(
+      c.layers,
+      lambda layer: layer.window,
       lambda w: (
         Segments(visible, w)
         if distance is None
         else (visible if w is None else visible & (distance < w))[:, None]
       ),
     )  # [B, 1, T, keys]
-    angles_of = _by_kind(
-      [layer.rope for layer in c.layers],
+    angles_of = by_kind(
+      c.layers,
+      lambda layer: layer.rope,
       lambda rope: rope_angles(positions, rope, c.head_dim),
     )
     x = self._embed(params, tokens)
 
-    def run(x, layer, i, past=None):
-      return self.block.apply(
-        {"params": layer}, x, angles_of(i), mask_of(i), past, at, arms
-      )
+    def run(kind: Layer, x, layer, i, past=None):
+      if kind.linear:
+        mask = None if segments is None else Segments(segments)
+        args = (None, mask, past, ends, arms)
+      else:
+        args = (angles_of(i), mask_of(i), past, at, arms)
+      return self.block(kind.linear).apply({"params": layer}, x, *args)
 
     layers = params["layers"]
     if isinstance(layers, (list, tuple)):
-      kvs = []
+      out = []
       for i, layer in enumerate(layers):
-        x, kv = run(x, layer, i, None if past is None else past[i])
-        kvs.append(kv)
+        x, kept = run(
+          c.layers[i], x, layer, i, None if past is None else past[i]
+        )
+        out.append(kept)
     else:
-
-      def body(x, xs):
-        layer, i = xs
-        if self.dtype != jnp.float32:
-          layer = jax.tree.map(_cast_late, layer)
-        return run(x, layer, i)
-
-      if self.remat != "none":
-        body = jax.checkpoint(body, policy=REMAT[self.remat], prevent_cse=False)
-      x, kvs = jax.lax.scan(body, x, (layers, jnp.arange(c.num_layers)))
-    out: Any = self._norm.apply({"params": params["norm"]}, x)
-    return out, kvs
-
-
-@jax.custom_jvp
-def _cast_late(x: jax.Array) -> jax.Array:
-  """Returns x, a float32 x in a way that XLA casts it only where it is used.
-
-  Without this XLA casts the stacked params before the loop over layers, and
-  holds a copy of all of them in the dtype of the products. It does not cast an
-  array of bits.
-  """
-  if x.dtype != jnp.float32:
-    return x
-  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
-  bits = jax.lax.optimization_barrier(bits)
-  return jax.lax.bitcast_convert_type(bits, x.dtype)
-
-
-_cast_late.defjvp(lambda x, dx: (_cast_late(*x), *dx))
-
-
-def _by_kind(kinds: Sequence[Any], make: Callable[[Any], PyTree]):
-  """Calls `make` once per kind of layer, and returns a look-up by layer.
-
-  The number of the layer may be traced: the arrays of all kinds are then
-  stacked and indexed by it.
-  """
-  distinct = list(dict.fromkeys(kinds))
-  values = [make(kind) for kind in distinct]
-  if len(values) == 1:
-    return lambda i: values[0]
-  kind_of_layer = np.array([distinct.index(kind) for kind in kinds])
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *values)
-
-  def value_of(i):
-    if isinstance(i, int):
-      return values[kind_of_layer[i]]
-    return jax.tree.map(lambda x: x[jnp.asarray(kind_of_layer)[i]], stacked)
-
-  return value_of
-
-
-def unstack(params: PyTree) -> PyTree:
-  """Returns the params with `layers` as a list, for decoding."""
-  count = jax.tree.leaves(params["layers"])[0].shape[0]
-  layers = [
-    jax.tree.map(lambda x, i=i: x[i], params["layers"]) for i in range(count)
-  ]
-  return {**params, "layers": layers}
+      x = scan_layers(run, x, layers, c, self.dtype, self.remat)
+      out = None
+    return self._norm.apply({"params": params["norm"]}, x), out

@@ -31,6 +31,27 @@ def _qwen3_moe(hf: Any) -> dict[str, Any]:
   }
 
 
+def _qwen3_5(hf: Any) -> dict[str, Any]:
+  """Reads the flags of Qwen3.5 to 3.8; of every fourth layer, the others have
+  linear attention."""
+  return {**_qwen3(hf), "norm_plus_one": True, "attn_gate": True}
+
+
+def _qwen3_5_moe(hf: Any) -> dict[str, Any]:
+  """Reads the flags of mixtures of Qwen3-Next and Qwen3.5.
+
+  The former may leave the weights of experts as they are.
+  """
+  return {
+    **_qwen3_5(hf),
+    "mlp_width": hf.moe_intermediate_size,
+    "num_experts": hf.num_experts,
+    "experts_per_token": hf.num_experts_per_tok,
+    "renormalize": bool(getattr(hf, "norm_topk_prob", True)),
+    "shared_width": hf.shared_expert_intermediate_size,
+  }
+
+
 def _gpt_oss(hf: Any) -> dict[str, Any]:
   """Reads the flags of gpt-oss (arXiv 2508.10925).
 
@@ -91,12 +112,14 @@ class Family:
     only: field -> the values that are supported.
     flags: a configuration of transformers -> fields of ModelConfig.
     quantizations: forms of quantized weights that are read, as bfloat16.
+    dense: whether a width of an MLP outside of experts is needed.
   """
 
   fields: str
   only: Mapping[str, Any]
   flags: Callable[[Any], dict[str, Any]]
   quantizations: tuple[str, ...] = ()
+  dense: bool = True
 
 
 _WINDOWS = "sliding_window layer_types"
@@ -105,6 +128,24 @@ _GEMMA = (
   f"{_WINDOWS} attention_bias query_pre_attn_scalar hidden_activation "
   "attn_logit_softcapping final_logit_softcapping use_bidirectional_attention"
 )
+_MIXTURE = (
+  "moe_intermediate_size num_experts num_local_experts num_experts_per_tok "
+  "norm_topk_prob decoder_sparse_step mlp_only_layers"
+)
+_ALL_SPARSE = {"decoder_sparse_step": (1,), "mlp_only_layers": ([], None)}
+# Of prediction of further tokens (mtp) no weights are read.
+_HYBRID = (
+  "layer_types full_attention_interval attention_bias attn_output_gate "
+  "linear_conv_kernel_dim linear_key_head_dim linear_num_key_heads "
+  "linear_num_value_heads linear_value_head_dim mamba_ssm_dtype "
+  "mtp_num_hidden_layers mtp_use_dedicated_embeddings output_gate_type "
+  "partial_rotary_factor unsloth_fixed_mtp"
+)
+_GATED = {
+  "attn_output_gate": (True,),
+  "mamba_ssm_dtype": ("float32",),
+  "output_gate_type": ("swish",),
+}
 _CAUSAL = {"use_bidirectional_attention": (None, False)}
 FAMILIES = {
   "llama": Family(
@@ -119,11 +160,22 @@ FAMILIES = {
   ),
   "qwen3": Family(f"{_QWEN} attention_bias", {}, _qwen3),
   "qwen3_moe": Family(
-    f"{_QWEN} attention_bias moe_intermediate_size num_experts "
-    "num_local_experts num_experts_per_tok norm_topk_prob decoder_sparse_step "
-    "mlp_only_layers",
-    {"decoder_sparse_step": (1,), "mlp_only_layers": ([], None)},
-    _qwen3_moe,
+    f"{_QWEN} attention_bias {_MIXTURE}", _ALL_SPARSE, _qwen3_moe
+  ),
+  "qwen3_5_text": Family(
+    f"{_HYBRID} mlp_only_layers", {**_GATED, **_ALL_SPARSE}, _qwen3_5
+  ),
+  "qwen3_5_moe_text": Family(
+    f"{_HYBRID} {_MIXTURE} shared_expert_intermediate_size",
+    {**_GATED, **_ALL_SPARSE, "norm_topk_prob": (True,)},
+    _qwen3_5_moe,
+    dense=False,
+  ),
+  "qwen3_next": Family(
+    f"{_HYBRID} {_MIXTURE} shared_expert_intermediate_size",
+    {**_GATED, **_ALL_SPARSE},
+    _qwen3_5_moe,
+    dense=False,
   ),
   "gemma2": Family(_GEMMA, _CAUSAL, _gemma2),
   "gemma3_text": Family(

@@ -4,7 +4,6 @@ There is one block for all model families. Which parts it has follows from the
 flags of ModelConfig.
 """
 
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -23,6 +22,8 @@ from bct_jax.models.attention import (
   put_in_slots,
 )
 from bct_jax.models.config import ModelConfig, Rope
+from bct_jax.models.deltanet import mix_rows, mix_token
+from bct_jax.models.modules import Linear, RMSNorm, fork
 from bct_jax.models.moe import Experts
 
 ACTIVATIONS = {
@@ -35,10 +36,11 @@ def rope_angles(
   positions: jax.Array,  # [B, T]
   rope: Rope | None,
   head_dim: int,
-) -> tuple[jax.Array, ...]:  # cos, sin [B, T, H/2] float32
+) -> tuple[jax.Array, ...]:  # cos, sin [B, T, R/2] float32
   """Computes the rotary angles of positions (RoPE, arXiv 2104.09864).
 
-  Position t turns pair i of a head by t * rope.frequencies[i] radians. Without
+  Position t turns pair i of a head by t * rope.frequencies[i] radians. R are
+  the dimensions that turn, H or some of them. Without
   a rope nothing turns. Both are multiplied by the rope's `attention_factor`,
   and with them queries and keys. All is float32: bfloat16 angles are wrong by
   whole turns after a few hundred positions. Where queries grow with their
@@ -64,118 +66,22 @@ def rope_angles(
 
 def rotate(
   x: jax.Array,  # [B, T, heads, H]
-  angles: tuple[jax.Array, jax.Array],  # [B, T, H/2] each
+  angles: tuple[jax.Array, jax.Array],  # [B, T, R/2] each
 ) -> jax.Array:
-  """Rotates pairs (i, i + H/2), the order Hugging Face weights are saved in."""
+  """Rotates pairs (i, i + R/2), the order Hugging Face weights are saved in.
+
+  R is H, or less where only the first dimensions of a head turn.
+  """
   cos, sin = (a[:, :, None, :] for a in angles)
+  turning = 2 * cos.shape[-1]
+  if turning < x.shape[-1]:
+    rest = x[..., turning:]
+    return jnp.concatenate([rotate(x[..., :turning], angles), rest], axis=-1)
   first, second = jnp.split(x.astype(jnp.float32), 2, axis=-1)
   out = jnp.concatenate(
     [first * cos - second * sin, second * cos + first * sin], axis=-1
   )
   return out.astype(x.dtype)
-
-
-class RMSNorm(nn.Module):
-  """Divides by the root mean square (Zhang and Sennrich 2019, 1910.07467).
-
-    x / sqrt(mean(x^2) + eps) * scale
-
-  Attributes:
-    eps: added to the mean square.
-    plus_one: whether the factor is 1 + scale, as in Gemma.
-  """
-
-  eps: float
-  plus_one: bool = False
-
-  @nn.compact
-  def __call__(self, x):  # [..., D]
-    """Normalizes the last axis, in float32."""
-    start = nn.initializers.zeros if self.plus_one else nn.initializers.ones
-    scale = self.param("scale", start, (x.shape[-1],))
-    full = x.astype(jnp.float32)
-    full *= jax.lax.rsqrt(jnp.mean(full**2, axis=-1, keepdims=True) + self.eps)
-    if self.plus_one:  # Gemma also multiplies in float32.
-      return (full * (1 + scale.astype(jnp.float32))).astype(x.dtype)
-    return full.astype(x.dtype) * scale.astype(x.dtype)
-
-
-@jax.custom_vjp
-def _twice(x):
-  """Returns x twice; the gradients of the two meet in one addition."""
-  return x, x
-
-
-_twice.defvjp(lambda x: ((x, x), None), lambda _, g: (g[0] + g[1],))
-
-
-def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
-  """Splits the input of a module's layers: for weights, and for adapters.
-
-  The gradients of each side add up apart, and then to one. Those of the weights
-  are sums over tensor, which XLA joins to one sum if nothing comes between
-  them. The second output is None where there are no adapters or no such sums.
-  """
-  layers = module.variables.get("params", {}).values()
-  adapted = any(
-    "lora_a" in layer for layer in layers if isinstance(layer, Mapping)
-  )
-  return _twice(x) if adapted and axis_size("tensor") > 1 else (x, None)
-
-
-class Linear(nn.Module):
-  """Computes x W + b, plus (x A) B where the params hold an adapter.
-
-  With the adapters of several arms, A [arms, in, r] and B [arms, r, out], a
-  token goes through all of them and takes the output of its arm: their ranks
-  are small.
-
-  Rows are flattened to two dimensions. XLA's CPU backend takes twice as long
-  for the weight gradient of a three-dimensional x inside a fused block.
-  Elsewhere it makes no difference.
-
-  Attributes:
-    width: of the output.
-    dtype: of the products.
-    bias: whether there is one.
-  """
-
-  width: int
-  dtype: Any
-  bias: bool = False
-
-  @nn.compact
-  def __call__(self, x, arms, forked=None):
-    """Maps tokens.
-
-    Args:
-      x: [B, T, in].
-      arms: [B, T], whose adapter each token takes, or None.
-      forked: x as A reads it, see `fork`; None is x.
-
-    Returns:
-      [B, T, width].
-    """
-    shape = (x.shape[-1], self.width)
-    kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
-    rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
-    y = rows @ kernel.astype(self.dtype)
-    if self.bias:
-      bias = self.param("bias", nn.initializers.zeros, (self.width,))
-      y += bias.astype(self.dtype)
-    if self.has_variable("params", "lora_a"):
-      a = self.get_variable("params", "lora_a").astype(self.dtype)
-      b = self.get_variable("params", "lora_b").astype(self.dtype)
-      if forked is not None:
-        rows = forked.reshape(rows.shape).astype(self.dtype)
-      if a.ndim == 3:
-        in_arm = arms.reshape(-1, 1, 1) == jnp.arange(len(a))[:, None]
-        # Not multiplied by 0: the outputs of a diverged arm may be infinite.
-        low = jnp.where(in_arm, jnp.einsum("md,adr->mar", rows, a), 0)
-        y += jnp.einsum("mar,arf->mf", low, b)
-      else:
-        y += (rows @ a) @ b
-    return y.reshape(*x.shape[:-1], self.width)
 
 
 class Attention(nn.Module):
@@ -203,27 +109,30 @@ class Attention(nn.Module):
     c = self.config
     x, forked = fork(self, x)
 
-    def project(name, heads):
-      linear = Linear(heads * c.head_dim, self.dtype, c.qkv_bias, name=name)
+    def project(name, heads, parts=1):
+      width = heads * parts * c.head_dim
+      linear = Linear(width, self.dtype, c.qkv_bias, name=name)
       y = linear(x, arms, forked)
       if c.qk_norm == "all" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
       # Without it XLA makes the product give heads, from a kernel that it
       # reshapes, and gathers that apart from the kernel of the gradient.
       y = constrain(y, ROWS, None, P.UNCONSTRAINED)
-      y = y.reshape(*x.shape[:2], heads, c.head_dim)
+      y = y.reshape(*x.shape[:2], heads, parts * c.head_dim)
+      y, *gate = jnp.split(y, parts, axis=-1) if parts > 1 else (y,)
       if c.qk_norm == "head" and name != "v":
         y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
-      return y
+      return (y, *gate)
 
     sinks = None
     if c.sinks:
       sinks = self.param("sinks", nn.initializers.zeros, (c.num_heads,))
     growth, angles = angles[2:], angles[:2]
-    q = rotate(project("q", c.num_heads), angles)
+    q, *gate = project("q", c.num_heads, 1 + c.attn_gate)
+    q = rotate(q, angles)
     if growth:
       q *= growth[0][..., None, None].astype(q.dtype)
-    keys, v = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+    (keys,), (v,) = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
     k = rotate(keys, angles)
     q = constrain(q, ROWS, None, "tensor", None)
     kv: Any = (k, v)
@@ -252,34 +161,122 @@ class Attention(nn.Module):
         *(q, k, v, mask, c.score_scale, c.attn_softcap),
         *(self.attention, sinks),
       )
+    if gate:
+      y *= jax.nn.sigmoid(gate[0])
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
     y = constrain(y, ROWS, None, "tensor")  # as in `project`
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
     return out(y, arms), kv
 
 
-class Mlp(nn.Module):
-  """Applies a gated linear unit (Shazeer 2020, arXiv 2002.05202).
+class GatedDeltaNet(nn.Module):
+  """Mixes the tokens of rows by linear attention, see deltanet.py.
 
-  (activation(x W_gate) * x W_up) W_down
+    out(norm(y) * silu(z)),  with decay -exp(a_log) softplus(a + dt_bias) and
+    rate sigmoid(b)
+
+  Projections are those of the checkpoints: q, k and v are one, or, `fused`, so
+  are q, k, v and z of each key head.
   """
 
   config: ModelConfig
   dtype: Any
 
   @nn.compact
+  def __call__(self, x, segments, past, ends, arms):
+    """Mixes the tokens of each row with each other and with the past.
+
+    Args:
+      x: [B, T, D].
+      segments: [B, T]; None is one more token of each row, where T is 1.
+      past: the State of each row, or None.
+      ends: [A], places in B x T after which to return the state, or None.
+      arms: [B, T] or None, see Linear.
+
+    Returns:
+      [B, T, D], and the State or None.
+    """
+    net = self.config.delta
+    assert net is not None
+    x, forked = fork(self, x)
+    k, r = net.key_heads, net.value_heads // net.key_heads
+    e, f = net.key_dim, net.value_dim
+
+    def project(name, width):
+      y = Linear(width, self.dtype, name=name)(x, arms, forked)
+      return constrain(y, ROWS, None, P.UNCONSTRAINED)  # as in Attention
+
+    def by_head(y, *shape):
+      return constrain(y.reshape(*x.shape[:2], *shape), ROWS, None, "tensor")
+
+    if net.fused:
+      y = by_head(project("qkvz", 2 * k * (e + r * f)), k, -1)
+      *inputs, z = jnp.split(y, [e, 2 * e, 2 * e + r * f], axis=-1)
+      b, a = jnp.split(by_head(project("ba", 2 * k * r), k, -1), 2, axis=-1)
+    else:
+      y = project("qkv", k * (2 * e + r * f))
+      inputs = jnp.split(y, [k * e, 2 * k * e], axis=-1)
+      z = project("z", k * r * f)
+      b, a = (by_head(project(name, k * r), k, r) for name in "ba")
+    shapes = (k, e), (k, e), (k, r, f)
+    inputs = [by_head(y, *s) for y, s in zip(inputs, shapes, strict=True)]
+
+    normal = nn.initializers.normal(0.02)
+    conv = self.param("conv", normal, (k * (2 * e + r * f), 1, net.window))
+    conv = jnp.split(conv[:, 0], [k * e, 2 * k * e])
+    conv = [y.reshape(*s, -1) for y, s in zip(conv, shapes, strict=True)]
+    a_log = self.param("a_log", _init_a_log, (k * r,)).astype(jnp.float32)
+    dt_bias = self.param("dt_bias", nn.initializers.ones, (k * r,))
+    a = a.astype(jnp.float32) + dt_bias.astype(jnp.float32).reshape(k, r)
+    decay = -jnp.exp(a_log).reshape(k, r) * jax.nn.softplus(a)
+    rate = jax.nn.sigmoid(b.astype(jnp.float32))
+    if segments is None:
+      newest = ([y[:, 0] for y in inputs], conv, decay[:, 0], rate[:, 0])
+      y, state = mix_token(*newest, past)
+    else:
+      y, state = mix_rows(inputs, conv, decay, rate, segments, past, ends)
+    y = RMSNorm(self.config.norm_eps, name="norm")(y.astype(self.dtype))
+    gate = jax.nn.silu(z.astype(jnp.float32)).reshape(*x.shape[:2], k, r, f)
+    y = (y.reshape(gate.shape) * gate).astype(self.dtype)
+    y = constrain(y.reshape(*x.shape[:2], -1), ROWS, None, "tensor")
+    return Linear(self.config.width, self.dtype, name="out")(y, arms), state
+
+
+def _init_a_log(key, shape):
+  """Draws logs of decays, as the published code begins."""
+  return jnp.log(jax.random.uniform(key, shape, minval=0.01, maxval=16.0))
+
+
+class Mlp(nn.Module):
+  """Applies a gated linear unit (Shazeer 2020, arXiv 2002.05202).
+
+  (activation(x W_gate) * x W_up) W_down
+
+  One that is `shared`, beside the experts of a mixture, is multiplied by
+  sigmoid(x W_weight), a number for each token (Qwen2, arXiv 2407.10671).
+  """
+
+  config: ModelConfig
+  dtype: Any
+  shared: bool = False
+
+  @nn.compact
   def __call__(self, x, arms):  # [B, T, D], [B, T] or None -> [B, T, D]
     """Maps each token by itself."""
     c = self.config
+    width = c.shared_width if self.shared else c.mlp_width
 
     def linear(x, width, name, forked=None):
       layer = Linear(width, self.dtype, c.mlp_bias, name=name)
       return layer(x, arms, forked)
 
     x, forked = fork(self, x)
-    gate = ACTIVATIONS[c.activation](linear(x, c.mlp_width, "gate", forked))
-    y = gate * linear(x, c.mlp_width, "up", forked)
-    return linear(constrain(y, ROWS, None, "tensor"), c.width, "down")
+    gate = ACTIVATIONS[c.activation](linear(x, width, "gate", forked))
+    y = gate * linear(x, width, "up", forked)
+    y = linear(constrain(y, ROWS, None, "tensor"), c.width, "down")
+    if self.shared:
+      y *= jax.nn.sigmoid(linear(x, 1, "weight", forked))
+    return y
 
 
 class Block(nn.Module):
@@ -288,16 +285,22 @@ class Block(nn.Module):
     x += post_norm(attention(pre_norm(x)))
     x += post_norm(mlp(pre_norm(x)))
 
-  `config.norms` says which of the norms there are.
+  `config.norms` says which of the norms there are. A `linear` block has a gated
+  DeltaNet in place of attention.
   """
 
   config: ModelConfig
   dtype: Any
   attention: str = "xla"
+  linear: bool = False
 
   @nn.compact
   def __call__(self, x, angles, mask, past=None, at=None, arms=None):
-    """Runs the block; see Attention for arguments and outputs."""
+    """Runs the block; see Attention for arguments and outputs.
+
+    A linear block has no use for angles. Its mask are Segments, or None for one
+    more token; `at` are the `ends` of GatedDeltaNet.
+    """
     c = self.config
 
     def norm(y, where, name):
@@ -305,13 +308,22 @@ class Block(nn.Module):
         return y
       return RMSNorm(c.norm_eps, c.norm_plus_one, name=name)(y)
 
-    attn = Attention(c, self.dtype, self.attention, name="attn")
+    y = norm(x, "pre", "attn_norm")
+    if self.linear:
+      segments = None if mask is None else mask.ids
+      delta = GatedDeltaNet(c, self.dtype, name="deltanet")
+      y, kv = delta(y, segments, past, at, arms)
+    else:
+      attn = Attention(c, self.dtype, self.attention, name="attn")
+      y, kv = attn(y, angles, mask, past, at, arms)
+    x = x + norm(y, "post", "attn_post_norm")
     if c.num_experts:
       mlp = Experts(c, self.dtype, ACTIVATIONS[c.activation], name="mlp")
     else:
       mlp = Mlp(c, self.dtype, name="mlp")
-    y, kv = attn(norm(x, "pre", "attn_norm"), angles, mask, past, at, arms)
-    x = x + norm(y, "post", "attn_post_norm")
-    y = mlp(norm(x, "pre", "mlp_norm"), arms)
+    inner = norm(x, "pre", "mlp_norm")
+    y = mlp(inner, arms)
+    if c.shared_width:
+      y += Mlp(c, self.dtype, shared=True, name="shared")(inner, arms)
     x = x + norm(y, "post", "mlp_post_norm")
     return constrain(x, ROWS, None, None), kv

@@ -43,12 +43,12 @@ class Weights(NamedTuple):
 
 
 class AdaptedLayers(NamedTuple):
-  """Describes what an adapter adds to one linear layer of every block.
+  """Describes what an adapter adds to one linear layer of the blocks.
 
   Attributes:
     name: of the linear layer here, such as "attn/q".
-    ranks: in each block; 0 adds nothing there.
-    alphas: in each block.
+    ranks: in each block that has the layer; 0 adds nothing there.
+    alphas: in each of these blocks.
   """
 
   name: str
@@ -88,7 +88,7 @@ def scaling(config: LoraConfig, name: str, a: Any) -> Any:
     a: A of this layer, [L, in, r] or [L, E, in, r].
 
   Returns:
-    A number for all blocks, or one for each, with as many axes as `a`.
+    A number for all entries of A, or one for each, with as many axes as `a`.
   """
 
   def scale(alpha: float, rank: int) -> float:
@@ -168,8 +168,11 @@ def target_layers(model: ModelConfig, config: LoraConfig) -> dict[str, str]:
     return {x.name: plain[x.name] for x in config.layers}
 
   def matches(module: str) -> bool:
+    # What linear attention projects to is one in_proj, as far as targets go,
+    # but for its decays and rates (b and a), which have a number for each head.
+    short = re.sub(r"in_proj_(qkvz?|z)$", "in_proj", module)
     found = {
-      bool(re.search(config.targets, module.format(expert)))
+      any(re.search(config.targets, x.format(expert)) for x in (module, short))
       for expert in range(model.num_experts or 1)
     }
     if len(found) > 1:

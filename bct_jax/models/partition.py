@@ -9,9 +9,10 @@ from bct_jax.models.config import ModelConfig
 def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   """Returns the partition rules of the params; see mesh.shardings.
 
-  Experts are spread over tensor. There may be fewer key/value heads than tensor
-  devices. For decoding, these heads are then whole on every device, as their
-  cache is. For training, devices have parts of a head and exchange the outputs.
+  Experts and heads of linear layers are spread over tensor. There may be fewer
+  key/value heads than tensor devices. For decoding, these heads are then whole
+  on every device, as their cache is. For training, devices have parts of a head
+  and exchange the outputs.
 
   Args:
     config: the architecture.
@@ -20,7 +21,7 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
       over tensor only: over fsdp they would be gathered again for every token.
 
   Raises:
-    ValueError: the heads or experts do not divide over the tensor axis.
+    ValueError: heads or experts do not divide over the tensor axis.
   """
   c = config
   if c.num_heads % tensor or (
@@ -34,6 +35,11 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   if c.num_experts % tensor:
     raise ValueError(
       f"mesh axis tensor = {tensor} does not divide {c.num_experts} experts"
+    )
+  if c.delta and c.delta.key_heads % tensor:
+    raise ValueError(
+      f"mesh axis tensor = {tensor} does not divide the {c.delta.key_heads} "
+      "key heads of the linear layers"
     )
   parts = c.num_kv_heads * (1 if decode else c.head_dim)
   kv = "tensor" if parts % tensor == 0 else None
@@ -61,6 +67,16 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   else:
     out.append((at + r"mlp/(gate|up)/kernel$", columns))
     out.append((at + r"mlp/down/kernel$", P(*lead, "tensor", fsdp)))
+  if c.delta:
+    names = "qkvz|ba" if c.delta.fused else "qkv|z|b|a"
+    out.append((at + rf"deltanet/({names})/kernel$", columns))
+    out.append((at + r"deltanet/out/kernel$", P(*lead, "tensor", fsdp)))
+    out.append((at + r"deltanet/conv$", P()))
+    out.append((at + r"deltanet/(a_log|dt_bias)$", P(*lead, "tensor")))
+  if c.shared_width:
+    out.append((at + r"shared/(gate|up)/kernel$", columns))
+    out.append((at + r"shared/down/kernel$", P(*lead, "tensor", fsdp)))
+    out.append((at + r"shared/weight/kernel$", P(*lead, fsdp, None)))
   if c.sinks:
     out.append((at + r"attn/sinks$", P(*lead, "tensor")))
   if c.qkv_bias:

@@ -34,6 +34,7 @@ class Rope:
     query_growth: queries at position t are multiplied by 1 + query_growth x
       ln(1 + floor(t / original_length)); only yarn of Ministral 3, whose
       config.json calls it llama_4_scaling_beta.
+    share: of the dimensions of a head that turn, the first of them.
   """
 
   theta: float
@@ -47,12 +48,18 @@ class Rope:
   truncate: bool = True
   attention_factor: float = 1.0
   query_growth: float = 0.0
+  share: float = 1.0
 
-  def frequencies(self, head_dim: int) -> np.ndarray:  # [H/2] float32
+  def turning(self, head_dim: int) -> int:
+    """Returns R, how many dimensions of a head turn."""
+    return int(head_dim * self.share)
+
+  def frequencies(self, head_dim: int) -> np.ndarray:  # [R/2] float32
     """Returns the radians per position of each pair of dimensions.
 
-    theta ** (-2 i / H) for pair i, changed as `kind` says
+    theta ** (-2 i / R) for pair i, changed as `kind` says
     """
+    head_dim = self.turning(head_dim)
     exponents = np.arange(0, head_dim, 2, dtype=np.float32) / head_dim
     plain = (1.0 / np.float32(self.theta) ** exponents).astype(np.float32)
     if self.kind == "default":
@@ -107,6 +114,7 @@ _NAMES = {
   "truncate": "truncate",
   "attention_factor": "attention_factor",
   "llama_4_scaling_beta": "query_growth",
+  "partial_rotary_factor": "share",
 }
 _LENGTH = "original_max_position_embeddings"
 # Kind -> the fields that it needs, and those that it may have.
@@ -123,12 +131,17 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
   ),
 }
 ROPES = tuple(_KINDS)
+# They say how a head is shared between the three positions of an image.
+_OF_IMAGES = ("mrope_section", "mrope_interleaved")
 # Of yarn, they make the attention factor where it is not given.
 _MSCALES = ("mscale", "mscale_all_dim")
 
 
 def read_rope(
-  values: Mapping[str, Any], refuse: Refuse, growing: bool = False
+  values: Mapping[str, Any],
+  refuse: Refuse,
+  growing: bool = False,
+  partial: bool = False,
 ) -> Rope:
   """Reads rotary positions from `rope_parameters`.
 
@@ -136,6 +149,8 @@ def read_rope(
     values: the fields, as a configuration of transformers has them.
     refuse: raises an error about a field.
     growing: whether the family reads `llama_4_scaling_beta`.
+    partial: whether it reads `partial_rotary_factor`, and has positions of
+      images, which are plain ones where there are none.
   """
   kind = values.get("rope_type", values.get("type", "default"))
   if kind not in ROPES:
@@ -151,10 +166,15 @@ def read_rope(
     given.pop("max_position_embeddings", None)  # a copy, which is not read
   elif "llama_4_scaling_beta" in given:
     refuse("rope_parameters", "llama_4_scaling_beta is not supported")
+  if partial:
+    may += ("partial_rotary_factor",)
+    given = {k: v for k, v in given.items() if k not in _OF_IMAGES}
+  # Some other configurations have it, too, and it must be 1 in them.
+  elif given.get("partial_rotary_factor") == 1:
+    del given["partial_rotary_factor"]
+  elif "partial_rotary_factor" in given:
+    refuse("rope_parameters", "partial_rotary_factor is not supported")
   unknown = sorted(set(given) - {*_NAMES, *_MSCALES, "rope_type", "type"})
-  # Some configurations have it, and it is 1 in all that are supported.
-  if unknown == ["partial_rotary_factor"] and given[unknown[0]] == 1:
-    unknown = []
   if unknown:
     refuse("rope_parameters", f"{unknown[0]} is not supported")
   if missing := [n for n in needs if n not in given]:

@@ -81,13 +81,27 @@ def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
     line(
       "KV cache",
       parts.cache,
-      f"{c.num_layers} layers x {config.sampling.batch_size} rows / (data x "
-      f"fsdp) x {slots} slots x {c.num_kv_heads} heads / tensor x "
+      f"{len(c.attending)} layers x {config.sampling.batch_size} rows / (data "
+      f"x fsdp) x {slots} slots x {c.num_kv_heads} heads / tensor x "
       f"2 x {c.head_dim} x {cached} bytes"
       + (" + scales" if cached == 1 else ""),
     ),
-    total("= sampling", parts.sampling, "these two with the training state"),
+    *([line("states", parts.states, _states_note(model))] if c.delta else []),
+    total("= sampling", parts.sampling, "these with the training state"),
   ]
+
+
+def _states_note(model: MeshModel) -> str:
+  """Says what the states of linear layers are."""
+  c = model.model.config
+  net = c.delta
+  assert net is not None
+  return (
+    f"{c.num_layers - len(c.attending)} linear layers x "
+    f"{model.config.sampling.batch_size} rows / (data x fsdp) x "
+    f"{net.value_heads} heads / tensor x {net.key_dim} x {net.value_dim} x 4 "
+    "bytes, and inputs of convolutions"
+  )
 
 
 def speed_lines(model: MeshModel, work: Work) -> list[str]:
@@ -98,12 +112,16 @@ def speed_lines(model: MeshModel, work: Work) -> list[str]:
   active = sizes.active_params(c, model.abstract_params, embed=False)
   windows = any(layer.window is not None for layer in c.layers)
   keys = "12 d sum of m (1 - m / 2T), m = min(T, window)" if windows else ""
+  memory = sizes.memory_size(c)
   out = [
-    f"FLOPs per token = 6 N + {keys or '6 L T d'} = {flops:.3g}: N = "
+    f"FLOPs per token = 6 N + {keys or '6 L T d'}"
+    + (" + 18 s" if memory else "")
+    + f" = {flops:.3g}: N = "
     f"{active:,} active parameters"
     + ("" if c.tied else " without the embedding look-up")
-    + f", L = {c.num_layers}, T = {work.length}, d = heads x head_dim = "
+    + f", L = {len(c.attending)}, T = {work.length}, d = heads x head_dim = "
     f"{c.num_heads * c.head_dim}"
+    + (f", s = {memory:,} numbers in memories" if memory else "")
   ]
   if chip:
     peak, devices = CHIPS[chip].flops, model.mesh.size

@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -25,7 +26,7 @@ from bct_jax.config import (
 from bct_jax.infra import memory
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import path_name, shardings
-from bct_jax.models import decoder, lora, partition
+from bct_jax.models import lora, partition
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import data_needs, objective_of
@@ -299,7 +300,14 @@ def _to_decode(
     else lora.attach_adapters(arms)
   )
   dtype = model.model.dtype
-  return decoder.unstack(jax.tree.map(lambda x: x.astype(dtype), joined))
+
+  def cast(path: Any, x: jax.Array) -> jax.Array:
+    # Logs of decays are few, and rounded ones would be others after a while.
+    exact = str(path[-1].key) in ("a_log", "dt_bias")
+    return x if exact else x.astype(dtype)
+
+  joined = jax.tree_util.tree_map_with_path(cast, joined)
+  return model.model.unstack(joined)
 
 
 def sharding_of(abstract: PyTree) -> PyTree:

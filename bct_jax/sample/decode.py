@@ -22,10 +22,16 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
 from bct_jax.config import SamplingConfig
-from bct_jax.mesh import ROWS
-from bct_jax.models.attention import POSITIONS, Prefix, Slots, as_slots
+from bct_jax.models.attention import Prefix
 from bct_jax.models.decoder import Decoder
+from bct_jax.models.deltanet import State
 from bct_jax.sample.next_token import choose_token
+from bct_jax.sample.past import (
+  admit_past,
+  as_prefix,
+  empty_past,
+  past_shardings,
+)
 from bct_jax.types import PyTree
 
 
@@ -33,7 +39,7 @@ from bct_jax.types import PyTree
 class DecodeState:
   """Holds all slots; a slot that is not live is free."""
 
-  past: Any  # per layer: Slots
+  past: Any  # per layer: Slots, or the State of a linear one
   token: Any  # [B] int32, the newest, whose keys are not in `past` yet
   position: Any  # [B] int32, of the newest token
   key: Any  # [B, 2] uint32, of the row
@@ -62,7 +68,9 @@ class PackedPrompts:
 class PrefilledRows:
   """Holds rows that have a first token and wait for a slot."""
 
-  past: Any  # per layer: keys, values [r, T, K, H] of the prompts
+  # Per layer: keys, values [r, T, K, H] of the prompts, or the State [A, ...]
+  # of a linear layer after the last token of each row's prompt.
+  past: Any
   token: Any  # [A] int32
   logprob: Any  # [A] float32
   key: Any  # [A, 2] uint32
@@ -134,9 +142,7 @@ class Engine:
     self.shards = meshes.num_row_shards(mesh)
     self.batch_size = -(-config.batch_size // self.shards) * self.shards
     self.whole, self.rows = NamedSharding(mesh, P()), meshes.row_sharding(mesh)
-    divides = model.config.num_kv_heads % mesh.shape["tensor"] == 0
-    past = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
-    place = DecodeState(past, *[self.rows] * 10)
+    place = DecodeState(past_shardings(model.config, mesh), *[self.rows] * 10)
     self._place = place
     self.start = jax.jit(
       self._start, static_argnums=(0, 1), out_shardings=place
@@ -213,22 +219,19 @@ class Engine:
     def place(x, sharding):
       return jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding)
 
-    past = jax.tree.map(lambda x: place(x, self._place.past), shapes.past)
+    past = [
+      jax.tree.map(lambda x, s=s: place(x, s), layer)
+      for s, layer in zip(self._place.past, shapes.past, strict=True)
+    ]
     rows = jax.tree.map(lambda x: place(x, self.rows), shapes)
     return dataclasses.replace(rows, past=past)
 
   def _start(self, slots: int, b: int) -> DecodeState:
     """Makes b free slots with room for `slots` positions each."""
-    c = self.model.config
     new = self.config.max_new_tokens
-    kv = jax.ShapeDtypeStruct((b, slots, c.num_kv_heads, c.head_dim), "float32")
-    layer = jax.eval_shape(lambda kv: as_slots(kv, kv, self.kv_dtype), kv)
-    past = jax.tree.map(
-      lambda x: jnp.zeros(x.shape, x.dtype), [layer] * c.num_layers
-    )
     zero = jnp.zeros((b,), jnp.int32)
     return DecodeState(
-      past=past,
+      past=empty_past(self.model, b, slots, self.kv_dtype),
       token=zero,
       position=zero,
       key=jnp.zeros((b, 2), jnp.uint32),
@@ -241,18 +244,20 @@ class Engine:
       stopped=zero > 0,
     )
 
-  def _prefix(self, params: PyTree, tokens: jax.Array) -> list[Prefix]:
-    """Computes keys and values of tokens [arms, S] that begin all prompts."""
+  def _prefix(self, params: PyTree, tokens: jax.Array) -> list[Prefix | State]:
+    """Computes what tokens [arms, S] that begin all prompts leave behind."""
     at = jnp.broadcast_to(jnp.arange(tokens.shape[1]), tokens.shape)
     arms = jnp.broadcast_to(jnp.arange(len(tokens))[:, None], tokens.shape)
     ones = jnp.ones_like(tokens)
-    _, kvs = self.model.prefill(params, tokens, at, ones, arms=arms)
-    return [Prefix(*kv) for kv in kvs]
+    ends = jnp.arange(len(tokens)) * tokens.shape[1] + tokens.shape[1] - 1
+    _, kept = self.model.prefill(params, tokens, at, ones, arms=arms, ends=ends)
+    assert kept is not None
+    return as_prefix(kept)
 
   def _prefill(
     self,
     params: PyTree,
-    prefix: list[Prefix] | None,
+    prefix: list[Prefix | State] | None,
     prompts: PackedPrompts,
     seed: jax.Array,
   ) -> PrefilledRows:
@@ -260,7 +265,8 @@ class Engine:
     begin = jax.tree.map(lambda x: x[prompts.arms], prefix)
     arms = jnp.broadcast_to(prompts.arms[:, None], prompts.tokens.shape)
     hidden, past = self.model.prefill(
-      params, prompts.tokens, prompts.positions, prompts.segments, begin, arms
+      *(params, prompts.tokens, prompts.positions, prompts.segments),
+      *(begin, arms, prompts.last),
     )
     last = hidden.reshape(-1, hidden.shape[-1])[prompts.last]  # [A, D]
     keys = jax.vmap(jax.random.fold_in, (None, 0))(
@@ -281,7 +287,7 @@ class Engine:
   def _admit(
     self,
     state: DecodeState,
-    prefix: list[Prefix] | None,
+    prefix: list[Prefix | State] | None,
     prefilled: PrefilledRows,
     assignment: SlotAssignment,
   ) -> DecodeState:
@@ -295,28 +301,10 @@ class Engine:
     def put(old, new):
       return old.at[assignment.slot].set(new.astype(old.dtype), mode="drop")
 
-    def put_past(slots: Slots, kv, begin: Prefix | None) -> Slots:
-      # [r, T, K, H] -> [a, Q, K, H]
-      k, v = (x.reshape(-1, *x.shape[2:])[assignment.source] for x in kv)
-      if begin is not None:
-        k = jnp.concatenate([begin.keys[assignment.arm], k], axis=1)
-        v = jnp.concatenate([begin.values[assignment.arm], v], axis=1)
-
-      def one(old, new, axis) -> Any:
-        if old is None:
-          return None
-        part = (assignment.slot, *[slice(None)] * (axis - 1), slice(k.shape[1]))
-        return old.at[part].set(new, mode="drop")
-
-      new = as_slots(k, v, self.kv_dtype)
-      return Slots(*map(one, slots, new, POSITIONS))
-
-    begins = prefix or [None] * len(prefilled.past)
     return DecodeState(
-      past=[
-        put_past(s, kv, begin)
-        for s, kv, begin in zip(state.past, prefilled.past, begins, strict=True)
-      ],
+      past=admit_past(
+        state.past, prefilled.past, prefix, assignment, self.kv_dtype
+      ),
       token=put(state.token, token),
       position=put(state.position, assignment.length),
       key=put(state.key, keys),

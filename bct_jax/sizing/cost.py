@@ -42,7 +42,8 @@ class Model:
   Attributes:
     train_flops: of a token in training, forward and backward.
     forward_flops: of a token that is only read.
-    decode_bytes: that a device reads for a decode step of a whole batch.
+    decode_bytes: that a device reads for a decode step of a whole batch, with
+      those that it writes, where they are as many.
     devices: of the mesh.
   """
 

@@ -2,8 +2,9 @@
 
 Nothing is allocated and no device is needed: params and optimizer state are
 shapes with the shardings that a run gives them, on a mesh that may be abstract.
-Weights, gradients, optimizer state, the decoder's copy of the weights and the
-KV cache are exact; activations are an estimate, see `activation_bytes`.
+Weights, gradients, optimizer state, the decoder's copy of the weights, the KV
+cache and the states of linear layers are exact; activations are an estimate,
+see `activation_bytes`.
 """
 
 import dataclasses
@@ -16,8 +17,10 @@ import jax
 import jax.numpy as jnp
 
 from bct_jax.mesh import path_name
+from bct_jax.models.attention import Segments
 from bct_jax.models.config import ModelConfig
 from bct_jax.models.decoder import REMAT, Decoder
+from bct_jax.models.deltanet import empty_state
 from bct_jax.models.layers import Block
 from bct_jax.models.logprobs import CHUNK, LOGITS
 from bct_jax.types import PyTree
@@ -54,6 +57,7 @@ class Sizes:
   decode_weights: int
   cache: int
   average: int = 0  # of the params, if one is kept
+  states: int = 0  # of linear layers, of all rows
 
   @property
   def state(self) -> int:
@@ -71,7 +75,7 @@ class Sizes:
 
     The state stays on the device meanwhile.
     """
-    return self.state + self.decode_weights + self.cache
+    return self.state + self.decode_weights + self.cache + self.states
 
 
 # --- exact --------------------------------------------------------------------
@@ -130,9 +134,9 @@ def cache_bytes(
 ) -> int:
   """Computes the bytes of keys and values on one device.
 
-  They are layers x rows per device x slots x key/value heads per device x 2 x
-  bytes of each, which are head_dim x those of the dtype, and 4 more in int8 for
-  a scale.
+  They are layers with attention x rows per device x slots x key/value heads per
+  device x 2 x bytes of each, which are head_dim x those of the dtype, and 4
+  more in int8 for a scale.
   Heads are spread over tensor where they divide, and whole on every device
   where they do not.
   """
@@ -142,7 +146,24 @@ def cache_bytes(
   rows = -(-rows // (axes["data"] * axes["fsdp"]))
   each = config.head_dim * jnp.dtype(dtype).itemsize
   each += 4 if dtype == jnp.int8 else 0
-  return config.num_layers * rows * slots * heads * 2 * each
+  return len(config.attending) * rows * slots * heads * 2 * each
+
+
+def state_bytes(config: ModelConfig, dtype: Any, axes: Axes, rows: int) -> int:
+  """Computes the bytes of the states of linear layers on one device.
+
+  Each has, whatever the length of the rows, value heads x key width x value
+  width numbers in float32, and the newest inputs of its convolution in `dtype`.
+  Heads are spread over tensor.
+  """
+  if config.delta is None:
+    return 0
+  rows = -(-rows // (axes["data"] * axes["fsdp"]))
+  net = local_config(config, axes["tensor"]).delta
+  assert net is not None
+  state = jax.eval_shape(lambda: empty_state(net, rows, dtype))
+  each = sum(x.size * x.dtype.itemsize for x in jax.tree.leaves(state))
+  return (config.num_layers - len(config.attending)) * each
 
 
 # --- activations --------------------------------------------------------------
@@ -181,10 +202,14 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
   rows = -(-work.rows // (shards * work.accum))
   block = local_config(config, tensor)
   plain = "grouped" if model.attention == "grouped" else "xla"
-  layer = Block(block, model.dtype, plain)
   scores = model.attention != "splash"
-  saved = block_bytes(layer, model.remat, rows, work.length, scores)
-  without_remat = block_bytes(layer, "none", rows, work.length, scores)
+  saved, rests = 0, [0]
+  for linear in sorted({layer.linear for layer in config.layers}):
+    layer = Block(block, model.dtype, plain, linear)
+    kept = block_bytes(layer, model.remat, rows, work.length, scores)
+    without_remat = block_bytes(layer, "none", rows, work.length, scores)
+    saved += kept * sum(x.linear == linear for x in config.layers)
+    rests.append(without_remat - kept)
   vocab = config.vocab_size // tensor
   table = vocab * config.width * jnp.dtype(model.dtype).itemsize
   if shards == 1:
@@ -193,7 +218,7 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
     logits = min(LOGITS, rows * work.num_trained * vocab)
     table //= axes["fsdp"]
   head = 2 * table + 3 * 4 * logits
-  return config.num_layers * saved + max(without_remat - saved, head) + table
+  return saved + max(*rests, head) + table
 
 
 def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
@@ -211,6 +236,13 @@ def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
     num_kv_heads=max(1, config.num_kv_heads // tensor),
     mlp_width=config.mlp_width // (1 if experts else tensor),
     num_experts=experts,
+    shared_width=config.shared_width // tensor,
+    delta=config.delta
+    and dataclasses.replace(
+      config.delta,
+      key_heads=config.delta.key_heads // tensor,
+      value_heads=config.delta.value_heads // tensor,
+    ),
   )
 
 
@@ -226,7 +258,9 @@ def block_bytes(
   config, shape = block.config, jax.ShapeDtypeStruct
   x = shape((rows, length, config.width), block.dtype)
   angles = (shape((rows, length, config.head_dim // 2), jnp.float32),) * 2
-  mask = shape((rows, 1, length, length), jnp.bool_)
+  mask: Any = shape((rows, 1, length, length), jnp.bool_)
+  if block.linear:
+    mask = Segments(shape((rows, length), jnp.int32))
   params = jax.eval_shape(block.init, jax.random.PRNGKey(0), x, angles, mask)
 
   def residuals(params, x, angles, mask):
@@ -258,12 +292,14 @@ def flops_per_token(
 ) -> float:
   """Counts the model FLOPs of one position of a training row, as for MFU.
 
-    6 N + 12 d x sum over layers of m (1 - m / 2T),  m = min(T, window)
+    6 N + 12 d x sum over layers of m (1 - m / 2T) + 18 s,  m = min(T, window)
 
   N: active params of the matrix products (see active_params), d = query heads
   x head_dim, T = positions of a row. Without windows this is 6 N + 6 L T d:
   the count of PaLM (Chowdhery et al. 2022, arXiv 2204.02311, appendix B) with
-  half its attention, as a causal query meets T / 2 keys in the mean. Frozen
+  half its attention, as a causal query meets T / 2 keys in the mean. A linear
+  layer has no keys to meet; each of its s numbers in memories, value heads x
+  key width x value width, is read twice and written once. Frozen
   params have no gradient of their own and count 4 N. Recomputation under a
   remat policy is not counted, and the head as if all positions were trained.
   """
@@ -271,10 +307,20 @@ def flops_per_token(
   products += 4 * active_params(config, frozen, embed=False)
   spans = [
     length if layer.window is None else min(length, layer.window)
-    for layer in config.layers
+    for layer in config.attending
   ]
   keys = sum(m * (1 - m / (2 * length)) for m in spans)
-  return products + 12 * config.num_heads * config.head_dim * keys
+  products += 12 * config.num_heads * config.head_dim * keys
+  return products + 18 * memory_size(config)
+
+
+def memory_size(config: ModelConfig) -> int:
+  """Counts the numbers in the memories of all linear layers, for one row."""
+  net = config.delta
+  if net is None:
+    return 0
+  linear = config.num_layers - len(config.attending)
+  return linear * net.value_heads * net.key_dim * net.value_dim
 
 
 def tokens_per_second(

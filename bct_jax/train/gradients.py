@@ -27,6 +27,7 @@ import optax
 from jax.sharding import Mesh
 
 from bct_jax.mesh import path_name, put_batch, row_sharding, to_host
+from bct_jax.models.config import ModelConfig
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.logprobs import token_logprobs
 from bct_jax.train.params_view import ParamsView
@@ -49,12 +50,13 @@ def depths(layers: int) -> dict[str, slice]:
   return out
 
 
-def squares(tree: PyTree, layers: int) -> dict[str, jax.Array]:
+def squares(tree: PyTree, model: ModelConfig) -> dict[str, jax.Array]:
   """Computes the squared norm of each group of params.
 
   Groups that the tree has no params of are left out. Groups are "embed" (also
   the head, where that is tied), thirds of the layers, and "output": the last
-  norm and a head of its own. Leaves of layers are stacked, [L, ...].
+  norm and a head of its own. Leaves of layers are stacked, with an entry for
+  each layer that has them.
   """
   out: dict[str, jax.Array] = {}
 
@@ -64,9 +66,12 @@ def squares(tree: PyTree, layers: int) -> dict[str, jax.Array]:
   for path, x in jax.tree_util.tree_flatten_with_path(tree)[0]:
     name, square = path_name(path), jnp.square(x)
     if name.startswith("layers/"):
-      by_layer = jnp.sum(square, axis=range(1, x.ndim))  # [L]
-      for group, part in depths(layers).items():
-        add(group, jnp.sum(by_layer[part]))
+      by_layer = jnp.sum(square, axis=range(1, x.ndim))  # [entries]
+      numbers = np.array(model.layers_of(name.removeprefix("layers/")))
+      for group, part in depths(model.num_layers).items():
+        inside = (numbers >= part.start) & (numbers < part.stop)
+        if inside.any():
+          add(group, jnp.sum(by_layer[inside]))
     else:
       add("embed" if name == "embed" else "output", jnp.sum(square))
   return out
@@ -100,7 +105,7 @@ def make_measure(
     those of g and of lr u, in all and for each group of `squares`. A cosine
     with a vector of length zero is None, as is what is not finite.
   """
-  layers, place = model.config.num_layers, state_sharding.params
+  config, place = model.config, state_sharding.params
   rows = row_sharding(mesh)
 
   @functools.partial(
@@ -125,7 +130,7 @@ def make_measure(
     return jax.tree.map(lambda t, x: t + x.astype(jnp.float32), total, new)
 
   zeros = jax.jit(_float32_zeros, out_shardings=place)
-  norms = jax.jit(lambda g, u: (squares(g, layers), squares(u, layers)))
+  norms = jax.jit(lambda g, u: (squares(g, config), squares(u, config)))
 
   def measure(state, frozen, batch, lr, references):
     g, u = directions(state, frozen, batch)
@@ -136,7 +141,7 @@ def make_measure(
         h = add_gradient(h, state.params, frozen, put_batch(part, mesh))
       products[name] = _products(g, u, h)
     lengths, products = to_host((norms(g, u), products), "gradients")
-    gg, uu = (_ordered(x, layers) for x in lengths)
+    gg, uu = (_ordered(x, config.num_layers) for x in lengths)
     # JAX sorts the keys of a dict.
     return _record(gg, uu, lr, {name: products[name] for name in references})
 

@@ -21,9 +21,10 @@ from bct_jax.config import OptimConfig, suggest
 from bct_jax.mesh import path_name
 from bct_jax.types import PyTree
 
-# Biases, norms and embeddings are not decayed, as is usual for AdamW. Nor are
+# Biases, norms and embeddings are not decayed, as is usual for AdamW, nor what
+# makes the decays of linear attention (Gu and Dao 2023, arXiv 2312.00752), nor
 # the factors of adapters: a decay of both is none of their product.
-_NO_DECAY = ("scale", "bias", "embed", "lora_a", "lora_b")
+_NO_DECAY = ("scale", "bias", "embed", "lora_a", "lora_b", "a_log", "dt_bias")
 
 
 def _map_names(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:
@@ -183,7 +184,8 @@ def _layer_by_layer(
   def stacked(name: str, x: Any) -> str:
     if not name.startswith("layers/"):
       return "rest"
-    return "expert" if x.ndim == 4 else "layer"  # [L, E, in, out]
+    expert = x.ndim == 4 and not name.endswith("conv")  # [L, E, in, out]
+    return "expert" if expert else "layer"
 
   return optax.partition(
     {"rest": rest, "layer": each(layers), "expert": each(each(layers))},

@@ -17,7 +17,6 @@ def ours(task: dict):
   from helpers import make_mesh, sampling
   from parity import load
 
-  from bct_jax.models import decoder
   from bct_jax.sample import sampler
 
   mesh = make_mesh()
@@ -32,7 +31,7 @@ def ours(task: dict):
   stop = frozenset(task["stop_ids"]) or frozenset({-1})
   sample = sampler.make_sampler(model, config, stop, mesh)
   with jax.set_mesh(mesh):
-    flat = jax.jit(decoder.unstack)(params)
+    flat = jax.jit(model.unstack)(params)
     del params
 
     def run():

@@ -8,7 +8,7 @@ import pytest
 from cases import long_but
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
-from bct_jax.models import attention, decoder
+from bct_jax.models import attention
 from bct_jax.models.config import Layer, Rope
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.layers import rope_angles
@@ -123,7 +123,7 @@ def test_decoding_equals_the_whole_forward(params, windows, dtype):
   ones = jnp.ones((2, 12), jnp.int32)
   hidden = jax.jit(model.hidden)(params, tokens, at, ones)
   whole = np.asarray(model.logits(params, hidden))
-  flat = decoder.unstack(params)
+  flat = model.unstack(params)
   prefill, decode = jax.jit(model.prefill), jax.jit(model.decode)
   _, kvs = prefill(flat, tokens[:1, :4], at[:1, :4], ones[:1, :4])
   prefix = [attention.Prefix(*kv) for kv in kvs]
@@ -217,7 +217,7 @@ def test_weights_cast_layer_by_layer_are_those_cast_before(params, param_dtype):
 
   def total(params, unstack):
     if unstack:
-      params = decoder.unstack(params)
+      params = model.unstack(params)
     hidden = model.hidden(params, tokens, positions, ones)
     return jnp.sum(jnp.sin(hidden.astype(jnp.float32)))
 

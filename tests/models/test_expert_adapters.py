@@ -171,12 +171,10 @@ def test_rows_of_several_arms_take_their_own(form, shape, tokens):
 
     rows = jnp.concatenate([tokens] * 3)
     of_row = jnp.repeat(jnp.arange(3), 2)[:, None] + jnp.zeros_like(rows)
-    together = decoder.unstack(lora.attach_adapters(arms))
+    together = run.unstack(lora.attach_adapters(arms))
     found = prefill(together, rows, of_row)
     for i, arm in enumerate(arms):
-      alone = decoder.unstack(
-        lora.attach_adapter(arm) if arm.lora else arm.params
-      )
+      alone = run.unstack(lora.attach_adapter(arm) if arm.lora else arm.params)
       np.testing.assert_allclose(
         found[2 * i : 2 * i + 2], prefill(alone, tokens), atol=5e-5
       )

@@ -65,6 +65,21 @@ MIXTURE = {
   "num_experts": 8,
   "num_experts_per_tok": 3,
 }
+# Of a head of 16, 8 dimensions turn; 2 heads of values share one of keys.
+LINEAR_ATTENTION = {
+  "head_dim": 16,
+  "num_hidden_layers": 4,
+  "linear_num_key_heads": 2,
+  "linear_num_value_heads": 4,
+  "linear_key_head_dim": 8,
+  "linear_value_head_dim": 12,
+  "rope_parameters": {
+    "rope_type": "default",
+    "rope_theta": 1e4,
+    "partial_rotary_factor": 0.5,
+  },
+}
+SHARED = {**MIXTURE, "shared_expert_intermediate_size": 40}
 # Name in the table of models/README.md -> model_type, what differs from BASE.
 FAMILIES = {
   "Llama 2": ("llama", {"num_key_value_heads": 4}),
@@ -96,6 +111,15 @@ FAMILIES = {
   "Qwen 3": ("qwen3", {"head_dim": 16}),
   "Qwen 3 MoE": ("qwen3_moe", {**MIXTURE, "norm_topk_prob": True}),
   "Qwen 3 MoE, plain": ("qwen3_moe", MIXTURE),
+  "Qwen 3.5 to 3.8": (
+    "qwen3_5_text",
+    {**LINEAR_ATTENTION, "full_attention_interval": 2},
+  ),
+  "Qwen 3.5 to 3.8 MoE": ("qwen3_5_moe_text", {**LINEAR_ATTENTION, **SHARED}),
+  "Qwen 3 Next": (
+    "qwen3_next",
+    {**LINEAR_ATTENTION, **SHARED, "full_attention_interval": 3},
+  ),
   "Gemma 2": (
     "gemma2",
     {**GEMMA, "attn_logit_softcapping": 5.0, "final_logit_softcapping": 3.0},
@@ -145,9 +169,12 @@ FAMILIES = {
 }
 # Those whose parts the others share are left to the longer run, and so are
 # most gradients and texts.
-QUICK = ("Llama 3.1, 3.2", "Qwen 2, window", "Qwen 3 MoE", "Gemma 2", "OLMo 3")
-GRADIENTS = ("Qwen 3 MoE", "Gemma 2")
-TEXT = ("Llama 3.1, 3.2",)
+QUICK = (
+  *("Llama 3.1, 3.2", "Qwen 2, window", "Qwen 3 MoE", "Qwen 3.5 to 3.8"),
+  *("Gemma 2", "OLMo 3"),
+)
+GRADIENTS = ("Qwen 3 MoE", "Qwen 3.5 to 3.8", "Gemma 2")
+TEXT = ("Llama 3.1, 3.2", "Qwen 3.5 to 3.8")
 STOP = frozenset({2})
 SEEN: dict[str, list[str]] = {}
 
@@ -160,9 +187,14 @@ def save_random(kind: str, values: dict, folder: Path) -> None:
   torch.manual_seed(0)
   config = transformers.CONFIG_MAPPING[kind](**{**BASE, **values})
   model = transformers.AutoModelForCausalLM.from_config(config)
+  plus_one = kind.startswith(("gemma", "qwen3_5", "qwen3_next"))
   with torch.no_grad():
     for name, p in model.named_parameters():
-      around = 1.0 if "norm" in name and "gemma" not in kind else 0.0
+      around = 1.0 if "norm" in name and not plus_one else 0.0
+      if name.endswith("linear_attn.norm.weight"):
+        around = 1.0
+      if name.endswith("A_log"):  # so that memories outlast a chunk
+        around = -3.0
       p.copy_(around + torch.randn_like(p) * (0.3 if p.ndim == 1 else 0.15))
   model.save_pretrained(folder, max_shard_size="20KB")
   assert len(list(folder.glob("model-*.safetensors"))) > 2

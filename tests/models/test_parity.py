@@ -10,7 +10,7 @@ from helpers import make_mesh, sampling
 from bct_jax.config import TemplateConfig
 from bct_jax.data.chat import Chat
 from bct_jax.evals.evaluate import Thoughts
-from bct_jax.models import decoder, demo
+from bct_jax.models import demo
 from bct_jax.sample.sampler import make_sampler
 from bct_jax.settings.probes.capability import make_probe
 
@@ -167,7 +167,7 @@ def test_smollm2_rates_with_an_int8_cache(smollm2):
   prompts = [chat.prompt(e.messages) for e in examples]
   right, answers = {}, {}
   with jax.set_mesh(mesh):
-    flat = jax.jit(decoder.unstack)(params)
+    flat = jax.jit(model.unstack)(params)
     for dtype in ("auto", "int8"):
       config = sampling(max_new_tokens=24, batch_size=32, kv_cache_dtype=dtype)
       sample = make_sampler(model, config, chat.stop_ids, mesh)

@@ -54,10 +54,10 @@ def make(mesh, temperature, batch_size, prefill, new, stops):
   """Params on the mesh and a sampler, which keeps what it compiled."""
   with jax.set_mesh(mesh):
     params = init_params(MODEL, mesh)
-    shapes = jax.eval_shape(decoder.unstack, params)
+    shapes = jax.eval_shape(MODEL.unstack, params)
     rules = partition.rules(CONFIG, mesh.shape["tensor"], decode=True)
     place = meshes.shardings(shapes, rules, mesh)
-    params = jax.jit(decoder.unstack, out_shardings=place)(params)
+    params = jax.jit(MODEL.unstack, out_shardings=place)(params)
   config = sampling(
     temperature=temperature,
     max_new_tokens=new,
@@ -347,14 +347,14 @@ def test_arms_are_sampled_together_as_apart():
       for config in configs
     ]
     apart = [
-      sample(decoder.unstack(lora.attach_adapter(arm)), PROMPTS, range(10), 0)
+      sample(MODEL.unstack(lora.attach_adapter(arm)), PROMPTS, range(10), 0)
       for arm in arms
     ]
     assert len({c.tokens for out in apart for c in out}) > 25
     which = [(i + i // 3) % 3 for i in range(30)]
     prompts = [PROMPTS[i // 3] for i in range(30)]
     together = sample(
-      decoder.unstack(lora.attach_adapters(arms)),
+      MODEL.unstack(lora.attach_adapters(arms)),
       prompts,
       [i // 3 for i in range(30)],
       0,

@@ -92,9 +92,9 @@ def test_what_the_sampler_draws_has_its_own_logprobs():
   with jax.set_mesh(mesh):
     params = init_params(MODEL, mesh)
     rules = partition.rules(CONFIG, mesh.shape["tensor"], decode=True)
-    shapes = jax.eval_shape(decoder.unstack, params)
+    shapes = jax.eval_shape(MODEL.unstack, params)
     place = meshes.shardings(shapes, rules, mesh)
-    flat = jax.jit(decoder.unstack, out_shardings=place)(params)
+    flat = jax.jit(MODEL.unstack, out_shardings=place)(params)
     sample = sampler.make_sampler(MODEL, sampling(), frozenset({5}), mesh)
     out = sample(flat, PROMPTS, range(len(PROMPTS)), 0)
     found = make_scorer(MODEL, mesh)(

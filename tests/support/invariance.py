@@ -63,13 +63,12 @@ def run(cell: Cell, updates: int = 3) -> dict:
   from helpers import make_mesh, make_step, run_steps
 
   from bct_jax import mesh as meshes
-  from bct_jax.models import decoder
   from bct_jax.models.logprobs import token_logprobs
   from bct_jax.types import Mean
 
   def objective(params, batch, rng, model):
     if not cell.scan:
-      params = decoder.unstack(params)
+      params = model.unstack(params)
     logprobs, weights = token_logprobs(model, params, batch, cell.chunk)
     return Mean(-jnp.sum(weights * logprobs), jnp.sum(weights)), {}
 

@@ -46,12 +46,14 @@ from bct_jax.train.checkpoint import Checkpoints  # noqa: E402
 
 def sample(setup):
   place = meshes.shardings(
-    jax.eval_shape(decoder.unstack, setup.state.params),
+    jax.eval_shape(setup.model.unstack, setup.state.params),
     partition.rules(CONFIG, setup.mesh.shape["tensor"], decode=True),
     setup.mesh,
   )
   with jax.set_mesh(setup.mesh):
-    params = jax.jit(decoder.unstack, out_shardings=place)(setup.state.params)
+    params = jax.jit(setup.model.unstack, out_shardings=place)(
+      setup.state.params
+    )
     config = sampling(temperature=1.0, batch_size=4)
     run = sampler.make_sampler(setup.model, config, frozenset({5}), setup.mesh)
     prompts = [[3, 1, 4, 1, 5 + i, 9, 2] for i in range(6)]

@@ -133,20 +133,22 @@ def hf_tensors(tree, config):
   """A tree like the params by Hugging Face name, in the layout there."""
   names, out = hf_names(config), {}
   for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]:
-    name, leaf = names[meshes.path_name(path)], np.asarray(leaf)
+    ours, leaf = meshes.path_name(path), np.asarray(leaf)
+    name, numbers = names[ours], config.layers_of(ours.removeprefix("layers/"))
     for at in np.ndindex(leaf.shape[: name.stacked]):
       x = leaf[at].T if name.transposed else leaf[at]
-      out[name.template.format(*at)] = x
+      there = (numbers[at[0]], *at[1:]) if at else ()
+      out[name.template.format(*there)] = x
   return out
 
 
 def greedy(mesh, model, params, prompts, new, stop_ids):
   """Token ids of our sampler."""
-  shapes = jax.eval_shape(decoder.unstack, params)
+  shapes = jax.eval_shape(model.unstack, params)
   rules = partition.rules(model.config, mesh.shape["tensor"], decode=True)
   place = meshes.shardings(shapes, rules, mesh)
   with jax.set_mesh(mesh):
-    flat = jax.jit(decoder.unstack, out_shardings=place)(params)
+    flat = jax.jit(model.unstack, out_shardings=place)(params)
     config = sampling(max_new_tokens=new, batch_size=32)
     sample = sampler.make_sampler(model, config, stop_ids, mesh)
     return sample(flat, prompts, range(len(prompts)), 0)

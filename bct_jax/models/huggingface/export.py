@@ -97,7 +97,7 @@ def export_hf(
     params: of a Decoder, sharded in any way.
     config: the architecture, read from `source`.
     source: the model folder from which config.json, the tokenizer, its chat
-      template and generation_config.json are taken. For a Gemma 3 with an image
+      template and generation_config.json are taken. For a model with an image
       encoder, config.json becomes that of the language model.
     out: the folder to write.
     dtype: one of DTYPES; None is that of the params.
@@ -204,6 +204,8 @@ _DECODERS = {
   "gemma3_text": "Gemma3ForCausalLM",
   "mistral": "MistralForCausalLM",
   "ministral3": "Ministral3ForCausalLM",
+  "qwen3_5_text": "Qwen3_5ForCausalLM",
+  "qwen3_5_moe_text": "Qwen3_5MoeForCausalLM",
 }
 
 
@@ -211,8 +213,14 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   """Returns the source's config.json, changed to what is exported."""
   raw = read_object(source / "config.json")
   # Readers older than transformers 5 know only the second spelling.
-  out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
-  out.pop("quantization_config", None)  # what it says of is not written
+  raw_text = text_config(raw)
+  out = {**raw_text, "dtype": dtype, "torch_dtype": dtype}
+  # What these say of is not written.
+  for field in (
+    "quantization_config",
+    *(k for k in raw_text if k[:4] == "mtp_"),
+  ):
+    out.pop(field, None)
   if out["model_type"] != raw["model_type"]:
     out["architectures"] = [_DECODERS[model.family]]
     # Some are published without these. A language model alone needs them: the

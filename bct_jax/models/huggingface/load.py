@@ -15,6 +15,7 @@ device shards of one tensor, never a parameter of all layers or a file.
 
 import functools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -100,6 +101,38 @@ def _stored_tensors(folder: Path) -> dict[str, safetensors_file.StoredTensor]:
   return {name: by_file[file][name] for name, file in weight_map.items()}
 
 
+_FUSED = re.compile(r"(?!mtp\.)(.*\.mlp\.experts)\.(gate_up|down)_proj")
+
+
+def _split_experts(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+  """Takes matrices of all experts of a layer apart, as parts of their bytes.
+
+  Mixtures of Qwen3.5 are published with gate_up_proj [E, 2 F, D], the gate's
+  rows first, and down_proj [E, D, F], where others have tensors of each expert.
+  """
+  out: dict[str, Tensor] = {}
+  for name, tensor in tensors.items():
+    found = _FUSED.fullmatch(name)
+    if (
+      not found
+      or len(tensor.shape) != 3
+      or not isinstance(tensor, safetensors_file.StoredTensor)
+    ):
+      out[name] = tensor
+      continue
+    names = ("gate", "up") if found[2] == "gate_up" else ("down",)
+    count, rows, width = tensor.shape
+    size = (tensor.stop - tensor.start) // (count * len(names))
+    for i in range(count * len(names)):
+      expert, part = divmod(i, len(names))
+      own = f"{found[1]}.{expert}.{names[part]}_proj.weight"
+      start = tensor.start + i * size
+      out[own] = tensor._replace(
+        shape=(rows // len(names), width), start=start, stop=start + size
+      )
+  return out
+
+
 def _match(
   folder: Path, config: ModelConfig, parts: Sequence[Part]
 ) -> dict[str, Tensor]:
@@ -109,7 +142,9 @@ def _match(
     ValueError: tensors are missing, left over, or of another shape or type.
   """
   in_folder = find_tensors(folder)
-  names, images = language_part(config, in_folder)
+  if config.num_experts and config.expert_form == "gated":
+    in_folder = _split_experts(in_folder)
+  names, left_out = language_part(config, in_folder)
   # Some tied checkpoints ship a copy of the embedding as head.
   optional = {"lm_head.weight"} if config.tied else set()
   required = {p.name for p in parts}
@@ -136,10 +171,10 @@ def _match(
   if config.tied and "lm_head.weight" in names:
     head = in_folder[names["lm_head.weight"]]
     _check_tied(tensors["model.embed_tokens.weight"], head)
-  if images and jax.process_index() == 0:
+  for what, count in left_out.items() if jax.process_index() == 0 else ():
     whole_folder.say(
-      f"{folder}: only the language model is loaded, the image encoder "
-      f"({images} tensors) is left out"
+      f"{folder}: only the language model is loaded, {what} ({count} tensors) "
+      "is left out"
     )
   return tensors
 

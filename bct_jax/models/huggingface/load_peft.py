@@ -68,7 +68,7 @@ def read_adapter(
   for name, module in modules.items():
     of_blocks = [
       _find_rank(folder, model, config, name, f"{prefix}layers.{i}.{module}")
-      for i in range(model.num_layers)
+      for i in model.layers_of(name)
     ]
     ranks, alphas = zip(*of_blocks, strict=True)
     if any(ranks):
@@ -181,7 +181,7 @@ def _match(
   }
   modules = linear_layers(model)
   ours = {module: name for name, module in modules.items()}
-  in_model, images = language_part(model, stored)
+  in_model, left_out = language_part(model, stored)
   out, prefix = {}, "model."
   form = re.compile(r"model\.(layers\.(\d+)\.(.+))\.lora_([AB])\.weight")
   for plain, name in in_model.items():
@@ -196,7 +196,7 @@ def _match(
     if (
       not found
       or layer not in ours
-      or int(found[2]) >= model.num_layers
+      or int(found[2]) not in model.layers_of(ours[layer])
       or (expert or 0) >= max(1, model.num_experts)
     ):
       raise ValueError(
@@ -210,11 +210,12 @@ def _match(
         f"{path}: tensor {stored[name].name} is of a layer that "
         f"target_modules of {CONFIG} does not name"
       )
-    out[ours[layer], int(found[2]), found[4], expert] = stored[name]
-  if images and jax.process_index() == 0:
+    entry = model.layers_of(ours[layer]).index(int(found[2]))
+    out[ours[layer], entry, found[4], expert] = stored[name]
+  for what, count in left_out.items() if jax.process_index() == 0 else ():
     whole_folder.say(
-      f"{path}: only the language model is adapted, {images} tensors of the "
-      "image encoder are left out"
+      f"{path}: only the language model is adapted, {count} tensors of {what} "
+      "are left out"
     )
   return out, prefix
 
@@ -253,8 +254,8 @@ def _check_tensors(
           _, _, kind, expert = key
           of = "" if expert is None else f" (expert {expert})"
           raise ValueError(
-            f"{path}: no lora_{kind} of {name}{of} in block {i}, which "
-            f"{CONFIG} says is adapted"
+            f"{path}: no lora_{kind} of {name}{of} in block "
+            f"{model.layers_of(name)[i]}, which {CONFIG} says is adapted"
           )
         _ = tensor.dtype  # raises where it is not a float
         if tensor.shape != shape:

@@ -26,6 +26,10 @@ class HfName(NamedTuple):
     return self.template.count("{}")
 
 
+# Parameters of a gated DeltaNet that are no linear layer.
+_DELTANET = {"conv": "conv1d.weight", "a_log": "A_log", "dt_bias": "dt_bias"}
+
+
 def hf_names(config: ModelConfig) -> dict[str, HfName]:
   """Maps the slash-joined name of every parameter to its HfName."""
   layer = "model.layers.{}."
@@ -60,6 +64,19 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
   if config.norms == "both":
     norm("attn_norm", "input_layernorm")
     norm("mlp_norm", "pre_feedforward_layernorm")
+  if config.delta:
+    names = ("qkvz", "ba") if config.delta.fused else ("qkv", "z", "b", "a")
+    for x in names:
+      linear(f"deltanet/{x}", f"linear_attn.in_proj_{x}", False)
+    linear("deltanet/out", "linear_attn.out_proj", False)
+    norm("deltanet/norm", "linear_attn.norm")
+    for ours, theirs in _DELTANET.items():
+      name = HfName(f"{layer}linear_attn.{theirs}", False)
+      out[f"layers/deltanet/{ours}"] = name
+  if config.shared_width:
+    for x in ("gate", "up", "down"):
+      linear(f"shared/{x}", f"mlp.shared_expert.{x}_proj", False)
+    linear("shared/weight", "mlp.shared_expert_gate", False)
   if config.sinks:
     out["layers/attn/sinks"] = HfName(f"{layer}self_attn.sinks", False)
   if config.expert_form == "clamped":
@@ -93,7 +110,7 @@ class Part(NamedTuple):
   Attributes:
     name: in the checkpoint.
     leaf: slash-joined name of the parameter.
-    index: of the tensor among the stacked layers (and experts) of the leaf.
+    index: of the tensor among the stacked entries (and experts) of the leaf.
     shape: in the checkpoint, so transposed where HfName says so.
   """
 
@@ -116,7 +133,7 @@ def hf_parts(
     ValueError: a parameter has no name in a checkpoint.
   """
   names = hf_names(config)
-  out = []
+  out: list[tuple[tuple[int, ...], Part]] = []
   for leaf, shape in shapes.items():
     if leaf not in names:
       raise ValueError(
@@ -126,29 +143,40 @@ def hf_parts(
     template, transposed = names[leaf]
     inner = tuple(shape[names[leaf].stacked :])
     inner = inner[::-1] if transposed else inner
+    numbers = config.layers_of(leaf.removeprefix("layers/"))
     for at in itertools.product(*map(range, shape[: names[leaf].stacked])):
-      out.append(Part(template.format(*at), leaf, at, inner))
-  return sorted(
-    out,
-    key=lambda p: (
-      0 if p.leaf == "embed" else 1 if p.index else 2,
-      p.index[:1],
-    ),
-  )
+      if not at:
+        order = (0,) if leaf == "embed" else (2,)
+        out.append((order, Part(template, leaf, at, inner)))
+        continue
+      number = numbers[at[0]]
+      name = template.format(number, *at[1:])
+      out.append(((1, number), Part(name, leaf, at, inner)))
+  return [part for _, part in sorted(out, key=lambda x: x[0])]
 
 
 # Families of which some models have an image encoder.
-_WITH_IMAGES = ("gemma3_text", "mistral", "ministral3")
+_WITH_IMAGES = (
+  *("gemma3_text", "mistral", "ministral3"),
+  *("qwen3_5_text", "qwen3_5_moe_text"),
+)
+# Families published with layers that predict further tokens.
+_WITH_MORE_TOKENS = ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next")
 # Prefixes in these models, as transformers writes them since version 4.52, and
 # as it wrote them before.
 _LANGUAGE = ("model.language_model.", "language_model.model.")
 _HEADS = ("language_model.lm_head.",)
-_IMAGE = re.compile(r"^(model\.)?(vision_tower|multi_modal_projector)\.")
+_LEFT_OUT = {
+  "the image encoder": re.compile(
+    r"^(model\.)?(vision_tower|multi_modal_projector|visual)\."
+  ),
+  "what predicts further tokens (mtp)": re.compile(r"^mtp\."),
+}
 
 
 def language_part(
   config: ModelConfig, names: Iterable[str]
-) -> tuple[dict[str, str], int]:
+) -> tuple[dict[str, str], dict[str, int]]:
   """Picks the language model's tensors of a checkpoint that may hold more.
 
   Args:
@@ -157,14 +185,16 @@ def language_part(
 
   Returns:
     The name that a tensor has in a checkpoint of the language model alone ->
-    its name in this one; and the number of tensors of an image encoder.
+    its name in this one; and how many tensors there are of what is left out.
   """
-  if config.family not in _WITH_IMAGES:
-    return {name: name for name in names}, 0
-  out, images = {}, 0
+  if config.family not in (*_WITH_IMAGES, *_WITH_MORE_TOKENS):
+    return {name: name for name in names}, {}
+  out: dict[str, str] = {}
+  left_out: dict[str, int] = {}
   for name in names:
-    if _IMAGE.match(name):
-      images += 1
+    what = next((k for k, form in _LEFT_OUT.items() if form.match(name)), None)
+    if what is not None:
+      left_out[what] = left_out.get(what, 0) + 1
       continue
     plain = name
     for prefix in _LANGUAGE:
@@ -174,4 +204,4 @@ def language_part(
       if name.startswith(prefix):
         plain = "lm_head." + name.removeprefix(prefix)
     out[plain] = name
-  return out, images
+  return out, left_out

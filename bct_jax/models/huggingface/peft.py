@@ -36,12 +36,13 @@ def adapter_tensors(
   targets = target_layers(model, lora)
   for ours, module in targets.items():
     node = find_layer(host, ours)
+    numbers = model.layers_of(ours)
     for i, (rank, _) in enumerate(_of_blocks(lora, ours, model)):
       if not rank:
         continue
       a, b = node["lora_a"][i][..., :rank], node["lora_b"][i][..., :rank, :]
       for name, low in _arrange(ours, module, a, b, _fused(model, targets)):
-        at = f"base_model.model.model.layers.{i}.{name}"
+        at = f"base_model.model.model.layers.{numbers[i]}.{name}"
         for theirs, x in zip(("lora_A", "lora_B"), low, strict=True):
           out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(x)
   return out
@@ -83,11 +84,15 @@ def _fused(model: ModelConfig, targets: Mapping[str, str]) -> list[str]:
 def _of_blocks(
   lora: LoraConfig, name: str, model: ModelConfig
 ) -> list[tuple[int, float]]:
-  """Returns rank and alpha of a linear layer in each block; rank 0 is none."""
+  """Returns rank and alpha of a linear layer in each block that has it.
+
+  Rank 0 is no adapter.
+  """
   if isinstance(lora, LayeredLora):
     _, ranks, alphas = next(x for x in lora.layers if x.name == name)
     return list(zip(ranks, alphas, strict=True))
-  return [(rank_of(model, lora, name), lora.alpha)] * model.num_layers
+  both = rank_of(model, lora, name), lora.alpha
+  return [both] * len(model.layers_of(name))
 
 
 def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
@@ -112,7 +117,9 @@ def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
     f"model.layers.{i}.{module}": both
     for name, module in targets.items()
     if name not in experts
-    for i, both in enumerate(_of_blocks(lora, name, model))
+    for i, both in zip(
+      model.layers_of(name), _of_blocks(lora, name, model), strict=True
+    )
   }
   adapted = {name: both for name, both in blocks.items() if both[0]}
   whole = len(adapted) == len(blocks)

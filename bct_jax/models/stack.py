@@ -1,0 +1,139 @@
+"""Runs the layers of a model whose params are stacked, by one scan.
+
+The leaves of a part that all layers have are [L, ...]. Where some layers have
+attention and others a gated DeltaNet, each of the two has one entry for each of
+its own layers, in their order.
+"""
+
+# Linear and full layers in turn, 3 to 1, twice:
+#
+#   layer       0 1 2 3 4 5 6 7
+#   deltanet    0 1 2   3 4 5         6 entries
+#   attn              0       1       2 entries
+#   mlp, norms  0 1 2 3 4 5 6 7       8 entries
+#   scan        step 0: all of these up to layer 3; step 1: the others
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from bct_jax.models.config import Layer, ModelConfig
+from bct_jax.types import PyTree
+
+REMAT = {
+  "none": None,
+  "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+  "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
+def scan_layers(
+  run: Callable[..., Any],
+  x: jax.Array,
+  layers: PyTree,
+  config: ModelConfig,
+  dtype: Any,
+  remat: str,
+) -> jax.Array:
+  """Runs stacked layers; each is compiled once, or once in a period.
+
+  Args:
+    run: (layer of the config, x, params, number of the layer) -> (x, ...).
+    x: [B, T, D].
+    layers: stacked params.
+    config: the architecture.
+    dtype: of the products.
+    remat: one of REMAT.
+
+  Returns:
+    [B, T, D].
+  """
+  period = config.period
+  groups = config.num_layers // period
+
+  def step(j, x, group, i):
+    # Taken out here: as an input of the checkpoint it would be kept.
+    layer = group if period == 1 else layer_of(config, group, j)
+    if dtype != jnp.float32:
+      layer = jax.tree.map(_cast_late, layer)
+    return run(config.layers[j], x, layer, i)[0]
+
+  def body(x, xs):
+    group, number = xs
+    for j in range(period):
+      one = functools.partial(step, j)
+      if remat != "none":
+        one = jax.checkpoint(one, policy=REMAT[remat], prevent_cse=False)
+      x = one(x, group, number * period + j)
+    return x, None
+
+  if period > 1:  # [entries, ...] -> [groups, entries of a group, ...]
+    layers = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), layers)
+  return jax.lax.scan(body, x, (layers, jnp.arange(groups)))[0]
+
+
+@jax.custom_jvp
+def _cast_late(x: jax.Array) -> jax.Array:
+  """Returns x, a float32 x in a way that XLA casts it only where it is used.
+
+  Without this XLA casts the stacked params before the loop over layers, and
+  holds a copy of all of them in the dtype of the products. It does not cast an
+  array of bits.
+  """
+  if x.dtype != jnp.float32:
+    return x
+  bits = jax.lax.bitcast_convert_type(x, jnp.uint32)
+  bits = jax.lax.optimization_barrier(bits)
+  return jax.lax.bitcast_convert_type(bits, x.dtype)
+
+
+_cast_late.defjvp(lambda x, dx: (_cast_late(*x), *dx))
+
+
+def by_kind(
+  layers: Sequence[Layer],
+  kind_of: Callable[[Layer], Any],
+  make: Callable[[Any], PyTree],
+):
+  """Calls `make` once per kind of layer, and returns a look-up by layer.
+
+  The number of the layer may be traced: the arrays of all kinds are then
+  stacked and indexed by it. Linear layers have no kind, and are not looked up.
+  """
+  distinct = list(dict.fromkeys(kind_of(x) for x in layers if not x.linear))
+  values = [make(kind) for kind in distinct]
+  if len(values) == 1:
+    return lambda i: values[0]
+  kind_of_layer = np.array(
+    [0 if x.linear else distinct.index(kind_of(x)) for x in layers]
+  )
+  stacked = jax.tree.map(lambda *x: jnp.stack(x), *values)
+
+  def value_of(i):
+    if isinstance(i, int):
+      return values[kind_of_layer[i]]
+    return jax.tree.map(lambda x: x[jnp.asarray(kind_of_layer)[i]], stacked)
+
+  return value_of
+
+
+def layer_of(config: ModelConfig, layers: PyTree, i: int) -> PyTree:
+  """Returns the params of layer i, of all layers or of those of a period."""
+  out = {}
+  for name, part in layers.items():
+    there = config.layers_of(name)
+    if i in there:
+      at = there.index(i)
+      out[name] = jax.tree.map(lambda x, at=at: x[at], part)
+  return out
+
+
+def layers_at(part: PyTree, numbers: Sequence[int], layers: int) -> PyTree:
+  """Takes the entries of some layers out of those of all layers."""
+  if len(numbers) == layers:
+    return part
+  return jax.tree.map(lambda x: x[np.array(numbers)], part)
