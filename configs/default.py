@@ -117,7 +117,8 @@ def lora_config() -> ConfigDict:
   # goes through as many ranks in experts as elsewhere.
   c.split_rank = False
   # Regular expression, searched in Hugging Face's names of linear layers, such
-  # as self_attn.q_proj and mlp.down_proj.
+  # as self_attn.q_proj and mlp.down_proj. Of linear attention in_proj_qkv,
+  # in_proj_z and in_proj_qkvz are found as in_proj, too.
   c.targets = "_proj$"
   return c
 

@@ -1,4 +1,8 @@
-"""The tiny experiment with a random gpt-oss: killed, resumed, exported."""
+"""The tiny experiment with other kinds of layers: killed, resumed, exported.
+
+A random gpt-oss, whose layers are mixtures, and a Qwen3.5, whose sampler
+carries a state.
+"""
 
 import json
 import shutil
@@ -10,7 +14,7 @@ from runs import comparable, run, start_to_kill, wait_for
 
 pytestmark = [pytest.mark.parity, pytest.mark.long]
 
-# Whole weights in one arm, adapters of attention and experts in the other.
+# Whole weights in one arm, adapters of all linear layers in the other.
 FLAGS = ("--config.arms.low.lora.rank=4", "--config.mesh.tensor=2")
 
 
@@ -21,12 +25,25 @@ SIZES = {
   "num_attention_heads": 4,
   "num_key_value_heads": 2,
   "head_dim": 16,
-  "num_experts_per_tok": 2,
+}
+KINDS = {
+  "gpt_oss": {
+    "num_experts_per_tok": 2,
+    "num_local_experts": 4,
+    "sliding_window": 16,
+  },
+  "qwen3_5_text": {
+    "full_attention_interval": 2,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 8,
+  },
 }
 
 
-def make_mixture(kind, folder, tiny_folder, **fields):
-  """The tokenizer of the tiny model, and a mixture of its vocabulary."""
+def make_model(kind, folder, tiny_folder, **fields):
+  """The tokenizer of the tiny model, and another model of its vocabulary."""
   import torch
   import transformers
 
@@ -44,43 +61,37 @@ def make_mixture(kind, folder, tiny_folder, **fields):
   return folder
 
 
-@pytest.fixture(scope="module")
-def gpt_oss(tiny_folder, tmp_path_factory):
-  folder = tmp_path_factory.mktemp("models") / "gpt_oss"
-  return make_mixture(
-    "gpt_oss", folder, tiny_folder, num_local_experts=4, sliding_window=16
-  )
-
-
-def test_killed_and_resumed_equals_undisturbed(gpt_oss, tmp_path):
-  code, _, err = run(tmp_path / "whole", gpt_oss, *FLAGS)
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed_equals_undisturbed(kind, tiny_folder, tmp_path):
+  model = make_model(kind, tmp_path / kind, tiny_folder, **KINDS[kind])
+  code, _, err = run(tmp_path / "whole", model, *FLAGS)
   assert code == 0, err
   workdir = tmp_path / "killed"
-  process = start_to_kill(workdir, gpt_oss, *FLAGS)
+  process = start_to_kill(workdir, model, *FLAGS)
   wait_for(process, workdir, "arms/high/checkpoints/2")
   process.send_signal(signal.SIGKILL)
   process.communicate()
-  code, _, err = run(workdir, gpt_oss, *FLAGS)
+  code, _, err = run(workdir, model, *FLAGS)
   assert code == 0, err
   assert comparable(workdir) == comparable(tmp_path / "whole")
   out = tmp_path / "exported"
   code, _, err = run(
     workdir,
-    gpt_oss,
+    model,
     *FLAGS,
     "--mode=export",
     f"--params={workdir}/arms/high",
     f"--out={out}",
   )
   assert code == 0, err
-  check_torch_reads(out)
+  check_torch_reads(out, kind)
 
 
-def check_torch_reads(folder: Path) -> None:
+def check_torch_reads(folder: Path, kind: str) -> None:
   import transformers
 
   model = transformers.AutoModelForCausalLM.from_pretrained(folder)
-  assert model.config.model_type == "gpt_oss"
+  assert model.config.model_type == kind
 
 
 def test_adapters_of_experts_go_to_peft(tiny_folder, tmp_path):
@@ -89,11 +100,12 @@ def test_adapters_of_experts_go_to_peft(tiny_folder, tmp_path):
   import torch
   import transformers
 
-  folder = make_mixture(
+  folder = make_model(
     "qwen3_moe",
     tmp_path / "qwen",
     tiny_folder,
     num_experts=4,
+    num_experts_per_tok=2,
     moe_intermediate_size=24,
   )
   workdir = tmp_path / "run"

@@ -405,6 +405,25 @@ WRAPPED = {
       "vision_config": IMAGE,
     },
   ),
+  "qwen3_5_text": (
+    "Qwen3_5",
+    {
+      "text_config": {
+        **TEXT,
+        "full_attention_interval": 3,
+        "linear_num_key_heads": 2,
+        "linear_num_value_heads": 4,
+        "linear_key_head_dim": 8,
+        "linear_value_head_dim": 8,
+      },
+      "vision_config": {
+        **{k: v for k, v in IMAGE.items() if "_attention" not in k},
+        "depth": 1,
+        "num_heads": 2,
+        "out_hidden_size": 64,
+      },
+    },
+  ),
   "mistral": (
     "Mistral3",
     {
@@ -465,7 +484,9 @@ def test_models_with_an_image_encoder(wrapped, tmp_path, capsys, newer):
   kind, original, theirs = wrapped
   source = Path(shutil.copytree(original, tmp_path / "source"))
   tensors = {renamed(n, newer): x for n, x in weights(source).items()}
-  images = sum("vision" in n or "projector" in n for n in tensors)
+  images = sum(
+    any(x in n for x in ("vision", "visual", "projector")) for n in tensors
+  )
   save_file(tensors, source / WEIGHTS, metadata={"format": "pt"})
   capsys.readouterr()
   model, params = parity.load(demo.resolve(source), make_mesh(1, 2, 2))
@@ -481,9 +502,12 @@ def test_models_with_an_image_encoder(wrapped, tmp_path, capsys, newer):
   assert from_hf(out) == model.config
   config = json.loads((out / "config.json").read_text())
   assert config["architectures"] == [
-    {"gemma3_text": "Gemma3", "mistral": "Mistral", "ministral3": "Ministral3"}[
-      kind
-    ]
+    {
+      "gemma3_text": "Gemma3",
+      "mistral": "Mistral",
+      "ministral3": "Ministral3",
+      "qwen3_5_text": "Qwen3_5",
+    }[kind]
     + "ForCausalLM"
   ]
   assert config["model_type"] == kind

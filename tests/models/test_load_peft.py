@@ -10,6 +10,7 @@ import safetensors.numpy
 from cases import long_but
 from helpers import make_mesh
 from parity import load, load_torch
+from test_families import FAMILIES, save_random
 from test_lora import logits
 
 from bct_jax.models import lora
@@ -31,6 +32,15 @@ FORMS = {
     "r": 4,
     "rank_pattern": {"v_proj": 2, r"layers\.1\.mlp\.up_proj": 6},
     "alpha_pattern": {"layers.0.self_attn.q_proj": 3, "up_proj": 32},
+  },
+}
+# Over a model that has linear attention in some layers.
+HYBRID_FORMS = {
+  "hybrid, all-linear": {"target_modules": "all-linear", "r": 3},
+  "hybrid, some": {
+    "target_modules": ["in_proj_qkv", "in_proj_z", "out_proj", "q_proj"],
+    "r": 4,
+    "rank_pattern": {r"layers\.2\.linear_attn\.in_proj_qkv": 2},
   },
 }
 # Further ways to name modules, which are compared with peft's own functions.
@@ -89,6 +99,13 @@ def tiny(tiny_folder):
   return load(tiny_folder, make_mesh(1, 2, 2))
 
 
+@pytest.fixture(scope="module")
+def hybrid_folder(tmp_path_factory):
+  folder = tmp_path_factory.mktemp("models") / "hybrid"
+  save_random(*FAMILIES["Qwen 3.5 to 3.8"], folder)
+  return folder
+
+
 def make_adapter(model_folder, folder, **fields):
   """An adapter of peft over a model folder, with random A and B."""
   import peft
@@ -124,13 +141,19 @@ def read(folder, model, params):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("form", long_but(["patterns"], list(FORMS)))
-def test_logits_and_gradients_of_peft(form, tiny, tiny_folder, tmp_path):
+@pytest.mark.parametrize(
+  "form", long_but(["patterns"], [*FORMS, *HYBRID_FORMS])
+)
+def test_logits_and_gradients_of_peft(
+  form, tiny_folder, hybrid_folder, tmp_path
+):
   import peft
   import torch
 
-  model, params = tiny
-  theirs = make_adapter(tiny_folder, tmp_path / "theirs", **FORMS[form])
+  folder = hybrid_folder if form in HYBRID_FORMS else tiny_folder
+  model, params = load(folder, make_mesh(1, 2, 2))
+  fields = {**FORMS, **HYBRID_FORMS}[form]
+  theirs = make_adapter(folder, tmp_path / "theirs", **fields)
   stored = read(tmp_path / "theirs", model, params)
   config = stored.lora
   shapes = lora.abstract_adapter(params, model.config, config)
@@ -176,10 +199,8 @@ def test_logits_and_gradients_of_peft(form, tiny, tiny_folder, tmp_path):
   sizes = [np.count_nonzero(x) for x in jax.tree.leaves(grads)]
   assert sum(sizes) <= sum(x.size for x in ours.values())
   weights = Weights(params, adapter, config)
-  at = export_adapter(
-    tmp_path / "ours", weights, model.config, str(tiny_folder)
-  )
-  again = peft.PeftModel.from_pretrained(load_torch(tiny_folder), at)
+  at = export_adapter(tmp_path / "ours", weights, model.config, str(folder))
+  again = peft.PeftModel.from_pretrained(load_torch(folder), at)
   assert torch.equal(again(torch.tensor(ids)).logits, out)
   assert read(at, model, params).lora.layers == config.layers
 

@@ -1,11 +1,14 @@
 """Low-rank adapters: the maths; test_load_peft.py compares with peft."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import (
   CONFIG,
+  HYBRID,
   LORA,
   OPTIM,
   abstract,
@@ -80,6 +83,22 @@ def test_joined_folded_and_by_hand(params, tokens, targets, rslora):
   np.testing.assert_allclose(
     logits(lora.merge_adapter(weights), tokens), want, atol=2e-5
   )
+
+
+def test_default_targets_are_all_projections_but_of_decays_and_rates():
+  for fused, names in ((False, ("qkv", "z")), (True, ("qkvz",))):
+    net = dataclasses.replace(HYBRID.delta, fused=fused)
+    model = dataclasses.replace(
+      HYBRID, delta=net, num_experts=4, experts_per_token=2, shared_width=16
+    )
+    targets = lora.target_layers(model, LORA)
+    assert set(targets) == {
+      *(f"attn/{x}" for x in "qkvo"),
+      *(f"deltanet/{x}" for x in (*names, "out")),
+      *(f"{x}/{y}" for x in ("mlp", "shared") for y in ("gate", "up", "down")),
+    }
+    gates = LoraConfig(2, 8.0, r"in_proj_(b|a|ba)$", False)
+    assert len(lora.target_layers(model, gates)) == 2 - fused
 
 
 def test_targets_that_fit_nothing_are_refused(params):

@@ -42,22 +42,25 @@ def run(
   ids=None,
   seed=0,
   stops=(5, 6, 7),
+  model=MODEL,
 ):
   mesh = mesh or make_mesh()
-  params, sample = make(mesh, temperature, batch_size, prefill, new, stops)
+  params, sample = make(
+    mesh, temperature, batch_size, prefill, new, stops, model
+  )
   with jax.set_mesh(mesh):
     return sample(params, prompts, ids or range(len(prompts)), seed)
 
 
 @functools.cache
-def make(mesh, temperature, batch_size, prefill, new, stops):
+def make(mesh, temperature, batch_size, prefill, new, stops, model=MODEL):
   """Params on the mesh and a sampler, which keeps what it compiled."""
   with jax.set_mesh(mesh):
-    params = init_params(MODEL, mesh)
-    shapes = jax.eval_shape(MODEL.unstack, params)
-    rules = partition.rules(CONFIG, mesh.shape["tensor"], decode=True)
+    params = init_params(model, mesh)
+    shapes = jax.eval_shape(model.unstack, params)
+    rules = partition.rules(model.config, mesh.shape["tensor"], decode=True)
     place = meshes.shardings(shapes, rules, mesh)
-    params = jax.jit(MODEL.unstack, out_shardings=place)(params)
+    params = jax.jit(model.unstack, out_shardings=place)(params)
   config = sampling(
     temperature=temperature,
     max_new_tokens=new,
@@ -65,27 +68,27 @@ def make(mesh, temperature, batch_size, prefill, new, stops):
     prefill_tokens=prefill,
   )
   stop_ids = frozenset(stops)
-  return params, sampler.make_sampler(MODEL, config, stop_ids, mesh)
+  return params, sampler.make_sampler(model, config, stop_ids, mesh)
 
 
 @functools.cache
-def whole_forward():
+def whole_forward(model):
   """Compiles (ids [1, 64], length) -> logits of what follows."""
-  params = init_params(MODEL, make_mesh())
+  params = init_params(model, make_mesh())
 
   @jax.jit
   def forward(ids, length):
     at = jnp.arange(64)[None]
-    hidden = MODEL.hidden(params, ids, at, (at < length).astype(jnp.int32))
-    return MODEL.logits(params, hidden[0, length - 1])
+    hidden = model.hidden(params, ids, at, (at < length).astype(jnp.int32))
+    return model.logits(params, hidden[0, length - 1])
 
   return forward
 
 
-def last_logits(ids) -> np.ndarray:
+def last_logits(ids, model=MODEL) -> np.ndarray:
   padded = np.zeros((1, 64), np.int32)
   padded[0, : len(ids)] = ids
-  return np.asarray(whole_forward()(padded, len(ids)))
+  return np.asarray(whole_forward(model)(padded, len(ids)))
 
 
 @pytest.fixture(scope="module")
@@ -132,13 +135,16 @@ def test_seed_and_row_id_do_change_samples(reference):
 
 
 def test_greedy_is_the_argmax_of_whole_forwards():
-  out = run(temperature=0.0, stops=(95,))
+  check_greedy(run(temperature=0.0, stops=(95,)), MODEL)
+
+
+def check_greedy(out, model):
   for prompt, completion in zip(PROMPTS, out, strict=True):
     ids = list(prompt)
     for token, logprob in zip(
       completion.tokens, completion.logprobs, strict=True
     ):
-      logits = last_logits(ids)
+      logits = last_logits(ids, model)
       assert token == int(np.argmax(logits))
       want = float(jax.nn.log_softmax(logits)[token])
       assert logprob == pytest.approx(want, abs=1e-4)

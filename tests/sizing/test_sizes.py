@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 from cases import long_but
-from helpers import CONFIG, OPTIM, dense_loss, make_mesh, sampling
+from helpers import CONFIG, HYBRID, OPTIM, dense_loss, make_mesh, sampling
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -31,6 +31,9 @@ from configs import tiny
 
 MOE = dataclasses.replace(
   CONFIG, mlp_width=16, num_experts=4, experts_per_token=2, tied=False
+)
+HYBRID_MOE = dataclasses.replace(
+  HYBRID, mlp_width=16, num_experts=4, experts_per_token=2, shared_width=24
 )
 # Large enough for arrays to outweigh what XLA adds to every program.
 DENSE = dataclasses.replace(
@@ -75,6 +78,8 @@ PUBLISHED = {
   "llama3_3_70b": 70_553_706_496,
   "qwen2_5_7b": 7_615_616_512,
   "qwen3_30b_a3b": 30_532_122_624,
+  # As transformers' own model of this config.json has, without image encoder.
+  "qwen3_5_9b": 8_953_803_264,
   # 20.9 and 116.8 billion, active 3.6 and 5.1 without the embedding (model
   # card, arXiv 2508.10925).
   "gpt_oss_20b": 20_914_757_184,
@@ -105,7 +110,11 @@ def test_architectures_have_the_published_parameters(name):
 # --- exact bytes --------------------------------------------------------------
 
 
-@pytest.mark.parametrize("architecture", [CONFIG, MOE], ids=["dense", "moe"])
+@pytest.mark.parametrize(
+  "architecture",
+  [CONFIG, MOE, HYBRID_MOE],
+  ids=["dense", "moe", "hybrid moe"],
+)
 def test_bytes_are_those_of_real_arrays(architecture):
   abstract = mesh_model(architecture, meshes.abstract_mesh(2, 2, 2))
   real = mesh_model(architecture, make_mesh(2, 2, 2))
@@ -135,6 +144,23 @@ def test_cache_bytes_are_those_of_the_cache(tensor, cached):
   dtype = kv_dtype(config, jnp.float32)
   found = sizes.cache_bytes(CONFIG, dtype, mesh.shape, 6, 24)
   assert found == on_first_device(state.past)
+
+
+@pytest.mark.parametrize("cached", ["auto", "int8"])
+def test_state_bytes_are_those_of_the_states(cached):
+  """Of convolutions in bfloat16, and memories in float32."""
+  mesh = make_mesh(1, 2, 2)
+  model = Decoder(HYBRID, jnp.bfloat16)
+  config = sampling(batch_size=6, kv_cache_dtype=cached)
+  past = Engine(model, config, (), mesh).start(24, 6).past
+  dtype = kv_dtype(config, jnp.bfloat16)
+  keys = sizes.cache_bytes(HYBRID, dtype, mesh.shape, 6, 24)
+  assert keys == on_first_device(past[1::2])
+  states = sizes.state_bytes(HYBRID, jnp.bfloat16, mesh.shape, 6)
+  assert states == on_first_device(past[::2])
+  # 3 rows and 1 of 2 key heads on a device, 2 layers.
+  by_hand = 2 * 3 * (2 * 8 * 12 * 4 + (2 * 8 + 2 * 12) * 3 * 2)
+  assert states == by_hand
 
 
 def test_dimensions_that_do_not_divide_are_named():
@@ -280,6 +306,15 @@ def test_attention_counts_the_keys_that_are_seen(window):
   )
   by_hand = 12 * 4 * 8 * seen / length
   assert math.isclose(found, by_hand, rel_tol=0.002)
+
+
+def test_linear_layers_count_their_memories():
+  """A token reads each number twice and writes it once, and again backward."""
+  found = sizes.flops_per_token(HYBRID, 100, None)
+  full = dataclasses.replace(HYBRID, layers=HYBRID.layers[1::2], delta=None)
+  memories = 2 * 4 * 8 * 12  # layers x value heads x key width x value width
+  want = sizes.flops_per_token(full, 100, None) + 3 * 3 * 2 * memories
+  assert found == want
 
 
 def test_only_a_looked_up_embedding_is_left_out():

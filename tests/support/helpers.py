@@ -14,7 +14,7 @@ from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
 from bct_jax.experiment.run_state import TrainRun
 from bct_jax.experiment.training import train_runs
 from bct_jax.models import decoder, lora, partition
-from bct_jax.models.config import Layer, ModelConfig, Rope
+from bct_jax.models.config import DeltaNet, Layer, ModelConfig, Rope
 from bct_jax.objectives import data_needs
 from bct_jax.train import optim
 from bct_jax.train.params_view import Frozen, ParamsView
@@ -32,6 +32,18 @@ CONFIG = ModelConfig(
   max_length=256,
   tied=True,
   layers=(Layer(None, Rope(10000.0)),) * 2,
+)
+# As Qwen3.5: linear layers between others, which are gated and turn in part.
+HYBRID = dataclasses.replace(
+  CONFIG,
+  layers=(Layer(None, None, linear=True), Layer(None, Rope(1e4, share=0.5)))
+  * 2,
+  qk_norm="head",
+  norm_plus_one=True,
+  attn_gate=True,
+  delta=DeltaNet(
+    key_heads=2, value_heads=4, key_dim=8, value_dim=12, window=4, fused=False
+  ),
 )
 OPTIM = OptimConfig(
   optimizer="adamw",
@@ -107,8 +119,13 @@ def init_params(model, mesh, seed=0):
   rules = partition.rules(model.config, mesh.shape["tensor"])
   place = meshes.shardings(shapes, rules, mesh)
 
+  def larger(path, x):
+    if path[-1].key == "a_log":  # so that memories last
+      return jnp.full_like(x, -2)
+    return x * 3 if x.ndim > 1 else x
+
   def init(key):
-    return jax.tree.map(lambda x: x * 3 if x.ndim > 1 else x, model.init(key))
+    return jax.tree_util.tree_map_with_path(larger, model.init(key))
 
   # Made on one device, so that every mesh starts from equal numbers.
   host = jax.jit(init)(jax.random.PRNGKey(seed))
