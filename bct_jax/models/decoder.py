@@ -366,4 +366,5 @@ class Decoder:
     else:
       x = scan_layers(run, x, layers, c, self.dtype, self.remat)
       out = None
-    return self._norm.apply({"params": params["norm"]}, x), out
+    x: Any = self._norm.apply({"params": params["norm"]}, x)
+    return x, out

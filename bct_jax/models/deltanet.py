@@ -1,40 +1,26 @@
-"""Computes linear attention by the gated delta rule, by chunks or by a token.
+"""Computes the linear attention of gated DeltaNets, by rows or by a token.
 
 The layers of Gated Delta Networks (Yang, Kautz and Hatamizadeh 2024, arXiv
-2412.06464) have no cache that grows. A value head keeps a matrix S, its
-memory, which maps keys to values. A token with query q, key k, value v, log
-decay g <= 0 and rate b in (0, 1) changes it, and then reads it:
-
-    S <- exp(g) S
-    S <- S + k (b (v - S' k))'
-    y  = S' q
-
-Before that, queries, keys and values go through a causal convolution, each
-channel by itself, and silu. Queries and keys get length 1, and queries are
-divided by sqrt(E).
+2412.06464) have no cache that grows, but a memory, see delta_rule.py. Queries,
+keys and values first go through a causal convolution, each channel by itself,
+and silu. Queries and keys get length 1, and queries are divided by sqrt(E).
 
 Nothing passes from a segment to the next: neither inputs of the convolution nor
 memory. So padding, which is a segment of its own, reaches no other token.
 
-Letters beside those of types.py:
-
-    K key heads              R value heads of each key head
-    E width of a key         F width of a value
-    W inputs that the convolution sees, the newest included
-    A tokens after which the state is kept
+Letters are those of delta_rule.py, and W for the inputs that the convolution
+sees, the newest included.
 """
 
-import functools
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from bct_jax.mesh import ROWS, constrain
 from bct_jax.models.config import DeltaNet
+from bct_jax.models.delta_rule import delta_rule, delta_step, starts
 
-_CHUNK = 64  # tokens that products of matrices take at a time, a power of 2
 _EPS = 1e-6  # added to squared lengths of queries and keys
 
 
@@ -102,7 +88,8 @@ def mix_rows(
     window_at(x, ends, place, old, kernel.shape[-1])
     for x, kernel, old in zip(inputs, kernels, olds, strict=True)
   )
-  return y, State(*windows, memory)
+  q, k, v = windows
+  return y, State(q, k, v, memory)
 
 
 def mix_token(
@@ -124,13 +111,9 @@ def mix_token(
     mixed.append(jax.nn.silu(y))
     windows.append(whole[..., 1:])
   q, k, v = mixed
-  q, k = _queries(q), _unit(k)
-  memory = jnp.exp(decay)[..., None, None] * state.memory
-  held = jnp.einsum("bke,bkref->bkrf", k, memory)
-  change = rate[..., None] * (v - held)
-  memory += k[:, :, None, :, None] * change[..., None, :]
-  y = jnp.einsum("bke,bkref->bkrf", q, memory)
-  return y, State(*windows, memory)
+  y, memory = delta_step(_queries(q), _unit(k), v, decay, rate, state.memory)
+  q, k, v = windows
+  return y, State(q, k, v, memory)
 
 
 def _unit(x: jax.Array) -> jax.Array:
@@ -143,20 +126,11 @@ def _queries(x: jax.Array) -> jax.Array:
   return _unit(x) * x.shape[-1] ** -0.5
 
 
-# --- convolution --------------------------------------------------------------
-
-
 def places(segments: jax.Array) -> jax.Array:  # [B, T] -> [B, T]
   """Counts the tokens of its segment before each token."""
   at = jnp.arange(segments.shape[1])
-  start = jnp.where(_begins(segments), at, 0)
+  start = jnp.where(starts(segments), at, 0)
   return at - jax.lax.cummax(start, axis=1)
-
-
-def _begins(segments: jax.Array) -> jax.Array:  # [B, T] -> [B, T] bool
-  """Tells which tokens begin a segment."""
-  changes = segments[:, 1:] != segments[:, :-1]
-  return jnp.pad(changes, [(0, 0), (1, 0)], constant_values=True)
 
 
 def convolve(
@@ -173,12 +147,12 @@ def convolve(
     place: of each token in its segment.
     begin: the inputs before each segment of a row.
   """
-  size = kernel.shape[-1]
-  return sum(
-    kernel[..., size - 1 - back].astype(jnp.float32)
-    * _look_back(x, back, place, begin)
-    for back in range(size)
-  )
+  kernel = kernel.astype(jnp.float32)
+  out = kernel[..., -1] * x.astype(jnp.float32)
+  for back in range(1, kernel.shape[-1]):
+    past = _look_back(x, back, place, begin)
+    out += kernel[..., -1 - back] * past
+  return out
 
 
 def _look_back(
@@ -218,160 +192,3 @@ def window_at(
   if not newest:
     return jnp.zeros((len(ends), *x.shape[2:], 0), x.dtype)
   return jnp.stack(newest, axis=-1).astype(x.dtype)
-
-
-# --- the rule over rows -------------------------------------------------------
-
-# A row of 5 tokens in chunks of 4, with two segments:
-#
-#   segment   1 1 1 2 | 2        token 3 begins in the first chunk
-#   sees      the tokens of its segment in its chunk, by products; and of what
-#             was before the chunk the memory ("carried"), if its segment had
-#             begun by then; or what all segments begin with ("fresh")
-#   memory    after a chunk is that of its last token's segment
-
-
-def delta_rule(
-  q: jax.Array,  # [B, T, K, E] float32
-  k: jax.Array,  # [B, T, K, E] float32
-  v: jax.Array,  # [B, T, K, R, F] float32
-  decay: jax.Array,  # [B, T, K, R] float32
-  rate: jax.Array,  # [B, T, K, R] float32
-  segments: jax.Array,  # [B, T]
-  begin: jax.Array | None = None,  # [B, K, R, E, F]
-  ends: jax.Array | None = None,  # [A]
-) -> tuple[jax.Array, jax.Array | None]:  # [B, T, K, R, F], [A, K, R, E, F]
-  """Runs the rule of the module over rows, chunk by chunk.
-
-  With G_i the sum of the decays of a chunk up to token i, and W_ij =
-  exp(G_i - G_j) for j <= i in one segment, else 0, the values u that the tokens
-  of a chunk write (Yang et al. 2024, section 3.3) solve
-
-    u_i + b_i sum over j < i of W_ij (k_i . k_j) u_j = b_i (v_i - c_i S' k_i)
-
-  where S is the memory before the chunk and c_i = exp(G_i), or 0 in a segment
-  that begins in the chunk. All chunks are solved at once, for v and for k, and
-  a scan then takes S through them.
-
-  Args:
-    q, k, v, decay, rate: of each token; q and k as the module says.
-    segments: which tokens see each other.
-    begin: memory that each segment of a row begins with; None is zeros.
-    ends: places in B x T; None keeps no memory.
-
-  Returns:
-    What each token reads, and the memory after the tokens at `ends`.
-  """
-  rows, length = segments.shape
-  size = min(_CHUNK, 1 << (length - 1).bit_length())
-  # By chunk, with the tokens of a chunk behind the heads: [n, B, K, C, E] ...
-  split = functools.partial(_split, size=size)
-  new, ids = split(_begins(segments)), split(segments)  # [n, B, C]
-  q, k, v = (split(x, -2) for x in (q, k, v))
-  decay, rate = split(decay, -1), split(rate, -1)  # [n, B, K, R, C]
-
-  total = jnp.cumsum(decay, axis=-1)
-  at = jnp.arange(size)
-  sees = (ids[..., :, None] == ids[..., None, :]) & (at[:, None] >= at)
-  gap = total[..., :, None] - total[..., None, :]
-  # Masked before exp: what lies ahead would be infinite.
-  weights = jnp.exp(jnp.where(sees[:, :, None, None], gap, -jnp.inf))
-  first = jax.lax.cummax(jnp.where(new, at, -1), axis=2)[:, :, None, None]
-  shares = [jnp.where(first < 0, jnp.exp(total), 0)]  # carried
-  held = []
-  if begin is not None:
-    before = jnp.take_along_axis(total - decay, jnp.maximum(first, 0), axis=-1)
-    shares.append(jnp.where(first >= 0, jnp.exp(total - before), 0))  # fresh
-    held.append(begin)
-
-  def pairs(x):  # [n, B, K, 1, C, C]
-    return jnp.einsum("nbkie,nbkje->nbkij", x, k)[:, :, :, None]
-
-  keys = k[:, :, :, None]
-  sides = [v, *(share[..., None] * keys for share in shares)]
-  inverse = _invert(rate[..., None] * pairs(k) * weights)
-  solved = inverse @ (rate[..., None] * jnp.concatenate(sides, axis=-1))
-  value, *reads = jnp.split(
-    solved, [v.shape[-1] + i * k.shape[-1] for i in range(len(shares))], -1
-  )
-
-  def run(memory, xs):
-    q, k, pair, weights, value, reads, shares = xs
-    memories = [memory, *held]
-    for read, m in zip(reads, memories, strict=True):
-      value -= read @ m
-    y = pair @ value
-    for share, m in zip(shares, memories, strict=True):
-      y += share[..., None] * jnp.einsum("bkce,bkref->bkrcf", q, m)
-    last = [share[..., -1] for share in shares]
-    after = _remember(memories, last, k, weights[..., -1, :], value)
-    return after, (y, None if ends is None else (memory, value))
-
-  zeros = jnp.zeros((rows, *v.shape[2:4], k.shape[-1], v.shape[-1]))
-  xs = (q, k, pairs(q) * weights, weights, value, reads, shares)
-  _, (y, kept) = jax.lax.scan(run, constrain(zeros, ROWS, "tensor"), xs)
-  y = jnp.moveaxis(y, (0, -2), (1, 2))  # [B, n, C, K, R, F]
-  y = y.reshape(rows, -1, *y.shape[3:])[:, :length]
-  if ends is None:
-    return y, None
-  memory, value = kept
-  row, token = ends // length, ends % length
-  chunk, token = token // size, token % size
-  return y, _remember(
-    [memory[chunk, row], *(m[row] for m in held)],
-    [share[chunk, row, :, :, token] for share in shares],
-    k[chunk, row],
-    weights[chunk, row, :, :, token],
-    value[chunk, row],
-  )
-
-
-def _split(x: jax.Array, to: int | None = None, *, size: int) -> jax.Array:
-  """Splits [B, T, ...] into chunks [n, B, C, ...], and moves C to axis `to`."""
-  pad = -x.shape[1] % size
-  x = jnp.pad(x, [(0, 0), (0, pad), *[(0, 0)] * (x.ndim - 2)])
-  x = x.reshape(x.shape[0], -1, size, *x.shape[2:]).swapaxes(0, 1)
-  return x if to is None else jnp.moveaxis(x, 2, to)
-
-
-def _invert(system: jax.Array) -> jax.Array:  # [..., C, C] -> [..., C, C]
-  """Inverts I + the part of `system` below its diagonal; C is a power of 2.
-
-  The inverses of blocks on the diagonal make those of blocks twice as large:
-  that of [[A, 0], [L, B]] has -B^-1 L A^-1 in its corner. This is as stable as
-  substitution, which JAX leaves to LAPACK on a CPU: there, devices that are
-  threads of one pool wait for each other forever.
-  """
-  count = system.shape[-1]
-  inverse = jnp.ones((*system.shape[:-1], 1, 1), system.dtype)
-  size = 1
-  while size < count:
-    pairs = count // (2 * size)
-    shape = (*system.shape[:-2], pairs, 2, size, pairs, 2, size)
-    below = system.reshape(shape)[..., :, 1, :, :, 0, :]
-    below = jnp.einsum("...isit->...ist", below)
-    a, b = inverse[..., ::2, :, :], inverse[..., 1::2, :, :]
-    corner = -jnp.matmul(
-      jnp.matmul(b, below, precision="highest"), a, precision="highest"
-    )
-    rows = [[a, jnp.zeros_like(a)], [corner, b]]
-    inverse = jnp.concatenate(
-      [jnp.concatenate(row, axis=-1) for row in rows], axis=-2
-    )
-    size *= 2
-  return inverse[..., 0, :, :]
-
-
-def _remember(
-  memories: Sequence[jax.Array],  # [B, K, R, E, F] each
-  shares: Sequence[jax.Array],  # [B, K, R] each
-  k: jax.Array,  # [B, K, C, E]
-  weights: jax.Array,  # [B, K, R, C]
-  value: jax.Array,  # [B, K, R, C, F]
-) -> jax.Array:  # [B, K, R, E, F]
-  """Adds what is left of memories and what the tokens of a chunk wrote."""
-  keys = k[:, :, None] * weights[..., None]  # [B, K, R, C, E]
-  out = jnp.einsum("bkrce,bkrcf->bkref", keys, value)
-  for share, memory in zip(shares, memories, strict=True):
-    out += share[..., None, None] * memory
-  return out
