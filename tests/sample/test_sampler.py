@@ -239,7 +239,7 @@ def test_one_set_of_prompts_compiles_five_programs(monkeypatch, capsys):
   make.cache_clear()
   for seed in (0, 1):
     run(seed=seed)
-  params, sample = make(make_mesh(), 1.0, 4, 8, 12, (5, 6, 7))
+  params, sample = make(make_mesh(), 1.0, 4, 8, 12, (5, 6, 7), MODEL)
   with jax.set_mesh(make_mesh()):
     sample(jax.tree.map(lambda x: x * 2, params), PROMPTS, range(10), 0)
   (engine,) = engines

@@ -4,7 +4,8 @@ There are two forms:
 
 * apart: A [r, in] and B [out, r] of each matrix of each expert, such as
   mlp.experts.7.up_proj.lora_A.weight. So adapters of Qwen3's mixtures are
-  published, vLLM reads them, and `peft` turns them into the other form.
+  published, vLLM reads them, and `peft` turns them into the other form. It does
+  not where a model has a shared expert, too.
 * fused: of all experts of a block, A [E r, in] and B [out, r E], which `peft`
   makes for `target_parameters`. Row e r + k of A and column k E + e of B are
   those of expert e. gate and up are one matrix, of gpt-oss in alternate columns

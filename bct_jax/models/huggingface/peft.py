@@ -29,12 +29,19 @@ def adapter_tensors(
   """Makes the tensors of an adapter under peft's names, transposed as there.
 
   They are small enough for one file. Experts are as expert_adapters.py says:
-  fused where a checkpoint of the model has them so, else apart.
+  fused where a checkpoint of the model has them so or where they have a shared
+  expert beside them, else apart.
   """
   host = to_host(adapter)
   out = {}
   targets = target_layers(model, lora)
+  for i, name, low in _fuse_gated(host, model, lora, targets):
+    for theirs, x in zip(("lora_A", "lora_B"), low, strict=True):
+      at = f"base_model.model.model.layers.{i}.{name}"
+      out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(x)
   for ours, module in targets.items():
+    if model.shared_width and ours in expert_layers(model):
+      continue
     node = find_layer(host, ours)
     numbers = model.layers_of(ours)
     for i, (rank, _) in enumerate(_of_blocks(lora, ours, model)):
@@ -46,6 +53,39 @@ def adapter_tensors(
         for theirs, x in zip(("lora_A", "lora_B"), low, strict=True):
           out[f"{at}.{theirs}.weight"] = np.ascontiguousarray(x)
   return out
+
+
+def _fuse_gated(
+  host: PyTree, model: ModelConfig, lora: LoraConfig, targets: Mapping[str, str]
+) -> Iterator[tuple[int, str, tuple[np.ndarray, np.ndarray]]]:
+  """Yields block, module, A and B of gated experts with a shared one.
+
+  gate and up are one matrix there and have two adapters here. Those are one of
+  twice the rank, in which each has its own part of A and its own rows of B.
+  """
+  if not model.shared_width:
+    return
+  fused = _fused(model, targets)
+  for parameter in fused:
+    layers = expert_adapters.fused_layers(model, parameter)
+    for i in range(model.num_layers):
+      lows = []
+      for place, name in enumerate(layers):
+        rank = _of_blocks(lora, name, model)[i][0] if name in targets else 0
+        if not rank:
+          continue
+        node = find_layer(host, name)
+        b = node["lora_b"][i][..., :rank, :]
+        rows = [np.zeros_like(b)] * len(layers)
+        rows[place] = b
+        lows.append((node["lora_a"][i][..., :rank], np.concatenate(rows, -1)))
+      if lows:
+        a, b = (
+          np.concatenate(x, axis)
+          for x, axis in zip(zip(*lows, strict=True), (-1, -2), strict=True)
+        )
+        module = expert_adapters.module_of(parameter, fused)
+        yield i, module, expert_adapters.fuse(a, b)
 
 
 def _arrange(
@@ -74,10 +114,17 @@ def _arrange(
 
 def _fused(model: ModelConfig, targets: Mapping[str, str]) -> list[str]:
   """Lists the parameters of experts that are adapted in their fused form."""
+  if not model.shared_width:
+    return [
+      f"{name.removeprefix('mlp/')}_proj"
+      for name in expert_layers(model)
+      if name in targets and "{}" not in targets[name]
+    ]
+  # Apart they would have the names of the shared expert's layers.
   return [
-    f"{name.removeprefix('mlp/')}_proj"
-    for name in expert_layers(model)
-    if name in targets and "{}" not in targets[name]
+    parameter
+    for parameter in expert_adapters.PARAMETERS
+    if any(x in targets for x in expert_adapters.fused_layers(model, parameter))
   ]
 
 
@@ -102,9 +149,18 @@ def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
   fuses gate and up, and reads no pattern for them then.
 
   Raises:
-    ValueError: blocks differ in which experts they adapt, or how.
+    ValueError: blocks differ in which experts they adapt, or how; or `peft`
+      would take the names for others.
   """
   targets = target_layers(model, lora)
+  if model.family == "qwen3_next" and any(
+    name.startswith("shared/") for name in targets
+  ):
+    raise ValueError(
+      "peft takes layers of Qwen3-Next's shared expert for those of its other "
+      "experts: export merged weights, or set lora.targets without "
+      "mlp.shared_expert"
+    )
   experts = [name for name in expert_layers(model) if name in targets]
   of_experts = {b for name in experts for b in _of_blocks(lora, name, model)}
   if len(of_experts) > 1:
@@ -127,17 +183,22 @@ def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
   apart = {
     targets[name].rpartition(".")[2]
     for name in experts
-    if "{}" in targets[name]
+    if "{}" in targets[name] and not model.shared_width
   }
   fused = [f"{expert_adapters.MODULE}.{x}" for x in _fused(model, targets)]
+  patterns = dict(adapted)
+  if model.shared_width and {"mlp/gate", "mlp/up"} <= set(targets):
+    # Of twice the rank, see `_fuse_gated`, and of the same scale.
+    alpha = own_alpha * (2**0.5 if lora.rslora else 2)
+    patterns[fused[0]] = 2 * r, alpha
   return {
     "r": r,
     "lora_alpha": own_alpha,
     "alpha_pattern": {
-      name: alpha for name, (_, alpha) in adapted.items() if alpha != own_alpha
+      name: alpha for name, (_, alpha) in patterns.items() if alpha != own_alpha
     },
     "rank_pattern": {
-      name: rank for name, (rank, _) in adapted.items() if rank != r
+      name: rank for name, (rank, _) in patterns.items() if rank != r
     },
     "target_modules": sorted({*(plain if whole else adapted), *apart}),
     **({"target_parameters": fused} if fused else {}),
