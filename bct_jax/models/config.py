@@ -256,7 +256,7 @@ def from_hf(path: Path) -> ModelConfig:
   for layer in layers:
     turning = layer.rope.turning(head_dim) if layer.rope else head_dim
     if turning % 2 or not turning:
-      refuse("head_dim", f"{turning} is odd: rotary positions need pairs")
+      refuse("head_dim", f"rotary positions need an even number, not {turning}")
   fields = {
     "vocab_size": hf.vocab_size,
     "width": hf.hidden_size,

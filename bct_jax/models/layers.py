@@ -40,11 +40,11 @@ def rope_angles(
   """Computes the rotary angles of positions (RoPE, arXiv 2104.09864).
 
   Position t turns pair i of a head by t * rope.frequencies[i] radians. R are
-  the dimensions that turn, H or some of them. Without
-  a rope nothing turns. Both are multiplied by the rope's `attention_factor`,
-  and with them queries and keys. All is float32: bfloat16 angles are wrong by
-  whole turns after a few hundred positions. Where queries grow with their
-  position, see Rope, a third array [B, T] says by how much.
+  the dimensions that turn, H or some of them; without a rope nothing does. Both
+  are multiplied by the rope's `attention_factor`, and with them queries and
+  keys. All is float32: bfloat16 angles are wrong by whole turns after a few
+  hundred positions. Where queries grow with their position, see Rope, a third
+  array [B, T] says by how much.
   """
   frequencies = (
     np.zeros(head_dim // 2, np.float32)

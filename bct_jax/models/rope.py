@@ -169,6 +169,8 @@ def read_rope(
   if partial:
     may += ("partial_rotary_factor",)
     given = {k: v for k, v in given.items() if k not in _OF_IMAGES}
+    if not 0 < given.get("partial_rotary_factor", 1) <= 1:
+      refuse("rope_parameters", "partial_rotary_factor is from 0 to 1")
   # Some other configurations have it, too, and it must be 1 in them.
   elif given.get("partial_rotary_factor") == 1:
     del given["partial_rotary_factor"]

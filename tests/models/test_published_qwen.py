@@ -88,6 +88,16 @@ def test_config(tmp_path):
     ({"layer_types": ["sliding_attention"] * 64}, "sliding_attention; full_at"),
     ({"intermediate_size": "absent"}, "intermediate_size = None: required"),
     (
+      {
+        "partial_rotary_factor": "absent",
+        "rope_parameters": {
+          **TEXT["rope_parameters"],
+          "partial_rotary_factor": 1.5,
+        },
+      },
+      "partial_rotary_factor is from 0 to 1",
+    ),
+    (
       {"rope_parameters": {**TEXT["rope_parameters"], "mrope_x": 1}},
       "mrope_x is not supported",
     ),
