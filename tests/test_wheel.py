@@ -58,6 +58,8 @@ def call(installed, tmp_path):
   """Runs a Python with the wheel in place of the checkout."""
   env = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"}
   env |= without_torch(installed) | {"JAX_PLATFORMS": "cpu"}
+  # As main.py has it: else transformers says that there is no torch.
+  env["TRANSFORMERS_NO_ADVISORY_WARNINGS"] = "1"
 
   def run(*words, code=0):
     done = subprocess.run(

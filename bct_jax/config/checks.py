@@ -9,7 +9,7 @@ import math
 import re
 
 from bct_jax.config.chips import CHIPS
-from bct_jax.config.eval_checks import check_evals
+from bct_jax.config.eval_checks import check_evals, check_reversal
 from bct_jax.config.fields import choose, require_valid
 from bct_jax.config.mixtures import FILE, check_mix
 from bct_jax.config.types import (
@@ -265,6 +265,7 @@ def check(config: ExperimentConfig) -> None:
     raise ConfigError(f"mesh.memory_gib = {memory}: must be above 0")
   choose(config.keep, KEEP, "keep")
   check_arm(config.organism, "organism")
+  check_reversal(config.reversal)  # before the arms that are made of it
   for name, arm in config.arms.items():
     check_arm(arm, f"arms.{name}")
   _check_memorised(config)

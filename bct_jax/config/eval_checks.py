@@ -78,7 +78,7 @@ def _check_tasks(evals: EvalConfig, bars: ReadingConfig) -> None:
   )
 
 
-def _check_reversal(reversal: ReversalConfig) -> None:
+def check_reversal(reversal: ReversalConfig) -> None:
   """Rejects a reversal that cannot be."""
   if reversal.lr is not None and not reversal.lr > 0:
     raise ConfigError(f"reversal.lr = {reversal.lr}: must be above 0")
@@ -119,12 +119,11 @@ def _check_primary(config: ExperimentConfig) -> None:
 
 
 def check_evals(config: ExperimentConfig) -> None:
-  """Rejects values about evals, gate, readings and controls that cannot be.
+  """Rejects values about evals, gate and readings that cannot be.
 
   Raises:
     ConfigError: a field is impossible; the message names it.
   """
-  _check_reversal(config.reversal)
   for name, value in dataclasses.asdict(config.gate).items():
     if not isinstance(value, bool) and not 0 <= value <= 1:
       raise ConfigError(f"gate.{name} = {value}: a share, must be from 0 to 1")

@@ -138,7 +138,7 @@ SWEEPS = sorted(
   path
   for folder in ("sweeps", "findings")
   for path in (ROOT / "configs" / folder).glob("[!_]*.py")
-  if path.stem != "common"
+  if path.stem not in ("common", "margins")
 )
 
 
