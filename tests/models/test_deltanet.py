@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from cases import long_but
 
 from bct_jax.models import deltanet
 from bct_jax.models.config import DeltaNet
@@ -103,7 +104,9 @@ def runs(*lengths):
   return np.concatenate([np.full(n, number) for number, n in lengths])
 
 
-@pytest.mark.parametrize("length", [1, 2, 3, 63, 64, 65, 130])
+@pytest.mark.parametrize(
+  "length", long_but([3, 65], [1, 2, 3, 63, 64, 65, 130])
+)
 def test_one_segment_of_any_length(length):
   compare([[1] * length], [length - 1, 0])
 
@@ -116,8 +119,8 @@ ROWS = [
 ]
 
 
-@pytest.mark.parametrize("slow", [1e-3, 30.0], ids=["slow", "fast"])
-@pytest.mark.parametrize("begins", [False, True], ids=["alone", "prefix"])
+@pytest.mark.parametrize("slow", long_but([1e-3], [1e-3, 30.0]))
+@pytest.mark.parametrize("begins", long_but([True], [False, True]))
 def test_segments_anywhere(begins, slow):
   """Also with a past that all segments of a row begin with."""
   ends = [9, 63, 64, 126, 127, 128, 148, 150 + 7, 150 + 146, 150 + 149]

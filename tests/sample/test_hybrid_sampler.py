@@ -26,7 +26,7 @@ def reference():
   "change",
   [
     pytest.param({"batch_size": 3}, marks=pytest.mark.long),
-    {"prefill": 64},
+    pytest.param({"prefill": 64}, marks=pytest.mark.long),
     {"mesh": (2, 2, 2)},
   ],
   ids=str,
@@ -49,10 +49,12 @@ def test_samples_do_not_depend_on_order_neighbours_or_what_is_shared(reference):
     assert_same(mixed[:1], [reference[4]])
 
 
+@pytest.mark.long
 def test_greedy_is_the_argmax_of_whole_forwards():
   check_greedy(sample(temperature=0.0, stops=(95,)), MODEL)
 
 
+@pytest.mark.long
 def test_scores_are_those_of_the_sampler(reference):
   """Prompts and completions of several rows are packed into one."""
   mesh = make_mesh()
