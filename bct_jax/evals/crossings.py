@@ -123,3 +123,20 @@ def margin_bounds(
     return None
   high = None if loss.by is None else loss.by / style.first
   return loss.first / style.by, high
+
+
+def compare_bounds(
+  first: tuple[float, float | None], second: tuple[float, float | None]
+) -> int:
+  """Compares two values that are known between bounds, such as margins.
+
+  Args:
+    first, second: (lower, upper) of each, upper None where there is none.
+
+  Returns:
+    1 if the first is larger, -1 if it is smaller, 0 if either may be.
+  """
+  (low, high), (other_low, other_high) = first, second
+  if other_high is not None and other_high < low:
+    return 1
+  return -1 if high is not None and high < other_low else 0

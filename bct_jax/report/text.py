@@ -6,7 +6,6 @@ character that a reader could not see, or that could act, into its escape.
 
 import html
 import json
-import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -198,10 +197,8 @@ def describe_primary(run: RunRecord) -> str:
   bounds = [r.margin_bounds for r in known]
   if None in bounds:
     return f"{out} One did not reach its target, so they cannot be compared."
-  (low, high), (other_low, other_high) = [
-    (b[0], math.inf if b[1] is None else b[1]) for b in bounds if b is not None
-  ]
-  if high < other_low or other_high < low:
+  first, second = (b for b in bounds if b is not None)
+  if crossings.compare_bounds(first, second):
     rest = "Learning rate x updates alone would make them equal; they are not,"
     return f"{out} {rest} in these two runs."
   return (

@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from bct_jax.evals.crossings import compare_bounds
 from bct_jax.evals.stats import t_interval
 from bct_jax.infra.formats import number
 from bct_jax.report.draw.picture import COLORS, new_figure
@@ -49,7 +50,7 @@ def compare_rates(records: Sequence[Record]) -> Iterator[dict[str, Any]]:
     pairs = sorted(bounds[low].keys() & bounds[high].keys())
     if not pairs:
       continue
-    signs = [_sign(bounds[low][p], bounds[high][p]) for p in pairs]
+    signs = [compare_bounds(bounds[low][p], bounds[high][p]) for p in pairs]
     logs: dict[str, list[float]] = {}
     for p in pairs:
       ratio = math.log(bounds[low][p][0] / bounds[high][p][0])
@@ -72,16 +73,6 @@ def _pair(record: Record) -> tuple[str, str]:
   """Returns organism and arm of a cell: ("organism0", "arm1")."""
   organism, arm, *_ = record["cell"].split("-")
   return organism, arm
-
-
-def _sign(first: Sequence[float | None], second: Sequence[float | None]) -> int:
-  """Compares two brackets: 1 or -1 if they are apart, else 0."""
-  (a, b), (c, d) = first, second
-  if a is None or c is None:
-    return 0
-  if d is not None and a > d:
-    return 1
-  return -1 if b is not None and b < c else 0
 
 
 def draw_margins(records: Sequence[Record]) -> bytes:

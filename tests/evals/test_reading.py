@@ -7,7 +7,7 @@ import pytest
 
 from bct_jax.config import ConfigError, ReadingConfig, from_dict
 from bct_jax.evals import crossings
-from bct_jax.evals.crossings import Crossing
+from bct_jax.evals.crossings import Crossing, compare_bounds
 from bct_jax.evals.reading import read_arm, read_behavior
 from bct_jax.evals.stats import wilson
 from configs import default
@@ -276,3 +276,18 @@ def test_bars_that_cannot_be_are_refused(field, value):
   config.reading.target = "speed"
   with pytest.raises(ConfigError, match="reading.target"):
     from_dict(config.to_dict())
+
+
+@pytest.mark.parametrize(
+  ("first", "second", "order"),
+  [
+    ((2, 3), (1, 1.5), 1),
+    ((2, None), (1, 1.5), 1),
+    ((1, 2), (2, 3), 0),
+    ((1, None), (5, 6), 0),
+    ((3, None), (2, None), 0),
+  ],
+)
+def test_bounds_are_compared_where_they_are_apart(first, second, order):
+  assert compare_bounds(first, second) == order
+  assert compare_bounds(second, first) == -order

@@ -213,14 +213,11 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
   """Returns the source's config.json, changed to what is exported."""
   raw = read_object(source / "config.json")
   # Readers older than transformers 5 know only the second spelling.
-  raw_text = text_config(raw)
-  out = {**raw_text, "dtype": dtype, "torch_dtype": dtype}
+  out = {**text_config(raw), "dtype": dtype, "torch_dtype": dtype}
   # What these say of is not written.
-  for field in (
-    "quantization_config",
-    *(k for k in raw_text if k[:4] == "mtp_"),
-  ):
-    out.pop(field, None)
+  for field in [k for k in out if k.startswith("mtp_")]:
+    del out[field]
+  out.pop("quantization_config", None)
   if out["model_type"] != raw["model_type"]:
     out["architectures"] = [_DECODERS[model.family]]
     # Some are published without these. A language model alone needs them: the

@@ -163,11 +163,12 @@ def gradients_svg(arm: ArmRecord, key: str) -> Picture:
 
 def _spot(step: int, values: Mapping[str, float | None]) -> Spot:
   """Writes the numbers of a step, a line each."""
-  lines = [
-    f"{name} {text.number(value)}"
-    for name, value in values.items()
-    if value is not None
-  ]
+  lines = [f"{n} {text.number(x)}" for n, x in values.items() if x is not None]
+  return step_spot(step, lines)
+
+
+def step_spot(step: int, lines: Sequence[str]) -> Spot:
+  """Makes the spot of a step on the axis of `log_steps`."""
   return Spot("\n".join([f"step {step}", *lines]), place(step))
 
 
@@ -388,9 +389,7 @@ def _rates_picture(
 
 def _rates_spot(point: EvalRecord, names: Sequence[str]) -> Spot:
   """Writes the rates of an eval with their intervals, a line each."""
-  lines = [f"step {point.step}"]
-  for name in names:
-    rate = getattr(point, name)
-    if rate is not None:
-      lines.append(f"{name} {text.rate(rate)}")
-  return Spot("\n".join(lines), place(point.step))
+  rates = ((name, getattr(point, name)) for name in names)
+  return step_spot(
+    point.step, [f"{name} {text.rate(x)}" for name, x in rates if x is not None]
+  )

@@ -6,14 +6,20 @@ them `key`, `label` and `description` are those of the Picture.
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
 
 from bct_jax.evals.stats import t_interval
 from bct_jax.report import text
-from bct_jax.report.draw.arm_curves import log_steps, percents, place, spread
+from bct_jax.report.draw.arm_curves import (
+  log_steps,
+  percents,
+  place,
+  spread,
+  step_spot,
+)
 from bct_jax.report.draw.picture import COLORS, INK, RATE_COLORS, Picture, Spot
 
 Curve = Sequence[tuple[int, float]]  # (step, share)
@@ -85,22 +91,30 @@ def retention_curves(
       across = f", seeds {text.interval((low, high))}" if low < high else ""
       mean = text.percent(statistics.fmean(values))
       lines.setdefault(step, []).append(f"lr {text.number(lr)}: {mean}{across}")
+  return _step_picture(draw, key, label, description, lines)
+
+
+def _step_picture(
+  draw: Callable[[Axes], None],
+  key: str,
+  label: str,
+  description: str,
+  lines: Mapping[int, Sequence[str]],
+) -> Picture:
+  """Makes a picture of learning rates by step, with room for their names.
+
+  Args:
+    draw, key, label, description: of the Picture.
+    lines: step -> what a page says on hover there.
+  """
   return Picture(
     draw,
     key,
     label,
     description,
     margins=(58, 14, _LABELS, 44),
-    spots=_step_spots(lines),
+    spots=[step_spot(step, lines[step]) for step in sorted(lines)],
   )
-
-
-def _step_spots(lines: Mapping[int, Sequence[str]]) -> list[Spot]:
-  """Makes the spots of an axis of steps from the lines of each step."""
-  return [
-    Spot("\n".join([f"step {step}", *lines[step]]), place(step))
-    for step in sorted(lines)
-  ]
 
 
 def shared_steps(
@@ -196,7 +210,7 @@ def crossing_steps(
     )
     for marks, *_, name in kinds
     for lr, first, step in marks
-  ]  # fmt: skip
+  ]
   spots += [
     Spot(f"lr {text.number(lr)}\nnot lost by update {step}", lr, step)
     for lr, step in censored
@@ -319,11 +333,4 @@ def survival_curves(
     for step, share in curve:
       line = f"lr {text.number(lr)}: {text.percent(share)} not lost"
       lines.setdefault(int(step), []).append(line)
-  return Picture(
-    draw,
-    key,
-    label,
-    description,
-    margins=(58, 14, _LABELS, 44),
-    spots=_step_spots(lines),
-  )
+  return _step_picture(draw, key, label, description, lines)

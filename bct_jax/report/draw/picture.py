@@ -223,8 +223,8 @@ class Picture:
     (width, height), (left, top, right, bottom) = self.size, self.margins
     strips = [x for s, (x, _) in zip(self.spots, places, strict=True)
               if s.y is None]  # fmt: skip
-    edges = iter([left, *map(_middle, itertools.pairwise(strips)),
-                  width - right])  # fmt: skip
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(strips)]
+    edges = iter([left, *middles, width - right])
     begin, shapes = next(edges), []
     for spot, (x, y) in zip(self.spots, places, strict=True):
       if spot.y is None:
@@ -239,11 +239,6 @@ class Picture:
       words = escape(spot.text)
       shapes.append(f"<{shape} {box}><title>{words}</title></{shape}>")
     return f'<g class="spots">{"".join(shapes)}</g>'
-
-
-def _middle(pair: tuple[float, float]) -> float:
-  """Returns the middle of two numbers."""
-  return sum(pair) / 2
 
 
 def wrap(caption: str, width: float) -> list[str]:
