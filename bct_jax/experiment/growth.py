@@ -1,4 +1,4 @@
-"""Lets a run grow: new arms, new seeds, more eval prompts.
+"""Lets a run, or a cell of a sweep, grow: new arms and seeds, more prompts.
 
 What is there stays bit for bit. The organism is not trained again, a finished
 arm keeps its files if it asks the same prompts, and of more prompts those alone
@@ -276,7 +276,8 @@ class ArmBefore:
               f"{self._folder}: update {new['step']}, made again for more "
               f"prompts, has {key} {new.get(key)!r}, and {place} has "
               f"{old.get(key)!r}: answers of both would be of two arms. Go on "
-              "with the devices and versions that trained it (env.json)"
+              "with the devices and versions that trained it (env.json), and "
+              "a sweep with the same --together"
             )
 
   def drop_weights(self) -> None:

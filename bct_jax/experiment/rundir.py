@@ -173,10 +173,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 
 def keep_config(
-  workdir: Path,
-  raw: Mapping[str, Any],
-  overrides: Mapping[str, Any],
-  may_grow: bool = False,
+  workdir: Path, raw: Mapping[str, Any], overrides: Mapping[str, Any]
 ) -> Growth | None:
   """Writes config.json, or checks it against the config of this command.
 
@@ -189,7 +186,6 @@ def keep_config(
     workdir: the run directory.
     raw: the config as nested mappings.
     overrides: fields that flags of the command changed, with their values.
-    may_grow: whether this config may add arms and prompts.
 
   Raises:
     ConfigError: the run was begun with another config; the message lists the
@@ -212,17 +208,13 @@ def keep_config(
       f"{k}: {a!r} -> {b!r}" for k, a, b in field_differences(then, now)
     ]
     if changed and not _means_the_same(then, now):
-      growth = find_growth(then, now) if may_grow else None
+      growth = find_growth(then, now)
       if growth is None:
-        may = (
-          "a run may get more arms and more prompts of its evals, and nothing "
-          "else"
-          if may_grow
-          else "a sweep may get more cells; those that are there stay"
-        )
         raise ConfigError(
           f"{workdir} was begun with another config ("
-          f"{'; '.join(changed[:8])}): choose another --workdir ({may})"
+          f"{'; '.join(changed[:8])}): choose another --workdir (a run may get "
+          "more arms, a sweep more cells, both more prompts of their evals, "
+          "and nothing else)"
         )
       return growth
     return None

@@ -56,7 +56,7 @@ def run_experiment(
     raise ConfigError("config.arms is empty: there is nothing to train")
   processes.run_on_first("log", lambda: trackers.check_packages(config.log))
   with rundir.lock_run(workdir), signals.handle_signals():
-    growth = rundir.keep_config(workdir, raw, overrides, may_grow=True)
+    growth = rundir.keep_config(workdir, raw, overrides)
     config = rundir.with_template_date(config, rundir.date_of_run(workdir))
     if growth is None and processes.run_on_first(
       DONE, lambda: _is_done(workdir)

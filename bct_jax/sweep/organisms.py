@@ -1,6 +1,7 @@
 """Makes the organisms of a sweep and runs their gates, before any arm."""
 
 import contextlib
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from bct_jax.infra.memory import OutOfMemory
 from bct_jax.infra.progress import log_line
 from bct_jax.infra.visible import visible
 from bct_jax.interop import judge
+from bct_jax.sweep.cell_growth import earlier_counts
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import make_room, plan_of
 from bct_jax.train.step import NumericalError
@@ -63,7 +65,9 @@ def _make(group: Sequence[Cell], root: Path) -> Mapping[str, Any]:
   """Makes the organism of some cells; returns its gate, or its error."""
   (root / "organisms").mkdir(parents=True, exist_ok=True)
   try:
-    plan = plan_of(group)
+    plan = dataclasses.replace(
+      plan_of(group), earlier=earlier_counts(group, root)
+    )
     folder = organism_folder(root, provenance(plan))
     if plan.judge is not None:
       plan.judge.open(root / judge.FILE)

@@ -14,6 +14,7 @@ from bct_jax.infra import memory
 from bct_jax.infra.locks import wait_for_lock
 from bct_jax.infra.progress import log_line
 from bct_jax.infra.visible import visible
+from bct_jax.sweep.cell_growth import cell_folder, earlier_counts, is_done
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.claims import Claims
 from bct_jax.sweep.groups import make_room, plan_of
@@ -80,7 +81,7 @@ def run_cells(
       ended = []
       for group in waiting:
         name = group.cells[0].name
-        rest = [c for c in group.cells if not _is_done(root, c)]
+        rest = [c for c in group.cells if not is_done(root, c)]
         failed = name in elsewhere and all(_failed(root, c) for c in rest)
         outcomes: dict[str, CellOutcome] = {}
         if rest and not failed:
@@ -152,10 +153,14 @@ def _make_groups(
     if together > 1:
       lines = groups.describe_groups(parts, forms)
       print("\n".join(lines), file=sys.stderr, flush=True)
-    todo = [c for c in of_organism if not _is_done(root, c)]
+    todo = [c for c in of_organism if not is_done(root, c)]
     plan = None
     if todo:
-      plan = dataclasses.replace(_dated_plan(todo, root), fall_back=fall_back)
+      plan = dataclasses.replace(
+        _dated_plan(todo, root),
+        fall_back=fall_back,
+        earlier=earlier_counts(of_organism, root),
+      )
     made: dict[str, Organism] = {}
     pairs = zip(parts, forms, strict=True)
     out += [_Group(part, plan, form, made) for part, form in pairs]
@@ -223,16 +228,6 @@ def _dated_plan(cells: Sequence[Cell], root: Path) -> Any:
   )
 
 
-def cell_folder(root: Path, cell: Cell) -> Path:
-  """Returns the run directory of a cell."""
-  return root / "cells" / cell.name
-
-
-def _is_done(root: Path, cell: Cell) -> bool:
-  """Tells whether the run of a cell is done."""
-  return (cell_folder(root, cell) / "done.json").exists()
-
-
 def failed_cells() -> tuple[type[Exception], ...]:
   """Lists the exceptions that end a cell and not the sweep."""
   from bct_jax.evals.gate import GateError
@@ -257,7 +252,7 @@ def read_finished(cell: Cell, root: Path) -> CellOutcome:
   from bct_jax.report.read.load import load_run
 
   folder = cell_folder(root, cell)
-  if not _is_done(root, cell) and _failed(root, cell):  # on another machine
+  if not is_done(root, cell) and _failed(root, cell):  # on another machine
     return ValueError(read_json(folder / "error.json")["error"])
   if not (folder / "config.json").exists():
     log_line(f"cell {cell.name}: config.json is missing: written again")
@@ -350,13 +345,16 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   """Writes the files that a run directory has before anything is trained."""
   from bct_jax.experiment import rundir
   from bct_jax.experiment.environment import write_environment
+  from bct_jax.experiment.growth import begin_growth, prepare_growth
   from bct_jax.interop import judge
 
-  if (folder / "result.json").exists():
+  if (folder / "result.json").exists() and not (folder / "done.json").exists():
     log_line(
       f"cell {cell.name}: done.json is missing: what else is there is checked"
     )
-  rundir.keep_config(folder, cell.raw, {})
+  if grown := rundir.keep_config(folder, cell.raw, {}):
+    begin_growth(plan, folder, grown, cell.raw, {})
+  prepare_growth(plan, folder)  # the plan has the counts of all cells
   rundir.keep_template_date(folder, plan, cell.raw, {})
   (root / "organisms").mkdir(exist_ok=True)
   link = folder / "organisms"

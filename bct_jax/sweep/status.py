@@ -6,6 +6,7 @@ from pathlib import Path
 from bct_jax.evals.reading import words_of
 from bct_jax.infra import files
 from bct_jax.infra.visible import visible
+from bct_jax.sweep.cell_growth import cell_folder, find_growth
 from bct_jax.sweep.cells import Cell
 from bct_jax.sweep.claims import read_claims
 
@@ -30,9 +31,9 @@ def status_text(cells: Sequence[Cell], root: Path) -> str:
   width = max(len(cell.name) for cell in cells)
   states, lines = [], []
   for cell in cells:
-    folder = root / "cells" / cell.name
+    folder = cell_folder(root, cell)
     try:
-      state, said = _state(cell, folder, holders)
+      state, said = _state(cell, root, holders)
     except ValueError as e:
       state, said = "damaged", visible(str(e))
     except (KeyError, TypeError, IndexError, AttributeError) as e:
@@ -44,10 +45,12 @@ def status_text(cells: Sequence[Cell], root: Path) -> str:
 
 
 def _state(
-  cell: Cell, folder: Path, holders: Mapping[str, str]
+  cell: Cell, root: Path, holders: Mapping[str, str]
 ) -> tuple[str, str]:
   """Returns the state of a cell, one of ORDER, and what there is to say."""
-  if (folder / "done.json").exists():
+  folder = cell_folder(root, cell)
+  grown = find_growth(root, cell)
+  if (folder / "done.json").exists() and grown is None:
     arms = files.read_json(folder / "result.json")["arms"]
     return "done", words_of(arms[0])
   if cell.name in holders:
@@ -55,7 +58,8 @@ def _state(
   if (folder / "error.json").exists():
     return "failed", files.read_json(folder / "error.json")["error"]
   if (folder / "env.json").exists():
-    return "stopped", _steps(cell, folder)
+    said = f"to grow: {grown.sentence}" if grown else _steps(cell, folder)
+    return ("waits" if grown else "stopped"), said
   return "waits", ""
 
 

@@ -20,7 +20,9 @@ def result_table(
   """
   names = shown_shares(Reach.TABLE)
   width = max([4, *map(len, [*results, *waiting])])
-  lines = [f"{'cell':{width}}  {'lr':>8}  {'reading':18} {' '.join(names)}"]
+  words = {k: words_of(arm) for k, arm in results.items() if "error" not in arm}
+  wide = max([len("reading"), *map(len, words.values())])
+  lines = [f"{'cell':{width}}  {'lr':>8}  {'reading':{wide}} {' '.join(names)}"]
   for name, arm in results.items():
     if "error" in arm:
       lines.append(f"{name:{width}}  failed: {arm['error']}")
@@ -31,7 +33,7 @@ def result_table(
       f"{percent(last[k]) if k in last else '–':>{len(k)}}" for k in names
     )
     lr = number(arm["lr"])
-    lines.append(f"{name:{width}}  {lr:>8}  {words_of(arm):18} {rates}")
+    lines.append(f"{name:{width}}  {lr:>8}  {words[name]:{wide}} {rates}")
   return "\n".join(lines + [f"{name:{width}}  waits" for name in waiting])
 
 

@@ -3,6 +3,7 @@
 import json
 import os
 import runpy
+import shutil
 import signal
 import sys
 
@@ -10,12 +11,14 @@ import filelock
 import fork_server
 import jax
 import pytest
+from experiments import lines
 from fake_run import each_file_gone, told
 from hypothesis import given
 from hypothesis import strategies as st
 from runs import ENV, ROOT, caching, comparable, wait_for
 
 from bct_jax.config import ConfigError
+from bct_jax.experiment.growth import key_of
 from bct_jax.infra import exit_codes
 from bct_jax.models import demo
 from bct_jax.runtime import programs
@@ -304,6 +307,8 @@ def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
   said = [line.split()[:2] for line in lines.splitlines()[1:]]
   assert said[1:] == [[name, "waits"] for name in names[1:]]
   assert said[0][0] == names[0] and "waits" not in said[0]
+  head, row = lines.splitlines()[:2]  # a reading is wider than its title
+  assert len(head) == len(row) and "integrity unknown  " in row
 
 
 def test_programs_are_freed_before_an_organism_of_other_shapes(monkeypatch):
@@ -428,3 +433,43 @@ def test_resume_of_a_sweep_is_checked(capsys):
   flags = [f"--sweep={FILE}", "--resume=lates", "--workdir=w"]
   assert sweep.main(["sweep", *flags]) == 2
   assert "did you mean 'latest'?" in capsys.readouterr().err
+
+
+def test_cells_get_more_prompts_and_old_rows_stay(
+  swept, tmp_path, capsys, monkeypatch
+):
+  """Also beside a cell that begins only then, of the same organism."""
+  root, (rate, other) = tmp_path / "s", ("lr_0.0001", "lr_0.01")
+  shutil.copytree(swept[0], root, symlinks=True)
+  shutil.rmtree(root / "cells" / other)
+  flags = ["sweep", f"--sweep={FILE}", f"--workdir={root}"]
+  flags += ["--config.eval.num_eval=11"]
+  monkeypatch.setattr(sys, "argv", flags)  # which ml_collections looks at
+  assert sweep.main([*flags, "--status"]) == exit_codes.DONE
+  assert "waits    to grow: eval prompts 8 -> 11" in capsys.readouterr().out
+  assert sweep.main(flags) == exit_codes.FAILED  # as before, of lr_1e_36
+  err = capsys.readouterr().err
+  for said in (
+    f"cells/{rate} grows: eval prompts 8 -> 11; what is there stays",
+    *("gate: 3 rows to do", f"{rate} eval 4: 3 rows to do"),
+    f"{other} eval 4: 27 rows to do",
+  ):
+    assert said in err, said
+  (organism,) = (p.name for p in (root / "organisms").glob("[!.]*"))
+  of_arm = f"cells/{rate}/arms/{rate}/rollouts/step_4.jsonl"
+  for name in (f"organisms/{organism}/rollouts.jsonl", of_arm):
+    then, now = (
+      {key_of(r): r for r in lines(x / name)} for x in (swept[0], root)
+    )
+    assert len(now) == len(then) + 3 and {k: now[k] for k in then} == then
+  hashes = [
+    comparable(root / "cells" / x)["organism"]["gate"]["eval_hash"]
+    for x in (rate, other)
+  ]
+  assert hashes[0] == hashes[1]
+  # All is done now, and --gates finds the organism as the cells left it.
+  assert sweep.main([*flags, "--gates"]) == exit_codes.FAILED
+  assert sweep.main(flags) == exit_codes.FAILED
+  assert "rows to do" not in capsys.readouterr().err
+  assert sweep.main(flags[:-1]) == exit_codes.FAILED
+  assert "eval.num_eval: 11 -> 8" in capsys.readouterr().out
