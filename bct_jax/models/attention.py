@@ -10,40 +10,17 @@ al. 2023, arXiv 2305.13245).
   the former at 256 tokens. A program for TPU takes more memory with it.
 * cudnn: NVIDIA's fused kernel, through the same function of JAX.
 * splash: JAX's Pallas kernel for TPU. Scores never exist in memory (Dao et al.
-  2022, arXiv 2205.14135). Blocks of keys that no query may see are left out.
+  2022, arXiv 2205.14135). Blocks of keys that no query may see are left out;
+  see splash.py.
 """
 
-import math
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from flax import struct
-from jax.experimental.pallas.ops.tpu import splash_attention
-from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.config import ModelConfig
-
-# Lanes of a vector register of a TPU: lengths are padded to a multiple.
-_LANES = 128
-_BLOCK = 512  # queries and keys of a tile of the kernel, at most
-
-
-@struct.dataclass
-class Segments:
-  """Holds what splash attention makes its mask from, in place of a mask.
-
-  A token sees itself and the tokens of its segment that stand before it in the
-  row.
-
-  Attributes:
-    ids: the segment of each token, [B, T] int32; padding is segment 0.
-    window: keys that a query sees at most, itself included; None is all.
-  """
-
-  ids: Any
-  window: int | None = struct.field(pytree_node=False, default=None)
 
 
 class Prefix(NamedTuple):
@@ -164,75 +141,6 @@ def _cudnn_obstacle(config: ModelConfig, dtype: Any, platform: str) -> str:
 def _jax_form(attention: str) -> Any:
   """Returns the name that JAX has for a form."""
   return "cudnn" if attention == "cudnn" else "xla"
-
-
-def attend_splash(
-  q: jax.Array,  # [B, T, N, H]
-  k: jax.Array,  # [B, T, K, H]
-  v: jax.Array,  # [B, T, K, H]
-  segments: Segments,
-  scale: float,
-  softcap: float | None,
-  interpret: bool = False,
-) -> jax.Array:  # [B, T, N, H]
-  """Computes causal attention within segments by JAX's kernel for TPU.
-
-  Each device runs its own rows and heads. Tokens must stand in a row in the
-  order of their positions. Outputs at padding are finite, but not those of the
-  other forms.
-
-  Args:
-    q, k, v: queries, keys and values.
-    segments: which tokens see each other.
-    scale: of the scores.
-    softcap: bound of the scores, see `_attend`.
-    interpret: runs the kernel on any platform, slowly.
-  """
-  length = q.shape[1]
-  pad = -length % _LANES
-  block = math.gcd(length + pad, _BLOCK)
-
-  def local(q, k, v, ids):
-    shape, window = (length + pad, length + pad), segments.window
-    mask: Any = splash_attention.CausalMask(shape)
-    if window is not None:
-      mask = splash_attention.LocalMask(shape, (window - 1, 0), 0)
-    kernel = splash_attention.make_splash_mha(
-      splash_attention.MultiHeadMask([mask] * q.shape[2]),
-      block_sizes=splash_attention.BlockSizes(
-        block_q=block,
-        block_kv=block,
-        block_q_dkv=block,
-        block_kv_dkv=block,
-        block_q_dq=block,
-        block_kv_dq=block,
-      ),
-      head_shards=1,
-      q_seq_shards=1,
-      attn_logits_soft_cap=softcap,
-      interpret=interpret,
-    )
-
-    def pad_length(x):
-      return jnp.pad(x, [(0, 0), (0, pad)] + [(0, 0)] * (x.ndim - 2))
-
-    q, k, v = (pad_length(x).swapaxes(1, 2) for x in (q * scale, k, v))
-    ids = pad_length(ids)
-    y: Any = jax.vmap(kernel)(q, k, v, splash_attention.SegmentIds(ids, ids))
-    return y.swapaxes(1, 2)[:, :length].astype(v.dtype)
-
-  mesh = jax.sharding.get_abstract_mesh()
-  if mesh.empty:
-    return local(q, k, v, segments.ids)
-  heads = P(ROWS, None, "tensor")
-  run = jax.shard_map(
-    local,
-    mesh=mesh,
-    in_specs=(heads, heads, heads, P(ROWS)),
-    out_specs=heads,
-    check_vma=False,
-  )
-  return run(q, k, v, segments.ids)
 
 
 def attend(

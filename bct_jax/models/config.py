@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bct_jax.infra.files import read_object
-from bct_jax.models.families import FAMILIES
+from bct_jax.models.families import COMMON, FAMILIES, HARMLESS, Family
 from bct_jax.models.rope import Refuse, Rope, read_rope
 
 
@@ -128,39 +128,6 @@ class ModelConfig:
     )
 
 
-# Fields of any config.json that do not change the forward pass of a decoder.
-_HARMLESS = frozenset(
-  """
-  _attn_implementation_autoset _name_or_path architectures attention_dropout
-  bos_token_id cache_implementation dtype eos_token_id initializer_range
-  is_llama_config model_type output_router_logits pad_token_id
-  router_aux_loss_coef torch_dtype transformers.js_config transformers_version
-  unsloth_fixed unsloth_version use_cache
-  """.split()
-)
-# How transformers generated, before it had files of their own for that.
-_HARMLESS |= frozenset(
-  """
-  bad_words_ids begin_suppress_tokens chunk_size_feed_forward
-  decoder_start_token_id diversity_penalty do_sample early_stopping
-  encoder_no_repeat_ngram_size exponential_decay_length_penalty
-  forced_bos_token_id forced_eos_token_id
-  id2label label2id length_penalty max_length max_new_tokens min_length
-  no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
-  output_attentions output_hidden_states output_scores prefix problem_type
-  remove_invalid_values repetition_penalty return_dict
-  return_dict_in_generate sep_token_id suppress_tokens task_specific_params
-  temperature tokenizer_class top_k top_p torchscript typical_p
-  """.split()
-)
-# Fields that all families share, read below.
-_COMMON = frozenset(
-  """
-  head_dim hidden_act hidden_size intermediate_size max_position_embeddings
-  num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps
-  rope_parameters rope_scaling rope_theta tie_word_embeddings vocab_size
-  """.split()
-)
 # What a family may not leave to the default of a library.
 _REQUIRED = (
   "hidden_size num_hidden_layers num_attention_heads intermediate_size".split()
@@ -221,26 +188,7 @@ def from_hf(path: Path) -> ModelConfig:
   family = FAMILIES.get(str(raw.get("model_type")))
   if family is None:
     refuse("model_type", f"supported architectures: {', '.join(FAMILIES)}")
-  valid = _HARMLESS | _COMMON | set(family.fields.split())
-  for field in sorted(set(raw) - valid):
-    if raw[field] is None:
-      continue  # not set, as older versions of transformers wrote it
-    refuse(field, "unknown field, it may change the model")
-  for field in _REQUIRED:
-    # Gemma 3 4B is published without its heads, which are the default.
-    if raw is not whole and field == "num_attention_heads":
-      continue
-    if field == "intermediate_size" and not family.dense:
-      continue
-    if field not in raw:
-      refuse(field, "required field is missing")
-  _check_numbers(raw, refuse)
-  for field, allowed in family.only.items():
-    if field in raw and raw[field] not in allowed:
-      refuse(field, f"supported: {' or '.join(map(str, allowed))}")
-  if quantization := raw.get("quantization_config"):
-    if str(quantization.get("quant_method")) not in family.quantizations:
-      refuse("quantization_config", "weights of this form are not read")
+  _check_fields(raw, family, raw is not whole, refuse)
   hf = _normalized(
     {k: v for k, v in raw.items() if k != "quantization_config"}, path
   )
@@ -273,6 +221,39 @@ def from_hf(path: Path) -> ModelConfig:
     "activation": _ACTIVATIONS[activation],
   }
   return ModelConfig(**{**fields, **family.flags(hf)})
+
+
+def _check_fields(
+  raw: dict[str, Any], family: Family, is_part: bool, refuse: Refuse
+) -> None:
+  """Refuses fields that are unknown, missing, or of a value that is not read.
+
+  Args:
+    raw: the fields of the decoder.
+    family: of the model.
+    is_part: whether they are a part of the config of a model with images.
+    refuse: raises the error.
+  """
+  valid = HARMLESS | COMMON | set(family.fields.split())
+  for field in sorted(set(raw) - valid):
+    if raw[field] is None:
+      continue  # not set, as older versions of transformers wrote it
+    refuse(field, "unknown field, it may change the model")
+  for field in _REQUIRED:
+    # Gemma 3 4B is published without its heads, which are the default.
+    if is_part and field == "num_attention_heads":
+      continue
+    if field == "intermediate_size" and not family.dense:
+      continue
+    if field not in raw:
+      refuse(field, "required field is missing")
+  _check_numbers(raw, refuse)
+  for field, allowed in family.only.items():
+    if field in raw and raw[field] not in allowed:
+      refuse(field, f"supported: {' or '.join(map(str, allowed))}")
+  if quantization := raw.get("quantization_config"):
+    if str(quantization.get("quant_method")) not in family.quantizations:
+      refuse("quantization_config", "weights of this form are not read")
 
 
 # Whole numbers, each with the largest one that is no mistake.

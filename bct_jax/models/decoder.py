@@ -33,7 +33,7 @@ window it sees only the nearest of these.
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -42,11 +42,12 @@ import numpy as np
 from flax import linen as nn
 
 from bct_jax.mesh import ROWS, axis_size, constrain
-from bct_jax.models.attention import Prefix, Segments, Slots
+from bct_jax.models.attention import Prefix, Slots
 from bct_jax.models.config import Layer, ModelConfig
 from bct_jax.models.deltanet import State
 from bct_jax.models.layers import Block, rope_angles
 from bct_jax.models.modules import RMSNorm
+from bct_jax.models.splash import Segments
 from bct_jax.models.stack import (
   REMAT,
   by_kind,
@@ -161,7 +162,7 @@ class Decoder:
       ends=ends,
     )
     if self.attention == "splash" and prefix is None:
-      return run(None, segments)
+      return run(self._masks(functools.partial(Segments, segments)))
     distance = positions[:, :, None] - positions[:, None, :]  # [B, T, T]
     visible = (
       (segments[:, :, None] == segments[:, None, :])
@@ -174,7 +175,7 @@ class Decoder:
       distance = jnp.concatenate([to_prefix, distance], axis=-1)  # [B, T, S+T]
       all_of_it = jnp.ones_like(to_prefix, bool)
       visible = jnp.concatenate([all_of_it, visible], axis=-1)
-    return run(distance, visible, past=prefix)
+    return run(self._masks(_windowed(visible, distance)), past=prefix)
 
   def decode(
     self,
@@ -201,8 +202,7 @@ class Decoder:
       params,
       tokens[:, None],
       positions[:, None],
-      distance,
-      distance >= 0,
+      self._masks(_windowed(distance >= 0, distance)),
       past=past,
       at=positions,
       arms=None if arms is None else arms[:, None],
@@ -298,13 +298,16 @@ class Decoder:
       x *= jnp.asarray(self.config.embed_scale, self.dtype)
     return constrain(x, ROWS, None, None)
 
+  def _masks(self, make: Callable[[int | None], Any]) -> Callable[[Any], Any]:
+    """Makes the masks of all windows; returns a look-up by layer."""
+    return by_kind(self.config.layers, lambda layer: layer.window, make)
+
   def _forward(
     self,
     params,
     tokens,
     positions,
-    distance,
-    visible,
+    mask_of,
     segments=None,
     past=None,
     at=None,
@@ -316,10 +319,7 @@ class Decoder:
     Args:
       params: stacked or `unstack`ed.
       tokens, positions: [B, T].
-      distance: [B, T, keys], positions from a key to a query, for windows. None
-        is splash attention, and `visible` are segments [B, T] then.
-      visible: [B, T, keys], whether a query may see a key in a layer without a
-        window.
+      mask_of: gives the mask of an attending layer, by its number.
       segments: [B, T], for linear layers; None is one more token.
       past: per layer, a Prefix or Slots, or a State of a linear layer.
       at: [B], the slot to which a token is written, with Slots.
@@ -331,15 +331,6 @@ class Decoder:
       `prefill` and `decode` return of each layer.
     """
     c = self.config
-    mask_of = by_kind(
-      c.layers,
-      lambda layer: layer.window,
-      lambda w: (
-        Segments(visible, w)
-        if distance is None
-        else (visible if w is None else visible & (distance < w))[:, None]
-      ),
-    )  # [B, 1, T, keys]
     angles_of = by_kind(
       c.layers,
       lambda layer: layer.rope,
@@ -357,14 +348,29 @@ class Decoder:
 
     layers = params["layers"]
     if isinstance(layers, (list, tuple)):
-      out = []
+      out, pasts = [], past or [None] * len(layers)
       for i, layer in enumerate(layers):
-        x, kept = run(
-          c.layers[i], x, layer, i, None if past is None else past[i]
-        )
+        x, kept = run(c.layers[i], x, layer, i, pasts[i])
         out.append(kept)
     else:
       x = scan_layers(run, x, layers, c, self.dtype, self.remat)
       out = None
     x: Any = self._norm.apply({"params": params["norm"]}, x)
     return x, out
+
+
+def _windowed(
+  visible: jax.Array, distance: jax.Array
+) -> Callable[[int | None], jax.Array]:
+  """Returns what makes the mask [B, 1, T, keys] of a window.
+
+  Args:
+    visible: [B, T, keys], whether a query may see a key without a window.
+    distance: [B, T, keys], positions from a key to a query.
+  """
+
+  def make(window):
+    near = visible if window is None else visible & (distance < window)
+    return near[:, None]
+
+  return make

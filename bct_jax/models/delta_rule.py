@@ -116,14 +116,7 @@ def delta_rule(
   chunks = _prepare(q, k, v, decay, rate, segments, size, bool(held))
 
   def run(memory, c):
-    value, memories = c.value, [memory, *held]
-    for read, m in zip(c.reads, memories, strict=True):
-      value -= read @ m
-    y = c.pairs @ value
-    for share, m in zip(c.shares, memories, strict=True):
-      y += share[..., None] * jnp.einsum("bkce,bkref->bkrcf", c.q, m)
-    last = [share[..., -1] for share in c.shares]
-    after = _remember(memories, last, c.k, c.weights[..., -1, :], value)
+    y, value, after = _run_chunk(c, [memory, *held])
     return after, (y, memory, value) if ends is not None else (y,)
 
   zeros = jnp.zeros((rows, *v.shape[2:4], k.shape[-1], v.shape[-1]))
@@ -224,6 +217,29 @@ def _invert(system: jax.Array) -> jax.Array:  # [..., C, C] -> [..., C, C]
     )
     size *= 2
   return inverse[..., 0, :, :]
+
+
+def _run_chunk(
+  c: _Chunks, memories: Sequence[jax.Array]
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+  """Takes memories through one chunk, which has no axis n.
+
+  Args:
+    c: the chunk.
+    memories: before it, [B, K, R, E, F] each, in the order of its `shares`.
+
+  Returns:
+    What its tokens read and write, [B, K, R, C, F] both, and the memory after
+    it.
+  """
+  value = c.value
+  for read, m in zip(c.reads, memories, strict=True):
+    value -= read @ m
+  y = c.pairs @ value
+  for share, m in zip(c.shares, memories, strict=True):
+    y += share[..., None] * jnp.einsum("bkce,bkref->bkrcf", c.q, m)
+  last = [share[..., -1] for share in c.shares]
+  return y, value, _remember(memories, last, c.k, c.weights[..., -1, :], value)
 
 
 def _remember(

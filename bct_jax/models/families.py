@@ -4,6 +4,40 @@ import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any
 
+# Fields of any config.json that do not change the forward pass of a decoder.
+HARMLESS = frozenset(
+  """
+  _attn_implementation_autoset _name_or_path architectures attention_dropout
+  bos_token_id cache_implementation dtype eos_token_id initializer_range
+  is_llama_config model_type output_router_logits pad_token_id
+  router_aux_loss_coef torch_dtype transformers.js_config transformers_version
+  unsloth_fixed unsloth_version use_cache
+  """.split()
+)
+# How transformers generated, before it had files of their own for that.
+HARMLESS |= frozenset(
+  """
+  bad_words_ids begin_suppress_tokens chunk_size_feed_forward
+  decoder_start_token_id diversity_penalty do_sample early_stopping
+  encoder_no_repeat_ngram_size exponential_decay_length_penalty
+  forced_bos_token_id forced_eos_token_id
+  id2label label2id length_penalty max_length max_new_tokens min_length
+  no_repeat_ngram_size num_beam_groups num_beams num_return_sequences
+  output_attentions output_hidden_states output_scores prefix problem_type
+  remove_invalid_values repetition_penalty return_dict
+  return_dict_in_generate sep_token_id suppress_tokens task_specific_params
+  temperature tokenizer_class top_k top_p torchscript typical_p
+  """.split()
+)
+# Fields that all families share, read by config.py.
+COMMON = frozenset(
+  """
+  head_dim hidden_act hidden_size intermediate_size max_position_embeddings
+  num_attention_heads num_hidden_layers num_key_value_heads rms_norm_eps
+  rope_parameters rope_scaling rope_theta tie_word_embeddings vocab_size
+  """.split()
+)
+
 # A function takes a configuration of transformers, and returns the fields of
 # ModelConfig in which its family differs from Llama without biases.
 
@@ -108,7 +142,7 @@ class Family:
   """Describes how the config.json of a model family is read.
 
   Attributes:
-    fields: names of its fields besides _COMMON and _HARMLESS, by spaces.
+    fields: names of its fields besides COMMON and HARMLESS, by spaces.
     only: field -> the values that are supported.
     flags: a configuration of transformers -> fields of ModelConfig.
     quantizations: forms of quantized weights that are read, as bfloat16.

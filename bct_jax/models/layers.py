@@ -14,17 +14,17 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.attention import (
-  Segments,
+  Prefix,
   Slots,
   attend,
   attend_slots,
-  attend_splash,
   put_in_slots,
 )
 from bct_jax.models.config import ModelConfig, Rope
 from bct_jax.models.deltanet import mix_rows, mix_token
 from bct_jax.models.modules import Linear, RMSNorm, fork
 from bct_jax.models.moe import Experts
+from bct_jax.models.splash import Segments, attend_splash
 
 ACTIVATIONS = {
   "silu": jax.nn.silu,
@@ -112,17 +112,7 @@ class Attention(nn.Module):
     def project(name, heads, parts=1):
       width = heads * parts * c.head_dim
       linear = Linear(width, self.dtype, c.qkv_bias, name=name)
-      y = linear(x, arms, forked)
-      if c.qk_norm == "all" and name != "v":
-        y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
-      # Without it XLA makes the product give heads, from a kernel that it
-      # reshapes, and gathers that apart from the kernel of the gradient.
-      y = constrain(y, ROWS, None, P.UNCONSTRAINED)
-      y = y.reshape(*x.shape[:2], heads, parts * c.head_dim)
-      y, *gate = jnp.split(y, parts, axis=-1) if parts > 1 else (y,)
-      if c.qk_norm == "head" and name != "v":
-        y = RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
-      return (y, *gate)
+      return self._split_heads(linear(x, arms, forked), name, heads, parts)
 
     sinks = None
     if c.sinks:
@@ -132,7 +122,7 @@ class Attention(nn.Module):
     q = rotate(q, angles)
     if growth:
       q *= growth[0][..., None, None].astype(q.dtype)
-    (keys,), (v,) = project("k", c.num_kv_heads), project("v", c.num_kv_heads)
+    (keys,), (v,) = (project(name, c.num_kv_heads) for name in "kv")
     k = rotate(keys, angles)
     q = constrain(q, ROWS, None, "tensor", None)
     kv: Any = (k, v)
@@ -145,28 +135,60 @@ class Attention(nn.Module):
         for y in (keys, v)
       )
       k = rotate(k, angles)
+    scores = c.score_scale, c.attn_softcap
     if isinstance(past, Slots):
       kv = put_in_slots(past, k, v, at)
-      y = attend_slots(q, kv, mask, c.score_scale, c.attn_softcap, sinks)
+      y = attend_slots(q, kv, mask, *scores, sinks)
     elif isinstance(mask, Segments):
-      y = attend_splash(q, k, v, mask, c.score_scale, c.attn_softcap)
+      y = attend_splash(q, k, v, mask, *scores)
     else:
       if past is not None:
-        prefix = jax.tree.map(
-          lambda p: jnp.broadcast_to(p, (x.shape[0], *p.shape[1:])), past
-        )
-        k = jnp.concatenate([prefix.keys, k], axis=1)  # [B, S+T, K, H]
-        v = jnp.concatenate([prefix.values, v], axis=1)
-      y = attend(
-        *(q, k, v, mask, c.score_scale, c.attn_softcap),
-        *(self.attention, sinks),
-      )
+        k, v = _put_behind(past, k, v)
+      y = attend(q, k, v, mask, *scores, self.attention, sinks)
     if gate:
       y *= jax.nn.sigmoid(gate[0])
     y = y.reshape(*x.shape[:2], c.num_heads * c.head_dim)
-    y = constrain(y, ROWS, None, "tensor")  # as in `project`
+    y = constrain(y, ROWS, None, "tensor")  # as in `_split_heads`
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
     return out(y, arms), kv
+
+  def _split_heads(self, y, name, heads, parts):
+    """Splits outputs of a projection into heads, and normalizes them.
+
+    Args:
+      y: [B, T, heads * parts * H].
+      name: q, k or v.
+      heads: how many there are.
+      parts: 2 if each has a gate behind it.
+
+    Returns:
+      [B, T, heads, H] for each part.
+    """
+    c = self.config
+
+    def norm(y, of):
+      if c.qk_norm != of or name == "v":
+        return y
+      return RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
+
+    y = norm(y, "all")
+    # Without it XLA makes the product give heads, from a kernel that it
+    # reshapes, and gathers that apart from the kernel of the gradient.
+    y = constrain(y, ROWS, None, P.UNCONSTRAINED)
+    y = y.reshape(*y.shape[:2], heads, parts * c.head_dim)
+    y, *gate = jnp.split(y, parts, axis=-1) if parts > 1 else (y,)
+    return (norm(y, "head"), *gate)
+
+
+def _put_behind(
+  prefix: Prefix, k: jax.Array, v: jax.Array
+) -> tuple[jax.Array, jax.Array]:  # [B, S+T, K, H] each
+  """Puts keys and values [B, T, K, H] of rows behind those they begin with."""
+  keys, values = (jnp.broadcast_to(p, (len(k), *p.shape[1:])) for p in prefix)
+  return (
+    jnp.concatenate([keys, k], axis=1),
+    jnp.concatenate([values, v], axis=1),
+  )
 
 
 class GatedDeltaNet(nn.Module):

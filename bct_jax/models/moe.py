@@ -66,37 +66,12 @@ class Experts(nn.Module):
     """
     c = self.config
     normal = nn.initializers.normal(0.02)
-    count, inner = c.num_experts, c.mlp_width
-    router = self.param("router", normal, (c.width, count))
-    if c.expert_form == "clamped":
-      shapes = {
-        "gate_up": (count, c.width, 2 * inner),
-        "gate_up_bias": (count, 2 * inner),
-        "down": (count, inner, c.width),
-        "down_bias": (count, c.width),
-      }
-      run = functools.partial(
-        _clamped, alpha=c.swiglu_alpha, limit=c.swiglu_limit
-      )
-    else:
-      shapes = {
-        "gate": (count, c.width, inner),
-        "up": (count, c.width, inner),
-        "down": (count, inner, c.width),
-      }
-      run = functools.partial(_gated, activation=self.activation)
+    router = self.param("router", normal, (c.width, c.num_experts))
+    shapes, run = self._form()
     kernels = [self._kernel(name, shape) for name, shape in shapes.items()]
-    num_arms = max([1, *(k[1] for k in kernels)])
-    kernels = [k[0] for k in kernels]
-    scores = (x @ router.astype(self.dtype)).astype(jnp.float32)
-    if c.expert_form == "clamped":
-      scores += self.param("router_bias", normal, (count,))
-    weights, experts = jax.lax.top_k(
-      jax.nn.softmax(scores, axis=-1), c.experts_per_token
-    )  # [B, T, experts per token]
-    if c.renormalize:
-      weights /= jnp.sum(weights, axis=-1, keepdims=True)
-    weights = weights.astype(self.dtype)
+    num_arms = max(count for _, count in kernels)
+    kernels = [kernel for kernel, _ in kernels]
+    weights, experts = self._route(x, router)
 
     mesh = jax.sharding.get_abstract_mesh()
     # `init` runs a single row, which cannot be spread over devices.
@@ -110,7 +85,7 @@ class Experts(nn.Module):
         weights = jax.lax.pcast(weights, ("tensor",), to="varying")
       local_count = _matrix(kernels[0]).shape[0]
       first = 0
-      if local_count != count:
+      if local_count != c.num_experts:
         first = jax.lax.axis_index("tensor") * local_count
       y = _mix(
         x.reshape(-1, x.shape[-1]),
@@ -139,6 +114,43 @@ class Experts(nn.Module):
       in_specs=(by_rows,) * 4 + (by_expert,) * len(kernels),
       out_specs=by_rows,
     )(x, weights, experts, arms, *kernels)
+
+  def _form(self) -> tuple[dict[str, tuple[int, ...]], Callable[..., Any]]:
+    """Returns the shapes of all experts' params, and what runs them."""
+    c = self.config
+    count, inner = c.num_experts, c.mlp_width
+    if c.expert_form == "clamped":
+      shapes = {
+        "gate_up": (count, c.width, 2 * inner),
+        "gate_up_bias": (count, 2 * inner),
+        "down": (count, inner, c.width),
+        "down_bias": (count, c.width),
+      }
+      return shapes, functools.partial(
+        _clamped, alpha=c.swiglu_alpha, limit=c.swiglu_limit
+      )
+    shapes = {
+      "gate": (count, c.width, inner),
+      "up": (count, c.width, inner),
+      "down": (count, inner, c.width),
+    }
+    return shapes, functools.partial(_gated, activation=self.activation)
+
+  def _route(
+    self, x: jax.Array, router: jax.Array
+  ) -> tuple[jax.Array, jax.Array]:  # [B, T, experts per token] each
+    """Returns the weights and the numbers of each token's experts."""
+    c = self.config
+    scores = (x @ router.astype(self.dtype)).astype(jnp.float32)
+    if c.expert_form == "clamped":
+      normal = nn.initializers.normal(0.02)
+      scores += self.param("router_bias", normal, (c.num_experts,))
+    weights, experts = jax.lax.top_k(
+      jax.nn.softmax(scores, axis=-1), c.experts_per_token
+    )
+    if c.renormalize:
+      weights /= jnp.sum(weights, axis=-1, keepdims=True)
+    return weights.astype(self.dtype), experts
 
   def _kernel(self, name: str, shape: tuple[int, ...]) -> tuple[Any, int]:
     """Returns a kernel, with its adapter if it has one, and how many arms."""

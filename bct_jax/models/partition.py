@@ -23,24 +23,8 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   Raises:
     ValueError: heads or experts do not divide over the tensor axis.
   """
+  _check_divides(config, tensor)
   c = config
-  if c.num_heads % tensor or (
-    c.num_kv_heads % tensor and tensor % c.num_kv_heads
-  ):
-    raise ValueError(
-      f"mesh axis tensor = {tensor} does not fit {c.num_heads} query and "
-      f"{c.num_kv_heads} key/value heads: it must divide the first, and "
-      "divide the second or be a multiple of it"
-    )
-  if c.num_experts % tensor:
-    raise ValueError(
-      f"mesh axis tensor = {tensor} does not divide {c.num_experts} experts"
-    )
-  if c.delta and c.delta.key_heads % tensor:
-    raise ValueError(
-      f"mesh axis tensor = {tensor} does not divide the {c.delta.key_heads} "
-      "key heads of the linear layers"
-    )
   parts = c.num_kv_heads * (1 if decode else c.head_dim)
   kv = "tensor" if parts % tensor == 0 else None
   fsdp = None if decode else "fsdp"
@@ -55,15 +39,7 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
     (r"norm/scale$", P()),
   ]
   if c.num_experts:
-    out.append((at + r"mlp/router$", P(*lead, fsdp, None)))
-    first = "gate_up" if c.expert_form == "clamped" else "(gate|up)"
-    # An adapter beside a kernel gives it a name of its own.
-    kernel = "(/kernel)?$"
-    out.append((at + rf"mlp/{first}{kernel}", P(*lead, "tensor", fsdp, None)))
-    out.append((at + rf"mlp/down{kernel}", P(*lead, "tensor", None, fsdp)))
-    if c.expert_form == "clamped":
-      out.append((at + r"mlp/(gate_up|down)_bias$", P(*lead, "tensor")))
-      out.append((at + r"mlp/router_bias$", P()))
+    out += _expert_rules(c.expert_form, lead, fsdp)
   else:
     out.append((at + r"mlp/(gate|up)/kernel$", columns))
     out.append((at + r"mlp/down/kernel$", P(*lead, "tensor", fsdp)))
@@ -89,4 +65,51 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
     out.append((at + r"down/bias$", P()))
   if not c.tied:
     out.append((r"^head$", P(fsdp, "tensor")))
+  return out
+
+
+def _check_divides(c: ModelConfig, tensor: int) -> None:
+  """Raises ValueError if heads or experts do not divide over tensor devices."""
+  if c.num_heads % tensor or (
+    c.num_kv_heads % tensor and tensor % c.num_kv_heads
+  ):
+    raise ValueError(
+      f"mesh axis tensor = {tensor} does not fit {c.num_heads} query and "
+      f"{c.num_kv_heads} key/value heads: it must divide the first, and "
+      "divide the second or be a multiple of it"
+    )
+  if c.num_experts % tensor:
+    raise ValueError(
+      f"mesh axis tensor = {tensor} does not divide {c.num_experts} experts"
+    )
+  if c.delta and c.delta.key_heads % tensor:
+    raise ValueError(
+      f"mesh axis tensor = {tensor} does not divide the {c.delta.key_heads} "
+      "key heads of the linear layers"
+    )
+
+
+def _expert_rules(
+  form: str, lead: tuple[None, ...], fsdp: str | None
+) -> list[tuple[str, P]]:
+  """Returns the rules of experts of a form and of their router.
+
+  Args:
+    form: expert_form of the config.
+    lead: of the axis of layers, if there is one.
+    fsdp: the axis that widths are spread over, if any.
+  """
+  at = r"^layers/.*mlp/"
+  clamped = form == "clamped"
+  first = "gate_up" if clamped else "(gate|up)"
+  # An adapter beside a kernel gives it a name of its own.
+  kernel = "(/kernel)?$"
+  out = [
+    (at + r"router$", P(*lead, fsdp, None)),
+    (at + first + kernel, P(*lead, "tensor", fsdp, None)),
+    (at + "down" + kernel, P(*lead, "tensor", None, fsdp)),
+  ]
+  if clamped:
+    out.append((at + r"(gate_up|down)_bias$", P(*lead, "tensor")))
+    out.append((at + r"router_bias$", P()))
   return out

@@ -17,12 +17,12 @@ import jax
 import jax.numpy as jnp
 
 from bct_jax.mesh import path_name
-from bct_jax.models.attention import Segments
 from bct_jax.models.config import ModelConfig
 from bct_jax.models.decoder import REMAT, Decoder
 from bct_jax.models.deltanet import empty_state
 from bct_jax.models.layers import Block
 from bct_jax.models.logprobs import CHUNK, LOGITS
+from bct_jax.models.splash import Segments
 from bct_jax.types import PyTree
 
 Axes = Mapping[str, int]  # devices on each axis of the mesh

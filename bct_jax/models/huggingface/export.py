@@ -120,24 +120,11 @@ def export_hf(
   processes.run_on_first("target of the export", lambda: check_target(out))
 
   def build(target: Path) -> None:
-    with stage("export", len(parts), "tensors") as bar:
-      for file, group in shards.items():
-        shapes = {p.name: p.shape for p in group}
-        of_file = itertools.islice(arrays, len(group))
-        safetensors_file.write(target / file, shapes, stored_dtype, of_file)
-        bar(len(group))
-    if WEIGHTS not in shards:
-      index = _index(shards, stored_dtype.itemsize)
-      whole_folder.write_json(target / INDEX, index)
+    _write_shards(target, shards, arrays, stored_dtype)
     whole_folder.write_json(
       target / "config.json", _config(source, config, stored_dtype.name)
     )
-    for name in _COPIED:
-      if (source / name).is_file():
-        shutil.copyfile(source / name, target / name)
-    if chat_template is not None:
-      # It goes before what tokenizer_config.json says.
-      (target / "chat_template.jinja").write_text(chat_template, "utf-8")
+    _copy_tokenizer(source, target, chat_template)
 
   if processes.is_first():
     key = {"made_by": MADE_BY, "dtype": stored_dtype.name, **(about or {})}
@@ -187,6 +174,30 @@ def _plan(
   }
 
 
+def _write_shards(
+  target: Path,
+  shards: Mapping[str, list[Part]],
+  arrays: Iterator[np.ndarray],
+  dtype: np.dtype,
+) -> None:
+  """Writes the files of weights, and their index if there are several.
+
+  Args:
+    target: the folder.
+    shards: the tensors of each file.
+    arrays: of all tensors, in their order.
+    dtype: of all tensors.
+  """
+  with stage("export", sum(map(len, shards.values())), "tensors") as bar:
+    for file, group in shards.items():
+      shapes = {p.name: p.shape for p in group}
+      of_file = itertools.islice(arrays, len(group))
+      safetensors_file.write(target / file, shapes, dtype, of_file)
+      bar(len(group))
+  if WEIGHTS not in shards:
+    whole_folder.write_json(target / INDEX, _index(shards, dtype.itemsize))
+
+
 def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
   """Returns the index that says which file holds each tensor."""
   count = sum(_size(p) for group in shards.values() for p in group)
@@ -227,6 +238,16 @@ def _config(source: Path, model: ModelConfig, dtype: str) -> dict[str, Any]:
     out["num_key_value_heads"] = model.num_kv_heads
     out["head_dim"] = model.head_dim
   return out
+
+
+def _copy_tokenizer(source: Path, target: Path, template: str | None) -> None:
+  """Copies the files of _COPIED, with a chat template in place of theirs."""
+  for name in _COPIED:
+    if (source / name).is_file():
+      shutil.copyfile(source / name, target / name)
+  if template is not None:
+    # It goes before what tokenizer_config.json says.
+    (target / "chat_template.jinja").write_text(template, "utf-8")
 
 
 # --- from the devices ---------------------------------------------------------

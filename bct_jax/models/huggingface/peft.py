@@ -142,6 +142,23 @@ def _of_blocks(
   return [both] * len(model.layers_of(name))
 
 
+def _of_experts(
+  lora: LoraConfig, experts: Sequence[str], model: ModelConfig
+) -> tuple[int, float]:
+  """Returns rank and alpha of the experts, or the config's where none has any.
+
+  Raises:
+    ValueError: blocks or matrices differ in them.
+  """
+  found = {b for name in experts for b in _of_blocks(lora, name, model)}
+  if len(found) > 1:
+    raise ValueError(
+      f"adapters of experts differ between blocks or matrices ({found} "
+      "as rank and alpha): export merged weights"
+    )
+  return found.pop() if found else (lora.rank, lora.alpha)
+
+
 def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
   """Returns the fields that say which modules are adapted, and how.
 
@@ -162,13 +179,7 @@ def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
       "mlp.shared_expert"
     )
   experts = [name for name in expert_layers(model) if name in targets]
-  of_experts = {b for name in experts for b in _of_blocks(lora, name, model)}
-  if len(of_experts) > 1:
-    raise ValueError(
-      f"adapters of experts differ between blocks or matrices ({of_experts} "
-      "as rank and alpha): export merged weights"
-    )
-  r, own_alpha = of_experts.pop() if of_experts else (lora.rank, lora.alpha)
+  r, own_alpha = _of_experts(lora, experts, model)
   blocks = {
     f"model.layers.{i}.{module}": both
     for name, module in targets.items()
@@ -178,7 +189,6 @@ def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
     )
   }
   adapted = {name: both for name, both in blocks.items() if both[0]}
-  whole = len(adapted) == len(blocks)
   plain = {module for name, module in targets.items() if name not in experts}
   apart = {
     targets[name].rpartition(".")[2]
@@ -200,7 +210,9 @@ def _selection(model: ModelConfig, lora: LoraConfig) -> dict[str, Any]:
     "rank_pattern": {
       name: rank for name, (rank, _) in patterns.items() if rank != r
     },
-    "target_modules": sorted({*(plain if whole else adapted), *apart}),
+    "target_modules": sorted(
+      {*(plain if adapted == blocks else adapted), *apart}
+    ),
     **({"target_parameters": fused} if fused else {}),
   }
 
