@@ -141,9 +141,8 @@ class PolicyGradient(WithOptions):
       reference: not run; its log-probabilities are in the batch.
 
     Returns:
-      The loss, and means over tokens: `ratio`, `clipped` (the share whose
-      gradient is cut), `entropy` (-log p of the sampled token) and, with a
-      penalty in the loss, `kl` (k3).
+      The loss, and means over tokens: `ratio`, `clipped` (1 where the gradient
+      is cut), `entropy` (-log p) and, with a penalty in the loss, `kl` (k3).
     """
     del rng, reference
     logprobs, weights = token_logprobs(model, params, batch)  # [B, R]
@@ -171,11 +170,9 @@ class PolicyGradient(WithOptions):
     }
     if self.kl_coef and self.kl_estimator != "k1_in_reward":
       x = where_trained(logprobs - extra("reference_logprobs"))
-      k3 = jnp.expm1(-x) + x
-      loss += self.kl_coef * (
-        k3 if self.kl_estimator == "k3_in_loss" else x**2 / 2
-      )
-      metrics["kl"] = k3
+      metrics["kl"] = k3 = jnp.expm1(-x) + x
+      penalty = k3 if self.kl_estimator == "k3_in_loss" else x**2 / 2
+      loss += self.kl_coef * penalty
     count = jnp.sum(is_trained, dtype=jnp.float32)
     shares = jnp.sum(where_trained(extra("shares")))
     return Mean(jnp.sum(weights * loss), shares), {

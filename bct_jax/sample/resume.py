@@ -69,11 +69,7 @@ def sample_to_end(
       raise error or signals.Preempted("while sampling")
 
   new = sample(
-    params,
-    prompts,
-    rows,
-    seed,
-    finished,
+    *(params, prompts, rows, seed, finished),
     find_stop=find_stop,
     skip=frozenset(saved).union(skip),
     arms=arms,

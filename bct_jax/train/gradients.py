@@ -106,22 +106,13 @@ def make_measure(
     with a vector of length zero is None, as is what is not finite.
   """
   config, place = model.config, state_sharding.params
-  rows = row_sharding(mesh)
-
-  @functools.partial(
-    jax.jit,
-    in_shardings=(state_sharding, frozen_sharding, rows),
-    out_shardings=(place, place),
+  directions = _make_directions(
+    gradient, tx, state_sharding, frozen_sharding, mesh
   )
-  def directions(state: TrainState, frozen: PyTree, batch: Batch):
-    rng = jax.random.fold_in(state.rng, state.step)
-    g, *_ = gradient(state.params, frozen, batch, rng)
-    u, _ = tx.update(g, state.opt_state, state.params)
-    return g, u
 
   @functools.partial(
     jax.jit,
-    in_shardings=(place, place, frozen_sharding, rows),
+    in_shardings=(place, place, frozen_sharding, row_sharding(mesh)),
     out_shardings=place,
     donate_argnums=0,
   )
@@ -146,6 +137,30 @@ def make_measure(
     return _record(gg, uu, lr, {name: products[name] for name in references})
 
   return measure
+
+
+def _make_directions(
+  gradient: Gradient,
+  tx: optax.GradientTransformation,
+  state_sharding: TrainState,
+  frozen_sharding: PyTree,
+  mesh: Mesh,
+) -> Callable[[TrainState, PyTree, Batch], tuple[PyTree, PyTree]]:
+  """Makes the program of g and u at a state; see `make_measure`."""
+  place = state_sharding.params
+
+  @functools.partial(
+    jax.jit,
+    in_shardings=(state_sharding, frozen_sharding, row_sharding(mesh)),
+    out_shardings=(place, place),
+  )
+  def directions(state: TrainState, frozen: PyTree, batch: Batch):
+    rng = jax.random.fold_in(state.rng, state.step)
+    g, *_ = gradient(state.params, frozen, batch, rng)
+    u, _ = tx.update(g, state.opt_state, state.params)
+    return g, u
+
+  return directions
 
 
 def _mean_logprob(

@@ -4,7 +4,7 @@ import contextlib
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from bct_jax.infra import processes, signals
@@ -143,28 +143,34 @@ def fit(
       if processes.count() == 1
       else processes.read_vote(stop)
     )
-    try:
+    with _save_on_signal(t, here, log):
       _observe(t, [x for x in here if x.config.observes(t, stopping)], log)
-    except signals.Preempted:
-      _save(t, here, log)
-      raise
     _save(t, [x for x in here if stopping or x.config.saves(t)], log)
     if stopping:
       raise signals.Preempted(f"at step {t} of {last}")
-    try:
+    with _save_on_signal(t, here, log):
       _evaluate(t, [x for x in here if t in x.config.eval_steps], evaluate, log)
       # Also lanes that wait or have failed: see above on what is compiled.
       running = [x for x in lanes if t < x.config.steps]
       batches = [_next_batch(t, x) if x in here else None for x in running]
-    except signals.Preempted:
-      _save(t, here, log)
-      raise
     if any(batches):
       stop = processes.vote(signals.stop_requested())
       metrics = _update(t, running, batches, frozen, update)
       log.flush()  # of the update before, while the device runs this one
       log.pending = metrics
   log.flush()
+
+
+@contextlib.contextmanager
+def _save_on_signal(
+  step: int, lanes: Sequence[Lane], log: "_Log"
+) -> Iterator[None]:
+  """Saves the states of lanes if a signal stops what is done inside."""
+  try:
+    yield
+  except signals.Preempted:
+    _save(step, lanes, log)
+    raise
 
 
 def _observe(step: int, lanes: Sequence[Lane], log: "_Log") -> None:

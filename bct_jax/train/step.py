@@ -134,15 +134,10 @@ def make_train_step(
     new = TrainState(updates_done, params, opt_state, state.rng, average)
     return new, logged
 
-  replicated = NamedSharding(mesh, P())
+  replicated, rows = NamedSharding(mesh, P()), row_sharding(mesh)
   return jax.jit(
     step,
-    in_shardings=(
-      state_sharding,
-      frozen_sharding,
-      row_sharding(mesh),
-      replicated,
-    ),
+    in_shardings=(state_sharding, frozen_sharding, rows, replicated),
     out_shardings=(state_sharding, replicated),
     donate_argnums=0,
   )
