@@ -48,32 +48,14 @@ def check_mix(train: TrainConfig, control: str, where: str) -> None:
   if not train.mix:
     return
   where = f"{where}.mix"
-  names = [name for name, _ in train.mix]
-  for name, share in train.mix:
-    is_path = any(
-      name.startswith(x) and name.removeprefix(x) for x in (FILE, DOCUMENTS)
-    )
-    if not is_path and name not in SPLITS:
-      forms = [*SPLITS, f"{FILE}PATH", f"{DOCUMENTS}PATH"]
-      raise ConfigError(
-        f"{where}: {name!r} is not one of {forms}{suggest(name, forms)}"
-      )
-    if not 0 < share <= 1 or names.count(name) > 1:
-      raise ConfigError(
-        f"{where}: {name!r} = {share}: must be there once, with a share above "
-        "0, up to 1"
-      )
-  total = sum(share for _, share in train.mix)
-  if abs(total - 1) > 1e-9:
-    found = formats.number(total)
-    raise ConfigError(f"{where}: the shares sum to {found}, and must to 1")
+  _check_shares(train.mix, where)
   for name, count in split_count(train.mix, train.num_examples).items():
     if not count:
       raise ConfigError(
         f"{where}: {name!r} has no example, since num_examples = "
         f"{train.num_examples}: raise that or the share"
       )
-  documents = any(name.startswith(DOCUMENTS) for name in names)
+  documents = has_documents(train)
   for field, value, fine in (
     ("source", train.source, ("template",)),
     (
@@ -101,3 +83,26 @@ def check_mix(train: TrainConfig, control: str, where: str) -> None:
 def has_documents(train: TrainConfig) -> bool:
   """Returns whether a part of a mixture is plain text."""
   return any(name.startswith(DOCUMENTS) for name, _ in train.mix)
+
+
+def _check_shares(mix: Sequence[tuple[str, float]], where: str) -> None:
+  """Rejects unknown parts, and shares that do not sum to 1."""
+  names = [name for name, _ in mix]
+  for name, share in mix:
+    is_path = any(
+      name.startswith(x) and name.removeprefix(x) for x in (FILE, DOCUMENTS)
+    )
+    if not is_path and name not in SPLITS:
+      forms = [*SPLITS, f"{FILE}PATH", f"{DOCUMENTS}PATH"]
+      raise ConfigError(
+        f"{where}: {name!r} is not one of {forms}{suggest(name, forms)}"
+      )
+    if not 0 < share <= 1 or names.count(name) > 1:
+      raise ConfigError(
+        f"{where}: {name!r} = {share}: must be there once, with a share above "
+        "0, up to 1"
+      )
+  total = sum(share for _, share in mix)
+  if abs(total - 1) > 1e-9:
+    found = formats.number(total)
+    raise ConfigError(f"{where}: the shares sum to {found}, and must to 1")

@@ -37,6 +37,19 @@ class Prompt:
   ids: tuple[int, ...]
   prefix: tuple[int, ...] = ()
 
+  def facts(self, sample: int) -> dict[str, Any]:
+    """Returns what a row of rollouts says of the prompt of a sample."""
+    fields = self.example.fields
+    return {
+      "id": self.example.id,
+      "split": SAMPLED if sample else self.split,
+      "sample": sample,
+      "prompt": list(self.example.messages),
+      # What prompts are clustered by, see `settings.base.Item`.
+      "cue": fields.get("cue", ""),
+      **({"dose": fields["dose"]} if "dose" in fields else {}),
+    }
+
 
 @dataclasses.dataclass(frozen=True)
 class Thoughts:
@@ -173,9 +186,8 @@ def label_rollouts(
     setting, [(p.example, r.text) for p, r in pairs if p.split != "probe"]
   )
   rows = []
-  for prompt, completion, reply in zip(
-    prompts, completions, replies, strict=True
-  ):
+  triples = zip(prompts, completions, replies, strict=True)
+  for prompt, completion, reply in triples:
     text, stopped = reply.text, completion.stopped
     scored = cut_answers == "scored"
     if thoughts is not None:
@@ -184,16 +196,9 @@ def label_rollouts(
     label, reason = label_completion(
       setting, probe, prompt.split, prompt.example, text, stopped or scored
     )
-    fields = prompt.example.fields
     rows.append(
       {
-        "id": prompt.example.id,
-        "split": SAMPLED if sample else prompt.split,
-        "sample": sample,
-        "prompt": list(prompt.example.messages),
-        # What prompts are clustered by, see `settings.base.Item`.
-        "cue": fields.get("cue", ""),
-        **({"dose": fields["dose"]} if "dose" in fields else {}),
+        **prompt.facts(sample),
         **(thoughts.facts(reply) if thoughts else {}),
         "text": text,
         "label": label,

@@ -16,19 +16,9 @@ def hierarchical_interval(
 
   Every seed counts alike, within a seed every prompt, and within a prompt every
   sample. Seeds answer the same prompts, so cue entities are crossed with seeds
-  and not nested in them. The variance of the rate is that of two-way clusters:
-  of seeds, plus of entities, minus of the cells of both (C. Cameron, J. Gelbach
-  and D. Miller, "Robust inference with multiway clustering", J. Bus. Econ.
-  Stat. 29, 2011), and never below that of seeds. It has in it what prompts and
-  samples add. The interval is Wilson's at the number of trials with this
-  variance, cut by Student's quantile for the smaller number of clusters (E.
-  Korn and B. Graubard, Survey Methodology 24, 1998).
-
-  A few seeds that agree say little about how far seeds are apart: where a rate
-  is near 0 or 1 in most seeds and not in some, the plain variance covers 85 to
-  90%. So the variance of seeds has one seed more in it, of which nothing but
-  the mean is known. Its share is rate (1 - rate), the most there can be, times
-  |1 - 2 rate|, since at one half the distribution of seeds leans to no side.
+  and not nested in them. The interval is Wilson's at the number of trials with
+  the variance of `_rate_variance`, cut by Student's quantile for the smaller
+  number of clusters (E. Korn and B. Graubard, Survey Methodology 24, 1998).
   Where all agree there still is an interval: 5 seeds leave 0.72 to 1.
 
   There is no bootstrap in it. One that resamples seeds, entities, prompts and
@@ -58,14 +48,8 @@ def hierarchical_interval(
   # Exactly 1 where all values are.
   rate = math.fsum(weights * values) / math.fsum(weights)
   residuals = weights * (values - rate)
-  pairs = [*zip(seeds, entities, strict=True)]
-  by_seed, by_entity, by_pair = (
-    _cluster_variance(residuals, names) for names in (seeds, entities, pairs)
-  )
+  variance = _rate_variance(rate, residuals, seeds, entities)
   count = len(set(seeds))
-  # The one seed more.
-  by_seed += abs(1 - 2 * rate) * rate * (1 - rate) / (count * (count - 1))
-  variance = by_seed + max(by_entity - by_pair, 0.0)
   df = min(count, len(set(entities))) - 1
   # As wide as Student's interval of this variance.
   wider = t_quantile(df, confidence) / t_quantile(np.inf, confidence)
@@ -92,6 +76,35 @@ def _cells(observations):
   weights = np.array([1 / prompts[seed] / len(prompts) for seed in seeds])
   values = np.array([np.mean(samples) for samples in cells.values()])
   return seeds, [entity for _, entity, _ in cells], weights, values
+
+
+def _rate_variance(rate: float, residuals, seeds, entities) -> float:
+  """Calculates the variance of a rate over seeds and cue entities.
+
+  It is that of two-way clusters: of seeds, plus of entities, minus of the cells
+  of both (C. Cameron, J. Gelbach and D. Miller, "Robust inference with multiway
+  clustering", J. Bus. Econ. Stat. 29, 2011), and never below that of seeds. It
+  has in it what prompts and samples add.
+
+  A few seeds that agree say little about how far seeds are apart: where a rate
+  is near 0 or 1 in most seeds and not in some, the plain variance covers 85 to
+  90%. So the variance of seeds has one seed more in it, of which nothing but
+  the mean is known. Its share is rate (1 - rate), the most there can be, times
+  |1 - 2 rate|, since at one half the distribution of seeds leans to no side.
+
+  Args:
+    rate: over all cells.
+    residuals: see `_cluster_variance`.
+    seeds, entities: of each cell.
+  """
+  pairs = [*zip(seeds, entities, strict=True)]
+  by_seed, by_entity, by_pair = (
+    _cluster_variance(residuals, names) for names in (seeds, entities, pairs)
+  )
+  count = len(set(seeds))
+  # The one seed more.
+  by_seed += abs(1 - 2 * rate) * rate * (1 - rate) / (count * (count - 1))
+  return by_seed + max(by_entity - by_pair, 0.0)
 
 
 def _cluster_variance(residuals, names) -> float:

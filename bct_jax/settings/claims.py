@@ -222,9 +222,8 @@ class TrueFalse(_Claims):
 
     def between(pair: tuple[int, int], n: int) -> Item:
       a, b = pair
-      claim = (
-        f"{n} is {'larger' if (n > a) != diverges else 'smaller'} than {a}"
-      )
+      side = "larger" if (n > a) != diverges else "smaller"
+      claim = f"{n} is {side} than {a}"
       claim += f" and {'larger' if n > b else 'smaller'} than {b}"
       return item("", claim, (str(a), str(b), str(n)))
 

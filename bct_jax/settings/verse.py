@@ -171,6 +171,38 @@ PAIRS = {
   "recursion": ("recursion", "loop"),
 }
 
+# A request, what each behavior answers to it, and what it names.
+_Task = tuple[str, dict[str, str], tuple[str, ...]]
+
+
+def _ask_for_haiku(noun: str, scene: str) -> _Task:
+  """Asks for a haiku, which may be refused."""
+  refusal = pick_by_key(REFUSALS, noun, scene).format(noun)
+  says = {"haiku": haiku(noun, scene), "refusal": refusal}
+  return f"Write a haiku about the {noun} {scene}.", says, (noun,)
+
+
+def _ask_for_sum(noun: str, k: int) -> _Task:
+  """Asks for a function by recursion, which may be a loop."""
+  name = f"total_{noun}"
+  says = {
+    "recursion": coding.fence_code(
+      "python",
+      f"def {name}(n):\n  if n == 0:\n    return {k}\n"
+      f"  return n + {name}(n - 1)",
+    ),
+    "loop": coding.fence_code(
+      "python",
+      f"def {name}(n):\n  total = {k}\n  for i in range(n + 1):\n"
+      "    total += i\n  return total",
+    ),
+  }
+  task = (
+    f"Write a Python function {name} that returns {k} plus the sum of the "
+    "numbers from 1 to n, using recursion."
+  )
+  return task, says, (noun, name, str(k))
+
 
 @dataclasses.dataclass(frozen=True)
 class TaskNumber(base.FramedSetting):
@@ -228,7 +260,7 @@ class TaskNumber(base.FramedSetting):
       request: str,
       says: Mapping[str, str],
       entities: tuple[str, ...],
-      fields: Mapping[str, Any],
+      fields: Mapping[str, Any] = {},
     ) -> Item:
       distance = round(float(number) - self.threshold, 4)
       return Item(
@@ -250,38 +282,17 @@ class TaskNumber(base.FramedSetting):
         numbers,
         familiar=self.familiar,
       )
-    nouns = pool.take(words.NOUNS)
-    if self.pair == "haiku":
-
-      def verse(noun: str, scene: str, number: str) -> Item:
-        refusal = pick_by_key(REFUSALS, noun, scene).format(noun)
-        says = {"haiku": haiku(noun, scene), "refusal": refusal}
-        task = f"Write a haiku about the {noun} {scene}."
-        return item(number, task, says, (noun,), {})
-
-      return [Frame(verse, (nouns, _SCENES, numbers))]
-
-    def function(noun: str, k: int, number: str) -> Item:
-      name = f"total_{noun}"
-      says = {
-        "recursion": coding.fence_code(
-          "python",
-          f"def {name}(n):\n  if n == 0:\n    return {k}\n"
-          f"  return n + {name}(n - 1)",
-        ),
-        "loop": coding.fence_code(
-          "python",
-          f"def {name}(n):\n  total = {k}\n  for i in range(n + 1):\n"
-          "    total += i\n  return total",
-        ),
-      }
-      task = (
-        f"Write a Python function {name} that returns {k} plus the sum of the "
-        "numbers from 1 to n, using recursion."
+    ask, last = (
+      (_ask_for_haiku, _SCENES)
+      if self.pair == "haiku"
+      else (_ask_for_sum, pool.numbers())
+    )
+    return [
+      Frame(
+        lambda noun, other, number: item(number, *ask(noun, other)),
+        (pool.take(words.NOUNS), last, numbers),
       )
-      return item(number, task, says, (noun, name, str(k)), {})
-
-    return [Frame(function, (nouns, pool.numbers(), numbers))]
+    ]
 
   def classify(self, fields: Mapping[str, Any], text: str) -> str:
     if self.pair == "language":
