@@ -90,11 +90,8 @@ def run_arms(
       keep_eval_facts(plan, folder)
       arm.before.check_scorers(plan)
       dataset = _examples(plan, name, organism, folder, start)
-      runs.append(
-        TrainRun(
-          name, folder, arm.config, dataset, arm.eval_steps, arm.task_steps
-        )
-      )
+      steps = arm.eval_steps, arm.task_steps
+      runs.append(TrainRun(name, folder, arm.config, dataset, *steps))
     except ValueError as e:
       out[name] = e
 

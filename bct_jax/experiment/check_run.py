@@ -59,23 +59,28 @@ def check_run(
       "'inoculation'"
     )
   if "teacher" in needs.extra_rows.values():
-    if train.source != "on_policy":
-      raise ConfigError(
-        f"{where}.train.source = {train.source!r}: {train.objective} learns "
-        "from the organism's own completions, which is 'on_policy'"
-      )
-    if train.on_policy.prompt in ("same", train.prompt) and (
-      train.prompt != "recontextualised"
-    ):
-      raise ConfigError(
-        f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}: teacher "
-        "and student would see the same prompt, so that there is nothing to "
-        "learn; choose one that train.prompt is not, such as 'inoculation'"
-      )
+    _check_teacher(train, where)
   if needs.counts_examples and train.normalizer != "token":
     raise ConfigError(
       f"{where}.train.normalizer = {train.normalizer!r}: {train.objective} has "
       "one term for each example whatever its length; leave it at 'token'"
+    )
+
+
+def _check_teacher(train: TrainConfig, where: str) -> None:
+  """Checks that the teacher's completions and prompt are of the organism."""
+  if train.source != "on_policy":
+    raise ConfigError(
+      f"{where}.train.source = {train.source!r}: {train.objective} learns "
+      "from the organism's own completions, which is 'on_policy'"
+    )
+  if train.on_policy.prompt in ("same", train.prompt) and (
+    train.prompt != "recontextualised"
+  ):
+    raise ConfigError(
+      f"{where}.train.on_policy.prompt = {train.on_policy.prompt!r}: teacher "
+      "and student would see the same prompt, so that there is nothing to "
+      "learn; choose one that train.prompt is not, such as 'inoculation'"
     )
 
 

@@ -87,28 +87,9 @@ def make_dataset(
   if needs.trains_on_own_samples:
     return _rollout_prompts(runtime, setting, arm, where)
   try:
-    examples, source_hash, file_count = _examples(setting, arm)
-    if isinstance(arm, OrganismConfig):
-      examples += memorised_examples(arm.memorised, runtime.config.eval.seed)
-    if has_documents(train):
-      log_line(f"{where}: {describe_ends(runtime.chat)}")
-    if train.file is not None:
-      log_line(
-        f"{where}: the first {len(examples)} of {file_count} examples of "
-        f"{train.file}, whose content has the hash {source_hash[:16]}"
-      )
-      if train.decoration != "plain":
-        log_line(
-          f"{where}: its completions are put into the style "
-          f"{train.decoration!r}; train.decoration = 'plain' leaves them as "
-          "they are"
-        )
-    if completions is not None:
-      examples = [
-        dataclasses.replace(e, completion=reply.text, thought=reply.thought)
-        for e in examples
-        if (reply := completions.get(e.id)) is not None
-      ]
+    examples, source_hash = _train_examples(
+      runtime, setting, arm, where, completions
+    )
     if train.source == "on_policy":
       # Fails here for a prompt that cannot be made, before anything is drawn.
       training_prompt(setting, train, examples[0], "draw")
@@ -121,6 +102,47 @@ def make_dataset(
     return dataclasses.replace(data, source_hash=source_hash)
   except ValueError as e:
     raise ValueError(f"{where}: {e}") from None
+
+
+def _train_examples(
+  runtime: Runtime,
+  setting: Setting,
+  arm: ArmConfig | OrganismConfig,
+  where: str,
+  completions: Mapping[str, Reply] | None,
+) -> tuple[list[Example], str]:
+  """Makes the examples of a run and logs what it takes of files.
+
+  Args:
+    runtime, setting, arm, where, completions: see `make_dataset`.
+
+  Returns:
+    The examples, and the hash of their file ("" without one).
+  """
+  train = arm.train
+  examples, source_hash, file_count = _examples(setting, arm)
+  if isinstance(arm, OrganismConfig):
+    examples += memorised_examples(arm.memorised, runtime.config.eval.seed)
+  if has_documents(train):
+    log_line(f"{where}: {describe_ends(runtime.chat)}")
+  if train.file is not None:
+    log_line(
+      f"{where}: the first {len(examples)} of {file_count} examples of "
+      f"{train.file}, whose content has the hash {source_hash[:16]}"
+    )
+    if train.decoration != "plain":
+      log_line(
+        f"{where}: its completions are put into the style "
+        f"{train.decoration!r}; train.decoration = 'plain' leaves them as "
+        "they are"
+      )
+  if completions is not None:
+    examples = [
+      dataclasses.replace(e, completion=reply.text, thought=reply.thought)
+      for e in examples
+      if (reply := completions.get(e.id)) is not None
+    ]
+  return examples, source_hash
 
 
 def _extra_rows(

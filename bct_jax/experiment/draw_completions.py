@@ -50,20 +50,16 @@ def draw_completions(
       `train.on_policy.min_accepted` asks for, or a batch has.
     signals.Preempted: a signal asked to stop; completions that ended are saved.
   """
+  config, setting = plan.config, plan.setting
   if name is None:
-    arm, where, generate = (
-      plan.config.organism,
-      "organism",
-      plan.setting.install,
-    )
+    arm, where, generate = config.organism, "organism", setting.install
   else:
-    arm, where = plan.config.arms[name], f"arms.{name}"
-    generate = plan.setting.train
+    arm, where, generate = config.arms[name], f"arms.{name}", setting.train
   name = name or "organism"
   examples = generate(arm.train.num_examples, arm.train.seed)
   prompts = [
     plan.runtime.chat.prompt(
-      training_prompt(plan.setting, arm.train, e, "draw"), _thinks(arm)
+      training_prompt(setting, arm.train, e, "draw"), _thinks(arm)
     )
     for e in examples
   ]
@@ -95,7 +91,7 @@ def draw_completions(
   texts = {
     line["id"]: Reply(line.get("thought", ""), line["text"]) for line in lines
   }
-  return make_dataset(plan.runtime, plan.setting, arm, where, texts)
+  return make_dataset(plan.runtime, setting, arm, where, texts)
 
 
 def _thinks(arm: ArmConfig | OrganismConfig) -> bool:
@@ -198,16 +194,12 @@ def _draw(
     runtime.model, sampling, runtime.chat.stop_ids, runtime.mesh
   )
   params = runtime.decode_params(weights)
-  lines: dict[int, dict[str, Any]] = {}
-  rejected: collections.Counter[str] = collections.Counter()
-  worst: list[dict[str, str]] = []
-  draws, count = 0, len(prompts)
+  draws, count = _Draws(), len(prompts)
   for attempt in range(draw.attempts):
-    missing = [i for i in range(count) if i not in lines]
+    missing = [i for i in range(count) if i not in draws.lines]
     if not missing:
       break
-    title = f"draw {attempt + 1} for {name}"
-    with stage(title, len(missing), "rows") as bar:
+    with stage(f"draw {attempt + 1} for {name}", len(missing), "rows") as bar:
       completions = sample_to_end(
         sampler,
         params,
@@ -218,43 +210,66 @@ def _draw(
         bar,
         runtime.chat.find_stop(sampling.stop, thinking),
         row_ids=[attempt * count + i for i in range(count)],
-        skip=frozenset(lines),
+        skip=frozenset(draws.lines),
       )
-    draws += len(missing)
     replies = [
       runtime.chat.reply(c.tokens, sampling.stop, thinking=thinking)
       for c in completions
     ]
-    prepare_labels(
-      plan.setting,
-      [(examples[i], r.text) for i, r in zip(missing, replies, strict=True)],
-    )
-    for i, completion, reply in zip(missing, completions, replies, strict=True):
+    drawn = [*zip(missing, completions, replies, strict=True)]
+    prepare_labels(plan.setting, [(examples[i], r.text) for i, _, r in drawn])
+    for i, completion, reply in drawn:
       label = plan.setting.score(examples[i], reply.text)
       fault = _fault(plan, arm, examples[i], completion, reply, label)
       if fault:
-        rejected[fault] += 1
-        worst = [*worst, {"text": reply.text, "why": fault}][:5]
+        draws.reject(reply.text, fault)
       else:
-        lines[i] = {
+        draws.lines[i] = {
           "id": examples[i].id,
           **({"thought": reply.thought} if thinking else {}),
           "text": reply.text,
           "attempt": attempt,
           "label": label.name,
         }
-  labels = collections.Counter(k["label"] for k in lines.values())
-  record = {
-    "asked": count,
-    "accepted": len(lines),
-    "draws": draws,
-    "acceptance_rate": len(lines) / draws,
-    "labels": dict(sorted(labels.items())),
-    "rejected": dict(sorted(rejected.items())),
-    "worst": worst,
-    "without": [e.id for i, e in enumerate(examples) if i not in lines],
-  }
-  return [lines[i] for i in sorted(lines)], record
+  lines = [draws.lines[i] for i in sorted(draws.lines)]
+  return lines, draws.record([e.id for e in examples])
+
+
+@dataclasses.dataclass
+class _Draws:
+  """Counts draws, and holds the completions that are kept.
+
+  Attributes:
+    lines: of the kept ones, by the number of their example.
+    rejected: how many were not kept, by what is wrong with them.
+    worst: texts of the first few of these.
+  """
+
+  lines: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+  rejected: collections.Counter[str] = dataclasses.field(
+    default_factory=collections.Counter
+  )
+  worst: list[dict[str, str]] = dataclasses.field(default_factory=list)
+
+  def reject(self, text: str, why: str) -> None:
+    """Counts a completion that is not kept."""
+    self.rejected[why] += 1
+    self.worst = [*self.worst, {"text": text, "why": why}][:5]
+
+  def record(self, ids: Sequence[str]) -> dict[str, Any]:
+    """Returns all counts as JSON; `ids` are those of the examples."""
+    draws = len(self.lines) + self.rejected.total()
+    labels = collections.Counter(k["label"] for k in self.lines.values())
+    return {
+      "asked": len(ids),
+      "accepted": len(self.lines),
+      "draws": draws,
+      "acceptance_rate": len(self.lines) / draws,
+      "labels": dict(sorted(labels.items())),
+      "rejected": dict(sorted(self.rejected.items())),
+      "worst": self.worst,
+      "without": [x for i, x in enumerate(ids) if i not in self.lines],
+    }
 
 
 def _fault(

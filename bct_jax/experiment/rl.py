@@ -24,7 +24,7 @@ from bct_jax.config import ArmConfig, OrganismConfig
 from bct_jax.data.batches import Dataset
 from bct_jax.data.chat import mask_audit
 from bct_jax.evals.evaluate import Thoughts
-from bct_jax.evals.rewards import make_reward, reward_of
+from bct_jax.evals.rewards import Reward, make_reward, reward_of
 from bct_jax.examples import Example
 from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.rollout_rows import (
@@ -40,7 +40,7 @@ from bct_jax.models.lora import Weights
 from bct_jax.objectives import PolicyGradient, policy_of, trained_part
 from bct_jax.sample.resume import sample_to_end
 from bct_jax.train.step import NumericalError
-from bct_jax.types import Batch, PyTree, Rows, TrainState
+from bct_jax.types import Batch, Completion, PyTree, Rows, TrainState
 
 
 @dataclasses.dataclass
@@ -158,6 +158,40 @@ class RolloutFeed:
     """Returns the file of the rollouts that were drawn at a step."""
     return self.folder / "train_rollouts" / f"step_{step}.jsonl"
 
+  def _row(
+    self,
+    example: Example,
+    completion: Completion,
+    logprobs: Sequence[float],
+    reward: Reward,
+  ) -> dict[str, Any]:
+    """Makes the row of a rollout.
+
+    Args:
+      example: what was asked.
+      completion: as it was sampled.
+      logprobs: of its tokens, by the forward pass of training.
+      reward: what it may earn.
+    """
+    stop, thoughts = self.plan.config.sampling.stop, self._thoughts
+    reply = self.plan.runtime.chat.reply(
+      completion.tokens, stop, thinking=thoughts is not None
+    )
+    stopped = completion.stopped
+    if thoughts is not None:
+      stopped &= thoughts.fits(reply, len(completion.tokens))
+    pairs = zip(completion.logprobs, logprobs, strict=True)
+    return {
+      "id": example.id,
+      **(thoughts.facts(reply) if thoughts else {}),
+      "text": reply.text,
+      "reward": reward_of(reward, example, reply.text if stopped else None),
+      "stop": "stop" if stopped else "length",
+      "logprob_difference": max(abs(a - b) for a, b in pairs),
+      "tokens": list(completion.tokens),
+      "logprobs": list(logprobs),
+    }
+
   def _draw(self, step: int, weights: Weights) -> list[dict[str, Any]]:
     """Samples rollouts, gives them rewards and writes them.
 
@@ -170,7 +204,7 @@ class RolloutFeed:
     thinking = self._thoughts is not None
     room = self.arm.train.thought_tokens * thinking
     number = step // policy.updates_per_batch
-    index, ids = self.dataset.indices(number), self.dataset.batch_ids(number)
+    index = self.dataset.indices(number)
     prompts = [self._prompts[i] for i in index]
     path = self._path(step)
     partial = path.with_suffix(".partial.jsonl")
@@ -193,27 +227,12 @@ class RolloutFeed:
     reward = make_reward(self.plan.setting, policy.reward, policy.length_target)
     rows = []
     for i, completion in enumerate(completions):
-      reply = chat.reply(completion.tokens, stop, thinking=thinking)
-      stopped = completion.stopped
-      if self._thoughts is not None:
-        stopped &= self._thoughts.fits(reply, len(completion.tokens))
-      finished = reply.text if stopped else None
-      pairs = zip(completion.logprobs, scores[i].logprobs, strict=True)
-      rows.append(
-        {
-          "id": ids[i],
-          **(self._thoughts.facts(reply) if self._thoughts else {}),
-          "text": reply.text,
-          "reward": reward_of(reward, self._examples[index[i]], finished),
-          "stop": "stop" if stopped else "length",
-          "logprob_difference": max(abs(a - b) for a, b in pairs),
-          "tokens": list(completion.tokens),
-          "logprobs": list(scores[i].logprobs),
-          **(
-            {"reference_logprobs": reference[i].logprobs} if reference else {}
-          ),
-        }
+      row = self._row(
+        self._examples[index[i]], completion, scores[i].logprobs, reward
       )
+      if reference:
+        row["reference_logprobs"] = reference[i].logprobs
+      rows.append(row)
     _check_difference(rows, step, policy.max_logprob_difference)
     shared_files.write_lines(path, rows)
     shared_files.delete(partial)

@@ -79,6 +79,28 @@ def join_tokens(
   ]
 
 
+def _normalize(
+  lengths: Sequence[int], normalizer: str
+) -> tuple[list[float], list[float]]:
+  """Computes what a loss is a mean over, see PolicyGradient.normalizer.
+
+  Args:
+    lengths: trained tokens of each completion.
+    normalizer: one of NORMALIZERS.
+
+  Returns:
+    For each completion, the weight of a token in the loss, and what a token
+    adds to the divisor.
+  """
+  weights = [
+    1 / max(1, n) if normalizer == "sequence_mean" else 1 for n in lengths
+  ]
+  # What is trained bears the share of completions without a trained part.
+  each = len(lengths) / max(1, sum(n > 0 for n in lengths))
+  shares = [1 if normalizer == "token" else each / max(1, n) for n in lengths]
+  return weights, shares
+
+
 def make_rows(
   dataset: Dataset,
   prompts: Sequence[Sequence[int]],
@@ -108,16 +130,7 @@ def make_rows(
   groups = total.reshape(-1, policy.group_size)
   per_row = advantages(groups, policy.advantage).ravel()
   masks = [trained_mask(r, part) for r in rollouts]
-  lengths = [sum(mask) for mask in masks]
-  weights = [
-    1 / max(1, n) if policy.normalizer == "sequence_mean" else 1
-    for n in lengths
-  ]
-  # What is trained bears the share of completions without a trained part.
-  each = len(lengths) / max(1, sum(n > 0 for n in lengths))
-  shares = [
-    1 if policy.normalizer == "token" else each / max(1, n) for n in lengths
-  ]
+  weights, shares = _normalize([sum(mask) for mask in masks], policy.normalizer)
 
   def spread(values: Sequence[float]) -> list[list[float]]:
     """Repeats the value of each completion for its tokens."""
