@@ -87,10 +87,8 @@ def run_dry_run(
     over = max(parts.training, parts.sampling) - axes.memory
     if over > 0:
       knobs = "\n".join(_knobs(model, work, slots))
-      where = axes.chip or "a device"
-      raise ConfigError(
-        f"does not fit on {where} by {over / _GIB:.2f} GiB:\n{knobs}"
-      )
+      fault = f"does not fit on {axes.chip or 'a device'} by {over / _GIB:.2f}"
+      raise ConfigError(f"{fault} GiB:\n{knobs}")
 
 
 def _print_programs(model: MeshModel, work: Work, slots: int) -> None:

@@ -67,31 +67,16 @@ def run_sample(
   stopping = (
     contextlib.nullcontext() if out is None else signals.handle_signals()
   )
-  total = len(ids) * len(folders)
-  completions = {}
-  with (
-    jax.set_mesh(runtime.mesh),
-    stopping,
-    stage("sample", total, "rows") as bar,
-  ):
+  completions, total = {}, len(ids) * len(folders)
+  sampling_stage = stage("sample", total, "rows")
+  with jax.set_mesh(runtime.mesh), stopping, sampling_stage as bar:
     for group, partial in zip(groups, partials, strict=True):
       of_group = _sample_group(runtime, group, ids, partial, bar)
       for folder, of_folder in zip(group, of_group, strict=True):
         check_finite(of_folder, folder or config.model.path)
       completions |= zip(group, of_group, strict=True)
-  rows = [
-    {
-      "params": folder and str(folder),
-      "messages": list(m),
-      "sample": k,
-      **read_reply(runtime, c, prefix),
-      "logprob": sum(c.logprobs),
-      "num_tokens": len(c.tokens),
-    }
-    for i, (m, (_, prefix)) in enumerate(zip(prompts, parts, strict=True))
-    for folder in folders
-    for k, c in enumerate(completions[folder][i :: len(prompts)])
-  ]
+  drawn = [(folder, completions[folder]) for folder in folders]
+  rows = _make_rows(runtime, prompts, [prefix for _, prefix in parts], drawn)
   if out is not None:
     shared_files.write_lines(out, rows)
     for partial in partials:
@@ -214,6 +199,35 @@ def check_finite(completions: Sequence[Completion], source: object) -> None:
     raise NumericalError(
       f"log-probabilities are not finite; are the weights of {source} whole?"
     )
+
+
+def _make_rows(
+  runtime: Runtime,
+  prompts: Sequence[tuple[Message, ...]],
+  prefixes: Sequence[Sequence[int]],
+  completions: Sequence[tuple[Path | None, Sequence[Completion]]],
+) -> list[dict[str, Any]]:
+  """Makes a row of each sample, those of a prompt behind each other.
+
+  Args:
+    runtime: that they were drawn with.
+    prompts: what was asked.
+    prefixes: the tokens that the answers to each prompt begin with.
+    completions: of each folder of weights; the first of all prompts come first.
+  """
+  return [
+    {
+      "params": folder and str(folder),
+      "messages": list(m),
+      "sample": k,
+      **read_reply(runtime, c, prefix),
+      "logprob": sum(c.logprobs),
+      "num_tokens": len(c.tokens),
+    }
+    for i, (m, prefix) in enumerate(zip(prompts, prefixes, strict=True))
+    for folder, of_folder in completions
+    for k, c in enumerate(of_folder[i :: len(prompts)])
+  ]
 
 
 def _show(rows: Sequence[Mapping[str, Any]]) -> None:

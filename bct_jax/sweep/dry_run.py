@@ -4,7 +4,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from bct_jax.config import ConfigError
+from bct_jax.config import ArmConfig, ConfigError
 from bct_jax.infra.formats import duration
 from bct_jax.sweep.cells import Cell, group_by_organism
 from bct_jax.sweep.groups import plan_of
@@ -35,7 +35,7 @@ def plan_lines(
     ConfigError: the price is none.
   """
   from bct_jax.experiment.cost_lines import cost_lines, find_costs
-  from bct_jax.sizing import cost, sizes
+  from bct_jax.sizing import cost
   from bct_jax.sweep import groups
 
   chip = cells[0].config.mesh.chip
@@ -57,26 +57,33 @@ def plan_lines(
     step = _step_seconds(plan, group[0].name) if timed else None
     for cell in group:
       for name, arm in cell.config.arms.items():  # with its controls
-        data, steps = plan.arms[name], arm.train.steps
-        tokens = sum(data.counts(s)["trained_tokens"] for s in range(steps))
-        state = plan.runtime.abstract_state(arm.optim, arm.lora)
-        memory = sizes.device_bytes(state.params) + sizes.device_bytes(
-          state.opt_state
-        )
-        line = (
-          f"  {name}: {steps} updates, {tokens:,} trained tokens, "
-          f"{memory / 2**20:,.0f} MiB of trained weights and optimizer state "
-          "on a device and, until it is done, on disk"
-        )
+        line = _arm_line(plan, name, arm)
         if step is not None:
-          total += steps * step
-          line += f", {duration(steps * step)}"
+          seconds = arm.train.steps * step
+          total += seconds
+          line += f", {duration(seconds)}"
         lines.append(line)
   if runtime is not None:
     lines += cost_lines(runtime, costs, prices, each=False)
   if timed:
     lines.append(f"updates of all cells: {duration(total)}; evals come on top")
   return lines
+
+
+def _arm_line(plan: Any, name: str, arm: ArmConfig) -> str:
+  """Describes the updates, tokens and bytes of an arm of a plan."""
+  from bct_jax.sizing import sizes
+
+  data, steps = plan.arms[name], arm.train.steps
+  tokens = sum(data.counts(s)["trained_tokens"] for s in range(steps))
+  state = plan.runtime.abstract_state(arm.optim, arm.lora)
+  memory = sizes.device_bytes(state.params)
+  memory += sizes.device_bytes(state.opt_state)
+  return (
+    f"  {name}: {steps} updates, {tokens:,} trained tokens, "
+    f"{memory / 2**20:,.0f} MiB of trained weights and optimizer state "
+    "on a device and, until it is done, on disk"
+  )
 
 
 def _step_seconds(plan: Any, name: str) -> float:
