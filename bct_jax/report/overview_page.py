@@ -89,28 +89,8 @@ def _readings(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
   counts = ", ".join(f"{n} {name}" for name, n in total.most_common())
   caption = f"{plural(len(members), 'arm')}: {counts}."
   caption += " Each cell is the arms that differ in seed alone."
-  more = ""
-  if len(cells) < len(groups) * len(rates):
-    more += " An empty cell: no such arm."
-  unknown = sum(m.lr is None for m in members)
-  if unknown:
-    more += f" Not shown: {plural(unknown, 'arm')} of unknown learning rate."
-  none = sum(not run.arms for run in runs)
-  if none:
-    more += f" {plural(none, 'run')} without any arm: see below."
-  if any("repeat" in g.name for g in groups):
-    more += (
-      ' A row that ends in "repeat" has arms of the same learning rate and'
-      " seed as the row of that name, which are no further seeds."
-    )
-  gates = [run.organism.gate for run in runs]
-  failed = sum(gate is not None and not gate.passed for gate in gates)
-  if failed:
-    more += (
-      f" In {failed} of {plural(len(runs), 'run')} the organism failed the "
-      "gate: what arms of it did says little."
-    )
-  more += _starts(runs) + _across(groups)
+  has_gaps = len(cells) < len(groups) * len(rates)
+  more = _gaps(groups, runs, has_gaps) + _starts(runs) + _across(groups)
   if not rates:
     return Panel("readings", "Readings", caption, notes=more.strip())
   picture = behavior_map(
@@ -139,6 +119,38 @@ def _readings(groups: Sequence[Group], runs: Sequence[RunRecord]) -> Panel:
     more.strip(),
     rows,
   )
+
+
+def _gaps(
+  groups: Sequence[Group], runs: Sequence[RunRecord], has_gaps: bool
+) -> str:
+  """Says what the map lacks, and which of its rows say little.
+
+  Args:
+    groups: its rows.
+    runs: of their arms.
+    has_gaps: whether it has an empty cell.
+  """
+  more = " An empty cell: no such arm." if has_gaps else ""
+  unknown = sum(m.lr is None for group in groups for m in group.members)
+  if unknown:
+    more += f" Not shown: {plural(unknown, 'arm')} of unknown learning rate."
+  none = sum(not run.arms for run in runs)
+  if none:
+    more += f" {plural(none, 'run')} without any arm: see below."
+  if any("repeat" in g.name for g in groups):
+    more += (
+      ' A row that ends in "repeat" has arms of the same learning rate and'
+      " seed as the row of that name, which are no further seeds."
+    )
+  gates = [run.organism.gate for run in runs]
+  failed = sum(gate is not None and not gate.passed for gate in gates)
+  if failed:
+    more += (
+      f" In {failed} of {plural(len(runs), 'run')} the organism failed the "
+      "gate: what arms of it did says little."
+    )
+  return more
 
 
 def _note(members: Sequence[Member]) -> str:

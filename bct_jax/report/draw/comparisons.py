@@ -201,6 +201,16 @@ def crossing_steps(
       borderaxespad=0, handletextpad=0.3, columnspacing=1, fontsize=10,
     )  # fmt: skip
 
+  named = {name: marks for marks, *_, name in kinds}
+  return Picture(draw, key, label, description, margins=(58, 46, 16, 44),
+                 spots=_crossing_spots(named, censored))  # fmt: skip
+
+
+def _crossing_spots(
+  marks: Mapping[str, Sequence[tuple[float, int, int]]],
+  censored: Sequence[tuple[float, int]],
+) -> list[Spot]:
+  """Says the values of `crossing_steps`: marks by what happened there."""
   spots = [
     Spot(
       f"lr {text.number(lr)}\n{name} at update "
@@ -208,15 +218,14 @@ def crossing_steps(
       lr,
       step,
     )
-    for marks, *_, name in kinds
-    for lr, first, step in marks
+    for name, of_name in marks.items()
+    for lr, first, step in of_name
   ]
   spots += [
     Spot(f"lr {text.number(lr)}\nnot lost by update {step}", lr, step)
     for lr, step in censored
   ]
-  return Picture(draw, key, label, description, margins=(58, 46, 16, 44),
-                 spots=spots)  # fmt: skip
+  return spots
 
 
 def _log_ticks(axes: Axes, xs: Sequence[float], ys: Sequence[int]) -> None:

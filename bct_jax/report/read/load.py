@@ -51,32 +51,21 @@ def load_run(path: Path) -> RunRecord:
   else:
     notes.append("env.json is not there yet.")
   settings = config.object("config").value
+  setting = settings.get("setting")
   arm_records = {} if result is None else _arm_records(result)
-  folder = path / "arms"
-  folders = [p.name for p in folder.iterdir()] if folder.is_dir() else []
-  folders = [name for name in folders if not name.endswith(ledger.ASIDE)]
-  unlisted = sorted(set(folders) - set(arm_records))
+  folders = {p.name for p in path.glob("arms/*")}
+  folders = {name for name in folders if not name.endswith(ledger.ASIDE)}
+  unlisted = sorted(folders - set(arm_records))
   if result is not None and unlisted:
     notes.append(f"result.json does not list these arms: {', '.join(unlisted)}")
-  options = _child(settings.get("setting"), "options")
-  notes += list_caveats(_name_of(settings.get("setting")), options)
-  arms = []
-  planned = list(_planned_arms(settings))
-  for name in sorted(
-    (*arm_records, *unlisted),
-    key=lambda n: planned.index(n) if n in planned else len(planned),
-  ):
-    plan = _planned_settings(settings, name)
-    arms.append(_arm(path, name, arm_records.get(name), plan, notes))
-    check = arms[-1].check
-    if check is not None and check.status == "missed":
-      notes.append(f"Arm {name}: {check.sentence()}.")
+  notes += list_caveats(_name_of(setting), _child(setting, "options"))
+  arms = _arms(path, settings, arm_records | dict.fromkeys(unlisted), notes)
   if result is None:
     notes.insert(0, "This run is unfinished: there is no result.json yet.")
-    waiting = [name for name in planned if name not in folders]
+    waiting = [x for x in _planned_arms(settings) if x not in folders]
     if waiting:
       notes.append(f"These arms have not begun: {', '.join(waiting)}")
-    setting = _name_of(settings.get("setting"))
+    setting = _name_of(setting)
     model = _name_of(env.get("model") or settings.get("model"))
     organism = _unfinished_organism(path, notes)
   else:
@@ -90,7 +79,7 @@ def load_run(path: Path) -> RunRecord:
     setting=setting,
     model=model,
     organism=organism,
-    arms=tuple(arms),
+    arms=arms,
     config=settings,
     overrides=config.object("overrides").value,
     env=env,
@@ -189,6 +178,34 @@ def _unfinished_organism(path: Path, notes: list[str]) -> OrganismRecord:
     return OrganismRecord("", "", {}, None)
   gate = parse.gate(records.read_json(gates[0]))
   return OrganismRecord("", gates[0].parent.name, {}, gate)
+
+
+def _arms(
+  path: Path,
+  config: Mapping[str, Any],
+  arm_records: Mapping[str, records.Record | None],
+  notes: list[str],
+) -> tuple[ArmRecord, ...]:
+  """Reads the arms of a run, in the order of its configuration.
+
+  Args:
+    path: the run directory.
+    config: of the run.
+    arm_records: what result.json says of each arm, None where it says nothing.
+    notes: gets what a reader must know.
+  """
+  planned = list(_planned_arms(config))
+  arms = []
+  for name in sorted(
+    arm_records,
+    key=lambda n: planned.index(n) if n in planned else len(planned),
+  ):
+    plan = _planned_settings(config, name)
+    arms.append(_arm(path, name, arm_records[name], plan, notes))
+    check = arms[-1].check
+    if check is not None and check.status == "missed":
+      notes.append(f"Arm {name}: {check.sentence()}.")
+  return tuple(arms)
 
 
 class _ArmFiles:
