@@ -87,33 +87,11 @@ def train_runs(
     OSError: a checkpoint cannot be written.
     signals.Preempted: a signal asked to stop; the states are saved.
   """
-  out: dict[str, Weights | Failure] = {}
-  restored = []
-  for run in runs:
-    checkpoints = Checkpoints(run.folder / "checkpoints")
-    try:
-      state = restore_newest(plan, run, checkpoints)
-      restored.append((run, checkpoints, state))
-    except ValueError as e:
-      out[run.name] = e
-  if not restored:
-    return out
-  arm = restored[0][0].arm
-  states, frozen, view = begin_states(
-    plan.runtime, [(run.arm, state) for run, _, state in restored], start
-  )
-  layouts = [run.dataset.layout for run, *_ in restored]
-  layout = widest_layout(layouts) if vmap else None
-  jobs = [
-    Job(plan, run, checkpoints, state, frozen, view, layout)
-    for (run, checkpoints, _), state in zip(restored, states, strict=True)
-  ]
-  # Runs that are behind the furthest one make the same states again. Evals of
-  # these states are saved already and stay.
-  furthest = max(job.resumed for job in jobs)
-  for job in jobs:
-    job.begin(furthest)
-  step = plan.runtime.step(arm, view)
+  jobs, failures = _begin_jobs(plan, runs, start, vmap)
+  if not jobs:
+    return failures
+  arm, frozen = jobs[0].run.arm, jobs[0].frozen
+  step = plan.runtime.step(arm, jobs[0].view)
   title = ", ".join(job.run.name for job in jobs)
   num_updates = sum(job.run.arm.train.steps - job.resumed for job in jobs)
   with contextlib.ExitStack() as contexts:
@@ -134,7 +112,50 @@ def train_runs(
     update = update_in_one_program(step) if vmap else update_in_turn(step)
     with memory.name_shortage(f"training {title}", _less_memory(arm)):
       fit([*lanes], frozen, update, evaluate_lanes)
-  return out | {job.run.name: job.end(lane) for lane, job in lanes.items()}
+  return failures | {job.run.name: job.end(lane) for lane, job in lanes.items()}
+
+
+def _begin_jobs(
+  plan: Plan,
+  runs: Sequence[TrainRun],
+  start: Callable[[], Weights],
+  vmap: bool,
+) -> tuple[list["Job"], dict[str, Weights | Failure]]:
+  """Begins runs, or goes on with them from their newest checkpoints.
+
+  Args:
+    plan, runs, start, vmap: see `train_runs`.
+
+  Returns:
+    The runs, which leave the same weights frozen; and by name the errors of
+    those whose checkpoints end them.
+  """
+  failures: dict[str, Weights | Failure] = {}
+  restored = []
+  for run in runs:
+    checkpoints = Checkpoints(run.folder / "checkpoints")
+    try:
+      state = restore_newest(plan, run, checkpoints)
+      restored.append((run, checkpoints, state))
+    except ValueError as e:
+      failures[run.name] = e
+  if not restored:
+    return [], failures
+  states, frozen, view = begin_states(
+    plan.runtime, [(run.arm, state) for run, _, state in restored], start
+  )
+  layouts = [run.dataset.layout for run, *_ in restored]
+  layout = widest_layout(layouts) if vmap else None
+  jobs = [
+    Job(plan, run, checkpoints, state, frozen, view, layout)
+    for (run, checkpoints, _), state in zip(restored, states, strict=True)
+  ]
+  # Runs that are behind the furthest one make the same states again. Evals of
+  # these states are saved already and stay.
+  furthest = max(job.resumed for job in jobs)
+  for job in jobs:
+    job.begin(furthest)
+  return jobs, failures
 
 
 def _less_memory(arm: ArmConfig | OrganismConfig) -> str:
