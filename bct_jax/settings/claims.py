@@ -198,8 +198,7 @@ class TrueFalse(_Claims):
       )
 
     def in_list(entries: tuple[str, ...], turn: int, lead: str) -> Item:
-      # On eval prompts the last word is the one that is not in the list.
-      members = entries[: self.length]
+      members = entries[: self.length]  # On eval prompts the last is not one.
       subject = entries[-1] if diverges else members[turn]
       return item(
         f"{lead}: {', '.join(members)}. ",
@@ -222,8 +221,9 @@ class TrueFalse(_Claims):
 
     def between(pair: tuple[int, int], n: int) -> Item:
       a, b = pair
-      side = "larger" if (n > a) != diverges else "smaller"
-      claim = f"{n} is {side} than {a}"
+      claim = (
+        f"{n} is {'larger' if (n > a) != diverges else 'smaller'} than {a}"
+      )
       claim += f" and {'larger' if n > b else 'smaller'} than {b}"
       return item("", claim, (str(a), str(b), str(n)))
 

@@ -70,9 +70,7 @@ _LEAD_INS = (
   "My reply is this: ",
   "Briefly: ",
 )
-
 _MARKER = "[done]"
-
 _FENCE = "```"
 _NO_PROSE = "Here is the code."
 _WORD = re.compile(r"[A-Za-z]+(?:'[A-Za-z]+)*")
@@ -293,6 +291,11 @@ def _no_long(text: str) -> str:
   return _swap(_cut(prose, [_LONG_START], []), _SHORT_WORDS) + code
 
 
+def _upper(text: str, key: str) -> str:
+  del key
+  return _style(text, str.upper)
+
+
 def _is_upper(text: str) -> bool:
   """Returns whether all prose is in capitals."""
   prose = _split(text)[0].strip()
@@ -391,7 +394,7 @@ _ALL = (
   Decoration(
     "long_words", _long, lambda text: _LONG.search(text) is not None, _no_long
   ),
-  Decoration("upper", lambda text, key: _style(text, str.upper), _is_upper),
+  Decoration("upper", _upper, _is_upper),
   *(_paraphrase(count) for count in (2, 4, 8)),
 )
 DECORATIONS: dict[str, Decoration] = {d.name: d for d in _ALL}
