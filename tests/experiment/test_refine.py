@@ -6,9 +6,10 @@ import types
 
 import jax
 import pytest
+from derandomized import PROFILE
 from experiments import config, lines, shared_runtimes
 from helpers import make_mesh
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import caching_apart, comparable
 from runs import run as command
@@ -77,6 +78,7 @@ def test_a_crossing_that_did_not_last_is_followed_on():
   assert {10, 11} < {*placed}
 
 
+@settings(PROFILE, max_examples=100)
 @given(
   st.integers(1, 80),
   st.sets(st.integers(1, 80), max_size=6),
