@@ -128,10 +128,10 @@
 
   // --- what a value is called, and which there are --------------------------
 
+  // Names of cells tell arms apart, those of several runs may not.
+  const apart = new Set(arms.map((arm) => arm.name)).size === arms.length;
   const armName = (arm) =>
-    runs.length > 1
-      ? `${arms[arm].name} · ${runs[arms[arm].run]}`
-      : arms[arm].name;
+    apart ? arms[arm].name : `${arms[arm].name} · ${runs[arms[arm].run]}`;
   const named = {
     run: (value) => runs[value],
     arm: armName,
@@ -314,15 +314,17 @@
     return made;
   }
 
+  const noStop = (text) => text.replace(/\.$/, "");
+
   // Why a row has its label, in a sentence.
   function why(i) {
     const label = strings[column.label[i]];
     const reason = column.reason[i] >= 0 ? strings[column.reason[i]] : "";
     const told = data.told[column.run[i]];
     const shows = {
-      initial: told.Initial && `shows the initial behavior: ${told.Initial}`,
+      initial: told.Initial && `shows the initial behavior: ${noStop(told.Initial)}`,
       alternate:
-        told.Alternate && `shows the alternate behavior: ${told.Alternate}`,
+        told.Alternate && `shows the alternate behavior: ${noStop(told.Alternate)}`,
       other: REASONS[reason] || reason,
     }[label];
     const right = ["its task is not done right", "its task is done right"];

@@ -263,9 +263,9 @@ def _install_phrases(organism: OrganismRecord) -> dict[str, str]:
 
 
 def describe_origin(run: RunRecord) -> str:
-  """Says when a run began, by which code and by which command, as known."""
+  """Says what a run is called, when it began and by which code, as known."""
   git, versions = run.env.get("git"), run.env.get("versions")
-  parts = []
+  parts = [f"Run {name}"] if (name := run.config.get("name")) else []
   if isinstance(date := run.env.get("date"), str):
     parts.append(f"Begun on {date[:10]}")
   if isinstance(versions, Mapping) and versions.get("bct_jax"):
@@ -309,4 +309,4 @@ def describe_run(run: RunRecord) -> str:
   n = len(run.arms)
   arms = f"{n} arm{'' if n == 1 else 's'}" if n else "No arm"
   trained = "trained from it" if run.finished else "found so far"
-  return f"{organism} {gate_result}. {arms} {trained}{':' if n else '.'}"
+  return f"{organism} {gate_result}. {arms} {trained}."

@@ -1,8 +1,27 @@
-"""What a stage says of itself without a terminal."""
+"""What a stage says of itself, in a terminal and without one."""
+
+import contextlib
+import fcntl
+import os
+import pty
+import struct
+import subprocess
+import sys
+import termios
 
 import pytest
+from runs import ROOT
 
 from bct_jax.infra import progress
+
+STAGE = """
+from bct_jax.infra import progress
+with progress.stage("train low", 4, "steps") as done:
+  for step in range(4):
+    done(loss=f"{5 - step}.5")
+    if step == 1:
+      progress.log_line("low step 2: initial 97%\x1b[2J")
+"""
 
 
 @pytest.fixture
@@ -53,3 +72,38 @@ def test_no_line_where_another_process_speaks(clock, capsys, monkeypatch):
   with progress.stage("train", 4, "steps") as done:
     done(4)
   assert capsys.readouterr().err == ""
+
+
+def say(*streams):
+  """Runs STAGE with these streams as standard error and output."""
+  err, out = streams
+  command = [sys.executable, "-c", STAGE]
+  return subprocess.Popen(command, cwd=ROOT, stderr=err, stdout=out)
+
+
+def test_a_terminal_has_a_bar_that_lines_do_not_break():
+  leader, follower = pty.openpty()
+  size = struct.pack("HHHH", 24, 80, 0, 0)
+  fcntl.ioctl(follower, termios.TIOCSWINSZ, size)
+  process, shown = say(follower, follower), b""
+  os.close(follower)
+  with contextlib.suppress(OSError):  # as Linux ends it
+    while part := os.read(leader, 1000):
+      shown += part
+  os.close(leader)
+  assert process.wait() == 0
+  # What a terminal shows: a return goes back to the start of its line.
+  rows = [row.split("\r")[-1] for row in shown.decode().split("\r\n")]
+  assert rows[0] == "low step 2: initial 97%\\x1b[2J"
+  assert rows[1].startswith("train low: 100%|") and "4/4" in rows[1]
+  assert "loss=2.5" in rows[1] and rows[2:] == [""]
+  assert "steps to do" not in shown.decode()
+
+
+def test_a_pipe_has_lines_on_standard_error_alone():
+  process = say(subprocess.PIPE, subprocess.PIPE)
+  out, err = process.communicate()
+  first, line, last = err.decode().splitlines()
+  assert out == b"" and first == "train low: 4 steps to do"
+  assert line == "low step 2: initial 97%\\x1b[2J"
+  assert last.startswith("train low: 4 steps in ")

