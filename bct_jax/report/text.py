@@ -267,7 +267,7 @@ def describe_origin(run: RunRecord) -> str:
   git, versions = run.env.get("git"), run.env.get("versions")
   parts = [f"Run {name}"] if (name := run.config.get("name")) else []
   if isinstance(date := run.env.get("date"), str):
-    parts.append(f"Begun on {date[:10]}")
+    parts.append(f"{'begun' if parts else 'Begun'} on {date[:10]}")
   if isinstance(versions, Mapping) and versions.get("bct_jax"):
     parts.append(f"bct_jax {versions['bct_jax']}")
   if isinstance(git, Mapping) and isinstance(git.get("revision"), str):

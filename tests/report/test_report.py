@@ -67,7 +67,7 @@ def test_says_what_was_run_and_what_came_out(run: Path):
   order += [
     "Run quickstart, revision 0123abc",
     "What the words mean",
-    "All arms tog",
+    "Behavior by learning",
   ]
   places = [seen.index(words) for words in order]
   assert places == sorted(places)
