@@ -144,9 +144,11 @@ def test_filters_search_and_side_by_side(tab, tmp_path: Path):
   tab.wait(f"{COUNT}.startsWith('{n} of')")
   assert tab.run("document.querySelector('#browse-detail mark') !== null")
   tab.run("document.getElementById('browse-clear').click()")
-  assert tab.run(ANSWERS) == 2  # every arm is beside it
+  choose(tab, "label", by_name(tab, "label", "initial ("))
   said = tab.run("document.getElementById('browse-answers').textContent")
-  assert "the trigger; its task is" in said or "trigger or not; its" in said
+  assert "prompts with the trigger" in said and "the trigger." not in said
+  tab.run("document.getElementById('browse-clear').click()")
+  assert tab.run(ANSWERS) == 2  # every arm is beside it
   choose(tab, "beside-arm", "none")
   assert tab.run(ANSWERS) == 1
   choose(tab, "beside-arm", "every")

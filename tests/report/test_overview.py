@@ -157,16 +157,6 @@ def test_an_unfinished_cell_is_in_its_row(one):
 # --- what is drawn and said ---------------------------------------------------
 
 
-def test_a_rate_that_alone_is_finished_is_drawn(one):
-  """matplotlib would warn, which is an error here, of limits that are one."""
-  for cell in cells(one)[:-1]:
-    for name in ("result.json", "done.json"):
-      (cell / name).unlink()
-    next(cell.glob("arms/*/done.json")).unlink()
-  drawn = panels(overview(one).parts[0])["margin"].picture.__html__()
-  assert drawn.count("<svg") == 1
-
-
 def test_numbers_said_are_those_of_the_arms(sweep):
   found = overview(sweep)
   arms = [a for run in load_runs([sweep])[0] for a in run.arms]
