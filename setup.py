@@ -86,6 +86,8 @@ EXTRAS = {
   "eval": ["inspect_ai>=0.3.285", "lm-eval>=0.4.13", "openai>=3.4"],
   "language": ["py3langid>=0.4"],  # the grader of that name
   "notebook": ["pandas>=2.2"],  # tables of load_results
+  # --workdir=s3:// and gs://. Each is of one day's fsspec, so pip picks both.
+  "store": ["gcsfs>=2025.3", "s3fs>=2025.3"],
   "tb": ["tensorboardX>=2.6.2"],
   "test": [
     *TEST_CORE,
@@ -97,6 +99,8 @@ EXTRAS = {
     "torch>=2.6",
   ],
   "test_core": TEST_CORE,
+  # An S3 server on localhost.
+  "test_store": ["flask>=3.0", "flask-cors>=5.0", "moto>=5.1", "s3fs>=2025.3"],
   # The TPU compiler alone, for --topology on a machine without a TPU.
   "topology": ["libtpu>=0.0.40,<0.1; platform_system == 'Linux'"],
   # The GPU compiler, for --topology on a machine without a GPU.

@@ -18,19 +18,16 @@ from bct_jax.config.overrides import (
   set_arm_fields,
   take_arm_fields,
 )
-from bct_jax.infra import memory, progress
+from bct_jax.infra import memory, progress, remote_runs
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
   DONE,
-  INTERRUPTED,
   MACHINE,
-  MEMORY,
-  NUMERICAL,
-  PREEMPTED,
   explain,
   fail,
   take_debug,
 )
+from bct_jax.infra.object_store import is_url
 from bct_jax.modes.command_help import help_text
 
 MODES = (
@@ -53,10 +50,20 @@ _VERSION = flags.DEFINE_bool("version", False, "Print the version.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print results and errors alone.")
 flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
 _WORKDIR = flags.DEFINE_string(
-  "workdir", None, "Run directory, made or resumed."
+  "workdir",
+  None,
+  "Run directory, made or resumed; also s3://BUCKET/RUN or gs://BUCKET/RUN.",
 )
 _MODE = flags.DEFINE_string(
   "mode", "experiment", f"One of {', '.join(MODES + ALONE)}."
+)
+_LEASE = flags.DEFINE_float(
+  "lease",
+  remote_runs.LEASE,
+  "With a --workdir on an object store: seconds without a sign of life after "
+  "which a run on another machine is gone, and for which the store may be out "
+  "of reach.",
+  1.0,
 )
 _PARAMS = flags.DEFINE_multi_string(
   "params",
@@ -240,12 +247,13 @@ def _run_alone() -> int:
   from bct_jax.modes import calibrate, clean, rescore
 
   try:
-    if _MODE.value == "clean":
-      clean.run_clean(_path(_WORKDIR), _KEEP.value, _YES.value)
-    elif _MODE.value == "calibrate":
-      calibrate.run_calibrate(_path(_WORKDIR), _path(_LABELS), _NUM.value)
-    else:
-      rescore.run_rescore(_path(_WORKDIR), _path(_OUT), _GRADER.value)
+    with remote_runs.open_run(_place(_WORKDIR), _LEASE.value) as workdir:
+      if _MODE.value == "clean":
+        clean.run_clean(workdir, _KEEP.value, _YES.value)
+      elif _MODE.value == "calibrate":
+        calibrate.run_calibrate(workdir, _path(_LABELS), _NUM.value)
+      else:
+        rescore.run_rescore(workdir, _path(_OUT), _GRADER.value)
   except ValueError as e:
     return fail(str(e))
   except OSError as e:
@@ -287,26 +295,9 @@ def _run(
   # transformers would warn that torch is absent, which it is on purpose.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
-  from bct_jax.evals.gate import GateError
-  from bct_jax.infra import processes, signals
-  from bct_jax.train.step import NumericalError
+  from bct_jax.modes.ending import code_of
 
-  try:
-    with processes.name_losses(), memory.name_shortage("running", ""):
-      _dispatch(config, raw, overrides, where)
-  except (ValueError, GateError) as e:
-    return fail(str(e))
-  except NumericalError as e:
-    return fail(str(e), NUMERICAL)
-  except memory.OutOfMemory as e:
-    return fail(str(e), MEMORY)
-  except (OSError, processes.ProcessError) as e:
-    return fail(str(e), MACHINE)
-  except signals.Preempted as e:
-    return fail(f"stopped {e}; the same command goes on from here", PREEMPTED)
-  except KeyboardInterrupt:
-    return fail("interrupted", INTERRUPTED)
-  return DONE
+  return code_of(lambda: _dispatch(config, raw, overrides, where))
 
 
 def _dispatch(
@@ -338,9 +329,9 @@ def _dispatch(
   )
   from bct_jax.runtime.programs import set_compilation_cache
 
-  folders = [Path(p).expanduser() for p in _PARAMS.value]
+  folders = [remote_runs.local_copy(p) for p in _PARAMS.value]
   params = folders[0] if folders else None
-  out, workdir = _path(_OUT), _path(_WORKDIR)
+  out, workdir = _path(_OUT), _place(_WORKDIR)
   if _MODE.value in ("eval", "sample") and out is not None and out.exists():
     raise ConfigError(f"--out={out}: is there already; name a new file")
   prompts = _path(_PROMPTS)
@@ -355,7 +346,12 @@ def _dispatch(
     config = rundir.with_template_date(config, day)
   modes = {
     "experiment": lambda: experiment.run_experiment(
-      config, raw, overrides, workdir, _RESUME.value == "latest_good"
+      config,
+      raw,
+      overrides,
+      workdir,
+      _RESUME.value == "latest_good",
+      _LEASE.value,
     ),
     "eval": lambda: evaluate.run_eval(config, params, out),
     "sample": lambda: sample.run_sample(
@@ -391,7 +387,14 @@ def _path(flag: flags.FlagHolder[str | None]) -> Path | None:
     return None
   if not flag.value.strip():
     raise ConfigError(f"--{flag.name}: a path is needed, found none")
+  if is_url(flag.value):
+    raise ConfigError(f"--{flag.name}={flag.value}: a local path is needed")
   return Path(flag.value).expanduser()
+
+
+def _place(flag: flags.FlagHolder[str | None]) -> str | Path | None:
+  """Returns the path or the URL of a flag that may be unset."""
+  return flag.value if is_url(flag.value or "") else _path(flag)
 
 
 if __name__ == "__main__":

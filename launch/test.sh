@@ -4,8 +4,8 @@
 #   bash launch/test.sh [--all] [flags of pytest ...]
 #
 # --all or BCT_JAX_TEST_ALL=1 also runs the tests marked long or slow (see
-# pyproject.toml), and installs the extras `eval` and `wandb` for those
-# that need them, `topology`, a compiler for TPUs, one for GPUs, and the wheels
+# pyproject.toml), and installs the extras `eval`, `wandb` and `test_store` for
+# those that need them, `topology`, a compiler for TPUs, one for GPUs, and the wheels
 # of trl and axolotl, whose chat templates a test reads.
 # BCT_JAX_VENV (.venv) and PYTHON are heeded.
 set -euo pipefail
@@ -35,7 +35,7 @@ venv="${BCT_JAX_VENV:-$ROOT/.venv}"
 extras=demo,test
 if [[ "$all" == 1 ]]; then
   export BCT_JAX_TEST_ALL=1 # the tests draw more examples, too
-  extras+=,eval,topology,wandb
+  extras+=,eval,test_store,topology,wandb
 fi
 part environment make_venv "$venv" "$extras"
 if [[ "$all" == 1 ]]; then

@@ -1,13 +1,12 @@
 """Checks what an arm has written so far, before it goes on."""
 
-import shutil
 from pathlib import Path
 from typing import Any
 
 from bct_jax.config import ArmConfig
 from bct_jax.experiment.eval_facts import FILE as FACTS
 from bct_jax.experiment.plan import Plan
-from bct_jax.infra import ledger, processes, shared_files
+from bct_jax.infra import ledger, shared_files
 from bct_jax.infra.progress import log_line
 from bct_jax.objectives import data_needs, objective_of
 
@@ -39,14 +38,7 @@ def check_files(plan: Plan, name: str, folder: Path) -> bool:
       raise
     target = folder.with_name(name + ledger.ASIDE)
     log_line(f"{e}: set aside as {target}")
-
-    def move() -> None:
-      """Renames the folder."""
-      if target.exists():
-        shutil.rmtree(target)
-      folder.rename(target)
-
-    processes.run_on_first(f"setting {name} aside", move)
+    shared_files.move_folder(folder, target)
     shared_files.track(folder, advice)
     return False
   return done

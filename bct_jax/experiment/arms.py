@@ -157,7 +157,7 @@ def _evaluate(
       for arm, rows in unsaved:
         arm.save_eval(step, rows)
       for path in partials(partial):
-        path.unlink(missing_ok=True)
+        files.delete(path)
 
     processes.run_on_first(title, save)
   return errors

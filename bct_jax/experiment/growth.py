@@ -12,7 +12,6 @@ that they gave before.
 
 import dataclasses
 import datetime
-import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -202,14 +201,9 @@ def prepare_growth(plan: Plan, workdir: Path) -> Plan:
   """
   earlier = tuple(x["eval"] for x in records(workdir) if x["prompts"])
   count = len(earlier)
-
-  def move() -> None:
-    arms, before = workdir / "arms", workdir / BEFORE / str(count)
-    if count and arms.exists() and not before.exists():
-      before.parent.mkdir(exist_ok=True)
-      arms.rename(before)
-
-  processes.run_on_first(BEFORE, move)
+  arms, before = workdir / "arms", workdir / BEFORE / str(count)
+  if count and shared_files.exists(arms) and not shared_files.exists(before):
+    shared_files.move_folder(arms, before)
   return dataclasses.replace(plan, earlier=earlier)
 
 
@@ -283,4 +277,4 @@ class ArmBefore:
   def drop_weights(self) -> None:
     """Deletes the checkpoints of before, once the arm has its own again."""
     for place in self._folders:
-      shutil.rmtree(place / "checkpoints", ignore_errors=True)
+      files.delete_folder(place / "checkpoints")

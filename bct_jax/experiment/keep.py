@@ -8,11 +8,10 @@
 An organism whose weights went is trained again if a new arm needs it.
 """
 
-import shutil
 from collections.abc import Iterable, Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from bct_jax.infra import files, ledger
+from bct_jax.infra import files, ledger, remote_runs
 from bct_jax.infra.formats import size
 
 # Globs of files below a run directory that a value of `keep` does not need.
@@ -42,14 +41,27 @@ def removable(
   if keep == "results":
     shared = (workdir / "organisms").is_symlink() or not with_organisms
     globs = (*_TRAINING, *_ARMS, *(() if shared else _ORGANISMS))
-  found = sorted(path for glob in globs for path in workdir.glob(glob))
+  found = sorted(path for glob in globs for path in _glob(workdir, glob))
   return [p for p in found if not {*p.parents} & {*found}]
+
+
+def _glob(workdir: Path, pattern: str) -> set[Path]:
+  """Lists paths that match, also those that only the store of a run has."""
+  names = remote_runs.sizes_below(workdir)
+  folders = {p for name in names for p in PurePosixPath(name).parents}
+  depth = pattern.count("/") + 1
+  there = {
+    workdir / p for p in folders if len(p.parts) == depth and p.match(pattern)
+  }
+  return {*workdir.glob(pattern)} | there
 
 
 def size_of(path: Path) -> int:
   """Returns the bytes of a file, or of all files in a folder."""
   inside = path.rglob("*") if path.is_dir() else [path]
-  return sum(p.lstat().st_size for p in inside if p.is_file())
+  sizes = {p: p.lstat().st_size for p in inside if p.is_file()}
+  there = remote_runs.sizes_below(path)
+  return sum((sizes | {path / n: size for n, size in there.items()}).values())
 
 
 def remove(workdir: Path, paths: Iterable[Path]) -> None:
@@ -81,10 +93,9 @@ def remove(workdir: Path, paths: Iterable[Path]) -> None:
       files.write_json(done, record)
   for path in paths:
     ledger.note_removal(path)
-    if path.is_dir():
-      shutil.rmtree(path)
-    else:
-      path.unlink(missing_ok=True)
+    if path.is_file():
+      path.unlink()
+    files.delete_folder(path)
 
 
 def describe(workdir: Path, paths: Sequence[Path]) -> str:

@@ -65,7 +65,8 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   facts = provenance(plan)
   folder = organism_folder(workdir, facts)
   if (other := plan.config.organism.from_run) is not None:
-    take_organism(Path(other), folder, facts)
+    take_organism(other, folder, facts)
+    shared_files.fetch_folder(folder)
   shared_files.track(
     folder, f"remove {folder}: the same command then makes the organism again"
   )
@@ -76,6 +77,7 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
   if plan.adapter is not None:
     record_origin(folder, plan.runtime, plan.adapter.lora, None)
     keep_adapter(plan.adapter, folder / ADAPTER)
+    shared_files.fetch_folder(folder / ADAPTER)
   if dataset is not None:
     record_origin(folder, plan.runtime, organism.lora, None)
 

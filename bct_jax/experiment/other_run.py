@@ -8,14 +8,17 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.config import ConfigError
-from bct_jax.infra import files, ledger, processes, shared_files
+from bct_jax.infra import files, ledger, processes, remote_runs, shared_files
+from bct_jax.infra.object_store import is_url
 from bct_jax.infra.progress import log_line
 
 RECORD = "from_run.json"
 _NEEDED = ("provenance.json", "made.json", "gate.json", "rollouts.jsonl")
 
 
-def take_organism(run: Path, folder: Path, facts: Mapping[str, Any]) -> None:
+def take_organism(
+  run: str | Path, folder: Path, facts: Mapping[str, Any]
+) -> None:
   """Makes the organism's folder from that of another run, unless it is there.
 
   Checkpoints are linked, where both are on one disk, and else copied; the
@@ -23,7 +26,7 @@ def take_organism(run: Path, folder: Path, facts: Mapping[str, Any]) -> None:
   other prompts they are sampled here.
 
   Args:
-    run: the directory of a run or sweep with that organism.
+    run: the directory of a run or sweep with that organism, or its URL.
     folder: of the organism here, named by its hash.
     facts: its provenance; the other run's must be equal.
 
@@ -35,20 +38,27 @@ def take_organism(run: Path, folder: Path, facts: Mapping[str, Any]) -> None:
     return
 
   def take() -> None:
-    source = run.expanduser() / "organisms" / folder.name
+    source = remote_runs.local_copy(run) / "organisms" / folder.name
     _check(source, facts)
+    remote_runs.fetch_folder(source)
     partial = folder.with_name(f".{folder.name}.{uuid.uuid4().hex[:8]}")
     try:
       shutil.copytree(source, partial, copy_function=_link_or_copy)
-      record = {"run": str(run.expanduser().absolute()), "hash": folder.name}
+      record = {"run": _name(run), "hash": folder.name}
       files.write_json(partial / RECORD, record)
       shutil.rmtree(folder, ignore_errors=True)
       partial.rename(folder)
+      remote_runs.send_folder(folder, last="gate.json")
     finally:
       shutil.rmtree(partial, ignore_errors=True)
     log_line(f"organism {folder.name} is taken from {run}, with its gate")
 
   processes.run_on_first("organism of another run", take)
+
+
+def _name(run: str | Path) -> str:
+  """Returns the absolute path of a run, or its URL."""
+  return str(run) if is_url(run) else str(Path(run).expanduser().absolute())
 
 
 def _link_or_copy(source: str, target: str) -> str:

@@ -21,9 +21,7 @@ run needs to go on after a kill.
 """
 
 import dataclasses
-import shutil
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from bct_jax.data.batches import widest_layout
@@ -34,6 +32,7 @@ from bct_jax.experiment.run_state import TrainRun, begin_states, restore_newest
 from bct_jax.experiment.training import Evaluate, Failure, Job
 from bct_jax.infra import files, memory, processes, shared_files
 from bct_jax.infra.progress import Stage, log_line, stage
+from bct_jax.infra.shared_files import delete_folder
 from bct_jax.models.lora import Weights
 from bct_jax.train.checkpoint import Checkpoints
 from bct_jax.train.loop import FitConfig, Lane, fit
@@ -293,10 +292,3 @@ class _Replay:
           f"that trained it (env.json), or remove {self.run.folder} to train "
           "it again"
         )
-
-
-def delete_folder(folder: Path) -> None:
-  """Deletes a folder, in the first process, if it is there."""
-  processes.run_on_first(
-    folder.name, lambda: shutil.rmtree(folder, ignore_errors=True)
-  )

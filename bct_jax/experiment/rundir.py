@@ -25,7 +25,7 @@ from bct_jax.config.judge import COSTS
 from bct_jax.data.open_setting import describe_changes
 from bct_jax.experiment.growth import Growth, find_growth
 from bct_jax.experiment.plan import Plan, make_plan
-from bct_jax.infra import files, ledger, processes, shared_files
+from bct_jax.infra import files, ledger, processes, remote_runs, shared_files
 
 
 @contextlib.contextmanager
@@ -94,7 +94,7 @@ def _check_shared(workdir: Path) -> None:
   Raises:
     ValueError: some do not; the message names them.
   """
-  if processes.count() == 1:
+  if processes.count() == 1 or remote_runs.find(workdir / "x"):
     return
   mark = workdir / ".processes"
   nonce = processes.run_on_first("run directory", lambda: str(uuid.uuid4()))

@@ -10,7 +10,7 @@ import hashlib
 from pathlib import Path
 from typing import Any
 
-from bct_jax.infra import files, ledger
+from bct_jax.infra import files, ledger, remote_runs
 
 DONE = "done.json"
 # What can be made again from the other files, by the command of the run.
@@ -44,11 +44,13 @@ def write_done(workdir: Path, organism: str) -> None:
   paths = [workdir / n for n in (*own, ledger.NAME)]
   for folder in folders:
     paths += folder.rglob("*")
-  names = sorted(
-    p.relative_to(workdir)
-    for p in paths
-    if p.is_file() and not _is_left_out(p.relative_to(workdir))
-  )
+  there = {p.relative_to(workdir) for p in paths if p.is_file()}
+  for folder in folders:  # what other machines have made
+    there |= {
+      (folder / name).relative_to(workdir)
+      for name in remote_runs.sizes_below(folder)
+    }
+  names = sorted(name for name in there if not _is_left_out(name))
   written = {
     n.as_posix(): _describe(workdir / n)
     for n in names
@@ -72,9 +74,9 @@ def _is_left_out(name: Path) -> bool:
 
 def _describe(path: Path) -> dict[str, Any]:
   """Returns size and hash of a file, for done.json."""
-  size = path.stat().st_size
   if "checkpoints" in path.parts:
-    return {"size": size}
+    return {"size": remote_runs.size_of(path)}
+  size = path.stat().st_size
   with path.open("rb") as f:
     digest = hashlib.file_digest(f, "sha256").hexdigest()
   return {"size": size, "sha256": digest}
@@ -99,11 +101,15 @@ def find_damage(workdir: Path) -> dict[str, str]:
     words = str(e) if isinstance(e, ValueError) else "has no list of files"
     return {DONE: words.removeprefix(f"{workdir / DONE}: ")}
   out = {
-    _topmost(workdir, path): "is missing" for path in paths if not path.exists()
+    _topmost(workdir, path): "is missing"
+    for path in paths
+    if remote_runs.size_of(path) is None
   }
   for name, entry in (written or {}).items():
     path = workdir / name
-    if path.exists() and (damage := _differs(path, entry)):
+    if remote_runs.size_of(path) is None:
+      continue
+    if damage := _differs(path, entry):
       out[name] = damage
   for folder in {p.parent for p in paths if p.name == ledger.NAME}:
     # The directory's own knows done.json itself.
@@ -125,7 +131,7 @@ def has_hashes(workdir: Path) -> bool:
 
 def _differs(path: Path, entry: Any) -> str | None:
   """Says how a file differs from its entry in done.json."""
-  if not path.is_file():
+  if path.exists() and not path.is_file():
     return "is no regular file"
   if isinstance(entry, dict) and isinstance(least := entry.get("least"), int):
     size = path.stat().st_size

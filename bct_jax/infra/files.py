@@ -9,12 +9,13 @@ remembered, and compared when it is read; see ledger.py.
 import hashlib
 import json
 import os
+import shutil
 import uuid
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bct_jax.infra import ledger
+from bct_jax.infra import ledger, remote_runs
 
 
 def _dumps(value: Any, indent: int | None = None) -> str:
@@ -51,6 +52,7 @@ def write_bytes(path: Path, content: bytes, grows: bool = False) -> None:
   except BaseException:
     temporary.unlink(missing_ok=True)
     raise
+  remote_runs.wrote(path)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -157,6 +159,7 @@ def append_line(path: Path, row: Mapping[str, Any], sync: bool = True) -> None:
         os.fsync(f.fileno())
   except FileNotFoundError:
     raise ledger.gone(path.parent) from None
+  remote_runs.wrote(path, wait=not sync)
 
 
 def sync_lines(path: Path) -> None:
@@ -166,6 +169,7 @@ def sync_lines(path: Path) -> None:
   with open(path, "rb") as f:
     os.fsync(f.fileno())
     ledger.before_write(path, f.read(), grows=True)
+  remote_runs.wrote(path)
 
 
 def insert_line(path: Path, row: Mapping[str, Any]) -> None:
@@ -218,3 +222,10 @@ def delete(path: Path) -> None:
   if path.exists():
     ledger.before_write(path, None)
     path.unlink(missing_ok=True)
+    remote_runs.deleted(path)
+
+
+def delete_folder(path: Path) -> None:
+  """Deletes a folder if it is there."""
+  shutil.rmtree(path, ignore_errors=True)
+  remote_runs.deleted(path)

@@ -25,6 +25,8 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+from bct_jax.infra import remote_runs
+
 NAME = "files.jsonl"
 ASIDE = ".damaged"  # ends the name of a folder that was set aside
 # Made by any command at any time, or with checks of their own.
@@ -138,6 +140,7 @@ class Ledger:
       f.write(("\n" if self.torn else "") + entry.line() + "\n")
       f.flush()
       os.fsync(f.fileno())
+    remote_runs.wrote(self.path, wait=True)  # goes before the file itself
     self.entries.append(entry)
     self.exists, self.torn = True, False
 

@@ -107,7 +107,12 @@ def join(
 
 def is_first() -> bool:
   """Tells whether this is the process that writes."""
-  return distributed.global_state.process_id == 0
+  return index() == 0
+
+
+def index() -> int:
+  """Returns the number of this process, from 0."""
+  return distributed.global_state.process_id
 
 
 def timeout() -> float:

@@ -10,18 +10,89 @@ the run ends: rollouts of an eval are better read where they are needed, inside
 of `processes.run_on_first`.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+import contextlib
+import shutil
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bct_jax.infra import files, ledger
+from bct_jax.infra import files, ledger, processes, remote_runs
+from bct_jax.infra.object_store import is_url
 from bct_jax.infra.processes import is_first, run_on_first
 from bct_jax.infra.progress import log_line
 
 
+@contextlib.contextmanager
+def open_workdir(place: str | Path, lease: float) -> Iterator[Path]:
+  """Yields the folder of a run; of one on an object store a local copy.
+
+  Each process has a copy of its own. Those of others than the first have
+  checkpoints alone; see remote_folder.py.
+
+  Args:
+    place: a path, or a URL such as s3://bucket/run.
+    lease: see `remote_runs.hold`.
+
+  Raises:
+    ValueError: another command holds the folder, or the store refuses.
+    OSError: the store is out of reach.
+  """
+  if not is_url(place):
+    yield Path(place).expanduser()
+    return
+  url = str(place)
+  local = remote_runs.local_folder(url, processes.index())
+  with contextlib.ExitStack() as contexts:
+
+    def begin() -> list[str]:
+      remote = contexts.enter_context(remote_runs.hold(url, lease))
+      log_line(f"{url}: local copy in {local}")
+      last = remote.lock and remote.lock.last or {}
+      return [last.get("owner", ""), remote_runs.read_owner(local)]
+
+    last, owner = run_on_first("run directory", begin)
+    if not is_first():
+      contexts.enter_context(remote_runs.follow(url, local, lease, last, owner))
+    yield local
+
+
 def exists(path: Path) -> bool:
-  """Tells whether a file or folder exists."""
-  return run_on_first(path.name, path.exists)
+  """Tells whether a file or folder exists, also in a store alone."""
+  return run_on_first(path.name, lambda: remote_runs.exists(path))
+
+
+def move_folder(source: Path, target: Path) -> None:
+  """Moves a folder that is there, in place of one that may be there."""
+
+  def move() -> None:
+    if target.exists():
+      shutil.rmtree(target)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    source.rename(target)
+    if remote := remote_runs.find(source):
+      remote.move(source, target)
+
+  run_on_first(target.name, move)
+  _forget_copies(source, target)
+
+
+def delete_folder(path: Path) -> None:
+  """Deletes a folder if it is there."""
+  run_on_first(path.name, lambda: files.delete_folder(path))
+  _forget_copies(path)
+
+
+def _forget_copies(*folders: Path) -> None:
+  """Removes from a copy of this process's own what it has of folders."""
+  for folder in () if is_first() else folders:
+    if remote_runs.find(folder):
+      shutil.rmtree(folder, ignore_errors=True)
+
+
+def fetch_folder(folder: Path) -> None:
+  """Fetches what the first process wrote, where others do not see its disk."""
+  if not is_first():
+    remote_runs.fetch_folder(folder)
 
 
 def track(folder: Path, advice: str) -> None:

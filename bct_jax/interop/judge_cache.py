@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from bct_jax.infra import remote_runs
+
 
 class ReplyCache:
   """Keeps replies by key: a JSON line each, on the disk before it counts.
@@ -62,6 +64,7 @@ class ReplyCache:
       f.write(line.encode() + b"\n")
       f.flush()
       os.fsync(f.fileno())
+    remote_runs.wrote(self._path, wait=True)
     self.update()
 
   def _add(self, line: bytes) -> None:

@@ -24,6 +24,7 @@ from bct_jax.config import (
 from bct_jax.data.open_setting import open_setting
 from bct_jax.infra import files
 from bct_jax.infra.progress import log_line
+from bct_jax.infra.remote_runs import local_copy
 from bct_jax.interop.local_model import LocalModel
 from bct_jax.models.huggingface import hub
 from bct_jax.models.huggingface.adapter_folder import is_adapter
@@ -79,7 +80,7 @@ def config_of_run(path: str | Path) -> ExperimentConfig | None:
   Raises:
     ConfigError: the run's config.json is of another version, or damaged.
   """
-  folder = Path(path).expanduser()
+  folder = local_copy(path)
   run = folder.resolve().parent.parent / "config.json"
   if folder.parent.name in ("arms", "organisms") and run.is_file():
     return from_dict(files.read_json(run)["config"])
@@ -114,7 +115,7 @@ def open_weights(
     ConfigError: there is no such model or run, or an option is wrong.
     ValueError: the model does not fit the mesh, or cannot be read.
   """
-  folder, params = Path(path).expanduser(), None
+  folder, params = local_copy(path), None
   if (run := config_of_run(path)) is not None:
     params = folder if _has_weights(folder) else None
     options, sampling = run.model, run.sampling

@@ -24,6 +24,7 @@ _GROUPS = {
     "workdir",
     "mode",
     "resume",
+    "lease",
     "quiet",
     "debug",
     "version",

@@ -13,6 +13,8 @@ from bct_jax.infra import (
   files,
   formats,
   processes,
+  remote_runs,
+  shared_files,
   signals,
   trackers,
 )
@@ -33,29 +35,38 @@ def run_experiment(
   config: ExperimentConfig,
   raw: Mapping[str, Any],
   overrides: Mapping[str, Any],
-  workdir: Path | None,
+  place: str | Path | None,
   fall_back: bool = False,
-) -> None:
-  """Runs or resumes the experiment in `workdir` and writes its report.
+  lease: float = remote_runs.LEASE,
+) -> dict[str, Any]:
+  """Runs or resumes the experiment in a directory and writes its report.
 
   Args:
     config: of the experiment.
     raw: the same as nested mappings.
     overrides: fields that flags changed, with their values.
-    workdir: the run directory.
+    place: the run directory, a path or a URL of an object store.
     fall_back: whether damaged checkpoints are set aside.
+    lease: of a directory on a store, see shared_files.open_workdir.
+
+  Returns:
+    The content of result.json, in the first process.
 
   Raises:
     ConfigError: the directory or an arm is missing, or the directory is of
       another config.
     ValueError, GateError, train.NumericalError: see experiment.run.run.
   """
-  if workdir is None:
+  if place is None:
     raise ConfigError("--workdir is needed: the directory of the run")
   if not config.arms:
     raise ConfigError("config.arms is empty: there is nothing to train")
   processes.run_on_first("log", lambda: trackers.check_packages(config.log))
-  with rundir.lock_run(workdir), signals.handle_signals():
+  with (
+    signals.handle_signals(),
+    shared_files.open_workdir(place, lease) as workdir,
+    rundir.lock_run(workdir),
+  ):
     growth = rundir.keep_config(workdir, raw, overrides)
     config = rundir.with_template_date(config, rundir.date_of_run(workdir))
     if growth is None and processes.run_on_first(
@@ -78,6 +89,8 @@ def run_experiment(
       plan = dataclasses.replace(plan, fall_back=fall_back)
       run.run(plan, workdir)
     processes.run_on_first("report", lambda: _end_run(workdir, config))
+    first = processes.is_first()
+    return files.read_json(workdir / "result.json") if first else {}
 
 
 def _end_run(workdir: Path, config: ExperimentConfig) -> None:

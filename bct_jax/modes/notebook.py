@@ -24,7 +24,6 @@ from bct_jax.config import (
 )
 from bct_jax.config.config_files import config_values, find_config
 from bct_jax.examples import Message
-from bct_jax.infra import files
 from bct_jax.infra.progress import stage
 from bct_jax.interop.local_model import sampler_cache
 from bct_jax.interop.open_model import config_of_run, open_weights
@@ -52,7 +51,7 @@ def run(
 
   Args:
     config: a config file, found as on the command line, or a config.
-    workdir: the run directory.
+    workdir: the run directory, a path or a URL such as s3://bucket/run.
     overrides: values by dotted field, as {"arms.low.optim.lr": 3e-5}.
 
   Returns:
@@ -73,9 +72,7 @@ def run(
   # It would tell that torch is absent, which is how it is meant.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   set_compilation_cache(checked.compilation_cache)
-  folder = Path(workdir).expanduser()
-  run_experiment(checked, raw, overrides or {}, folder)
-  return files.read_json(folder / "result.json")
+  return run_experiment(checked, raw, overrides or {}, workdir)
 
 
 def read_config(config: str | Path | ConfigDict) -> ConfigDict:

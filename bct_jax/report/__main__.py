@@ -9,8 +9,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bct_jax.infra.object_store import is_url
 from bct_jax.report import ReportError, write_figure, write_report
 from bct_jax.report.league import league_table
+from bct_jax.report.read.folders import find_run
 from bct_jax.report.tables import FORMS, evals_csv, reading_table
 from bct_jax.report.watch import watch_runs
 
@@ -24,9 +26,9 @@ def _make_parser() -> argparse.ArgumentParser:
   parser.add_argument(
     "run_dirs",
     nargs="+",
-    type=Path,
     metavar="RUN",
-    help="a run directory, or that of a sweep, with a run in each cells/NAME",
+    help="a run directory, or that of a sweep, with a run in each cells/NAME; "
+    "also s3://BUCKET/RUN",
   )
   parser.add_argument(
     "--out",
@@ -99,21 +101,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.error("--at chooses the rows of a table: give --table too")
   if args.watch and any((args.table, args.league, args.figure, args.evals)):
     parser.error("--watch goes with --out and --figures alone")
+  if args.watch and any(map(is_url, args.run_dirs)):
+    parser.error("--watch looks at local runs alone")
   try:
+    run_dirs = [find_run(place) for place in args.run_dirs]
     if args.watch:
-      watch_runs(args.run_dirs, args.out, args.figures, args.watch)
+      watch_runs(run_dirs, args.out, args.figures, args.watch)
       return 0
     if args.evals:
-      args.evals.write_text(evals_csv(args.run_dirs), encoding="utf-8")
+      args.evals.write_text(evals_csv(run_dirs), encoding="utf-8")
     if args.league:
-      print(league_table(args.run_dirs, args.league), end="")
+      print(league_table(run_dirs, args.league), end="")
       return 0
     if args.table:
-      print(reading_table(args.run_dirs, args.table, args.at), end="")
+      print(reading_table(run_dirs, args.table, args.at), end="")
       return 0
-    print(write_report(args.run_dirs, args.out, args.figures))
+    print(write_report(run_dirs, args.out, args.figures))
     if args.figure:
-      print(write_figure(args.run_dirs[0], args.figure))
+      print(write_figure(run_dirs[0], args.figure))
   except (OSError, ReportError) as e:
     print(f"error: {e}", file=sys.stderr)
     return 2

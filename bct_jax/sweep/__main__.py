@@ -172,10 +172,21 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
     print("\n".join(lines))
     return DONE
   if options.status:
+    from bct_jax.infra.remote_runs import local_copy
     from bct_jax.sweep.status import status_text
 
-    print(status_text(cells, Path(options.workdir).expanduser()))
+    print(status_text(cells, local_copy(options.workdir)))
     return DONE
+  from bct_jax.infra.shared_files import open_workdir
+
+  with open_workdir(options.workdir, options.lease) as root:
+    return _run_in(options, root, cells, all_cells)
+
+
+def _run_in(
+  options: Any, root: Path, cells: Sequence[Cell], all_cells: Sequence[Cell]
+) -> int:
+  """Runs cells in the directory of the sweep; returns the exit code."""
   # JAX starts here, after all cells were found to be good.
   from bct_jax.infra import signals, trackers
   from bct_jax.infra.files import write_json
@@ -184,7 +195,6 @@ def _run(options: Any, all_cells: Sequence[Cell]) -> int:
   from bct_jax.report.read.folders import PLAN, run_folders
   from bct_jax.runtime.programs import set_compilation_cache
 
-  root = Path(options.workdir).expanduser()
   for cell in cells:
     trackers.check_packages(cell.config.log)
   if cells:

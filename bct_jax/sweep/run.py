@@ -10,7 +10,7 @@ from typing import Any
 
 import filelock
 
-from bct_jax.infra import memory
+from bct_jax.infra import files, memory, remote_runs
 from bct_jax.infra.locks import wait_for_lock
 from bct_jax.infra.progress import log_line
 from bct_jax.infra.visible import visible
@@ -209,7 +209,6 @@ def _dated_plan(cells: Sequence[Cell], root: Path) -> Any:
   That is the day on which the first cell began whose template prints one.
   """
   from bct_jax.experiment.rundir import with_template_date
-  from bct_jax.infra import files
 
   plan = plan_of(cells)
   template = plan.runtime.chat.template
@@ -360,11 +359,13 @@ def _begin(plan: Any, cell: Cell, folder: Path, root: Path) -> None:
   link = folder / "organisms"
   if not link.is_symlink():
     link.symlink_to(Path("..") / ".." / "organisms")
+    remote_runs.note_link(link)
   if plan.judge is not None:
     # Cells share the replies, as they share organisms.
     link = folder / judge.FILE
     if not link.is_symlink():
       link.symlink_to(Path("..") / ".." / judge.FILE)
+      remote_runs.note_link(link)
     plan.judge.open(root / judge.FILE)
   rundir.keep_setting_files(folder, plan)
   write_environment(folder, plan.runtime, plan.setting_files)
@@ -389,7 +390,7 @@ def _end(
   leaks = run.find_leaks(plan, list(cell.config.arms))
   organism_folder = folder / "organisms" / digest
   run.write_result(plan, folder, organism_folder, gate, records, leaks)
-  (folder / "error.json").unlink(missing_ok=True)
+  files.delete(folder / "error.json")
   write_done(folder, digest)
   keep.remove(folder, keep.removable(folder, cell.config.keep))
   return records

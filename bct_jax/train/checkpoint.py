@@ -1,5 +1,6 @@
 """Saves and restores arrays with Orbax; no other file knows Orbax."""
 
+import functools
 import logging
 import math
 import os
@@ -13,16 +14,26 @@ import jax
 import jax.numpy as jnp
 import orbax.checkpoint as ocp
 
-from bct_jax.infra import processes
+from bct_jax.infra import (
+  processes,
+  remote_checkpoints,
+  remote_runs,
+  shared_files,
+)
+from bct_jax.infra.remote_folder import MARK
 from bct_jax.mesh import path_name, to_host
 from bct_jax.types import PyTree, TrainState
 
-# Orbax writes this file last, so a checkpoint without it is not complete.
-_MARK = "_CHECKPOINT_METADATA"
 # Orbax logs a traceback in a thread of its own and then raises the same error
-# here, where the caller prints it.
+# here, where the caller prints it. The others are about processes that share no
+# disk, each time that they save.
+_UNTOLD = (
+  "_SignalingThread.run()",
+  "Global object size logging disabled",
+  "Skipping merge of OCDBT",
+)
 logging.getLogger("absl").addFilter(
-  lambda record: "_SignalingThread.run()" not in record.getMessage()
+  lambda record: not any(x in record.getMessage() for x in _UNTOLD)
 )
 # `save` raises the first of several failures; asyncio would log the others.
 logging.getLogger("asyncio").addFilter(
@@ -70,6 +81,11 @@ class Checkpoints:
   checksum of every array, which the devices compute before writing and compare
   after reading: the files have no checksums, and training would go on with a
   flipped bit.
+
+  Of a run on an object store, the newest checkpoint is fetched first, and one
+  that is saved is sent before the one before it goes. Several processes then
+  have a disk each: each writes and sends its own shards, as zarr files of which
+  the store has all. The file that makes a checkpoint complete is sent last.
   """
 
   def __init__(self, folder: Path, keep: int = 1, watching: bool = False):
@@ -82,13 +98,22 @@ class Checkpoints:
         written, and what it has not completed is not looked at.
     """
     self.folder, self._watching = Path(folder).absolute(), watching
+    self._remote = remote_runs.find(self.folder / MARK)
+    handlers, each = None, ocp.options.MultiprocessingOptions()
+    if self._remote is not None:
+      remote_checkpoints.fetch_newest(self._remote, self.folder)
+      if processes.count() > 1:
+        each = ocp.options.MultiprocessingOptions(primary_host=None)
+        handlers = _local_handlers(each)
     self._manager = ocp.CheckpointManager(
       self.folder,
       options=ocp.CheckpointManagerOptions(
         max_to_keep=keep,
         enable_async_checkpointing=False,
         create=not watching,
+        multiprocessing_options=each,
       ),
+      item_handlers=handlers,
     )
 
   def latest(self) -> int | None:
@@ -105,7 +130,7 @@ class Checkpoints:
       raise DamagedCheckpoint(
         self,
         cut[-1],
-        f"is not complete: {_MARK} is missing, as in a copy that was cut",
+        f"is not complete: {MARK} is missing, as in a copy that was cut",
       )
     return newest
 
@@ -117,20 +142,14 @@ class Checkpoints:
     steps = sorted(int(name) for name in names if name.isdigit())
     listed = self._manager.all_steps()
     complete = [
-      s for s in steps if s in listed and (self._path(s) / _MARK).is_file()
+      s for s in steps if s in listed and (self._path(s) / MARK).is_file()
     ]
     return complete, [s for s in steps if s not in complete]
 
   def set_aside(self, step: int) -> Path:
     """Renames a damaged checkpoint, so that no later run reads it."""
     target = self._path(step).with_name(f"{step}.damaged")
-
-    def move() -> None:
-      if target.exists():
-        shutil.rmtree(target)
-      self._path(step).rename(target)
-
-    processes.run_on_first(f"setting checkpoint {step} aside", move)
+    shared_files.move_folder(self._path(step), target)
     self._manager.reload()
     return target
 
@@ -170,6 +189,8 @@ class Checkpoints:
         self._manager.wait_until_finished()
     except (OSError, ValueError) as e:
       raise OSError(f"{self._at(step)} was not written: {_cause(e)}") from e
+    if self._remote is not None:
+      remote_checkpoints.send(self._remote, self.folder, step)
 
   def _check_room(self, step: int, trees: dict[str, PyTree]) -> None:
     """Raises OSError if the arrays are larger than what the disk has free."""
@@ -281,6 +302,23 @@ class Checkpoints:
           f"({len(wrong)} of {len(now)} arrays)",
         )
     return trees
+
+
+def _local_handlers(
+  each: ocp.options.MultiprocessingOptions,
+) -> dict[str, ocp.CheckpointHandler]:
+  """Returns what reads and writes the parts where processes share no disk.
+
+  The files of all processes together are a checkpoint: OCDBT would have an
+  index of its own in each.
+  """
+  arrays = functools.partial(
+    ocp.StandardCheckpointHandler,
+    multiprocessing_options=each,
+    use_ocdbt=False,
+  )
+  meta = ocp.JsonCheckpointHandler(multiprocessing_options=each)
+  return {"params": arrays(), "rest": arrays(), "meta": meta}
 
 
 def _rest(state: TrainState) -> dict[str, PyTree]:

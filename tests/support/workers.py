@@ -73,8 +73,10 @@ class Cluster:
     timeout=120,
     kept=None,
     real=False,
+    envs=None,
   ):
-    """`own` are flags, `cwd` folders and `code` checkouts of each process;
+    """`own` are flags, `cwd` folders, `code` checkouts and `envs` variables of
+    each process;
     `kept` says where programs are kept. Processes are forked, unless they run
     other code or are to be `real`: forked ones have no torch."""
     env = {
@@ -95,6 +97,7 @@ class Cluster:
       ]
       at = cwd[i] if cwd else ROOT
       more = {"PYTHONPATH": str(codes[i]), "BCT_JAX_PROCESS_ID": str(i)}
+      more |= envs[i] if envs else {}
       processes.append(
         fork_server.start("bct_jax.main", argv, env | more, at)
         if codes[i] == ROOT and not real

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bct_jax.infra.remote_runs import local_copy
 from bct_jax.infra.visible import visible
 from bct_jax.report.read.load import load_run
 from bct_jax.report.read.records import read_json
@@ -17,7 +18,7 @@ def run_folders(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
   """Finds runs, and the cells of sweeps.
 
   Args:
-    paths: directories of runs and of sweeps.
+    paths: directories of runs and of sweeps, or URLs of some on a store.
 
   Returns:
     Folders with a config.json, in the order of `paths`, the cells of a sweep as
@@ -27,7 +28,7 @@ def run_folders(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
     ReportError: a path is no directory, or the plan of a sweep is damaged.
   """
   folders, notes = [], []
-  for path in map(Path, paths):
+  for path in map(find_run, paths):
     if not path.is_dir():
       raise ReportError(f"{path}: no such run directory")
     if (path / "config.json").exists() or not (path / CELLS).is_dir():
@@ -45,6 +46,18 @@ def run_folders(paths: Sequence[str | Path]) -> tuple[list[Path], list[str]]:
         f" config.json, so have not begun: {', '.join(missing)}"
       )
   return folders, notes
+
+
+def find_run(place: str | Path) -> Path:
+  """Returns a path, or the copy of a run on an object store.
+
+  Raises:
+    ReportError: there is no run at the URL, or the store refuses.
+  """
+  try:
+    return local_copy(place)
+  except ValueError as e:
+    raise ReportError(str(e)) from None
 
 
 def _plan(path: Path) -> list[str]:
@@ -73,7 +86,7 @@ def load_runs(
     ReportError: a run cannot be read; one line that names the file.
   """
   folders, notes = run_folders(paths)
-  runs, given = [], {*map(Path, paths)}
+  runs, given = [], {*map(find_run, paths)}
   for folder in folders:
     try:
       runs.append(load_run(folder))

