@@ -10,11 +10,13 @@
 #
 # The cluster needs JobSet (kubernetes-sigs/jobset) and a volume claim that many
 # pods may write (Filestore, or a bucket by Cloud Storage FUSE), mounted at /data.
+# With --workdir=gs://BUCKET/DIR it needs no claim: leave CLAIM out. Config and
+# model then must be in the image, or on a hub.
 # IMAGE has the checkout in /bct_jax, installed:
 #
 #   FROM python:3.12
 #   COPY . /bct_jax
-#   RUN pip install -e '/bct_jax[tpu,demo]'     # or cuda in place of tpu
+#   RUN pip install -e '/bct_jax[tpu,demo,store]'     # or cuda in place of tpu
 #
 # A pod that is evicted or preempted gets SIGTERM, saves and ends with 75; the
 # JobSet is then started again as a whole, MAX_RESTARTS times. Exit codes 2 and 3
@@ -63,9 +65,21 @@ case "$action" in
   delete) exec "${kubectl_in[@]}" delete jobset "$NAME" ;;
 esac
 : "${IMAGE:?image with the checkout in /bct_jax}"
-: "${CLAIM:?persistent volume claim that all pods may write}"
-[[ " ${flags[*]-} " == *" --workdir=/data/"* ]] ||
-  die "--workdir=/data/DIR is needed, on the volume that all pods share"
+volumes="" mounts="" cache="                - {name: BCT_JAX_CACHE, value: /tmp/bct_jax}"
+if [[ " ${flags[*]-} " != *" --workdir="[a-z]*"://"* ]]; then
+  : "${CLAIM:?persistent volume claim that all pods may write}"
+  [[ " ${flags[*]-} " == *" --workdir=/data/"* ]] ||
+    die "--workdir=/data/DIR is needed, on the volume that all pods share," \
+      "or gs://BUCKET/DIR"
+  volumes="            volumes:
+            - name: data
+              persistentVolumeClaim:
+                claimName: $CLAIM"
+  mounts="              volumeMounts:
+              - name: data
+                mountPath: /data"
+  cache="${cache/\/tmp\/bct_jax//data/cache}"
+fi
 
 KIND="${KIND:-tpu}"
 HOSTS="${HOSTS:-4}"
@@ -156,10 +170,7 @@ spec:
             terminationGracePeriodSeconds: 300
             nodeSelector:
                 $selector
-            volumes:
-            - name: data
-              persistentVolumeClaim:
-                claimName: $CLAIM
+$volumes
             containers:
             - name: bct-jax
               image: $IMAGE
@@ -168,11 +179,9 @@ spec:
               command:
 $(items python -m bct_jax.main --multihost "--num_processes=$HOSTS" ${flags[@]+"${flags[@]}"})
               env:
-                - {name: BCT_JAX_CACHE, value: /data/cache}
+$cache
 $(environment)
-              volumeMounts:
-              - name: data
-                mountPath: /data
+$mounts
               resources:
                 limits:
                   $resource: $CHIPS

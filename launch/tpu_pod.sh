@@ -2,12 +2,11 @@
 # Runs an experiment on all hosts of a Cloud TPU slice. From the checkout:
 #
 #   TPU=NAME ZONE=us-east5-a bash launch/tpu_pod.sh \
-#     --config=FILE --workdir=/mnt/shared/DIR [flags of bct_jax.main ...]
+#     --config=FILE --workdir=gs://BUCKET/DIR [flags of bct_jax.main ...]
 #
 # The slice NAME is used as it is. With TYPE, e.g. TYPE=v5litepod-16, it is asked
-# for first as a queued resource, unless it is there. The run directory must be
-# on a file system that all hosts share (Filestore, or a bucket by Cloud Storage
-# FUSE).
+# for first as a queued resource, unless it is there. The run directory is in a
+# bucket, or on a file system that all hosts share.
 #
 #   --dry_run    prints the exact commands and runs none
 #   --delete     deletes the queued resource and its slice, and ends
@@ -52,7 +51,7 @@ for argument in "$@"; do
 done
 : "${TPU:?name of the slice}" "${ZONE:?zone of the slice}"
 [[ -n "$delete" || " ${flags[*]-} " == *" --workdir="* ]] ||
-  die "--workdir=DIR is needed, on a file system that all hosts share"
+  die "--workdir=DIR is needed, on a file system that all hosts share, or gs://BUCKET/DIR"
 
 where=(--zone="$ZONE")
 [[ -z "${PROJECT:-}" ]] || where+=(--project="$PROJECT")
@@ -110,6 +109,9 @@ count_workers() {
   fi
 }
 
+extras=tpu,demo
+[[ " ${flags[*]-} " != *" --workdir="[a-z]*"://"* ]] || extras+=,store
+
 install() {
   local archive="$logs/bct_jax.tar.gz"
   if [[ -z "$dry_run" ]]; then
@@ -121,7 +123,7 @@ install() {
   run gcloud compute tpus tpu-vm scp "$archive" "$TPU:bct_jax.tar.gz" \
     "${where[@]}" --worker=all
   # shellcheck disable=SC2016 # expanded there
-  ssh_to all "set -e; $SETUP; "'mkdir -p bct_jax_run; tar -xzf bct_jax.tar.gz -C bct_jax_run; cd bct_jax_run; . launch/venv.sh; make_venv "$PWD/.venv" tpu,demo'
+  ssh_to all "set -e; $SETUP; "'mkdir -p bct_jax_run; tar -xzf bct_jax.tar.gz -C bct_jax_run; cd bct_jax_run; . launch/venv.sh; make_venv "$PWD/.venv" '"$extras"
 }
 
 # The processes' numbers are kept, so that a signal can be passed on.

@@ -187,12 +187,15 @@ class RemoteFolder:
     path = self.local / name
     return path.is_file() and path.stat().st_size == self.sizes[name]
 
+  def names(self, folder: Path) -> list[str]:
+    """Lists the objects of a folder that this process knows."""
+    name = self.name(folder) or ""
+    return [n for n in self.sizes if _is_below(n, name)]
+
   def fetch_folder(self, folder: Path) -> None:
     """Fetches what the store has in a folder now, checkpoints among it."""
-    name = self.name(folder)
-    assert name is not None
-    self.sizes |= self.store.list(name)
-    self.fetch([n for n in self.sizes if _is_below(n, name)])
+    self.sizes |= self.store.list(self.name(folder) or "")
+    self.fetch(self.names(folder))
 
   def newest(self, folder: Path) -> int | None:
     """Returns the newest checkpoint of a folder that the store has whole."""

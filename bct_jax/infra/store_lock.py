@@ -6,10 +6,11 @@ object is there, so of two commands that try one succeeds. The holder writes
 its own object again and again, with the next beat each time.
 
 A command that finds a holder watches it for the length of a lease, by its own
-clock. If a beat comes, the folder is in use. If none comes, the holder is gone,
-and the next number is taken. A holder that only hung finds the higher number at
-its next beat, or before its next write if its last beat was long ago; it stops
-without writing. What it was sending at that very moment may still arrive.
+clock. If beats come until then, the folder is in use. If none comes for a
+lease, the holder is gone, and the next number is taken. A holder that only hung
+finds the higher number at its next beat, or before its next write if its last
+beat was long ago; it stops without writing. What it was sending at that very
+moment may still arrive.
 """
 
 import json
@@ -84,25 +85,29 @@ class StoreLock:
   def _watch(
     self, number: int, holder: dict[str, Any]
   ) -> tuple[int, dict[str, Any]]:
-    """Waits until a holder has ended, or is silent for a lease.
+    """Waits for a lease until a holder has ended, or is silent for a lease.
+
+    One that was preempted may still be saving when its successor is here.
 
     Raises:
-      ValueError: it is alive.
+      ValueError: it goes on.
     """
     log_line(
       f"{self._store.url}: held by {_words(holder)}; watching for "
       f"{duration(self._lease)} whether it is alive"
     )
-    end = time.monotonic() + self._lease
-    while time.monotonic() < end:
+    begin = heard = time.monotonic()
+    while time.monotonic() - heard < self._lease:
       if signals.stop_requested():
         raise signals.Preempted("while another held the run directory")
       time.sleep(self._lease / 2 / BEATS)
-      seen = _newest(self._store)
-      if seen[1] and seen[1]["ended"]:
-        return seen[0], seen[1]
-      if seen != (number, holder):
-        raise self._in_use(seen[1])
+      newest, said = _newest(self._store)
+      if said and said["ended"]:
+        return newest, said
+      if said and (newest, said) != (number, holder):
+        number, holder, heard = newest, said, time.monotonic()
+        if heard - begin > self._lease:
+          raise self._in_use(holder)
     log_line(f"{self._store.url}: taken over from {_words(holder)}: it is gone")
     return number, holder
 

@@ -282,6 +282,13 @@ class Checkpoints:
         f"({len(wrong)} leaves differ)"
       )
     args = {k: ocp.args.StandardRestore(v) for k, v in items.items()}
+    if self._remote is not None and processes.count() > 1:
+      for item, tree in items.items():
+        arrays = jax.tree_util.tree_flatten_with_path(tree)[0]
+        names = {path_name(p).replace("/", "."): x for p, x in arrays}
+        remote_checkpoints.fetch_shards(
+          self._remote, self._path(step) / item, names
+        )
     try:
       with processes.deadline(f"reading {self._at(step)}"):
         restored = self._manager.restore(step, args=ocp.args.Composite(**args))

@@ -420,6 +420,14 @@ def test_gke_jobset_of_tpus():
   assert container["resources"]["limits"] == {"google.com/tpu": 4}
 
 
+def test_gke_jobset_on_an_object_store_needs_no_claim():
+  spec = jobset("--workdir=gs://bucket/r", CLAIM="")["spec"]
+  pod = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+  (container,) = pod["containers"]
+  assert "volumes" not in pod and "volumeMounts" not in container
+  assert {"name": "BCT_JAX_CACHE", "value": "/tmp/bct_jax"} in container["env"]
+
+
 def test_gke_jobset_of_gpus_names_the_processes():
   spec = jobset("--workdir=/data/r", KIND="gpu", CHIPS="8")["spec"]
   pod = spec["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]

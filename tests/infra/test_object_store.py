@@ -377,6 +377,14 @@ def test_processes_that_share_no_disk(road, finished, tiny_folder, tmp_path):
     for disk in disks
   ]
   assert chunks == [{"0.0", "1.0"}, {"0.1", "1.1"}]
+  fetched = [
+    {
+      p.name
+      for p in disk.rglob("organisms/*/checkpoints/4/params/embed/[01].*")
+    }
+    for disk in disks
+  ]
+  assert fetched == chunks
   assert not load_runs([url])[0][0].damage
   results = []
   for params in (f"{url}/arms/low", finished[0] / "arms" / "low"):
