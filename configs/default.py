@@ -210,8 +210,8 @@ def get_config() -> ConfigDict:
   # sft: random facts taught beside the behavior, one example each; the probe
   # "memorised" asks for them.
   c.organism.memorised = 0
-  # The directory of a finished run whose organism is taken, with its gate. The
-  # fields above must be those of that run, which its hash is checked for.
+  # The directory, or the URL, of a finished run whose organism is taken, with
+  # its gate. The fields above must be those of that run: its hash is checked.
   c.organism.from_run = config_dict.placeholder(str)
 
   c.train = train_config()  # what all arms share

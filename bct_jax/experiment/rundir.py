@@ -55,6 +55,11 @@ def hold_lock(workdir: Path) -> Iterator[None]:
   Raises:
     ConfigError: the directory cannot be written, or another run holds it.
   """
+  if remote_runs.is_left_copy(workdir):
+    raise ConfigError(
+      f"--workdir={workdir}: is the local copy of a run on an object store; "
+      "give its URL"
+    )
   try:
     workdir.mkdir(parents=True, exist_ok=True)
     lock = open(workdir / ".lock", "a+")

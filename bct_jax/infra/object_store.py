@@ -188,9 +188,11 @@ def _filesystem(scheme: str) -> Any:
   if scheme in ("s3", "s3a"):  # `Store` asks again itself
     options = {"config_kwargs": {"retries": {"total_max_attempts": 1}}}
   try:
-    return fsspec.filesystem(
+    files = fsspec.filesystem(
       scheme, use_listings_cache=False, skip_instance_cache=True, **options
     )
+    files.batch_size = 16  # files at a time, each with some 100 MB of buffers
+    return files
   except (ImportError, ValueError) as e:
     raise ValueError(
       f"{scheme}://: {e}; pip install 'bct_jax[store]' for s3:// and gs://"
@@ -199,9 +201,11 @@ def _filesystem(scheme: str) -> Any:
 
 def _is_refusal(error: Exception) -> bool:
   """Tells whether a store, or its package, said no."""
+  if isinstance(error, PermissionError) or f"{error}".startswith("Forbidden"):
+    return True  # the latter is an OSError of gcsfs
   names = [c.__name__ for c in type(error).__mro__]
   refuses = any(word in name for name in names for word in _REFUSALS)
-  return isinstance(error, PermissionError) or (_is_remote(error) and refuses)
+  return _is_remote(error) and (refuses or getattr(error, "code", 0) == 401)
 
 
 def _is_outage(error: Exception) -> bool:

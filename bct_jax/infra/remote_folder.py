@@ -27,12 +27,12 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from bct_jax.infra.object_store import Store
-from bct_jax.infra.store_lock import StoreLock
+from bct_jax.infra.store_lock import FOLDER, StoreLock
 
 # Orbax writes this file of a checkpoint last, and it is sent last.
 MARK = "_CHECKPOINT_METADATA"
 _CHECKPOINTS = ("checkpoints", "refine")  # folders of numbered checkpoints
-_OWNER, _LINKS, _MOVE = ".owner", ".links.json", ".move.json"
+_HOLDER, _LINKS, _MOVE = ".holder", ".links.json", ".move.json"
 _LOCAL = "claims"
 
 
@@ -219,7 +219,7 @@ class RemoteFolder:
 
     Ledgers come first: then a file may only be newer than its line.
     """
-    names = [n for n in self.sizes if not (n[0] == "." or is_checkpoint(n))]
+    names = self._small()
     ledgers = [n for n in names if n.endswith("files.jsonl")]
     for part in (ledgers, [n for n in names if n not in ledgers]):
       self.fetch(part)
@@ -242,7 +242,9 @@ class RemoteFolder:
     if last.get("owner") != owner:
       remove_all(self.local)
       self.fetch_all()
-    elif not last["ended"]:
+    elif last["ended"]:
+      self.fetch(self._small())  # what a user may have put there
+    else:
       self._send_all()
     write_owner(self.local, name)
 
@@ -257,8 +259,11 @@ class RemoteFolder:
         self.send_folder(path.parent, last=MARK)
     small = [n for n in files if not is_checkpoint(n)]
     self._send(small)
-    known = [n for n in self.sizes if not (n[0] == "." or is_checkpoint(n))]
-    self._delete([n for n in known if n not in files])
+    self._delete([n for n in self._small() if n not in files])
+
+  def _small(self) -> list[str]:
+    """Lists the objects that every copy has: all but those of checkpoints."""
+    return [n for n in self.sizes if not (n[0] == "." or is_checkpoint(n))]
 
   def _files(self) -> Iterator[tuple[str, Path]]:
     """Yields the files of the copy with their names in the store."""
@@ -280,9 +285,21 @@ class RemoteFolder:
           name in self._unsent or path.stat().st_size != self.sizes.get(name)
         ):
           self._send([name])
-      known = [n for n in self.sizes if not (n[0] == "." or is_checkpoint(n))]
-      self._delete([n for n in known if n not in files])
+      self._delete([n for n in self._small() if n not in files])
     self.lock.release()
+
+
+def find_other_run(store: Store) -> str | None:
+  """Returns the URL of a run that is in a folder, or that the folder is in."""
+  for name in store.list():
+    if (at := name.find(f"/{FOLDER}/")) > 0:
+      return f"{store.url}/{name[:at]}"
+  scheme, _, path = store.url.partition("://")
+  for folder in list(PurePosixPath(path).parents)[:-2]:
+    url = f"{scheme}://{folder}"
+    if Store(url, store.patience).list(FOLDER):
+      return url
+  return None
 
 
 def is_checkpoint(name: str) -> bool:
@@ -304,10 +321,10 @@ def remove_all(folder: Path) -> None:
 def write_owner(local: Path, name: str) -> None:
   """Writes whose copy a folder is, behind all that it must have."""
   local.mkdir(parents=True, exist_ok=True)
-  (local / _OWNER).write_text(name)
+  (local / _HOLDER).write_text(name)
 
 
 def read_owner(local: Path) -> str:
   """Returns whose copy a folder is; "" if it is nobody's."""
-  path = local / _OWNER
+  path = local / _HOLDER
   return path.read_text() if path.exists() else ""

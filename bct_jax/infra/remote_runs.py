@@ -17,6 +17,7 @@ from pathlib import Path
 from bct_jax.infra.object_store import Store, is_url
 from bct_jax.infra.remote_folder import (
   RemoteFolder,
+  find_other_run,
   is_checkpoint,
   read_owner,
   remove_all,
@@ -54,6 +55,11 @@ def deleted(path: Path) -> None:
     remote.delete(path)
 
 
+def is_left_copy(folder: Path) -> bool:
+  """Tells whether a folder is a copy that no command of this process holds."""
+  return bool(read_owner(folder)) and find(folder / "x") is None
+
+
 def note_link(link: Path) -> None:
   """Remembers a symbolic link; see `RemoteFolder.note_link`."""
   if remote := find(link):
@@ -89,6 +95,14 @@ def sizes_below(folder: Path) -> dict[str, int]:
   }
 
 
+def place_of(path: Path) -> str:
+  """Returns the URL of a path in a copy, and any other path as it is."""
+  if remote := find(path / "x"):
+    name = path.resolve().relative_to(remote.local).as_posix()
+    return remote.store.url + ("" if name == "." else f"/{name}")
+  return str(path)
+
+
 def size_of(path: Path) -> int | None:
   """Returns the bytes of a file, here or on a store; None if it is nowhere."""
   if path.exists():
@@ -107,10 +121,11 @@ def local_folder(url: str, process: int = 0) -> Path:
   Processes wait for each other by the names of files, so the copies have one
   name.
   """
-  scheme, _, path = url.partition("://")
+  above, _, name = url.strip("/").replace("://", "/", 1).rpartition("/")
   cache = Path(os.environ.get("BCT_JAX_CACHE") or "~/.cache/bct_jax")
   runs = f"runs.process{process}" if process else "runs"
-  return cache.expanduser() / runs / scheme / path.strip("/")
+  # One level, so that no copy is in another.
+  return cache.expanduser() / runs / above.replace("/", "+") / name
 
 
 @contextlib.contextmanager
@@ -135,6 +150,8 @@ def hold(url: str, lease: float) -> Iterator[RemoteFolder]:
     record = contexts.enter_context(_hold_here(local))
     before = record.read_text()
     try:
+      if other := find_other_run(store):
+        raise ValueError(f"{url}: no run is in another, and {other} is one")
       lock = StoreLock(store, mine, lease, lambda x: x["owner"] == before)
     except PermissionError as e:
       raise ValueError(str(e)) from None  # nothing has begun

@@ -101,7 +101,8 @@ def _end_run(workdir: Path, config: ExperimentConfig) -> None:
   if weights and (count := sum(map(keep.size_of, weights))) > 2**30:
     print(
       f"{formats.size(count)} of it are weights; without them: python -m "
-      f"bct_jax.main --mode=clean --keep=results --workdir={workdir}"
+      "bct_jax.main --mode=clean --keep=results "
+      f"--workdir={remote_runs.place_of(workdir)}"
     )
 
 
@@ -130,7 +131,7 @@ def write_run_report(workdir: Path) -> None:
   write_done(workdir, result["organism"]["hash"])
   report = write_report([workdir], workdir / "report.html")
   print(reading_text(result))
-  print(f"report: {report}")
+  print(f"report: {remote_runs.place_of(report)}")
 
 
 def reading_text(result: Mapping[str, Any]) -> str:

@@ -6,11 +6,24 @@ import signal
 import time
 
 import fork_server
+import jax
 import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from runs import ENV, HANGS, ROOT, caching, caching_apart, comparable, wait_for
 from workers import Cluster
 
-from bct_jax.infra import files, remote_folder, remote_runs, store_lock
+from bct_jax.config import ConfigError
+from bct_jax.experiment import keep
+from bct_jax.experiment.rundir import hold_lock
+from bct_jax.infra import (
+  files,
+  remote_checkpoints,
+  remote_folder,
+  remote_runs,
+  store_lock,
+)
+from bct_jax.infra.done_file import describe_damage
 from bct_jax.infra.object_store import Store
 from bct_jax.infra.store_lock import StoreLock
 from bct_jax.report.read.folders import load_runs
@@ -98,7 +111,7 @@ def test_google_needs_its_package(monkeypatch):
   with pytest.raises(ValueError, match=r"gcsfs.*bct_jax\[store\]"):
     Store("gs://bucket/run", 30)
   copy = remote_runs.local_folder("gs://bucket/a/run/")
-  assert copy.parts[-5:] == ("runs", "gs", "bucket", "a", "run")
+  assert copy.parts[-3:] == ("runs", "gs+bucket+a", "run")
 
 
 def test_a_refusal_is_told_from_an_outage(road, monkeypatch):
@@ -201,6 +214,31 @@ def test_a_copy_goes_on_where_the_last_one_ended(store, machine):
   assert not remote_runs._open.get(here.resolve())
 
 
+def test_what_is_no_run_of_this_command_stays(store, machine):
+  """Objects of a user in the folder, and other runs."""
+  with remote_runs.hold(store.url, 5) as run:
+    files.write_json(run.local / "a.json", 1)
+    copy = run.local
+  store.write("notes/mine.txt", b"text")
+  with remote_runs.hold(store.url, 5):
+    pass
+  assert keys(store) == {"a.json", "notes/mine.txt"}
+  with pytest.raises(
+    ValueError, match=f"no run is in another, and {store.url}"
+  ):
+    with remote_runs.hold(f"{store.url}/cells/b", 5):
+      pass
+  deeper = Store(f"{store.url}-above/b", 5)
+  with remote_runs.hold(deeper.url, 5):
+    pass
+  with pytest.raises(ValueError, match=f"in another, and {deeper.url} is one"):
+    with remote_runs.hold(f"{store.url}-above", 5):
+      pass
+  with pytest.raises(ConfigError, match="is the local copy of a run"):
+    with hold_lock(copy):
+      pass
+
+
 def test_a_ledger_line_is_sent_before_its_file(store, machine, monkeypatch):
   """So that each state of the store is one that a kill leaves on a disk."""
   from bct_jax.infra import ledger
@@ -247,6 +285,87 @@ def test_a_move_that_was_killed_is_finished(store, machine, monkeypatch):
   assert keys(store) == {f"before/{i}.json" for i in range(3)}
 
 
+def test_a_checkpoint_is_there_whole_or_not_at_all(store, machine, monkeypatch):
+  def write(folder, step):
+    for name in ("a", "params/b/.zarray", "params/b/0.0", remote_folder.MARK):
+      path = folder / str(step) / name
+      path.parent.mkdir(parents=True, exist_ok=True)
+      path.write_text(f"{name} of {step}")
+
+  with pytest.raises(OSError, match="killed"):
+    with remote_runs.hold(store.url, 5) as run:
+      folder = run.local / "arms" / "x" / "checkpoints"
+      write(folder, 2)
+      remote_checkpoints.send(run, folder, 2)
+      shutil.rmtree(folder / "2")
+      write(folder, 4)
+      send = Store.send
+
+      def kill(self, pairs):
+        send(self, [p for p in pairs if not p[1].endswith(remote_folder.MARK)])
+        if len(pairs) == 1:
+          raise OSError("killed")
+
+      monkeypatch.setattr(Store, "send", kill)
+      remote_checkpoints.send(run, folder, 4)
+  monkeypatch.setattr(Store, "send", send)
+  assert "arms/x/checkpoints/4/params/b/.zarray" in store.list()
+  machine("second")
+  with remote_runs.hold(store.url, 1.5) as run:
+    folder = run.local / "arms" / "x" / "checkpoints"
+    remote_checkpoints.fetch_newest(run, folder)
+    assert [p.name for p in folder.iterdir()] == ["2"]
+    assert len(files_of(folder / "2")) == 3  # and .zarray
+    assert (folder / "2" / "params" / "b" / ".zarray").exists()
+    write(folder, 4)
+    (folder / "4" / "a").unlink()
+    remote_checkpoints.send(run, folder, 4)
+  names = {n for n in store.list() if "checkpoints" in n}
+  assert names == {
+    f"arms/x/checkpoints/4/{name}"
+    for name in ("params/b/.zarray", "params/b/0.0", remote_folder.MARK)
+  }
+
+
+def test_chunks_that_a_process_needs():
+  mesh = jax.make_mesh((2, 4), ("x", "y"))
+  for shape, spec, chunks, needed in (
+    (
+      (4, 8),
+      P("x", "y"),
+      [2, 2],
+      {f"{i}.{j}" for i in (0, 1) for j in range(4)},
+    ),
+    ((4, 8), P(), [4, 3], {"0.0", "0.1", "0.2"}),
+    ((), P(), [], {"0"}),
+  ):
+    array = jax.ShapeDtypeStruct(
+      shape, "float32", sharding=NamedSharding(mesh, spec)
+    )
+    assert remote_checkpoints._needed(array, chunks) == needed
+
+
+def test_weights_that_the_store_alone_has(store, machine, finished):
+  """A run that was put there by hand is whole, and what goes goes there."""
+  files_there = [(finished[0] / name, name) for name in files_of(finished[0])]
+  store.send(files_there)
+  with remote_runs.hold(store.url, 5) as run:
+    assert describe_damage(run.local) == []
+    weights = keep.removable(run.local, "results")
+    names = {str(p.relative_to(run.local)) for p in weights}
+    assert {"arms/low/checkpoints", "arms/high/checkpoints"} < names
+    assert not any(p.exists() for p in weights)
+    assert keep.size_of(weights[0]) > 10_000
+    keep.remove(run.local, weights)
+    assert describe_damage(run.local) == []
+    lost = "arms/low/evals.jsonl"
+    store.delete([lost])
+  assert not any("checkpoints/" in name for name in store.list())
+  copy = remote_runs.local_copy(store.url)
+  (line,) = describe_damage(copy)
+  assert lost in line
+
+
 # --- whole runs ---------------------------------------------------------------
 
 
@@ -267,8 +386,8 @@ class Machine:
     return process.returncode, out, err
 
   def copy(self, url):
-    scheme, _, path = url.partition("://")
-    return self.folder / "runs" / scheme / path
+    scheme, bucket, name = url.replace("//", "").replace(":", "/").split("/")
+    return self.folder / "runs" / f"{scheme}+{bucket}" / name
 
   def kill_at(self, url, pattern, *argv):
     """Kills a command when its copy has some file."""
