@@ -157,12 +157,16 @@ def test_a_lock_is_held_by_one(store):
   assert list(store.list(store_lock.FOLDER)) == [".owner/00000004.json"]
 
 
-def test_of_two_that_take_a_free_lock_one_gets_it(store, monkeypatch):
+@pytest.mark.parametrize("others", [1, 2])
+def test_of_two_that_take_a_free_lock_one_gets_it(others, store, monkeypatch):
+  """Of three, the second has removed the number that the third creates."""
   newest, winners = store_lock._newest, []
 
   def another_is_faster(store):
     seen = newest(store)
     monkeypatch.setattr(store_lock, "_newest", newest)
+    if others == 2:
+      lock(store, "fastest").release()
     winners.append(lock(store, "faster"))
     return seen
 
@@ -171,6 +175,7 @@ def test_of_two_that_take_a_free_lock_one_gets_it(store, monkeypatch):
     lock(store, "slower")
   winners[0].check()
   winners[0].release()
+  assert [*store.list()] == [f".owner/0000000{others}.json"]
 
 
 # --- the copy -----------------------------------------------------------------
