@@ -179,7 +179,6 @@ class RemoteFolder:
       FileNotFoundError: an object is gone.
     """
     lacking = [n for n in wanted if not self._is_here(n)]
-    lacking.sort(key=lambda n: n.endswith(f"/{MARK}"))
     self.store.fetch([(name, self.local / name) for name in lacking])
 
   def _is_here(self, name: str) -> bool:
@@ -224,8 +223,10 @@ class RemoteFolder:
     for part in (ledgers, [n for n in names if n not in ledgers]):
       self.fetch(part)
     for name, target in self._read(_LINKS).items():
-      (self.local / name).parent.mkdir(parents=True, exist_ok=True)
-      (self.local / name).symlink_to(target)
+      link = self.local / name
+      link.parent.mkdir(parents=True, exist_ok=True)
+      if not link.exists():  # as where a user put a folder in its place
+        link.symlink_to(target)
 
   # --- the beginning and the end of a command ---------------------------------
 
@@ -251,12 +252,14 @@ class RemoteFolder:
   def _send_all(self) -> None:
     """Sends all files, and checkpoints that the store has not whole.
 
-    Files of checkpoints that are not here were not fetched; they stay there.
+    But for those whose other shards another process has, in zarr files. Files
+    of checkpoints that are not here were not fetched; they stay there.
     """
     files = dict(self._files())
-    for path in files.values():
-      if path.name == MARK and self.name(path) not in self.sizes:
-        self.send_folder(path.parent, last=MARK)
+    for name, path in files.items():
+      if path.name == MARK and name not in self.sizes:
+        if not any(path.parent.rglob(".zarray")):
+          self.send_folder(path.parent, last=MARK)
     small = [n for n in files if not is_checkpoint(n)]
     self._send(small)
     self._delete([n for n in self._small() if n not in files])

@@ -235,9 +235,12 @@ def local_copy(place: str | Path) -> Path:
   """
   if not is_url(place):
     return Path(place).expanduser()
-  url, parts = str(place).rstrip("/"), str(place).rstrip("/").split("/")
-  at = [parts.index(x) for x in ("cells", "arms", "organisms") if x in parts]
-  root = "/".join(parts[: min(at, default=len(parts))])
+  url = str(place).rstrip("/")
+  parts = url.split("/")  # s3:, "", bucket, folder, ...
+  for names in (("arms", "organisms"), ("cells",)):
+    if len(parts) > 5 and parts[-2] in names:
+      parts = parts[:-2]
+  root = "/".join(parts)
   if root not in _copies:
     store = Store(root, _READING)
     temporary = tempfile.mkdtemp(prefix="bct_jax_")

@@ -303,7 +303,7 @@ def test_copied_checkpoint_loads_and_a_cut_one_is_refused(saved, tmp_path):
   restored = checkpoints.restore(abstract(state))
   jax.tree.map(np.testing.assert_array_equal, restored, state)
   checkpoints.close()
-  (copy / "2" / checkpoint._MARK).unlink()
+  (copy / "2" / checkpoint.MARK).unlink()
   cut = Checkpoints(copy)
   with pytest.raises(
     DamagedCheckpoint, match="2 is not complete: .* copy that was cut"
