@@ -1,6 +1,6 @@
 """Keeps a run directory on an object store equal to a local copy of it.
 
-  --workdir=s3://bucket/run      ~/.cache/bct_jax/runs/s3/bucket/run
+  --workdir=s3://bucket/run      ~/.cache/bct_jax/runs/s3+bucket/run
   the run, as others find it <-- what this machine reads and writes
 
 All code works on the local copy. What files.py and ledger.py write there is
@@ -130,20 +130,19 @@ class RemoteFolder:
       self.store.delete([name])
       self.sizes.pop(name, None)
 
-  def move(self, source: Path, target: Path) -> None:
-    """Moves a folder that was moved here; a kill leaves it to the next run."""
-    if self.lock is None:
-      return
-    names = [self.name(source), self.name(target)]
+  def begin_move(self, source: Path, target: Path) -> None:
+    """Writes that a folder is moved, before it is here; see `finish_move`.
+
+    From here on it is moved, as a kill leaves the rest to the next command.
+    """
     with self._busy:
       self.delete(target)
-      self._write(_MOVE, names)
-      self._finish_move()
+      self._write(_MOVE, [self.name(source), self.name(target)])
 
-  def _finish_move(self) -> None:
-    """Moves what a command began to move, if one did."""
+  def finish_move(self) -> bool:
+    """Moves what a command began to move; tells whether one did."""
     if _MOVE not in self.sizes:
-      return
+      return False
     source, target = json.loads(self.store.read(_MOVE))
     names = [n for n in self.sizes if _is_below(n, source)]
     for name in names:
@@ -152,6 +151,7 @@ class RemoteFolder:
       self.store.copy([(name, new)])
       self.sizes[new] = self.sizes[name]
     self._delete([*names, _MOVE])
+    return True
 
   def note_link(self, link: Path) -> None:
     """Remembers a symbolic link, of which stores have none."""
@@ -238,9 +238,8 @@ class RemoteFolder:
       owner: the name that this copy has.
     """
     assert self.lock is not None
-    self._finish_move()
-    last = self.lock.last or {}
-    if last.get("owner") != owner:
+    last, moved = self.lock.last or {}, self.finish_move()
+    if moved or last.get("owner") != owner:
       remove_all(self.local)
       self.fetch_all()
     elif last["ended"]:

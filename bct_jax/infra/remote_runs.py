@@ -55,6 +55,19 @@ def deleted(path: Path) -> None:
     remote.delete(path)
 
 
+def move(source: Path, target: Path) -> None:
+  """Moves a folder in place of one that may be there, also in the store."""
+  remote = find(source)
+  if remote and remote.lock:
+    remote.begin_move(source, target)
+  if target.exists():
+    shutil.rmtree(target)
+  target.parent.mkdir(parents=True, exist_ok=True)
+  source.rename(target)
+  if remote and remote.lock:
+    remote.finish_move()
+
+
 def is_left_copy(folder: Path) -> bool:
   """Tells whether a folder is a copy that no command of this process holds."""
   return bool(read_owner(folder)) and find(folder / "x") is None

@@ -63,16 +63,7 @@ def exists(path: Path) -> bool:
 
 def move_folder(source: Path, target: Path) -> None:
   """Moves a folder that is there, in place of one that may be there."""
-
-  def move() -> None:
-    if target.exists():
-      shutil.rmtree(target)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    source.rename(target)
-    if remote := remote_runs.find(source):
-      remote.move(source, target)
-
-  run_on_first(target.name, move)
+  run_on_first(target.name, lambda: remote_runs.move(source, target))
   _forget_copies(source, target)
 
 

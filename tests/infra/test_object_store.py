@@ -269,24 +269,29 @@ def test_a_ledger_line_is_sent_before_its_file(store, machine, monkeypatch):
     ledger.forget(run.local)
 
 
-def test_a_move_that_was_killed_is_finished(store, machine, monkeypatch):
+@pytest.mark.parametrize("where", ["first", "second"])
+@pytest.mark.parametrize("dies_at", ["here", "there"])
+def test_a_move_that_was_killed_is_finished(
+  where, dies_at, store, machine, monkeypatch
+):
+  def kill(*_):
+    raise OSError("killed")
+
+  def delete_some(self, names):
+    return kill() if names == ["arms/1.json"] else delete(self, names)
+
+  delete = Store.delete
   with pytest.raises(OSError, match="killed"):
     with remote_runs.hold(store.url, 5) as run:
       for i in range(3):
         files.write_json(run.local / "arms" / f"{i}.json", i)
-      (run.local / "arms").rename(run.local / "before")
-      delete = Store.delete
-
-      def killed(self, names):
-        if list(names) == ["arms/1.json"]:
-          raise OSError("killed")
-        delete(self, names)
-
-      monkeypatch.setattr(Store, "delete", killed)
-      run.move(run.local / "arms", run.local / "before")
-  assert "arms/2.json" in store.list() and "before/2.json" in store.list()
-  monkeypatch.setattr(Store, "delete", delete)
-  machine("second")
+      with monkeypatch.context() as patch:
+        if dies_at == "here":
+          patch.setattr(type(run.local), "rename", kill)
+        else:
+          patch.setattr(Store, "delete", delete_some)
+        remote_runs.move(run.local / "arms", run.local / "before")
+  machine(where)
   with remote_runs.hold(store.url, 1.5) as run:
     assert files_of(run.local) == {f"before/{i}.json" for i in range(3)}
   assert keys(store) == {f"before/{i}.json" for i in range(3)}
