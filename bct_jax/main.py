@@ -50,9 +50,7 @@ _VERSION = flags.DEFINE_bool("version", False, "Print the version.")
 _QUIET = flags.DEFINE_bool("quiet", False, "Print results and errors alone.")
 flags.DEFINE_bool("debug", False, "Print the traceback of an error.")
 _WORKDIR = flags.DEFINE_string(
-  "workdir",
-  None,
-  "Run directory, made or resumed; also s3://BUCKET/RUN or gs://BUCKET/RUN.",
+  "workdir", None, "Run directory, made or resumed; or s3://BUCKET/RUN."
 )
 _MODE = flags.DEFINE_string(
   "mode", "experiment", f"One of {', '.join(MODES + ALONE)}."
@@ -60,9 +58,8 @@ _MODE = flags.DEFINE_string(
 _LEASE = flags.DEFINE_float(
   "lease",
   remote_runs.LEASE,
-  "With a --workdir on an object store: seconds without a sign of life after "
-  "which a run on another machine is gone, and for which the store may be out "
-  "of reach.",
+  "On an object store: seconds without a sign of life after which a run on "
+  "another machine is gone, and for which the store may be out of reach.",
   1.0,
 )
 _PARAMS = flags.DEFINE_multi_string(
