@@ -59,7 +59,12 @@ def store(request, road, tmp_path):
 
 @pytest.fixture
 def machine(tmp_path, monkeypatch):
-  """Makes this process one on another machine."""
+  """Makes this process one on another machine, which may be very busy."""
+
+  def patient(url, patience):
+    return Store(url, max(patience, 60))
+
+  monkeypatch.setattr(remote_runs, "Store", patient)
 
   def become(name):
     monkeypatch.setenv("BCT_JAX_CACHE", str(tmp_path / name))
@@ -120,7 +125,7 @@ def test_a_refusal_is_told_from_an_outage(road, monkeypatch):
   begin = time.monotonic()
   with pytest.raises(OSError, match="out of reach for 1.0 s: Endpoint"):
     store.write("a", b"")
-  assert time.monotonic() - begin < 20
+  assert time.monotonic() - begin < 100
   road.open()
   store.write("a", b"")
   for name in KEYS:
@@ -133,7 +138,8 @@ def test_a_refusal_is_told_from_an_outage(road, monkeypatch):
 # --- the lock -----------------------------------------------------------------
 
 
-def lock(store, owner, lease=1.5, dead=False):
+# Beats are wanted within a lease, also of a machine that is very busy.
+def lock(store, owner, lease=4.0, dead=False):
   return StoreLock(store, owner, lease, lambda last: dead)
 
 
