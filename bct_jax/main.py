@@ -288,7 +288,14 @@ def _run(
   overrides: Mapping[str, Any],
   where: Mapping[str, Any] | None,
 ) -> int:
-  """Runs a mode that has a config; returns the exit code; see `_dispatch`."""
+  """Runs a mode that has a config; returns the exit code.
+
+  Args:
+    config: of the experiment.
+    raw: the same as nested mappings.
+    overrides: fields that flags set, with their values.
+    where: arguments of processes.join, if there are several processes.
+  """
   # transformers would warn that torch is absent, which it is on purpose.
   os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
   # JAX starts here, after the configuration was found to be good.
@@ -303,14 +310,7 @@ def _dispatch(
   overrides: Mapping[str, Any],
   where: Mapping[str, Any] | None,
 ) -> None:
-  """Calls the mode.
-
-  Args:
-    config: of the experiment.
-    raw: the same as nested mappings.
-    overrides: fields that flags set, with their values.
-    where: arguments of processes.join, if there are several processes.
-  """
+  """Calls the mode; see `_run`."""
   from bct_jax.experiment import rundir
   from bct_jax.infra import processes
   from bct_jax.modes import (
@@ -331,7 +331,7 @@ def _dispatch(
   out, workdir = _path(_OUT), _place(_WORKDIR)
   if _MODE.value in ("eval", "sample") and out is not None and out.exists():
     raise ConfigError(f"--out={out}: is there already; name a new file")
-  prompts = _path(_PROMPTS)
+  prompts, num = _path(_PROMPTS), 1 if _NUM.value is None else _NUM.value
   if where is not None:
     processes.join(**where)
     if not processes.is_first():
@@ -341,23 +341,14 @@ def _dispatch(
   if params is not None:
     day = rundir.date_of_run(params.parent.parent)
     config = rundir.with_template_date(config, day)
+  fall_back = _RESUME.value == "latest_good"
   modes = {
     "experiment": lambda: experiment.run_experiment(
-      config,
-      raw,
-      overrides,
-      workdir,
-      _RESUME.value == "latest_good",
-      _LEASE.value,
+      config, raw, overrides, workdir, fall_back, _LEASE.value
     ),
     "eval": lambda: evaluate.run_eval(config, params, out),
     "sample": lambda: sample.run_sample(
-      config,
-      folders,
-      _PROMPT.value,
-      prompts,
-      out,
-      1 if _NUM.value is None else _NUM.value,
+      config, folders, _PROMPT.value, prompts, out, num
     ),
     "chat": lambda: chat.run_chat(config, folders),
     "export": lambda: export.run_export(

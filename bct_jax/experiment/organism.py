@@ -71,24 +71,14 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
     folder, f"remove {folder}: the same command then makes the organism again"
   )
   shared_files.write_json(folder / "provenance.json", facts)
-  organism = plan.config.organism
   base = measure_base_rates(plan, folder)
-  weights, dataset = None, plan.install
   if plan.adapter is not None:
     record_origin(folder, plan.runtime, plan.adapter.lora, None)
     keep_adapter(plan.adapter, folder / ADAPTER)
     shared_files.fetch_folder(folder / ADAPTER)
+  weights, dataset = None, plan.install
   if dataset is not None:
-    record_origin(folder, plan.runtime, organism.lora, None)
-
-    def start() -> Weights:
-      return load_weights(plan.runtime, None)
-
-    if organism.kind == "distill":
-      dataset = draw_completions(plan, None, folder, start)
-    weights = train_run(plan, "install", folder, organism, dataset, start)
-    if organism.merge_lora:
-      weights = plan.runtime.merge_adapter(weights)
+    weights, dataset = _install(plan, folder, dataset)
   shared_files.write_json(
     folder / "made.json", install_record(plan, folder, dataset)
   )
@@ -109,6 +99,33 @@ def make_organism(plan: Plan, workdir: Path) -> tuple[Path, dict[str, Any]]:
 
     plan.tasks.run(current_weights, folder / lm_eval_tasks.FILE, 0, "organism")
   return folder, gate
+
+
+def _install(
+  plan: Plan, folder: Path, dataset: Dataset
+) -> tuple[Weights, Dataset]:
+  """Trains the organism.
+
+  Args:
+    plan: of the experiment.
+    folder: of the organism.
+    dataset: what it is trained on, if nothing is distilled.
+
+  Returns:
+    Its weights, and what it was trained on.
+  """
+  organism = plan.config.organism
+  record_origin(folder, plan.runtime, organism.lora, None)
+
+  def start() -> Weights:
+    return load_weights(plan.runtime, None)
+
+  if organism.kind == "distill":
+    dataset = draw_completions(plan, None, folder, start)
+  weights = train_run(plan, "install", folder, organism, dataset, start)
+  if organism.merge_lora:
+    weights = plan.runtime.merge_adapter(weights)
+  return weights, dataset
 
 
 def organism_folder(workdir: Path, facts: dict[str, Any]) -> Path:

@@ -57,6 +57,12 @@ def _make_parser() -> argparse.ArgumentParser:
     help="look for changes so often (default: %(const)s) and make the report "
     "again, until all runs are done",
   )
+  _add_tables(parser)
+  return parser
+
+
+def _add_tables(parser: argparse.ArgumentParser) -> None:
+  """Adds the options that give numbers in place of a page, or beside it."""
   parser.add_argument(
     "--table",
     choices=sorted(FORMS),
@@ -81,7 +87,6 @@ def _make_parser() -> argparse.ArgumentParser:
     metavar="CSV",
     help="also write every eval of every arm, a line each",
   )
-  return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -78,6 +78,36 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
     The values of the flags, and all cells of the sweep; None and none after
       the help was printed.
   """
+  values = _define_flags()
+  if {"-h", "--help"} & {*argv[1:]}:
+    known = {name: values[name] for name in _FLAGS}
+    print(format_help(_USAGE, _EXAMPLES, {"flags": _FLAGS}, known))
+    return None, []
+  name = _sweep_of(argv)
+  file = find_config(name, "sweep")
+  # A sweep file is a config file with get_cells, so --config.x changes it.
+  rest = values([argv[0], f"--config={file}", *argv[1:]])[1:]
+  if rest:
+    raise ConfigError(f"arguments that are not flags: {rest}")
+  if values.price_per_chip_hour is not None and not values.dry_run:
+    raise ConfigError("--price_per_chip_hour: only with --dry_run")
+  if not (values.workdir or "").strip() and not values.dry_run:
+    raise ConfigError("--workdir is needed: the directory of the sweep")
+  choose(values.resume, ("latest", "latest_good"), "--resume")
+  if not isinstance(values.config, ConfigDict):
+    raise ConfigError(f"--sweep={name}: get_config must give a ConfigDict")
+  path, *argument = file.split(":", 1)
+  module = runpy.run_path(path)
+  if "get_cells" not in module:
+    raise ConfigError(f"--sweep={name}: get_cells() is missing")
+  raw = config_values(values.config)
+  clear_none(raw, config_flags.get_override_values(values["config"]))
+  cells = make_cells(raw, module["get_cells"](*argument))
+  return values, cells
+
+
+def _define_flags() -> flags.FlagValues:
+  """Defines the flags of the command, which are not those of the process."""
   values = flags.FlagValues()
   config_flags.DEFINE_config_file(
     "config",
@@ -124,10 +154,15 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
     1.0,
     flag_values=values,
   )
-  if {"-h", "--help"} & {*argv[1:]}:
-    known = {name: values[name] for name in _FLAGS}
-    print(format_help(_USAGE, _EXAMPLES, {"flags": _FLAGS}, known))
-    return None, []
+  return values
+
+
+def _sweep_of(argv: Sequence[str]) -> str:
+  """Returns the sweep file, which decides what other flags there are.
+
+  Raises:
+    ConfigError: there is none, or more than one.
+  """
   files = [
     value if equals else "".join(argv[i + 2 : i + 3])
     for i, word in enumerate(argv[1:])
@@ -136,26 +171,7 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   ]
   if len(files) != 1 or not files[0]:
     raise ConfigError(f"--sweep={','.join(files)}: one sweep file is needed")
-  file = find_config(files[0], "sweep")
-  # A sweep file is a config file with get_cells, so --config.x changes it.
-  rest = values([argv[0], f"--config={file}", *argv[1:]])[1:]
-  if rest:
-    raise ConfigError(f"arguments that are not flags: {rest}")
-  if values.price_per_chip_hour is not None and not values.dry_run:
-    raise ConfigError("--price_per_chip_hour: only with --dry_run")
-  if not (values.workdir or "").strip() and not values.dry_run:
-    raise ConfigError("--workdir is needed: the directory of the sweep")
-  choose(values.resume, ("latest", "latest_good"), "--resume")
-  if not isinstance(values.config, ConfigDict):
-    raise ConfigError(f"--sweep={files[0]}: get_config must give a ConfigDict")
-  path, *argument = file.split(":", 1)
-  module = runpy.run_path(path)
-  if "get_cells" not in module:
-    raise ConfigError(f"--sweep={files[0]}: get_cells() is missing")
-  raw = config_values(values.config)
-  clear_none(raw, config_flags.get_override_values(values["config"]))
-  cells = make_cells(raw, module["get_cells"](*argument))
-  return values, cells
+  return files[0]
 
 
 def _run(options: Any, all_cells: Sequence[Cell]) -> int:

@@ -95,16 +95,7 @@ def run_cells(
           finally:
             claims.release(name)
         ended.append(group)
-        for cell in group.cells:
-          outcome = outcomes.get(cell.name) or read_finished(cell, root)
-          _record(cell, outcome, results, root)
-          count = len({*results} & {c.name for c in cells})
-          report_cell(
-            f"cell {count} of {len(cells)}, {cell.name}", results[cell.name]
-          )
-        ahead = [c.name for c in cells if c.name not in results]
-        if ahead and sys.stderr.isatty():
-          print(result_table(results, ahead), file=sys.stderr, flush=True)
+        _record(group, outcomes, results, cells, root)
       waiting = [group for group in waiting if group not in ended]
       if waiting and not ended:
         _wait(waiting, lease)
@@ -184,18 +175,27 @@ def _run_group(
 
 
 def _record(
-  cell: Cell,
-  outcome: CellOutcome,
+  group: _Group,
+  outcomes: Mapping[str, CellOutcome],
   results: dict[str, Mapping[str, Any]],
+  cells: Sequence[Cell],
   root: Path,
 ) -> None:
-  """Adds the arms of a cell to the results, or why it failed."""
-  if isinstance(outcome, Exception):
-    error = visible(str(outcome))
-    results[cell.name] = {"error": error}
-    write_error(cell_folder(root, cell), error)
-  else:
-    results.update({arm["name"]: arm for arm in outcome})
+  """Adds the arms of a group to the results of all cells, and reports them."""
+  for cell in group.cells:
+    outcome = outcomes.get(cell.name) or read_finished(cell, root)
+    if isinstance(outcome, Exception):
+      error = visible(str(outcome))
+      results[cell.name] = {"error": error}
+      write_error(cell_folder(root, cell), error)
+    else:
+      results.update({arm["name"]: arm for arm in outcome})
+    count = len({*results} & {c.name for c in cells})
+    title = f"cell {count} of {len(cells)}, {cell.name}"
+    report_cell(title, results[cell.name])
+  ahead = [c.name for c in cells if c.name not in results]
+  if ahead and sys.stderr.isatty():
+    print(result_table(results, ahead), file=sys.stderr, flush=True)
 
 
 def _failed(root: Path, cell: Cell) -> bool:
