@@ -1,4 +1,5 @@
-"""Docstrings open with a verb, and public names are no bare participles."""
+"""Docstrings open with a verb, public names are no bare participles, and no
+file and no function is long."""
 
 import ast
 import re
@@ -22,6 +23,8 @@ PARTICIPLES = frozenset(
   targeted taken taught told unknown used vmapped wanted weighted
   written zipped""".split()
 )
+# Lines that a file and a function of the package have at most.
+FILE_LINES, FUNCTION_LINES = 400, 60
 # The names of combinators that users' sweep files import.
 COMBINATORS = {"named", "zipped"}
 
@@ -59,3 +62,27 @@ def test_public_names_say_what_they_are():
       if isinstance(node, ast.FunctionDef | ast.ClassDef):
         bad += [f"{module}: {node.name}"] * (node.name in PARTICIPLES)
   assert {x.split(": ")[1] for x in bad} <= COMBINATORS, bad
+
+
+def lengths(module):
+  """Yields a file and its functions, each with its lines and their limit.
+
+  Decorators and comments above a function are not counted.
+  """
+  text = (ROOT / "bct_jax" / module).read_text("utf-8")
+  yield str(module), len(text.splitlines()), FILE_LINES
+  for node in ast.walk(ast.parse(text)):
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+      assert node.end_lineno is not None
+      count = node.end_lineno - node.lineno + 1
+      yield f"{module}: {node.name}", count, FUNCTION_LINES
+
+
+def test_no_file_and_no_function_is_long():
+  long = [
+    f"{name}: {count} lines, of at most {most}"
+    for module in modules(ROOT)
+    for name, count, most in lengths(module)
+    if count > most
+  ]
+  assert not long, "\n".join(long)
