@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 
 from bct_jax.mesh import ROWS, axis_size, constrain
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 
 
 class Prefix(NamedTuple):

@@ -42,8 +42,8 @@ import numpy as np
 from flax import linen as nn
 
 from bct_jax.mesh import ROWS, axis_size, constrain
+from bct_jax.models.architecture import Layer, ModelConfig
 from bct_jax.models.attention import Prefix, Slots
-from bct_jax.models.config import Layer, ModelConfig
 from bct_jax.models.deltanet import State
 from bct_jax.models.layers import Block, rope_angles
 from bct_jax.models.modules import RMSNorm

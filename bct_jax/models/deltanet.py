@@ -18,7 +18,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from bct_jax.models.config import DeltaNet
+from bct_jax.models.architecture import DeltaNet
 from bct_jax.models.delta_rule import delta_rule, delta_step, starts
 
 _EPS = 1e-6  # added to squared lengths of queries and keys

@@ -13,6 +13,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import ROWS, axis_size, constrain
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.attention import (
   Prefix,
   Slots,
@@ -20,10 +21,10 @@ from bct_jax.models.attention import (
   attend_slots,
   put_in_slots,
 )
-from bct_jax.models.config import ModelConfig, Rope
 from bct_jax.models.deltanet import mix_rows, mix_token
 from bct_jax.models.modules import Linear, RMSNorm, fork
 from bct_jax.models.moe import Experts
+from bct_jax.models.rope import Rope
 from bct_jax.models.splash import Segments, attend_splash
 
 ACTIVATIONS = {

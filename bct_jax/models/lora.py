@@ -23,7 +23,7 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax.config import LoraConfig, suggest
 from bct_jax.mesh import path_name
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.huggingface.names import hf_names
 from bct_jax.types import PyTree
 

@@ -23,7 +23,7 @@ from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import ROWS, axis_size
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 
 
 class Adapted(NamedTuple):

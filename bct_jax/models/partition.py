@@ -3,7 +3,7 @@
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import Rules
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 
 
 def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:

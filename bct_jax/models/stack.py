@@ -21,7 +21,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from bct_jax.models.config import Layer, ModelConfig
+from bct_jax.models.architecture import Layer, ModelConfig
 from bct_jax.types import PyTree
 
 REMAT = {

@@ -16,8 +16,9 @@ from bct_jax.data.chat import Chat
 from bct_jax.infra import memory
 from bct_jax.infra.progress import log_line
 from bct_jax.mesh import make_mesh
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.attention import choose_form
-from bct_jax.models.config import ModelConfig, from_hf
+from bct_jax.models.config import from_hf
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.demo import resolve
 from bct_jax.models.huggingface.load import load_params

@@ -13,8 +13,8 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import ROWS
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.attention import POSITIONS, Prefix, Slots, as_slots
-from bct_jax.models.config import ModelConfig
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.deltanet import State, empty_state
 

@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 
 from bct_jax.mesh import path_name
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.decoder import REMAT, Decoder
 from bct_jax.models.deltanet import empty_state
 from bct_jax.models.layers import Block

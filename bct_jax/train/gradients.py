@@ -27,7 +27,7 @@ import optax
 from jax.sharding import Mesh
 
 from bct_jax.mesh import path_name, put_batch, row_sharding, to_host
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.logprobs import token_logprobs
 from bct_jax.train.params_view import ParamsView

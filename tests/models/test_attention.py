@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from helpers import CONFIG, make_mesh
 
+from bct_jax.models.architecture import Layer
 from bct_jax.models.attention import attend, choose_form
-from bct_jax.models.config import Layer
 from bct_jax.models.splash import Segments, attend_splash
 
 IDS = np.array([[1] * 70 + [2] * 50 + [0] * 30, [1] * 150], np.int32)

@@ -9,10 +9,11 @@ from cases import long_but
 from helpers import CONFIG, init_params, make_mesh, make_rows
 
 from bct_jax.models import attention
-from bct_jax.models.config import Layer, Rope
+from bct_jax.models.architecture import Layer
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.layers import rope_angles
 from bct_jax.models.moe import Experts
+from bct_jax.models.rope import Rope
 
 MODEL = Decoder(CONFIG)
 RNG = np.random.default_rng(0)

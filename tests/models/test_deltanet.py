@@ -9,7 +9,7 @@ import pytest
 from cases import long_but
 
 from bct_jax.models import deltanet
-from bct_jax.models.config import DeltaNet
+from bct_jax.models.architecture import DeltaNet
 from bct_jax.models.deltanet import State
 
 NET = DeltaNet(

@@ -5,7 +5,9 @@ import json
 import numpy as np
 import pytest
 
-from bct_jax.models.config import Layer, Rope, from_hf
+from bct_jax.models.architecture import Layer
+from bct_jax.models.config import from_hf
+from bct_jax.models.rope import Rope
 
 LLAMA = {
   "model_type": "llama",

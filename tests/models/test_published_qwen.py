@@ -10,7 +10,8 @@ from helpers import make_mesh
 from safetensors.numpy import load_file, save_file
 from test_families import FAMILIES, save_random
 
-from bct_jax.models.config import DeltaNet, from_hf
+from bct_jax.models.architecture import DeltaNet
+from bct_jax.models.config import from_hf
 
 # As the 27B of 3.5, 3.6 and 3.8 has it.
 TEXT = {

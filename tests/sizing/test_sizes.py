@@ -16,9 +16,10 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax import mesh as meshes
 from bct_jax.config import ConfigError, LoraConfig, from_dict
-from bct_jax.models.config import Layer, Rope
+from bct_jax.models.architecture import Layer
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
+from bct_jax.models.rope import Rope
 from bct_jax.objectives.sft import sft
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.runtime.runtime import read_architecture

@@ -14,7 +14,8 @@ from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
 from bct_jax.experiment.run_state import TrainRun
 from bct_jax.experiment.training import train_runs
 from bct_jax.models import decoder, lora, partition
-from bct_jax.models.config import DeltaNet, Layer, ModelConfig, Rope
+from bct_jax.models.architecture import DeltaNet, Layer, ModelConfig
+from bct_jax.models.rope import Rope
 from bct_jax.objectives import data_needs
 from bct_jax.train import optim
 from bct_jax.train.params_view import Frozen, ParamsView

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.lora import expert_layers
 
 MODULE = "mlp.experts"

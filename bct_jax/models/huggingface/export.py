@@ -21,7 +21,8 @@ from bct_jax.infra.files import read_object
 from bct_jax.infra.formats import number
 from bct_jax.infra.progress import stage
 from bct_jax.mesh import path_name, to_host
-from bct_jax.models.config import ModelConfig, text_config
+from bct_jax.models.architecture import ModelConfig
+from bct_jax.models.config import text_config
 from bct_jax.models.huggingface import safetensors_file
 from bct_jax.models.huggingface.files import INDEX, WEIGHTS
 from bct_jax.models.huggingface.names import Part, hf_names, hf_parts

@@ -30,7 +30,7 @@ from bct_jax.infra import whole_folder
 from bct_jax.infra.files import read_object
 from bct_jax.infra.progress import stage
 from bct_jax.mesh import path_name
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.huggingface import mxfp4, safetensors_file
 from bct_jax.models.huggingface.files import INDEX, WEIGHTS, no_weights
 from bct_jax.models.huggingface.mxfp4 import Tensor, read_rows

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 
 from bct_jax.infra import whole_folder
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.huggingface import peft_config, safetensors_file
 from bct_jax.models.huggingface.adapter_folder import (
   TENSORS,

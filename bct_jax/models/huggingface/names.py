@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 
 
 class HfName(NamedTuple):

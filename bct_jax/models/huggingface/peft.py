@@ -9,7 +9,7 @@ import numpy as np
 from bct_jax.config import LoraConfig
 from bct_jax.infra import processes, whole_folder
 from bct_jax.mesh import to_host
-from bct_jax.models.config import ModelConfig
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.huggingface import expert_adapters, safetensors_file
 from bct_jax.models.huggingface.export import MADE_BY, check_target
 from bct_jax.models.lora import (
