@@ -5,6 +5,9 @@ import math
 
 from bct_jax.models.rope import Rope
 
+# Attention; attention of a second shape (GlobalAttention); a gated DeltaNet.
+MIXERS = ("attn", "global_attn", "deltanet")
+
 
 @dataclasses.dataclass(frozen=True)
 class Layer:
@@ -14,13 +17,17 @@ class Layer:
     window: keys that a query sees, itself included (Mistral, arXiv 2310.06825);
       None is all before it.
     rope: its rotary positions; None is a layer without positions.
-    linear: whether it has a gated DeltaNet in place of attention, and with it
-      neither window nor rope.
+    mixer: the part of its block that mixes positions, one of MIXERS.
   """
 
   window: int | None
   rope: Rope | None
-  linear: bool = False
+  mixer: str = "attn"
+
+  @property
+  def linear(self) -> bool:
+    """Tells whether it has linear attention: no keys, window and rope."""
+    return self.mixer == "deltanet"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +52,22 @@ class DeltaNet:
 
 
 @dataclasses.dataclass(frozen=True)
+class GlobalAttention:
+  """Describes the heads of layers without a window, where these differ.
+
+  Attributes:
+    head_dim: width of a head.
+    num_kv_heads: heads of keys and values.
+    key_is_value: whether values are the projected keys, before their norm and
+      their rotation (Gemma 4).
+  """
+
+  head_dim: int
+  num_kv_heads: int
+  key_is_value: bool
+
+
+@dataclasses.dataclass(frozen=True)
 class ModelConfig:
   """Describes the shape and maths of a decoder-only transformer."""
 
@@ -61,7 +84,10 @@ class ModelConfig:
   family: str = "llama"  # model_type in config.json
   norms: str = "pre"  # of each sublayer: its input (pre), output (post) or both
   norm_plus_one: bool = False  # norms multiply by 1 + scale
+  norm_float32: bool = False  # norms multiply before they round to the dtype
   qk_norm: str = "none"  # none, each "head", or "all" heads as one vector
+  value_norm: bool = False  # values of a head are normalized, without a scale
+  key_is_value: bool = False  # see GlobalAttention
   qkv_bias: bool = False
   out_bias: bool = False  # of the projection behind attention
   mlp_bias: bool = False
@@ -82,6 +108,9 @@ class ModelConfig:
   # projection.
   attn_gate: bool = False
   delta: DeltaNet | None = None  # of linear layers
+  global_attn: GlobalAttention | None = None
+  # Outputs of a block are multiplied by a number, which is not trained.
+  layer_scalar: bool = False
   shared_width: int = 0  # of an MLP beside the experts; 0 is none
 
   @property
@@ -102,8 +131,8 @@ class ModelConfig:
 
   @property
   def period(self) -> int:
-    """Returns after how many layers their kinds, linear or not, repeat."""
-    kinds = [layer.linear for layer in self.layers]
+    """Returns after how many layers their mixers repeat."""
+    kinds = [layer.mixer for layer in self.layers]
     return next(
       n
       for n in range(1, len(kinds) + 1)
@@ -119,6 +148,18 @@ class ModelConfig:
     return tuple(
       i
       for i, layer in enumerate(self.layers)
-      if part not in ("attn", "deltanet")
-      or layer.linear == (part == "deltanet")
+      if part not in MIXERS or layer.mixer == part
     )
+
+  @property
+  def mixers(self) -> tuple[str, ...]:
+    """Returns the mixers that some layer has, in the order of MIXERS."""
+    there = {layer.mixer for layer in self.layers}
+    return tuple(x for x in MIXERS if x in there)
+
+  def with_heads(self, mixer: str) -> "ModelConfig":
+    """Returns the config with the heads of layers that have this mixer."""
+    if mixer != "global_attn":
+      return self
+    assert self.global_attn is not None
+    return dataclasses.replace(self, **dataclasses.asdict(self.global_attn))

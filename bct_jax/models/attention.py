@@ -118,8 +118,9 @@ def _splash_obstacle(config: ModelConfig, platform: str) -> str:
     return f"it is for TPU, this is {platform}"
   if config.sinks:
     return "this model has attention sinks"
-  if len({layer.window for layer in config.layers}) > 1:
-    return "the layers of this model differ in their windows"
+  kinds = {(layer.mixer, layer.window) for layer in config.attending}
+  if len(kinds) > len({mixer for mixer, _ in kinds}):
+    return "layers of this model differ in nothing but their windows"
   return ""
 
 
@@ -133,8 +134,10 @@ def _cudnn_obstacle(config: ModelConfig, dtype: Any, platform: str) -> str:
     return "this model bounds its scores"
   if config.sinks:
     return "this model has attention sinks"
-  if config.head_dim % 8 or config.head_dim > 128:
-    return f"heads of {config.head_dim}, not a multiple of 8 up to 128"
+  for layer in config.attending:
+    width = config.with_heads(layer.mixer).head_dim
+    if width % 8 or width > 128:
+      return f"heads of {width}, not a multiple of 8 up to 128"
   return ""
 
 

@@ -5,7 +5,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bct_jax.infra.files import read_object
-from bct_jax.models.architecture import DeltaNet, Layer, ModelConfig
+from bct_jax.models.architecture import (
+  DeltaNet,
+  GlobalAttention,
+  Layer,
+  ModelConfig,
+)
 from bct_jax.models.families import COMMON, FAMILIES, HARMLESS, Family
 from bct_jax.models.rope import Refuse, read_rope
 
@@ -20,6 +25,8 @@ _ACTIVATIONS = {"silu": "silu", "gelu_pytorch_tanh": "gelu_tanh"}
 # text_config does not say.
 WITH_IMAGES = {
   "gemma3": "gemma3_text",
+  "gemma4": "gemma4_text",
+  "gemma4_unified": "gemma4_unified_text",
   "mistral3": "mistral",
   "qwen3_5": "qwen3_5_text",
   "qwen3_5_moe": "qwen3_5_moe_text",
@@ -29,8 +36,8 @@ WITH_IMAGES = {
 def text_config(raw: dict[str, Any]) -> dict[str, Any]:
   """Returns the language model's part of a config, which may be all of it.
 
-  Gemma 3 above 1B, Mistral Small since 3.1, Ministral 3 and Qwen3.5 are
-  published with an image encoder beside the decoder.
+  Gemma 3 above 1B, Gemma 4, Mistral Small since 3.1, Ministral 3 and Qwen3.5
+  are published with encoders of images or sound beside the decoder.
   """
   kind, text = raw.get("model_type"), raw.get("text_config")
   if not isinstance(kind, str) or not isinstance(text, dict):
@@ -73,6 +80,14 @@ def from_hf(path: Path) -> ModelConfig:
   hf = _normalized(
     {k: v for k, v in raw.items() if k != "quantization_config"}, path
   )
+  for field, allowed in family.only.items():
+    default = getattr(hf, field, allowed[0])
+    if default not in allowed:
+      refuse(
+        field,
+        f"supported: {' or '.join(map(str, allowed))}, not the "
+        f"default of {default}",
+      )
   activation = getattr(hf, "hidden_activation", None) or hf.hidden_act
   if activation not in _ACTIVATIONS:
     refuse("hidden_act", f"{activation} given, supported: {[*_ACTIVATIONS]}")
@@ -82,8 +97,12 @@ def from_hf(path: Path) -> ModelConfig:
     refuse("num_key_value_heads", f"must divide num_attention_heads = {heads}")
   head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // heads
   layers = _layers(hf, refuse)
+  global_attn = _global_attn(hf, layers, refuse)
   for layer in layers:
-    turning = layer.rope.turning(head_dim) if layer.rope else head_dim
+    width = head_dim
+    if layer.mixer == "global_attn" and global_attn:
+      width = global_attn.head_dim
+    turning = layer.rope.turning(width) if layer.rope else width
     if turning % 2 or not turning:
       refuse("head_dim", f"rotary positions need an even number, not {turning}")
   fields = {
@@ -98,6 +117,7 @@ def from_hf(path: Path) -> ModelConfig:
     "tied": bool(hf.tie_word_embeddings),
     "layers": layers,
     "delta": _delta(hf, layers, refuse),
+    "global_attn": global_attn,
     "family": raw["model_type"],
     "activation": _ACTIVATIONS[activation],
   }
@@ -150,6 +170,8 @@ _MOST = {
   "num_experts": 100_000,
   "moe_intermediate_size": 10_000_000,
   "shared_expert_intermediate_size": 10_000_000,
+  "global_head_dim": 100_000,
+  "num_global_key_value_heads": 10_000,
   "linear_num_key_heads": 10_000,
   "linear_num_value_heads": 10_000,
   "linear_key_head_dim": 100_000,
@@ -181,10 +203,13 @@ def _normalized(raw: dict[str, Any], path: Path) -> Any:
   from transformers import CONFIG_MAPPING  # Slow to import.
 
   try:
-    return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+    out = CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
   except Exception as e:  # It checks types and sizes by several libraries.
     reason = " ".join(str(e).split())
     raise ValueError(f"{path}: not a valid configuration: {reason}") from None
+  # Where some layers have values of their own, those of all others may be read.
+  out.allow_global_per_layer_attribute_access = True
+  return out
 
 
 def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
@@ -208,8 +233,11 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
     if kind not in known:
       refuse("layer_types", f"{kind}; {', '.join(known)} known")
     if kind == "linear_attention":
-      out.append(Layer(None, None, linear=True))
+      out.append(Layer(None, None, "deltanet"))
       continue
+    mixer = "attn"
+    if kind == "full_attention" and _has_global_heads(hf):
+      mixer = "global_attn"
     sliding = kind == "sliding_attention"
     if sliding and not isinstance(window, int):
       refuse("sliding_window", "a number is needed for its layers")
@@ -220,11 +248,45 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
       Layer(
         window if sliding else None,
         read_rope(rope, refuse, growing, hybrid) if rotate else None,
+        mixer,
       )
     )
   if all(layer.linear for layer in out):
     refuse("layer_types", "at least one layer of full_attention is needed")
+  if all(layer.mixer == "global_attn" for layer in out):
+    refuse("layer_types", "at least one layer of sliding_attention is needed")
   return tuple(out)
+
+
+def _has_global_heads(hf: Any) -> bool:
+  """Tells whether layers without a window have heads of their own shape."""
+  return hf.model_type in ("gemma4_text", "gemma4_unified_text")
+
+
+def _global_attn(
+  hf: Any, layers: tuple[Layer, ...], refuse: Refuse
+) -> GlobalAttention | None:
+  """Reads the heads of layers without a window, if theirs are others."""
+  if not _has_global_heads(hf):
+    return None
+  named = hf.to_dict().get("per_layer_config") or {}
+  for field in sorted({field for own in named.values() for field in own}):
+    if field not in ("head_dim", "num_key_value_heads"):
+      refuse("per_layer_config", f"{field} of a layer may change the model")
+  heads: dict[str, set[tuple[int, int]]] = {}
+  for layer, own in zip(layers, hf.per_layer_config, strict=True):
+    shape = own.head_dim, own.num_key_value_heads
+    heads.setdefault(layer.mixer, set()).add(shape)
+  plain = {(hf.head_dim, hf.num_key_value_heads)}
+  if heads["attn"] != plain or len(heads["global_attn"]) > 1:
+    refuse("per_layer_config", "it may change layers without a window, alike")
+  ((head_dim, kv_heads),) = heads["global_attn"]
+  if hf.num_attention_heads % kv_heads:
+    refuse(
+      "num_global_key_value_heads",
+      f"must divide num_attention_heads = {hf.num_attention_heads}",
+    )
+  return GlobalAttention(head_dim, kv_heads, bool(hf.attention_k_eq_v))
 
 
 def _is_hybrid(hf: Any) -> bool:

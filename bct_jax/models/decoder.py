@@ -81,30 +81,33 @@ class Decoder:
     if self.remat not in REMAT:
       raise ValueError(f"remat {self.remat!r}: choose one of {list(REMAT)}")
 
-  def block(self, linear: bool = False) -> Block:
-    """Returns the Linen module of one block, of one kind or the other."""
-    return Block(self.config, self.dtype, self.attention, linear)
+  def block(self, mixer: str) -> Block:
+    """Returns the Linen module of the blocks that have a mixer."""
+    return Block(self.config, self.dtype, self.attention, mixer)
 
   @property
   def _norm(self) -> RMSNorm:
     """Returns the Linen module of the norm behind the last block."""
-    return RMSNorm(self.config.norm_eps, self.config.norm_plus_one)
+    c = self.config
+    return RMSNorm(c.norm_eps, c.norm_plus_one, c.norm_float32)
 
   def init(self, rng: jax.Array) -> PyTree:
     """Draws random float32 params; jax.eval_shape of it gives their shapes."""
     c = self.config
     rngs = jax.random.split(rng, c.num_layers + 2)
     x = jnp.zeros((1, 1, c.width), self.dtype)
-    angles = rope_angles(jnp.zeros((1, 1), jnp.int32), None, c.head_dim)
 
-    def init(linear, key):
-      segments = Segments(jnp.ones((1, 1), jnp.int32))
-      mask = segments if linear else jnp.ones((1, 1, 1, 1), bool)
-      return self.block(linear).init(key, x, angles, mask)["params"]
+    def init(mixer, key):
+      first = jnp.zeros((1, 1), jnp.int32)
+      angles = rope_angles(first, None, c.with_heads(mixer).head_dim)
+      mask: Any = jnp.ones((1, 1, 1, 1), bool)
+      if mixer == "deltanet":
+        mask = Segments(jnp.ones((1, 1), jnp.int32))
+      return self.block(mixer).init(key, x, angles, mask)["params"]
 
     layers = {}
-    for linear in sorted({layer.linear for layer in c.layers}):
-      drawn = jax.vmap(functools.partial(init, linear))(rngs[2:])
+    for mixer in c.mixers:
+      drawn = jax.vmap(functools.partial(init, mixer))(rngs[2:])
       # Drawn for all layers, and kept for those that have the part.
       for name, part in drawn.items():
         layers[name] = layers_at(part, c.layers_of(name), c.num_layers)
@@ -333,8 +336,8 @@ class Decoder:
     c = self.config
     angles_of = by_kind(
       c.layers,
-      lambda layer: layer.rope,
-      lambda rope: rope_angles(positions, rope, c.head_dim),
+      lambda layer: (layer.rope, c.with_heads(layer.mixer).head_dim),
+      lambda rope: rope_angles(positions, *rope),
     )
     x = self._embed(params, tokens)
 
@@ -343,8 +346,8 @@ class Decoder:
         mask = None if segments is None else Segments(segments)
         args = (None, mask, past, ends, arms)
       else:
-        args = (angles_of(i), mask_of(i), past, at, arms)
-      return self.block(kind.linear).apply({"params": layer}, x, *args)
+        args = (angles_of(kind, i), mask_of(kind, i), past, at, arms)
+      return self.block(kind.mixer).apply({"params": layer}, x, *args)
 
     layers = params["layers"]
     if isinstance(layers, (list, tuple)):

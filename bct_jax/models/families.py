@@ -137,6 +137,26 @@ def _gemma3(hf: Any) -> dict[str, Any]:
   return {**_gemma2(hf), "qk_norm": "head"}
 
 
+def _gemma4(hf: Any) -> dict[str, Any]:
+  """Reads the flags of the dense models of Gemma 4, as transformers has them.
+
+  Queries and keys are normalized, and their scores not scaled.
+  """
+  bias = bool(hf.attention_bias)
+  return {
+    "qkv_bias": bias,
+    "out_bias": bias,
+    "norms": "both",
+    "norm_float32": True,
+    "qk_norm": "head",
+    "value_norm": True,
+    "embed_scale": hf.hidden_size**0.5,
+    "query_scale": 1.0,
+    "final_softcap": hf.final_logit_softcapping,
+    "layer_scalar": True,
+  }
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
   """Describes how the config.json of a model family is read.
@@ -162,6 +182,21 @@ _GEMMA = (
   f"{_WINDOWS} attention_bias query_pre_attn_scalar hidden_activation "
   "attn_logit_softcapping final_logit_softcapping use_bidirectional_attention"
 )
+# Embeddings for each layer, keys of other layers and experts are not supported.
+_GEMMA4 = (
+  f"{_WINDOWS} attention_bias hidden_activation final_logit_softcapping "
+  "use_bidirectional_attention global_head_dim num_global_key_value_heads "
+  "per_layer_config attention_k_eq_v num_kv_shared_layers use_double_wide_mlp "
+  "hidden_size_per_layer_input vocab_size_per_layer_input enable_moe_block "
+  "num_experts top_k_experts moe_intermediate_size"
+)
+_GEMMA4_ONLY = {
+  "use_bidirectional_attention": (None, "vision"),  # of tokens of images
+  "num_kv_shared_layers": (0,),
+  "use_double_wide_mlp": (False,),
+  "hidden_size_per_layer_input": (0,),
+  "enable_moe_block": (False,),
+}
 _MIXTURE = (
   "moe_intermediate_size num_experts num_local_experts num_experts_per_tok "
   "norm_topk_prob decoder_sparse_step mlp_only_layers"
@@ -218,6 +253,8 @@ FAMILIES = {
     _CAUSAL,
     _gemma3,
   ),
+  "gemma4_text": Family(_GEMMA4, _GEMMA4_ONLY, _gemma4),
+  "gemma4_unified_text": Family(_GEMMA4, _GEMMA4_ONLY, _gemma4),
   "smollm3": Family(
     f"{_WINDOWS} use_sliding_window max_window_layers no_rope_layers "
     "no_rope_layer_interval attention_bias mlp_bias pretraining_tp",

@@ -22,7 +22,7 @@ from bct_jax.models.attention import (
   put_in_slots,
 )
 from bct_jax.models.deltanet import mix_rows, mix_token
-from bct_jax.models.modules import Linear, RMSNorm, fork
+from bct_jax.models.modules import Linear, RMSNorm, fork, normalize
 from bct_jax.models.moe import Experts
 from bct_jax.models.rope import Rope
 from bct_jax.models.splash import Segments, attend_splash
@@ -113,17 +113,23 @@ class Attention(nn.Module):
     def project(name, heads, parts=1):
       width = heads * parts * c.head_dim
       linear = Linear(width, self.dtype, c.qkv_bias, name=name)
-      return self._split_heads(linear(x, arms, forked), name, heads, parts)
+      y = linear(x, arms, forked)
+      y = y if name == "v" else self._norm(y, "all", name)
+      return self._split_heads(y, heads, parts)
 
     sinks = None
     if c.sinks:
       sinks = self.param("sinks", nn.initializers.zeros, (c.num_heads,))
     growth, angles = angles[2:], angles[:2]
     q, *gate = project("q", c.num_heads, 1 + c.attn_gate)
+    (keys,) = project("k", c.num_kv_heads)
+    (v,) = (keys,) if c.key_is_value else project("v", c.num_kv_heads)
+    q, keys = self._norm(q, "head", "q"), self._norm(keys, "head", "k")
+    if c.value_norm:
+      v = normalize(v, c.norm_eps).astype(v.dtype)
     q = rotate(q, angles)
     if growth:
       q *= growth[0][..., None, None].astype(q.dtype)
-    (keys,), (v,) = (project(name, c.num_kv_heads) for name in "kv")
     k = rotate(keys, angles)
     q = constrain(q, ROWS, None, "tensor", None)
     kv: Any = (k, v)
@@ -153,32 +159,36 @@ class Attention(nn.Module):
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
     return out(y, arms), kv
 
-  def _split_heads(self, y, name, heads, parts):
-    """Splits outputs of a projection into heads, and normalizes them.
+  def _norm(self, y, of, name):
+    """Normalizes queries or keys, if it is of this that the model does.
+
+    Args:
+      y: [..., T, heads * H], or [..., T, heads, H].
+      of: "all" or "head".
+      name: q or k.
+    """
+    c = self.config
+    if c.qk_norm != of:
+      return y
+    flags = (c.norm_eps, c.norm_plus_one, c.norm_float32)
+    return RMSNorm(*flags, name=f"{name}_norm")(y)
+
+  def _split_heads(self, y, heads, parts):
+    """Splits outputs of a projection into heads.
 
     Args:
       y: [B, T, heads * parts * H].
-      name: q, k or v.
       heads: how many there are.
       parts: 2 if each has a gate behind it.
 
     Returns:
       [B, T, heads, H] for each part.
     """
-    c = self.config
-
-    def norm(y, of):
-      if c.qk_norm != of or name == "v":
-        return y
-      return RMSNorm(c.norm_eps, c.norm_plus_one, name=f"{name}_norm")(y)
-
-    y = norm(y, "all")
     # Without it XLA makes the product give heads, from a kernel that it
     # reshapes, and gathers that apart from the kernel of the gradient.
     y = constrain(y, ROWS, None, P.UNCONSTRAINED)
-    y = y.reshape(*y.shape[:2], heads, parts * c.head_dim)
-    y, *gate = jnp.split(y, parts, axis=-1) if parts > 1 else (y,)
-    return (norm(y, "head"), *gate)
+    y = y.reshape(*y.shape[:2], heads, parts * self.config.head_dim)
+    return jnp.split(y, parts, axis=-1) if parts > 1 else (y,)
 
 
 def _put_behind(
@@ -308,14 +318,14 @@ class Block(nn.Module):
     x += post_norm(attention(pre_norm(x)))
     x += post_norm(mlp(pre_norm(x)))
 
-  `config.norms` says which of the norms there are. A `linear` block has a gated
-  DeltaNet in place of attention.
+  `config.norms` says which of the norms there are, and `mixer`, one of MIXERS,
+  what is in the place of attention.
   """
 
   config: ModelConfig
   dtype: Any
   attention: str = "xla"
-  linear: bool = False
+  mixer: str = "attn"
 
   @nn.compact
   def __call__(self, x, angles, mask, past=None, at=None, arms=None):
@@ -329,15 +339,17 @@ class Block(nn.Module):
     def norm(y, where, name):
       if c.norms not in (where, "both"):
         return y
-      return RMSNorm(c.norm_eps, c.norm_plus_one, name=name)(y)
+      of = (c.norm_eps, c.norm_plus_one, c.norm_float32)
+      return RMSNorm(*of, name=name)(y)
 
     y = norm(x, "pre", "attn_norm")
-    if self.linear:
+    if self.mixer == "deltanet":
       segments = None if mask is None else mask.ids
-      delta = GatedDeltaNet(c, self.dtype, name="deltanet")
+      delta = GatedDeltaNet(c, self.dtype, name=self.mixer)
       y, kv = delta(y, segments, past, at, arms)
     else:
-      attn = Attention(c, self.dtype, self.attention, name="attn")
+      heads = c.with_heads(self.mixer)
+      attn = Attention(heads, self.dtype, self.attention, name=self.mixer)
       y, kv = attn(y, angles, mask, past, at, arms)
     x = x + norm(y, "post", "attn_post_norm")
     if c.num_experts:
@@ -349,4 +361,7 @@ class Block(nn.Module):
     if c.shared_width:
       y += Mlp(c, self.dtype, shared=True, name="shared")(inner, arms)
     x = x + norm(y, "post", "mlp_post_norm")
+    if c.layer_scalar:
+      scalar = self.param("scalar", nn.initializers.ones, (1,))
+      x *= jax.lax.stop_gradient(scalar).astype(x.dtype)
     return constrain(x, ROWS, None, None), kv

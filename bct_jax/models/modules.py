@@ -18,21 +18,32 @@ class RMSNorm(nn.Module):
   Attributes:
     eps: added to the mean square.
     plus_one: whether the factor is 1 + scale, as in Gemma.
+    float32: whether the product, too, is float32 before it is rounded to the
+      dtype of x; always so with plus_one.
   """
 
   eps: float
   plus_one: bool = False
+  float32: bool = False
 
   @nn.compact
   def __call__(self, x):  # [..., D]
     """Normalizes the last axis, in float32."""
     start = nn.initializers.zeros if self.plus_one else nn.initializers.ones
     scale = self.param("scale", start, (x.shape[-1],))
-    full = x.astype(jnp.float32)
-    full *= jax.lax.rsqrt(jnp.mean(full**2, axis=-1, keepdims=True) + self.eps)
-    if self.plus_one:  # Gemma also multiplies in float32.
-      return (full * (1 + scale.astype(jnp.float32))).astype(x.dtype)
+    full = normalize(x, self.eps)
+    if self.plus_one or self.float32:
+      factor = scale.astype(jnp.float32)
+      factor = 1 + factor if self.plus_one else factor
+      return (full * factor).astype(x.dtype)
     return full.astype(x.dtype) * scale.astype(x.dtype)
+
+
+def normalize(x: jax.Array, eps: float) -> jax.Array:  # [..., D]
+  """Divides by the root mean square of the last axis; returns float32."""
+  full = x.astype(jnp.float32)
+  full *= jax.lax.rsqrt(jnp.mean(full**2, axis=-1, keepdims=True) + eps)
+  return full
 
 
 @jax.custom_vjp

@@ -25,19 +25,16 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   """
   _check_divides(config, tensor)
   c = config
-  parts = c.num_kv_heads * (1 if decode else c.head_dim)
-  kv = "tensor" if parts % tensor == 0 else None
   fsdp = None if decode else "fsdp"
   lead = () if decode else (None,)
-  columns, key_columns = P(*lead, fsdp, "tensor"), P(*lead, fsdp, kv)
+  columns = P(*lead, fsdp, "tensor")
   at = r"^layers/.*"
-  out = [
-    (r"^embed$", P("tensor", fsdp)),
-    (at + r"attn/q/kernel$", columns),
-    (at + r"attn/(k|v)/kernel$", key_columns),
-    (at + r"attn/o/kernel$", P(*lead, "tensor", fsdp)),
-    (r"norm/scale$", P()),
-  ]
+  out = [(r"^embed$", P("tensor", fsdp)), (r"norm/scale$", P())]
+  for mixer in c.mixers:
+    if mixer != "deltanet":
+      out += _head_rules(c.with_heads(mixer), mixer, tensor, decode)
+  if c.layer_scalar:
+    out.append((at + r"scalar$", P()))
   if c.num_experts:
     out += _expert_rules(c.expert_form, lead, fsdp)
   else:
@@ -53,13 +50,6 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
     out.append((at + r"shared/(gate|up)/kernel$", columns))
     out.append((at + r"shared/down/kernel$", P(*lead, "tensor", fsdp)))
     out.append((at + r"shared/weight/kernel$", P(*lead, fsdp, None)))
-  if c.sinks:
-    out.append((at + r"attn/sinks$", P(*lead, "tensor")))
-  if c.qkv_bias:
-    out.append((at + r"q/bias$", P(*lead, "tensor")))
-    out.append((at + r"(k|v)/bias$", P(*lead, kv)))
-  if c.out_bias:
-    out.append((at + r"o/bias$", P()))
   if c.mlp_bias:
     out.append((at + r"(gate|up)/bias$", P(*lead, "tensor")))
     out.append((at + r"down/bias$", P()))
@@ -70,14 +60,13 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
 
 def _check_divides(c: ModelConfig, tensor: int) -> None:
   """Raises ValueError if heads or experts do not divide over tensor devices."""
-  if c.num_heads % tensor or (
-    c.num_kv_heads % tensor and tensor % c.num_kv_heads
-  ):
-    raise ValueError(
-      f"mesh axis tensor = {tensor} does not fit {c.num_heads} query and "
-      f"{c.num_kv_heads} key/value heads: it must divide the first, and "
-      "divide the second or be a multiple of it"
-    )
+  for heads in {c.with_heads(mixer).num_kv_heads for mixer in c.mixers}:
+    if c.num_heads % tensor or (heads % tensor and tensor % heads):
+      raise ValueError(
+        f"mesh axis tensor = {tensor} does not fit {c.num_heads} query and "
+        f"{heads} key/value heads: it must divide the first, and divide the "
+        "second or be a multiple of it"
+      )
   if c.num_experts % tensor:
     raise ValueError(
       f"mesh axis tensor = {tensor} does not divide {c.num_experts} experts"
@@ -112,4 +101,34 @@ def _expert_rules(
   if clamped:
     out.append((at + r"(gate_up|down)_bias$", P(*lead, "tensor")))
     out.append((at + r"router_bias$", P()))
+  return out
+
+
+def _head_rules(
+  c: ModelConfig, mixer: str, tensor: int, decode: bool
+) -> list[tuple[str, P]]:
+  """Returns the rules of attention.
+
+  Args:
+    c: with the heads of its layers.
+    mixer: of these layers.
+    tensor, decode: see `rules`.
+  """
+  parts = c.num_kv_heads * (1 if decode else c.head_dim)
+  kv = "tensor" if parts % tensor == 0 else None
+  fsdp = None if decode else "fsdp"
+  lead = () if decode else (None,)
+  at = rf"^layers.*/{mixer}/"
+  out = [
+    (at + r"q/kernel$", P(*lead, fsdp, "tensor")),
+    (at + r"(k|v)/kernel$", P(*lead, fsdp, kv)),
+    (at + r"o/kernel$", P(*lead, "tensor", fsdp)),
+  ]
+  if c.sinks:
+    out.append((at + r"sinks$", P(*lead, "tensor")))
+  if c.qkv_bias:
+    out.append((at + r"q/bias$", P(*lead, "tensor")))
+    out.append((at + r"(k|v)/bias$", P(*lead, kv)))
+  if c.out_bias:
+    out.append((at + r"o/bias$", P()))
   return out

@@ -19,8 +19,9 @@ class Rope:
     kind: "default"; "linear", which divides all frequencies by `factor` (Chen
       et al. 2023, arXiv 2306.15595); "llama3", which divides the frequencies
       whose wavelength is long against `original_length` (Llama 3.1; Dubey et
-      al. 2024, arXiv 2407.21783); or "yarn", which does so by the place of a
-      pair of dimensions (Peng et al. 2023, arXiv 2309.00071).
+      al. 2024, arXiv 2407.21783); "yarn", which does so by the place of a
+      pair of dimensions (Peng et al. 2023, arXiv 2309.00071); or
+      "proportional", where all pairs but the first do not turn (Gemma 4).
     factor: see `kind`.
     low_freq_factor: turns within the original length up to which a frequency
       is divided by `factor`; llama3 only.
@@ -34,7 +35,8 @@ class Rope:
     query_growth: queries at position t are multiplied by 1 + query_growth x
       ln(1 + floor(t / original_length)); only yarn of Ministral 3, whose
       config.json calls it llama_4_scaling_beta.
-    share: of the dimensions of a head that turn, the first of them.
+    share: of the dimensions of a head that turn, the first of them. Where it is
+      proportional: of the pairs that do, of frequencies over the whole head.
   """
 
   theta: float
@@ -51,7 +53,9 @@ class Rope:
   share: float = 1.0
 
   def turning(self, head_dim: int) -> int:
-    """Returns R, how many dimensions of a head turn."""
+    """Returns R, how many dimensions of a head are rotated."""
+    if self.kind == "proportional":
+      return head_dim
     return int(head_dim * self.share)
 
   def frequencies(self, head_dim: int) -> np.ndarray:  # [R/2] float32
@@ -66,6 +70,9 @@ class Rope:
       return plain
     slow = plain / np.float32(self.factor)
     if self.kind == "linear":
+      return slow
+    if self.kind == "proportional":
+      slow[int(self.share * head_dim // 2) :] = 0
       return slow
     # Pairs that turn often within the original context stay, pairs that turn
     # rarely are slowed down, and in between the two are blended.
@@ -129,6 +136,7 @@ _KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     ("rope_theta", "factor", _LENGTH),
     ("beta_fast", "beta_slow", "truncate", "attention_factor"),
   ),
+  "proportional": (("rope_theta",), ("factor",)),
 }
 ROPES = tuple(_KINDS)
 # They say how a head is shared between the three positions of an image.
@@ -166,7 +174,7 @@ def read_rope(
     given.pop("max_position_embeddings", None)  # a copy, which is not read
   elif "llama_4_scaling_beta" in given:
     refuse("rope_parameters", "llama_4_scaling_beta is not supported")
-  if partial:
+  if partial or kind == "proportional":
     may += ("partial_rotary_factor",)
     given = {k: v for k, v in given.items() if k not in _OF_IMAGES}
     if not 0 < given.get("partial_rotary_factor", 1) <= 1:

@@ -1,8 +1,8 @@
 """Runs the layers of a model whose params are stacked, by one scan.
 
-The leaves of a part that all layers have are [L, ...]. Where some layers have
-attention and others a gated DeltaNet, each of the two has one entry for each of
-its own layers, in their order.
+The leaves of a part that all layers have are [L, ...]. Where layers differ in
+what mixes positions, such as attention or a gated DeltaNet, each mixer has one
+entry for each of its own layers, in their order.
 """
 
 # Linear and full layers in turn, 3 to 1, twice:
@@ -101,22 +101,27 @@ def by_kind(
 ):
   """Calls `make` once per kind of layer, and returns a look-up by layer.
 
-  The number of the layer may be traced: the arrays of all kinds are then
+  It takes a layer and its number. The number may be traced, and only the mixer
+  of the layer be known: the arrays of all kinds with that mixer are then
   stacked and indexed by it. Linear layers have no kind, and are not looked up.
   """
-  distinct = list(dict.fromkeys(kind_of(x) for x in layers if not x.linear))
-  values = [make(kind) for kind in distinct]
-  if len(values) == 1:
-    return lambda i: values[0]
-  kind_of_layer = np.array(
-    [0 if x.linear else distinct.index(kind_of(x)) for x in layers]
-  )
-  stacked = jax.tree.map(lambda *x: jnp.stack(x), *values)
+  attending = [layer for layer in layers if not layer.linear]
+  values = {k: make(k) for k in dict.fromkeys(map(kind_of, attending))}
+  stacks = {}
+  for mixer in {layer.mixer for layer in attending}:
+    own = list(dict.fromkeys(kind_of(x) for x in layers if x.mixer == mixer))
+    if len(own) > 1:
+      numbers = [
+        own.index(kind_of(x)) if x.mixer == mixer else 0 for x in layers
+      ]
+      stacked = jax.tree.map(lambda *x: jnp.stack(x), *(values[k] for k in own))
+      stacks[mixer] = np.array(numbers), stacked
 
-  def value_of(i):
-    if isinstance(i, int):
-      return values[kind_of_layer[i]]
-    return jax.tree.map(lambda x: x[jnp.asarray(kind_of_layer)[i]], stacked)
+  def value_of(layer, i):
+    if isinstance(i, int) or layer.mixer not in stacks:
+      return values[kind_of(layer)]
+    numbers, stacked = stacks[layer.mixer]
+    return jax.tree.map(lambda x: x[jnp.asarray(numbers)[i]], stacked)
 
   return value_of
 

@@ -1,5 +1,7 @@
 """Describes model, bytes, speed and data of a run, for --mode=dry_run."""
 
+import collections
+
 from bct_jax.config.chips import CHIPS
 from bct_jax.config.eval_steps import observed_steps, task_steps
 from bct_jax.data.leaks import describe_overlap
@@ -9,6 +11,7 @@ from bct_jax.experiment.plan import Plan
 from bct_jax.experiment.run_sizes import largest_run, list_runs, run_flops
 from bct_jax.infra.formats import number, percent
 from bct_jax.mesh import num_row_shards
+from bct_jax.models.architecture import ModelConfig
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.sample.decode import kv_dtype
 from bct_jax.sizing import sizes
@@ -81,14 +84,23 @@ def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
     line(
       "KV cache",
       parts.cache,
-      f"{len(c.attending)} layers x {config.sampling.batch_size} rows / (data "
-      f"x fsdp) x {slots} slots x {c.num_kv_heads} heads / tensor x "
-      f"2 x {c.head_dim} x {cached} bytes"
+      f"{_heads_note(c)} x {config.sampling.batch_size} rows / (data x fsdp) "
+      f"x {slots} slots / tensor x 2 x {cached} bytes"
       + (" + scales" if cached == 1 else ""),
     ),
     *([line("states", parts.states, _states_note(model))] if c.delta else []),
     total("= sampling", parts.sampling, "these with the training state"),
   ]
+
+
+def _heads_note(c: ModelConfig) -> str:
+  """Says how many layers have which key/value heads: layers x heads x width."""
+  count = collections.Counter(layer.mixer for layer in c.attending)
+  notes = []
+  for mixer, layers in count.items():
+    own = c.with_heads(mixer)
+    notes.append(f"{layers} layers x {own.num_kv_heads} heads x {own.head_dim}")
+  return notes[0] if len(notes) == 1 else f"({' + '.join(notes)})"
 
 
 def _states_note(model: MeshModel) -> str:
@@ -111,7 +123,8 @@ def speed_lines(model: MeshModel, work: Work) -> list[str]:
   flops = run_flops(model, run, work.length)
   active = sizes.active_params(c, model.abstract_params, embed=False)
   windows = any(layer.window is not None for layer in c.layers)
-  keys = "12 d sum of m (1 - m / 2T), m = min(T, window)" if windows else ""
+  keys = "12 sum of d m (1 - m / 2T), m = min(T, window)" if windows else ""
+  widths = {c.num_heads * c.with_heads(x.mixer).head_dim for x in c.attending}
   memory = sizes.memory_size(c)
   out = [
     f"FLOPs per token = 6 N + {keys or '6 L T d'}"
@@ -120,7 +133,7 @@ def speed_lines(model: MeshModel, work: Work) -> list[str]:
     f"{active:,} active parameters"
     + ("" if c.tied else " without the embedding look-up")
     + f", L = {len(c.attending)}, T = {work.length}, d = heads x head_dim = "
-    f"{c.num_heads * c.head_dim}"
+    + " or ".join(map(str, sorted(widths)))
     + (f", s = {memory:,} numbers in memories" if memory else "")
   ]
   if chip:

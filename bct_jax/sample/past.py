@@ -13,7 +13,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import ROWS
-from bct_jax.models.architecture import ModelConfig
+from bct_jax.models.architecture import Layer, ModelConfig
 from bct_jax.models.attention import POSITIONS, Prefix, Slots, as_slots
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.deltanet import State, empty_state
@@ -26,10 +26,13 @@ def past_shardings(config: ModelConfig, mesh: Mesh) -> list[NamedSharding]:
 
   Heads of keys and values that do not divide are whole on every device.
   """
-  divides = config.num_kv_heads % mesh.shape["tensor"] == 0
-  slots = NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
-  state = NamedSharding(mesh, P(ROWS, "tensor"))
-  return [state if x.linear else slots for x in config.layers]
+
+  def spread(layer: Layer) -> NamedSharding:
+    heads = config.with_heads(layer.mixer).num_kv_heads
+    divides = layer.linear or heads % mesh.shape["tensor"] == 0
+    return NamedSharding(mesh, P(ROWS, "tensor" if divides else None))
+
+  return [spread(layer) for layer in config.layers]
 
 
 def empty_past(model: Decoder, rows: int, slots: int, dtype: Any) -> Past:
@@ -41,17 +44,19 @@ def empty_past(model: Decoder, rows: int, slots: int, dtype: Any) -> Past:
     slots: positions of each.
     dtype: of keys and values in slots.
   """
-  c = model.config
-  kv = jax.ShapeDtypeStruct(
-    (rows, slots, c.num_kv_heads, c.head_dim), "float32"
-  )
-  shapes = jax.eval_shape(lambda kv: as_slots(kv, kv, dtype), kv)
-  return [
-    empty_state(c.delta, rows, model.dtype)
-    if c.delta is not None and layer.linear
-    else jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    for layer in c.layers
-  ]
+  config = model.config
+
+  def empty(layer: Layer) -> Slots | State:
+    if layer.linear:
+      assert config.delta is not None
+      return empty_state(config.delta, rows, model.dtype)
+    c = config.with_heads(layer.mixer)
+    shape = (rows, slots, c.num_kv_heads, c.head_dim)
+    kv = jax.ShapeDtypeStruct(shape, "float32")
+    shapes = jax.eval_shape(lambda kv: as_slots(kv, kv, dtype), kv)
+    return jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+
+  return [empty(layer) for layer in config.layers]
 
 
 def as_prefix(kept: Sequence[Any]) -> list[Prefix | State]:

@@ -134,19 +134,23 @@ def cache_bytes(
 ) -> int:
   """Computes the bytes of keys and values on one device.
 
-  They are layers with attention x rows per device x slots x key/value heads per
-  device x 2 x bytes of each, which are head_dim x those of the dtype, and 4
-  more in int8 for a scale.
+  They are the sum over layers with attention of rows per device x slots x
+  key/value heads per device x 2 x bytes of each, which are head_dim x those of
+  the dtype, and 4 more in int8 for a scale.
   Heads are spread over tensor where they divide, and whole on every device
   where they do not.
   """
   tensor = axes["tensor"]
-  heads = config.num_kv_heads
-  heads = heads // tensor if heads % tensor == 0 else heads
   rows = -(-rows // (axes["data"] * axes["fsdp"]))
-  each = config.head_dim * jnp.dtype(dtype).itemsize
-  each += 4 if dtype == jnp.int8 else 0
-  return len(config.attending) * rows * slots * heads * 2 * each
+  total = 0
+  for layer in config.attending:
+    c = config.with_heads(layer.mixer)
+    heads = c.num_kv_heads
+    heads = heads // tensor if heads % tensor == 0 else heads
+    each = c.head_dim * jnp.dtype(dtype).itemsize
+    each += 4 if dtype == jnp.int8 else 0
+    total += rows * slots * heads * 2 * each
+  return total
 
 
 def state_bytes(config: ModelConfig, dtype: Any, axes: Axes, rows: int) -> int:
@@ -204,11 +208,11 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
   plain = "grouped" if model.attention == "grouped" else "xla"
   scores = model.attention != "splash"
   saved, rests = 0, [0]
-  for linear in sorted({layer.linear for layer in config.layers}):
-    layer = Block(block, model.dtype, plain, linear)
+  for mixer in config.mixers:
+    layer = Block(block, model.dtype, plain, mixer)
     kept = block_bytes(layer, model.remat, rows, work.length, scores)
     without_remat = block_bytes(layer, "none", rows, work.length, scores)
-    saved += kept * sum(x.linear == linear for x in config.layers)
+    saved += kept * sum(x.mixer == mixer for x in config.layers)
     rests.append(without_remat - kept)
   vocab = config.vocab_size // tensor
   table = vocab * config.width * jnp.dtype(model.dtype).itemsize
@@ -243,6 +247,11 @@ def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
       key_heads=config.delta.key_heads // tensor,
       value_heads=config.delta.value_heads // tensor,
     ),
+    global_attn=config.global_attn
+    and dataclasses.replace(
+      config.global_attn,
+      num_kv_heads=max(1, config.global_attn.num_kv_heads // tensor),
+    ),
   )
 
 
@@ -257,9 +266,10 @@ def block_bytes(
   """
   config, shape = block.config, jax.ShapeDtypeStruct
   x = shape((rows, length, config.width), block.dtype)
-  angles = (shape((rows, length, config.head_dim // 2), jnp.float32),) * 2
+  turning = config.with_heads(block.mixer).head_dim // 2
+  angles = (shape((rows, length, turning), jnp.float32),) * 2
   mask: Any = shape((rows, 1, length, length), jnp.bool_)
-  if block.linear:
+  if block.mixer == "deltanet":
     mask = Segments(shape((rows, length), jnp.int32))
   params = jax.eval_shape(block.init, jax.random.PRNGKey(0), x, angles, mask)
 
@@ -292,7 +302,7 @@ def flops_per_token(
 ) -> float:
   """Counts the model FLOPs of one position of a training row, as for MFU.
 
-    6 N + 12 d x sum over layers of m (1 - m / 2T) + 18 s,  m = min(T, window)
+    6 N + 12 x sum over layers of d m (1 - m / 2T) + 18 s,  m = min(T, window)
 
   N: active params of the matrix products (see active_params), d = query heads
   x head_dim, T = positions of a row. Without windows this is 6 N + 6 L T d:
@@ -305,12 +315,10 @@ def flops_per_token(
   """
   products = 6 * active_params(config, trained, embed=False)
   products += 4 * active_params(config, frozen, embed=False)
-  spans = [
-    length if layer.window is None else min(length, layer.window)
-    for layer in config.attending
-  ]
-  keys = sum(m * (1 - m / (2 * length)) for m in spans)
-  products += 12 * config.num_heads * config.head_dim * keys
+  for layer in config.attending:
+    m = length if layer.window is None else min(length, layer.window)
+    d = config.num_heads * config.with_heads(layer.mixer).head_dim
+    products += 12 * d * m * (1 - m / (2 * length))
   return products + 18 * memory_size(config)
 
 

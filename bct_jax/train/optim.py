@@ -24,7 +24,10 @@ from bct_jax.types import PyTree
 # Biases, norms and embeddings are not decayed, as is usual for AdamW, nor what
 # makes the decays of linear attention (Gu and Dao 2023, arXiv 2312.00752), nor
 # the factors of adapters: a decay of both is none of their product.
-_NO_DECAY = ("scale", "bias", "embed", "lora_a", "lora_b", "a_log", "dt_bias")
+_NO_DECAY = (
+  *("scale", "bias", "embed", "lora_a", "lora_b", "a_log", "dt_bias"),
+  "scalar",  # of a block's output, which is no trained parameter
+)
 
 
 def _map_names(f: Callable[[str, Any], Any], tree: PyTree) -> PyTree:

@@ -79,6 +79,27 @@ LINEAR_ATTENTION = {
     "partial_rotary_factor": 0.5,
   },
 }
+# Full layers have one wide head of keys, which are the values, too; 8 of the 16
+# pairs of such a head turn.
+GEMMA4 = {
+  "head_dim": 16,
+  "global_head_dim": 32,
+  "num_global_key_value_heads": 1,
+  "attention_k_eq_v": True,
+  "sliding_window": 8,
+  "num_hidden_layers": 6,
+  "layer_types": (["sliding_attention"] * 2 + ["full_attention"]) * 2,
+  "final_logit_softcapping": 3.0,
+  "tie_word_embeddings": True,
+  "rope_parameters": {
+    "sliding_attention": {"rope_type": "default", "rope_theta": 1e4},
+    "full_attention": {
+      "rope_type": "proportional",
+      "rope_theta": 1e6,
+      "partial_rotary_factor": 0.5,
+    },
+  },
+}
 SHARED = {**MIXTURE, "shared_expert_intermediate_size": 40}
 # Name in the table of models/README.md -> model_type, what differs from BASE.
 FAMILIES = {
@@ -135,6 +156,16 @@ FAMILIES = {
       },
     },
   ),
+  "Gemma 4": ("gemma4_text", {**GEMMA4, "hidden_size_per_layer_input": 0}),
+  "Gemma 4, own values": (
+    "gemma4_unified_text",
+    {
+      **GEMMA4,
+      "attention_k_eq_v": False,
+      "num_hidden_layers": 3,
+      "layer_types": GEMMA4["layer_types"][:3],
+    },
+  ),
   "SmolLM3": ("smollm3", {"num_hidden_layers": 5}),
   "OLMo 2": ("olmo2", {}),
   "OLMo 3": (
@@ -171,9 +202,9 @@ FAMILIES = {
 # most gradients and texts.
 QUICK = (
   *("Llama 3.1, 3.2", "Qwen 2, window", "Qwen 3 MoE", "Qwen 3.5 to 3.8"),
-  *("Gemma 2", "OLMo 3"),
+  *("Gemma 2", "Gemma 4", "OLMo 3"),
 )
-GRADIENTS = ("Qwen 3 MoE", "Qwen 3.5 to 3.8", "Gemma 2")
+GRADIENTS = ("Qwen 3 MoE", "Qwen 3.5 to 3.8", "Gemma 2", "Gemma 4")
 TEXT = ("Llama 3.1, 3.2", "Qwen 3.5 to 3.8")
 STOP = frozenset({2})
 SEEN: dict[str, list[str]] = {}
@@ -187,15 +218,20 @@ def save_random(kind: str, values: dict, folder: Path) -> None:
   torch.manual_seed(0)
   config = transformers.CONFIG_MAPPING[kind](**{**BASE, **values})
   model = transformers.AutoModelForCausalLM.from_config(config)
-  plus_one = kind.startswith(("gemma", "qwen3_5", "qwen3_next"))
+  plus_one = kind.startswith(("gemma2", "gemma3", "qwen3_5", "qwen3_next"))
   with torch.no_grad():
     for name, p in model.named_parameters():
       around = 1.0 if "norm" in name and not plus_one else 0.0
       if name.endswith("linear_attn.norm.weight"):
         around = 1.0
+      if kind.startswith("gemma4") and ("q_norm" in name or "k_norm" in name):
+        around = 0.5  # Scores are not scaled: torch's own error is 1e-4 with 1.
       if name.endswith("A_log"):  # so that memories outlast a chunk
         around = -3.0
       p.copy_(around + torch.randn_like(p) * (0.3 if p.ndim == 1 else 0.15))
+    for name, x in model.named_buffers():
+      if name.endswith("layer_scalar"):
+        x.copy_(1 + torch.randn_like(x) * 0.3)
   model.save_pretrained(folder, max_shard_size="20KB")
   assert len(list(folder.glob("model-*.safetensors"))) > 2
 
@@ -268,7 +304,9 @@ def test_yarn_frequencies(scaling, tmp_path):
 def test_parameters(family):
   name, _, _, params, reference = family
   ours = sum(x.size for x in jax.tree.leaves(params))
-  assert ours == sum(p.numel() for p in reference.parameters())
+  # Of what torch has as buffers only these are in a checkpoint.
+  theirs = [*reference.parameters(), *parity.saved_buffers(reference).values()]
+  assert ours == sum(x.numel() for x in theirs)
 
 
 @families(QUICK)

@@ -37,7 +37,7 @@ CONFIG = ModelConfig(
 # As Qwen3.5: linear layers between others, which are gated and turn in part.
 HYBRID = dataclasses.replace(
   CONFIG,
-  layers=(Layer(None, None, linear=True), Layer(None, Rope(1e4, share=0.5)))
+  layers=(Layer(None, None, "deltanet"), Layer(None, Rope(1e4, share=0.5)))
   * 2,
   qk_norm="head",
   norm_plus_one=True,

@@ -95,6 +95,8 @@ def check_gradients(mesh, model, params, reference, rows):
   assert float(value) == pytest.approx(float(loss.detach()), rel=1e-5)
   theirs = torch_gradients(reference)
   ours = hf_tensors(grads, model.config)
+  for name in saved_buffers(reference):
+    assert not ours.pop(name).any(), f"{name} would be trained"
   assert set(ours) == set(theirs)
   largest = 0.0
   for name, grad in theirs.items():
@@ -103,6 +105,12 @@ def check_gradients(mesh, model, params, reference, rows):
     assert error <= 1e-4, f"{name}: relative error {error:.1e}"
     largest = max(largest, error)
   return largest
+
+
+def saved_buffers(reference):
+  """What a checkpoint has besides parameters, by name."""
+  saved = reference.state_dict()
+  return {n: x for n, x in reference.named_buffers() if n in saved}
 
 
 def torch_gradients(reference):

@@ -214,6 +214,8 @@ def _index(shards: Mapping[str, list[Part]], itemsize: int) -> dict[str, Any]:
 # names their classes.
 _DECODERS = {
   "gemma3_text": "Gemma3ForCausalLM",
+  "gemma4_text": "Gemma4ForCausalLM",
+  "gemma4_unified_text": "Gemma4UnifiedForCausalLM",
   "mistral": "MistralForCausalLM",
   "ministral3": "Ministral3ForCausalLM",
   "qwen3_5_text": "Qwen3_5ForCausalLM",

@@ -179,8 +179,11 @@ def _match(
     name.removeprefix(_PREFIX): tensor
     for name, tensor in safetensors_file.read_header(path).items()
   }
-  modules = linear_layers(model)
-  ours = {module: name for name, module in modules.items()}
+  ours = {
+    (module, i): name
+    for name, module in linear_layers(model).items()
+    for i in model.layers_of(name)
+  }
   in_model, left_out = language_part(model, stored)
   out, prefix = {}, "model."
   form = re.compile(r"model\.(layers\.(\d+)\.(.+))\.lora_([AB])\.weight")
@@ -193,15 +196,12 @@ def _match(
         key = parameter, int(found[2]), found[4], None
         out[key] = stored[name]
         continue
-    if (
-      not found
-      or layer not in ours
-      or int(found[2]) not in model.layers_of(ours[layer])
-      or (expert or 0) >= max(1, model.num_experts)
-    ):
+    own = ours.get((layer, int(found[2]))) if found else None
+    if not found or not own or (expert or 0) >= max(1, model.num_experts):
+      known = sorted({module for module, _ in ours})
       raise ValueError(
         f"{path}: tensor {stored[name].name} is not of a linear layer of the "
-        f"model's {model.num_layers} blocks ({', '.join(sorted(ours))}), and "
+        f"model's {model.num_layers} blocks ({', '.join(known)}), and "
         f"no other is supported: {MERGE}"
       )
     prefix = name[: name.index("layers.")]
@@ -210,8 +210,8 @@ def _match(
         f"{path}: tensor {stored[name].name} is of a layer that "
         f"target_modules of {CONFIG} does not name"
       )
-    entry = model.layers_of(ours[layer]).index(int(found[2]))
-    out[ours[layer], entry, found[4], expert] = stored[name]
+    entry = model.layers_of(own).index(int(found[2]))
+    out[own, entry, found[4], expert] = stored[name]
   for what, count in left_out.items() if jax.process_index() == 0 else ():
     whole_folder.say(
       f"{path}: only the language model is adapted, {count} tensors of {what} "

@@ -48,12 +48,17 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
   def norm(ours: str, theirs: str) -> None:
     out[f"layers/{ours}/scale"] = HfName(f"{layer}{theirs}.weight", False)
 
-  for x in "qkv":
-    linear(f"attn/{x}", f"self_attn.{x}_proj", config.qkv_bias)
-  linear("attn/o", "self_attn.o_proj", config.out_bias)
-  if config.qk_norm != "none":
-    norm("attn/q_norm", "self_attn.q_norm")
-    norm("attn/k_norm", "self_attn.k_norm")
+  for mixer in config.mixers:
+    if mixer == "deltanet":
+      continue
+    for x in "qk" if config.with_heads(mixer).key_is_value else "qkv":
+      linear(f"{mixer}/{x}", f"self_attn.{x}_proj", config.qkv_bias)
+    linear(f"{mixer}/o", "self_attn.o_proj", config.out_bias)
+    if config.qk_norm != "none":
+      norm(f"{mixer}/q_norm", "self_attn.q_norm")
+      norm(f"{mixer}/k_norm", "self_attn.k_norm")
+  if config.layer_scalar:
+    out["layers/scalar"] = HfName(f"{layer}layer_scalar", False)
   if config.norms == "pre":
     norm("attn_norm", "input_layernorm")
     norm("mlp_norm", "post_attention_layernorm")
@@ -158,7 +163,7 @@ def hf_parts(
 # Families of which some models have an image encoder.
 _WITH_IMAGES = (
   *("gemma3_text", "mistral", "ministral3"),
-  *("qwen3_5_text", "qwen3_5_moe_text"),
+  *("qwen3_5_text", "qwen3_5_moe_text", "gemma4_text", "gemma4_unified_text"),
 )
 # Families published with layers that predict further tokens.
 _WITH_MORE_TOKENS = ("qwen3_5_text", "qwen3_5_moe_text", "qwen3_next")
@@ -168,8 +173,10 @@ _LANGUAGE = ("model.language_model.", "language_model.model.")
 _HEADS = ("language_model.lm_head.",)
 _LEFT_OUT = {
   "the image encoder": re.compile(
-    r"^(model\.)?(vision_tower|multi_modal_projector|visual)\."
+    r"^(model\.)?(vision_tower|multi_modal_projector|visual|embed_vision"
+    r"|vision_embedder)\."
   ),
+  "the audio encoder": re.compile(r"^(model\.)?(audio_tower|embed_audio)\."),
   "what predicts further tokens (mtp)": re.compile(r"^mtp\."),
 }
 
