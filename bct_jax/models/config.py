@@ -91,12 +91,12 @@ def from_hf(path: Path) -> ModelConfig:
   activation = getattr(hf, "hidden_activation", None) or hf.hidden_act
   if activation not in _ACTIVATIONS:
     refuse("hidden_act", f"{activation} given, supported: {[*_ACTIVATIONS]}")
-  heads = hf.num_attention_heads
-  kv_heads = hf.num_key_value_heads or heads
+  layers = _layers(hf, refuse)
+  heads, own = hf.num_attention_heads, _of_layer(hf, layers, "attn")
+  kv_heads = own.num_key_value_heads or heads
   if heads % kv_heads:
     refuse("num_key_value_heads", f"must divide num_attention_heads = {heads}")
-  head_dim = getattr(hf, "head_dim", None) or hf.hidden_size // heads
-  layers = _layers(hf, refuse)
+  head_dim = getattr(own, "head_dim", None) or hf.hidden_size // heads
   global_attn = _global_attn(hf, layers, refuse)
   for layer in layers:
     width = head_dim
@@ -203,13 +203,10 @@ def _normalized(raw: dict[str, Any], path: Path) -> Any:
   from transformers import CONFIG_MAPPING  # Slow to import.
 
   try:
-    out = CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+    return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
   except Exception as e:  # It checks types and sizes by several libraries.
     reason = " ".join(str(e).split())
     raise ValueError(f"{path}: not a valid configuration: {reason}") from None
-  # Where some layers have values of their own, those of all others may be read.
-  out.allow_global_per_layer_attribute_access = True
-  return out
 
 
 def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
@@ -263,6 +260,14 @@ def _has_global_heads(hf: Any) -> bool:
   return hf.model_type in ("gemma4_text", "gemma4_unified_text")
 
 
+def _of_layer(hf: Any, layers: tuple[Layer, ...], mixer: str) -> Any:
+  """Returns the configuration from which to read heads with a mixer."""
+  if not _has_global_heads(hf):
+    return hf
+  first = next(i for i, layer in enumerate(layers) if layer.mixer == mixer)
+  return hf.per_layer_config[first]
+
+
 def _global_attn(
   hf: Any, layers: tuple[Layer, ...], refuse: Refuse
 ) -> GlobalAttention | None:
@@ -273,14 +278,13 @@ def _global_attn(
   for field in sorted({field for own in named.values() for field in own}):
     if field not in ("head_dim", "num_key_value_heads"):
       refuse("per_layer_config", f"{field} of a layer may change the model")
-  heads: dict[str, set[tuple[int, int]]] = {}
+  shapes: dict[str, set[tuple[int, int]]] = {}
   for layer, own in zip(layers, hf.per_layer_config, strict=True):
     shape = own.head_dim, own.num_key_value_heads
-    heads.setdefault(layer.mixer, set()).add(shape)
-  plain = {(hf.head_dim, hf.num_key_value_heads)}
-  if heads["attn"] != plain or len(heads["global_attn"]) > 1:
-    refuse("per_layer_config", "it may change layers without a window, alike")
-  ((head_dim, kv_heads),) = heads["global_attn"]
+    shapes.setdefault(layer.mixer, set()).add(shape)
+  if any(len(shape) > 1 for shape in shapes.values()):
+    refuse("per_layer_config", "layers of a kind need heads of one shape")
+  ((head_dim, kv_heads),) = shapes["global_attn"]
   if hf.num_attention_heads % kv_heads:
     refuse(
       "num_global_key_value_heads",

@@ -43,6 +43,14 @@ HYBRID_FORMS = {
     "rank_pattern": {r"layers\.2\.linear_attn\.in_proj_qkv": 2},
   },
 }
+# Over a model whose attention has two shapes, and some layers no v_proj.
+GEMMA4_FORMS = {
+  "two shapes": {
+    "target_modules": ["q_proj", "v_proj", "o_proj", "down_proj"],
+    "r": 4,
+    "rank_pattern": {r"layers\.2\.self_attn\.q_proj": 2},
+  },
+}
 # Further ways to name modules, which are compared with peft's own functions.
 SELECTIONS = [
   *FORMS.values(),
@@ -142,7 +150,7 @@ def read(folder, model, params):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-  "form", long_but(["patterns"], [*FORMS, *HYBRID_FORMS])
+  "form", long_but(["patterns"], [*FORMS, *HYBRID_FORMS, *GEMMA4_FORMS])
 )
 def test_logits_and_gradients_of_peft(
   form, tiny_folder, hybrid_folder, tmp_path
@@ -151,8 +159,11 @@ def test_logits_and_gradients_of_peft(
   import torch
 
   folder = hybrid_folder if form in HYBRID_FORMS else tiny_folder
+  if form in GEMMA4_FORMS:
+    folder = tmp_path / "gemma4"
+    save_random(*FAMILIES["Gemma 4"], folder)
   model, params = load(folder, make_mesh(1, 2, 2))
-  fields = {**FORMS, **HYBRID_FORMS}[form]
+  fields = {**FORMS, **HYBRID_FORMS, **GEMMA4_FORMS}[form]
   theirs = make_adapter(folder, tmp_path / "theirs", **fields)
   stored = read(tmp_path / "theirs", model, params)
   config = stored.lora

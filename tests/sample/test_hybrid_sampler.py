@@ -1,25 +1,35 @@
-"""A model with linear layers, whose slots carry a state, sampled and scored."""
+"""Models whose layers differ in what their slots carry, sampled and scored:
+states of linear layers, and keys of two shapes."""
 
 import functools
 
 import jax
 import numpy as np
 import pytest
-from helpers import HYBRID, init_params, make_mesh
+from helpers import HYBRID, TWO_SHAPES, init_params, make_mesh
 from test_sampler import PROMPTS, assert_same, check_greedy, run
 
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
 from bct_jax.sample.score import make_scorer
 
-MODEL = Decoder(HYBRID)
-sample = functools.partial(run, model=MODEL)
+MODELS = {"linear": Decoder(HYBRID), "two shapes": Decoder(TWO_SHAPES)}
+
+
+@pytest.fixture(scope="module", params=MODELS)
+def model(request):
+  return MODELS[request.param]
+
+
+@pytest.fixture
+def sample(model):
+  return functools.partial(run, model=model)
 
 
 @pytest.fixture(scope="module")
-def reference():
+def reference(model):
   """Ten prompts with a shared beginning, in four slots that are refilled."""
-  return sample()
+  return run(model=model)
 
 
 @pytest.mark.parametrize(
@@ -31,13 +41,17 @@ def reference():
   ],
   ids=str,
 )
-def test_samples_do_not_depend_on_batch_prefill_or_mesh(change, reference):
+def test_samples_do_not_depend_on_batch_prefill_or_mesh(
+  change, sample, reference
+):
   if "mesh" in change:
     change = {"mesh": make_mesh(*change["mesh"])}
   assert_same(sample(**change), reference)
 
 
-def test_samples_do_not_depend_on_order_neighbours_or_what_is_shared(reference):
+def test_samples_do_not_depend_on_order_neighbours_or_what_is_shared(
+  sample, reference
+):
   order = [7, 2, 9, 0]
   again = PROMPTS[7]  # run once, and sampled twice
   out = sample(prompts=[*(PROMPTS[i] for i in order), again], ids=[*order, 77])
@@ -50,17 +64,17 @@ def test_samples_do_not_depend_on_order_neighbours_or_what_is_shared(reference):
 
 
 @pytest.mark.long
-def test_greedy_is_the_argmax_of_whole_forwards():
-  check_greedy(sample(temperature=0.0, stops=(95,)), MODEL)
+def test_greedy_is_the_argmax_of_whole_forwards(model, sample):
+  check_greedy(sample(temperature=0.0, stops=(95,)), model)
 
 
 @pytest.mark.long
-def test_scores_are_those_of_the_sampler(reference):
+def test_scores_are_those_of_the_sampler(model, reference):
   """Prompts and completions of several rows are packed into one."""
   mesh = make_mesh()
   with jax.set_mesh(mesh):
-    score = make_scorer(MODEL, mesh, tokens=256)
-    weights = Weights(init_params(MODEL, mesh))
+    score = make_scorer(model, mesh, tokens=256)
+    weights = Weights(init_params(model, mesh))
     scored = score(weights, PROMPTS, [c.tokens for c in reference])
   for ours, theirs in zip(scored, reference, strict=True):
     np.testing.assert_allclose(ours.logprobs, theirs.logprobs, atol=1e-4)

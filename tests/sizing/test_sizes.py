@@ -10,7 +10,15 @@ import jax
 import jax.numpy as jnp
 import pytest
 from cases import long_but
-from helpers import CONFIG, HYBRID, OPTIM, dense_loss, make_mesh, sampling
+from helpers import (
+  CONFIG,
+  HYBRID,
+  OPTIM,
+  TWO_SHAPES,
+  dense_loss,
+  make_mesh,
+  sampling,
+)
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
@@ -81,6 +89,8 @@ PUBLISHED = {
   "qwen3_30b_a3b": 30_532_122_624,
   # As transformers' own model of this config.json has, without image encoder.
   "qwen3_5_9b": 8_953_803_264,
+  # Likewise, with the 60 numbers that its blocks are multiplied by.
+  "gemma4_31b": 30_697_345_280 + 60,
   # 20.9 and 116.8 billion, active 3.6 and 5.1 without the embedding (model
   # card, arXiv 2508.10925).
   "gpt_oss_20b": 20_914_757_184,
@@ -113,8 +123,8 @@ def test_architectures_have_the_published_parameters(name):
 
 @pytest.mark.parametrize(
   "architecture",
-  [CONFIG, MOE, HYBRID_MOE],
-  ids=["dense", "moe", "hybrid moe"],
+  [CONFIG, MOE, HYBRID_MOE, TWO_SHAPES],
+  ids=["dense", "moe", "hybrid moe", "two shapes"],
 )
 def test_bytes_are_those_of_real_arrays(architecture):
   abstract = mesh_model(architecture, meshes.abstract_mesh(2, 2, 2))
@@ -137,13 +147,14 @@ def test_bytes_are_those_of_real_arrays(architecture):
 
 @pytest.mark.parametrize("cached", ["auto", "int8"])
 @pytest.mark.parametrize("tensor", [2, 4], ids=["split", "whole heads"])
-def test_cache_bytes_are_those_of_the_cache(tensor, cached):
+@pytest.mark.parametrize("architecture", [CONFIG, TWO_SHAPES], ids=["", "two"])
+def test_cache_bytes_are_those_of_the_cache(architecture, tensor, cached):
   mesh = make_mesh(1, 2, tensor)
-  model = mesh_model(CONFIG, mesh)
+  model = mesh_model(architecture, mesh)
   config = sampling(batch_size=6, kv_cache_dtype=cached)
   state = Engine(model.model, config, (), mesh).start(24, 6)
   dtype = kv_dtype(config, jnp.float32)
-  found = sizes.cache_bytes(CONFIG, dtype, mesh.shape, 6, 24)
+  found = sizes.cache_bytes(architecture, dtype, mesh.shape, 6, 24)
   assert found == on_first_device(state.past)
 
 
@@ -307,6 +318,13 @@ def test_attention_counts_the_keys_that_are_seen(window):
   )
   by_hand = 12 * 4 * 8 * seen / length
   assert math.isclose(found, by_hand, rel_tol=0.002)
+
+
+def test_attention_counts_heads_of_two_shapes():
+  found = sizes.flops_per_token(TWO_SHAPES, 100, None)
+  # Two layers with heads of 8 and a window of 8, two with heads of 16.
+  want = 12 * 4 * 2 * (8 * 8 * (1 - 8 / 200) + 16 * 100 * (1 - 100 / 200))
+  assert found == pytest.approx(want)
 
 
 def test_linear_layers_count_their_memories():

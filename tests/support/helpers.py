@@ -14,7 +14,12 @@ from bct_jax.config import LoraConfig, OptimConfig, SamplingConfig
 from bct_jax.experiment.run_state import TrainRun
 from bct_jax.experiment.training import train_runs
 from bct_jax.models import decoder, lora, partition
-from bct_jax.models.architecture import DeltaNet, Layer, ModelConfig
+from bct_jax.models.architecture import (
+  DeltaNet,
+  GlobalAttention,
+  Layer,
+  ModelConfig,
+)
 from bct_jax.models.rope import Rope
 from bct_jax.objectives import data_needs
 from bct_jax.train import optim
@@ -37,14 +42,27 @@ CONFIG = ModelConfig(
 # As Qwen3.5: linear layers between others, which are gated and turn in part.
 HYBRID = dataclasses.replace(
   CONFIG,
-  layers=(Layer(None, None, "deltanet"), Layer(None, Rope(1e4, share=0.5)))
-  * 2,
+  layers=(Layer(None, None, "deltanet"), Layer(None, Rope(1e4, share=0.5))) * 2,
   qk_norm="head",
   norm_plus_one=True,
   attn_gate=True,
   delta=DeltaNet(
     key_heads=2, value_heads=4, key_dim=8, value_dim=12, window=4, fused=False
   ),
+)
+# As Gemma 4: layers without a window have other heads, whose keys are values.
+TWO_SHAPES = dataclasses.replace(
+  CONFIG,
+  layers=(
+    Layer(8, Rope(1e4)),
+    Layer(None, Rope(1e6, "proportional", share=0.5), "global_attn"),
+  )
+  * 2,
+  qk_norm="head",
+  value_norm=True,
+  query_scale=1.0,
+  layer_scalar=True,
+  global_attn=GlobalAttention(16, 1, key_is_value=True),
 )
 OPTIM = OptimConfig(
   optimizer="adamw",
