@@ -1,4 +1,4 @@
-"""Trains adapters of Gemma-4-31B, of its language model, on 8 H100.
+"""Trains Gemma-4-31B, the weights of its language model, on 8 H100.
 
 Five of six layers see 1,024 tokens. `--mode=dry_run` needs neither the model
 nor the GPUs.
@@ -19,6 +19,5 @@ def get_config() -> ConfigDict:
   c.mesh.data, c.mesh.fsdp, c.mesh.tensor = 1, 2, 4
   c.mesh.chip = "h100"
   large(c)
-  c.lora.rank = 16
   c.organism.train.batch_size = c.train.batch_size = 16
   return c
