@@ -35,7 +35,9 @@ def read_tokenizer(folder: Path) -> Any:
   try:
     # Unless told, transformers asks at the terminal whether to run code that
     # the folder brings.
-    return AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    out = AutoTokenizer.from_pretrained(str(folder), trust_remote_code=False)
+    _ = out.all_special_ids  # Without end where a token has no text.
+    return out
   except (KeyboardInterrupt, SystemExit, MemoryError):
     raise
   except BaseException as e:  # also panics of Rust, which are no Exception
@@ -70,7 +72,8 @@ def _check_fields(folder: Path, config: dict[str, Any]) -> None:
     if value is None:
       continue
     if field.endswith("_token") and not field.startswith(("add_", "use_")):
-      if not isinstance(value, str | dict | bool):
+      text = value.get("content") if isinstance(value, dict) else value
+      if not isinstance(text, str | bool):
         refuse(field, "a token's text")
     elif field == "chat_template":
       named = isinstance(value, list) and all(

@@ -153,7 +153,10 @@ def _check_fields(
     if field in raw and raw[field] not in allowed:
       refuse(field, f"supported: {' or '.join(map(str, allowed))}")
   if quantization := raw.get("quantization_config"):
-    if str(quantization.get("quant_method")) not in family.quantizations:
+    known = isinstance(quantization, dict) and (
+      quantization.get("quant_method") in family.quantizations
+    )
+    if not known:
       refuse("quantization_config", "weights of this form are not read")
 
 
@@ -240,7 +243,9 @@ def _layers(hf: Any, refuse: Refuse) -> tuple[Layer, ...]:
       refuse("sliding_window", "a number is needed for its layers")
     rope = hf.rope_parameters
     if "full_attention" in rope:  # one for each kind of layer
-      rope = rope[kind]
+      rope = rope.get(kind)
+      if not isinstance(rope, dict):
+        refuse("rope_parameters", f"{kind} is missing")
     out.append(
       Layer(
         window if sliding else None,

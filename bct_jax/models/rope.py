@@ -123,6 +123,7 @@ _NAMES = {
   "llama_4_scaling_beta": "query_growth",
   "partial_rotary_factor": "share",
 }
+_MOST = 1e12  # the largest number that is no mistake
 _LENGTH = "original_max_position_embeddings"
 # Kind -> the fields that it needs, and those that it may have.
 _KINDS: Mapping[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -143,6 +144,7 @@ ROPES = tuple(_KINDS)
 _OF_IMAGES = ("mrope_section", "mrope_interleaved")
 # Of yarn, they make the attention factor where it is not given.
 _MSCALES = ("mscale", "mscale_all_dim")
+_OR_ZERO = ("beta_fast", "beta_slow", "llama_4_scaling_beta", *_MSCALES)
 
 
 def read_rope(
@@ -167,6 +169,7 @@ def read_rope(
     )
   needs, may = _KINDS[kind]
   given = {k: v for k, v in values.items() if v is not None}
+  _check_numbers(given, refuse)
   if growing:
     if kind != "yarn":
       refuse("rope_parameters", f"rope_type {kind}; supported: yarn")
@@ -177,8 +180,6 @@ def read_rope(
   if partial or kind == "proportional":
     may += ("partial_rotary_factor",)
     given = {k: v for k, v in given.items() if k not in _OF_IMAGES}
-    if not 0 < given.get("partial_rotary_factor", 1) <= 1:
-      refuse("rope_parameters", "partial_rotary_factor is from 0 to 1")
   # Some other configurations have it, too, and it must be 1 in them.
   elif given.get("partial_rotary_factor") == 1:
     del given["partial_rotary_factor"]
@@ -197,6 +198,32 @@ def read_rope(
       if not used.get(name, 1):
         del used[name]
   return Rope(kind=kind, **used)
+
+
+def _check_numbers(given: Mapping[str, Any], refuse: Refuse) -> None:
+  """Refuses what is no number, or out of range."""
+  for name in (*_NAMES, *_MSCALES):
+    value = given.get(name)
+    if value is None:
+      continue
+    if name == "truncate":
+      if type(value) is not bool:
+        refuse("rope_parameters", f"truncate = {value!r}: true or false")
+      continue
+    low = 1 if name == "rope_theta" else 0
+    high = 1 if name == "partial_rotary_factor" else _MOST
+    fits = type(value) in (int, float) and (
+      low < value <= high or (name in _OR_ZERO and value == 0)
+    )
+    if not fits:
+      refuse(
+        "rope_parameters",
+        f"{name} = {value!r}: a number above {low:g} and up to {high:g} is "
+        "needed",
+      )
+  low, high = (given.get(f"{x}_freq_factor") for x in ("low", "high"))
+  if low is not None and high is not None and low >= high:
+    refuse("rope_parameters", "low_freq_factor must be below high_freq_factor")
 
 
 def _attention_factor(

@@ -69,7 +69,10 @@ def read_config(folder: Path) -> dict[str, Any]:
       )
   numbers: dict[str, Any] = {k: config.get(k) for k in ("r", "lora_alpha")}
   for field in ("rank_pattern", "alpha_pattern"):
-    for key, value in (config.get(field) or {}).items():
+    patterns = config.get(field) or {}
+    if not isinstance(patterns, dict):
+      raise ValueError(f"{path}: {field} = {patterns!r}: an object is needed")
+    for key, value in patterns.items():
       if not _is_pattern(key):
         raise ValueError(f"{path}: {field}: {key!r} is no regular expression")
       numbers[f"{field}[{key!r}]"] = value

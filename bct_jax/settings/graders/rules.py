@@ -53,6 +53,8 @@ class RuleReader:
     name = options.pop("kind", kind)
     if not name:
       raise ValueError(f'{where}: needs a "kind", one of {self._kinds()}')
+    if not isinstance(name, str):
+      raise ValueError(f"{where}.kind must be text, not {name!r}")
     if name in COMBINATIONS:
       return self._combine(name, options, where, kind)
     if is_user_code(name):
