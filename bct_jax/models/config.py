@@ -77,17 +77,8 @@ def from_hf(path: Path) -> ModelConfig:
   if family is None:
     refuse("model_type", f"supported architectures: {', '.join(FAMILIES)}")
   _check_fields(raw, family, raw is not whole, refuse)
-  hf = _normalized(
-    {k: v for k, v in raw.items() if k != "quantization_config"}, path
-  )
-  for field, allowed in family.only.items():
-    default = getattr(hf, field, allowed[0])
-    if default not in allowed:
-      refuse(
-        field,
-        f"supported: {' or '.join(map(str, allowed))}, not the "
-        f"default of {default}",
-      )
+  hf = _normalized(raw, path)
+  _check_defaults(hf, family, refuse)
   activation = getattr(hf, "hidden_activation", None) or hf.hidden_act
   if activation not in _ACTIVATIONS:
     refuse("hidden_act", f"{activation} given, supported: {[*_ACTIVATIONS]}")
@@ -98,13 +89,6 @@ def from_hf(path: Path) -> ModelConfig:
     refuse("num_key_value_heads", f"must divide num_attention_heads = {heads}")
   head_dim = getattr(own, "head_dim", None) or hf.hidden_size // heads
   global_attn = _global_attn(hf, layers, refuse)
-  for layer in layers:
-    width = head_dim
-    if layer.mixer == "global_attn" and global_attn:
-      width = global_attn.head_dim
-    turning = layer.rope.turning(width) if layer.rope else width
-    if turning % 2 or not turning:
-      refuse("head_dim", f"rotary positions need an even number, not {turning}")
   fields = {
     "vocab_size": hf.vocab_size,
     "width": hf.hidden_size,
@@ -121,7 +105,13 @@ def from_hf(path: Path) -> ModelConfig:
     "family": raw["model_type"],
     "activation": _ACTIVATIONS[activation],
   }
-  return ModelConfig(**{**fields, **family.flags(hf)})
+  out = ModelConfig(**{**fields, **family.flags(hf)})
+  for layer in layers:
+    width = out.with_heads(layer.mixer).head_dim
+    turning = layer.rope.turning(width) if layer.rope else width
+    if turning % 2 or not turning:
+      refuse("head_dim", f"rotary positions need an even number, not {turning}")
+  return out
 
 
 def _check_fields(
@@ -183,6 +173,15 @@ _MOST = {
 }
 
 
+def _check_defaults(hf: Any, family: Family, refuse: Refuse) -> None:
+  """Refuses defaults of transformers for fields of which others are read."""
+  for field, allowed in family.only.items():
+    default = getattr(hf, field, allowed[0])
+    if default not in allowed:
+      known = " or ".join(map(str, allowed))
+      refuse(field, f"supported: {known}, not the default of {default}")
+
+
 def _check_numbers(raw: dict[str, Any], refuse: Refuse) -> None:
   """Refuses sizes out of range, and numbers that are not finite."""
   for field, most in _MOST.items():
@@ -205,8 +204,9 @@ def _normalized(raw: dict[str, Any], path: Path) -> Any:
   """
   from transformers import CONFIG_MAPPING  # Slow to import.
 
+  fields = {k: v for k, v in raw.items() if k != "quantization_config"}
   try:
-    return CONFIG_MAPPING[raw["model_type"]].from_dict(dict(raw))
+    return CONFIG_MAPPING[raw["model_type"]].from_dict(fields)
   except Exception as e:  # It checks types and sizes by several libraries.
     reason = " ".join(str(e).split())
     raise ValueError(f"{path}: not a valid configuration: {reason}") from None

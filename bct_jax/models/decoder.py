@@ -301,7 +301,7 @@ class Decoder:
       x *= jnp.asarray(self.config.embed_scale, self.dtype)
     return constrain(x, ROWS, None, None)
 
-  def _masks(self, make: Callable[[int | None], Any]) -> Callable[[Any], Any]:
+  def _masks(self, make: Callable[[int | None], Any]) -> Callable[..., Any]:
     """Makes the masks of all windows; returns a look-up by layer."""
     return by_kind(self.config.layers, lambda layer: layer.window, make)
 

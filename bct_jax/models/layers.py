@@ -108,25 +108,11 @@ class Attention(nn.Module):
       [B, T, D], and the new keys and values [B, T, K, H], or the new Slots.
     """
     c = self.config
-    x, forked = fork(self, x)
-
-    def project(name, heads, parts=1):
-      width = heads * parts * c.head_dim
-      linear = Linear(width, self.dtype, c.qkv_bias, name=name)
-      y = linear(x, arms, forked)
-      y = y if name == "v" else self._norm(y, "all", name)
-      return self._split_heads(y, heads, parts)
-
     sinks = None
     if c.sinks:
       sinks = self.param("sinks", nn.initializers.zeros, (c.num_heads,))
     growth, angles = angles[2:], angles[:2]
-    q, *gate = project("q", c.num_heads, 1 + c.attn_gate)
-    (keys,) = project("k", c.num_kv_heads)
-    (v,) = (keys,) if c.key_is_value else project("v", c.num_kv_heads)
-    q, keys = self._norm(q, "head", "q"), self._norm(keys, "head", "k")
-    if c.value_norm:
-      v = normalize(v, c.norm_eps).astype(v.dtype)
+    q, keys, v, gate = self._project(x, arms)
     q = rotate(q, angles)
     if growth:
       q *= growth[0][..., None, None].astype(q.dtype)
@@ -158,6 +144,35 @@ class Attention(nn.Module):
     y = constrain(y, ROWS, None, "tensor")  # as in `_split_heads`
     out = Linear(c.width, self.dtype, c.out_bias, name="o")
     return out(y, arms), kv
+
+  def _project(self, x, arms):
+    """Projects tokens to heads, and normalizes these.
+
+    Args:
+      x: [B, T, D].
+      arms: [B, T] or None, see Linear.
+
+    Returns:
+      Queries [B, T, N, H], keys and values [B, T, K, H], and a list with the
+      gates [B, T, N, H] if the model has them.
+    """
+    c = self.config
+    x, forked = fork(self, x)
+
+    def project(name, heads, parts=1):
+      width = heads * parts * c.head_dim
+      linear = Linear(width, self.dtype, c.qkv_bias, name=name)
+      y = linear(x, arms, forked)
+      y = y if name == "v" else self._norm(y, "all", name)
+      return self._split_heads(y, heads, parts)
+
+    q, *gate = project("q", c.num_heads, 1 + c.attn_gate)
+    (keys,) = project("k", c.num_kv_heads)
+    (v,) = (keys,) if c.key_is_value else project("v", c.num_kv_heads)
+    q, keys = self._norm(q, "head", "q"), self._norm(keys, "head", "k")
+    if c.value_norm:
+      v = normalize(v, c.norm_eps).astype(v.dtype)
+    return q, keys, v, gate
 
   def _norm(self, y, of, name):
     """Normalizes queries or keys, if it is of this that the model does.

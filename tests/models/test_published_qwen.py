@@ -96,7 +96,7 @@ def test_config(tmp_path):
           "partial_rotary_factor": 1.5,
         },
       },
-      "partial_rotary_factor is from 0 to 1",
+      "partial_rotary_factor = 1.5: a number above 0 and up to 1 is needed",
     ),
     (
       {"rope_parameters": {**TEXT["rope_parameters"], "mrope_x": 1}},

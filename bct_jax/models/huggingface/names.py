@@ -26,6 +26,21 @@ class HfName(NamedTuple):
     return self.template.count("{}")
 
 
+# Norms of a block. One name is of the MLP's input in some, and in others of the
+# output of attention.
+_NORMS = {
+  "pre": {"attn_norm": "input", "mlp_norm": "post_attention"},
+  "post": {
+    "attn_post_norm": "post_attention",
+    "mlp_post_norm": "post_feedforward",
+  },
+  "both": {
+    "attn_norm": "input",
+    "attn_post_norm": "post_attention",
+    "mlp_norm": "pre_feedforward",
+    "mlp_post_norm": "post_feedforward",
+  },
+}
 # Parameters of a gated DeltaNet that are no linear layer.
 _DELTANET = {"conv": "conv1d.weight", "a_log": "A_log", "dt_bias": "dt_bias"}
 
@@ -59,16 +74,8 @@ def hf_names(config: ModelConfig) -> dict[str, HfName]:
       norm(f"{mixer}/k_norm", "self_attn.k_norm")
   if config.layer_scalar:
     out["layers/scalar"] = HfName(f"{layer}layer_scalar", False)
-  if config.norms == "pre":
-    norm("attn_norm", "input_layernorm")
-    norm("mlp_norm", "post_attention_layernorm")
-  else:
-    # Elsewhere a norm of this name is one of the MLP's input.
-    norm("attn_post_norm", "post_attention_layernorm")
-    norm("mlp_post_norm", "post_feedforward_layernorm")
-  if config.norms == "both":
-    norm("attn_norm", "input_layernorm")
-    norm("mlp_norm", "pre_feedforward_layernorm")
+  for ours, theirs in _NORMS[config.norms].items():
+    norm(ours, f"{theirs}_layernorm")
   if config.delta:
     names = ("qkvz", "ba") if config.delta.fused else ("qkv", "z", "b", "a")
     for x in names:
