@@ -138,6 +138,15 @@ def test_where_all_agree_there_is_an_interval():
   assert hierarchical_interval(none)[:2] == pytest.approx((0, 0), abs=1e-12)
 
 
+def test_where_seeds_agree_by_chance_it_is_wider_than_of_independent_answers():
+  half = np.zeros((5, 8, 1, 1))
+  half[:, ::2] = 1  # in each seed, and of each entity or none
+  listed = [(s, e // 2, e, y) for s, e, _, y in observations(half)]
+  rate, low, high = hierarchical_interval(listed)
+  assert rate == 0.5 and low == pytest.approx(1 - high)
+  assert low < score_interval(0.5, 40)[0]
+
+
 @pytest.mark.parametrize(
   ("listed", "message"),
   [
