@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -605,3 +606,16 @@ def test_smollm2_tokenizer(smollm2):
       assert rendered[0].startswith("<|im_start|>system\nYou are a ")
   assert ours.special_tokens_map == theirs.special_tokens_map
   assert sorted(ours.all_special_ids) == list(range(17))
+
+
+def test_a_left_over_adapter_is_said(tiny_folder, tmp_path, capsys):
+  """Beside a whole model it is not loaded; without one it is no model."""
+  folder = shutil.copytree(tiny_folder, tmp_path / "model")
+  (folder / "adapter_config.json").write_text('{"peft_type": "LORA"}')
+  assert demo.resolve(str(folder)) == folder
+  line = "adapter_config.json is left over beside the weights of a whole model"
+  assert line in capsys.readouterr().err
+  (folder / "adapter_model.safetensors").touch()
+  (folder / "model.safetensors").unlink()
+  with pytest.raises(ModelSourceError, match=r"has an adapter .*--params"):
+    demo.resolve(str(folder))
