@@ -98,13 +98,13 @@ EXTRAS = {
     "ruff>=0.14",
     "torch>=2.6",
   ],
-  "test_core": TEST_CORE,
+  "test-core": TEST_CORE,
   # An S3 server on localhost.
-  "test_store": ["flask>=3.0", "flask-cors>=5.0", "moto>=5.1", "s3fs>=2025.3"],
+  "test-store": ["flask>=3.0", "flask-cors>=5.0", "moto>=5.1", "s3fs>=2025.3"],
   # The TPU compiler alone, for --topology on a machine without a TPU.
   "topology": ["libtpu>=0.0.40,<0.1; platform_system == 'Linux'"],
   # The GPU compiler, for --topology on a machine without a GPU.
-  "topology_gpu": ["jax[cuda12-local]"],
+  "topology-gpu": ["jax[cuda12-local]"],
   "tpu": ["jax[tpu]"],
   "wandb": ["wandb>=0.19"],
 }

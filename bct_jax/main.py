@@ -126,7 +126,7 @@ _TOPOLOGY = flags.DEFINE_string(
   None,
   "For dry_run: a TPU slice such as v5e:4x4 or v5p:2x2x2, or GPUs such as "
   "h100:8 or h100:2x8 (hosts x GPUs), for which the programs are compiled; "
-  "needs the extra `topology` or `topology_gpu`, and no device.",
+  "needs the extra `topology` or `topology-gpu`, and no device.",
 )
 _PRICE = flags.DEFINE_string(
   "price_per_chip_hour",

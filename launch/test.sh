@@ -4,7 +4,7 @@
 #   bash launch/test.sh [--all] [flags of pytest ...]
 #
 # --all or BCT_JAX_TEST_ALL=1 also runs the tests marked long or slow (see
-# pyproject.toml), and installs the extras `eval`, `wandb` and `test_store` for
+# pyproject.toml), and installs the extras `eval`, `wandb` and `test-store` for
 # those that need them, `topology`, a compiler for TPUs, one for GPUs, and the wheels
 # of trl and axolotl, whose chat templates a test reads.
 # BCT_JAX_VENV (.venv) and PYTHON are heeded.
@@ -35,7 +35,7 @@ venv="${BCT_JAX_VENV:-$ROOT/.venv}"
 extras=demo,test
 if [[ "$all" == 1 ]]; then
   export BCT_JAX_TEST_ALL=1 # the tests draw more examples, too
-  extras+=,eval,test_store,topology,wandb
+  extras+=,eval,test-store,topology,wandb
 fi
 part environment make_venv "$venv" "$extras"
 if [[ "$all" == 1 ]]; then

@@ -83,6 +83,10 @@ make_venv() {
   esac
   run_logged "$folder/install.log" "installing bct_jax[$extras] into $folder" \
     "${pip[@]}" install -e "${ROOT}[$extras]"
+  # Only a warning for pip, and what needs the extra would be skipped in silence.
+  if grep "does not provide the extra" "$folder/install.log" >&2; then
+    die "of $extras not all are extras of setup.py"
+  fi
   echo "$wanted" >"$stamp"
 }
 

@@ -7,6 +7,8 @@ from typing import Any, NoReturn
 
 import numpy as np
 
+from bct_jax.infra.formats import number
+
 Refuse = Callable[[str, str], NoReturn]
 
 
@@ -218,7 +220,7 @@ def _check_numbers(given: Mapping[str, Any], refuse: Refuse) -> None:
     if not fits:
       refuse(
         "rope_parameters",
-        f"{name} = {value!r}: a number above {low:g} and up to {high:g} is "
+        f"{name} = {value!r}: a number above {low} and up to {number(high)} is "
         "needed",
       )
   low, high = (given.get(f"{x}_freq_factor") for x in ("low", "high"))

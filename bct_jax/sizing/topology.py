@@ -110,7 +110,7 @@ def devices_of(name: str) -> list[Any]:
 # Package that has the compiler, and the extra that installs it.
 _COMPILERS = {
   "tpu": ("libtpu", "topology"),
-  "gpu": ("jax_cuda12_plugin", "topology_gpu"),
+  "gpu": ("jax_cuda12_plugin", "topology-gpu"),
 }
 
 

@@ -1,7 +1,7 @@
 """The tiny experiment with other kinds of layers: killed, resumed, exported.
 
-A random gpt-oss, whose layers are mixtures, and a Qwen3.5, whose sampler
-carries a state.
+A random gpt-oss, whose layers are mixtures, and a mixture of Qwen3.5, with a
+shared expert, whose sampler carries a state.
 """
 
 import json
@@ -32,8 +32,12 @@ KINDS = {
     "num_local_experts": 4,
     "sliding_window": 16,
   },
-  "qwen3_5_text": {
+  "qwen3_5_moe_text": {
     "full_attention_interval": 2,
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 24,
+    "shared_expert_intermediate_size": 24,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 8,

@@ -65,7 +65,7 @@ def test_without_libtpu_the_extra_is_named(monkeypatch):
   monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
   with pytest.raises(ConfigError, match=r"bct_jax\[topology\]"):
     devices_of("v5e:2x2")
-  with pytest.raises(ConfigError, match=r"bct_jax\[topology_gpu\]"):
+  with pytest.raises(ConfigError, match=r"bct_jax\[topology-gpu\]"):
     devices_of("h100:8")
 
 
@@ -110,7 +110,7 @@ GPU_COMPILER = Path(sys.prefix) / "gpu_compiler"
 @pytest.mark.skipif(
   importlib.util.find_spec("jax_cuda12_plugin") is None
   and not GPU_COMPILER.is_dir(),
-  reason="no compiler for GPUs, see the extra `topology_gpu`",
+  reason="no compiler for GPUs, see the extra `topology-gpu`",
 )
 def test_small_programs_for_gpus_of_two_hosts(tmp_path, monkeypatch):
   """Groups of both hosts' GPUs receive over the network, the others do not."""
