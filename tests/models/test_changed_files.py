@@ -189,14 +189,14 @@ def test_unchanged_files_are_read(configs, tiny_folder, tmp_path):
 # --- what is changed ----------------------------------------------------------
 
 
-@examples(60, 600)
+@examples(60, 200)
 @hypothesis.given(data=st.data())
 def test_config(data, configs, tmp_path):
   raw = data.draw(st.sampled_from(configs).flatmap(changed))
   is_line(tmp_path, lambda: read_config(raw, tmp_path))
 
 
-@examples(10, 80)
+@examples(10, 40)
 @hypothesis.given(data=st.data())
 @pytest.mark.parametrize(
   "name",
@@ -210,7 +210,7 @@ def test_tokenizer(name, data, tiny_folder, tmp_path):
   is_line(folder, lambda: Chat(folder, 10**6))
 
 
-@examples(20, 200)
+@examples(20, 100)
 @hypothesis.given(data=st.data())
 def test_safetensors(data, tiny_folder, tmp_path):
   whole = (tiny_folder / "model.safetensors").read_bytes()
@@ -219,13 +219,13 @@ def test_safetensors(data, tiny_folder, tmp_path):
   is_line(tmp_path, lambda: read_tensors(header, whole, size, tmp_path))
 
 
-@examples(60, 600)
+@examples(60, 200)
 @hypothesis.given(raw=changed(ADAPTER))
 def test_adapter(raw, tmp_path):
   is_line(tmp_path, lambda: read_adapter(raw, tmp_path))
 
 
-@examples(60, 600)
+@examples(60, 200)
 @hypothesis.given(rows=changed(ROWS), prompts=changed(PROMPTS))
 def test_rows(rows, prompts, tmp_path):
   path = write_rows(rows, tmp_path / "rows.jsonl")
@@ -234,7 +234,7 @@ def test_rows(rows, prompts, tmp_path):
   is_line(path, lambda: read_prompts(path))
 
 
-@examples(20, 150)
+@examples(20, 60)
 @hypothesis.given(data=st.data(), grader=st.just(GRADER) | changed(GRADER))
 def test_own_files_and_their_grader(data, grader, tmp_path):
   folder = shutil.copytree(OWN_FILES, tmp_path / "own", dirs_exist_ok=True)
