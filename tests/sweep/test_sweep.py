@@ -433,6 +433,7 @@ def test_resume_of_a_sweep_is_checked(capsys):
   assert "did you mean 'latest'?" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_cells_get_more_prompts_and_old_rows_stay(
   swept, tmp_path, capsys, monkeypatch
 ):
