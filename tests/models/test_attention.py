@@ -1,16 +1,19 @@
 """Splash attention against the XLA form, and which form a run takes."""
 
 import dataclasses
+import functools
 import re
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import CONFIG, make_mesh
+from helpers import CONFIG, TWO_SHAPES, init_params, make_mesh
 
+from bct_jax.models import layers
 from bct_jax.models.architecture import Layer
 from bct_jax.models.attention import attend, choose_form
+from bct_jax.models.decoder import Decoder
 from bct_jax.models.splash import Segments, attend_splash
 
 IDS = np.array([[1] * 70 + [2] * 50 + [0] * 30, [1] * 150], np.int32)
@@ -60,6 +63,30 @@ def test_splash_is_the_xla_form(window, spread):
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+def test_splash_of_heads_of_two_shapes(monkeypatch):
+  """Each kind of layer has its own window and its own mask."""
+  monkeypatch.setattr(
+    layers, "attend_splash", functools.partial(attend_splash, interpret=True)
+  )
+  rng, mesh = np.random.default_rng(0), make_mesh()
+  tokens = jnp.asarray(rng.integers(3, 96, (2, 40)))
+  positions = jnp.tile(
+    jnp.concatenate([jnp.arange(25), jnp.arange(15)]), (2, 1)
+  )
+  segments = jnp.tile(
+    jnp.repeat(jnp.asarray([1, 2]), np.array([25, 15])), (2, 1)
+  )
+  with jax.set_mesh(mesh):
+    params = init_params(Decoder(TWO_SHAPES), mesh)
+    want, got = (
+      jax.jit(Decoder(TWO_SHAPES, attention=form).hidden)(
+        params, tokens, positions, segments
+      )
+      for form in ("xla", "splash")
+    )
+  np.testing.assert_allclose(got, want, atol=1e-4)
+
+
 MIXED = dataclasses.replace(CONFIG, layers=(Layer(8, None), Layer(None, None)))
 
 
@@ -68,6 +95,7 @@ MIXED = dataclasses.replace(CONFIG, layers=(Layer(8, None), Layer(None, None)))
   [
     (CONFIG, "float32", "tpu", "splash", "for tpu"),
     (MIXED, "float32", "tpu", "xla", "windows"),
+    (TWO_SHAPES, "float32", "tpu", "splash", "for tpu"),
     (CONFIG, "bfloat16", "gpu", "cudnn", "for gpu"),
     (CONFIG, "float32", "gpu", "xla", "model.dtype is float32"),
     (CONFIG, "float32", "cpu", "grouped", "no kernel"),
