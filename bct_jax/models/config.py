@@ -83,7 +83,7 @@ def from_hf(path: Path) -> ModelConfig:
   if activation not in _ACTIVATIONS:
     refuse("hidden_act", f"{activation} given, supported: {[*_ACTIVATIONS]}")
   layers = _layers(hf, refuse)
-  heads, own = hf.num_attention_heads, _of_layer(hf, layers, "attn")
+  heads, own = hf.num_attention_heads, _plain_heads(hf, layers)
   kv_heads = own.num_key_value_heads or heads
   if heads % kv_heads:
     refuse("num_key_value_heads", f"must divide num_attention_heads = {heads}")
@@ -150,6 +150,15 @@ def _check_fields(
       refuse("quantization_config", "weights of this form are not read")
 
 
+def _check_defaults(hf: Any, family: Family, refuse: Refuse) -> None:
+  """Refuses defaults of transformers for fields of which others are read."""
+  for field, allowed in family.only.items():
+    default = getattr(hf, field, allowed[0])
+    if default not in allowed:
+      known = " or ".join(map(str, allowed))
+      refuse(field, f"supported: {known}, not the default of {default}")
+
+
 # Whole numbers, each with the largest one that is no mistake.
 _MOST = {
   "num_hidden_layers": 1_000,
@@ -171,15 +180,6 @@ _MOST = {
   "linear_value_head_dim": 100_000,
   "linear_conv_kernel_dim": 1_000,
 }
-
-
-def _check_defaults(hf: Any, family: Family, refuse: Refuse) -> None:
-  """Refuses defaults of transformers for fields of which others are read."""
-  for field, allowed in family.only.items():
-    default = getattr(hf, field, allowed[0])
-    if default not in allowed:
-      known = " or ".join(map(str, allowed))
-      refuse(field, f"supported: {known}, not the default of {default}")
 
 
 def _check_numbers(raw: dict[str, Any], refuse: Refuse) -> None:
@@ -265,12 +265,11 @@ def _has_global_heads(hf: Any) -> bool:
   return hf.model_type in ("gemma4_text", "gemma4_unified_text")
 
 
-def _of_layer(hf: Any, layers: tuple[Layer, ...], mixer: str) -> Any:
-  """Returns the configuration from which to read heads with a mixer."""
+def _plain_heads(hf: Any, layers: tuple[Layer, ...]) -> Any:
+  """Returns the configuration that has the heads of ordinary attention."""
   if not _has_global_heads(hf):
     return hf
-  first = next(i for i, layer in enumerate(layers) if layer.mixer == mixer)
-  return hf.per_layer_config[first]
+  return hf.per_layer_config[[layer.mixer for layer in layers].index("attn")]
 
 
 def _global_attn(

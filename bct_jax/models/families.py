@@ -42,16 +42,20 @@ COMMON = frozenset(
 # ModelConfig in which its family differs from Llama without biases.
 
 
+def _biases(hf: Any) -> dict[str, Any]:
+  """Reads whether all four projections of attention have a bias."""
+  bias = bool(hf.attention_bias)
+  return {"qkv_bias": bias, "out_bias": bias}
+
+
 def _llama(hf: Any) -> dict[str, Any]:
   """Reads the flags of Llama (arXiv 2407.21783) and SmolLM3."""
-  bias = bool(hf.attention_bias)
-  return {"qkv_bias": bias, "out_bias": bias, "mlp_bias": bool(hf.mlp_bias)}
+  return {**_biases(hf), "mlp_bias": bool(hf.mlp_bias)}
 
 
 def _qwen3(hf: Any) -> dict[str, Any]:
   """Reads the flags of Qwen3 (arXiv 2505.09388)."""
-  bias = bool(hf.attention_bias)
-  return {"qkv_bias": bias, "out_bias": bias, "qk_norm": "head"}
+  return {**_biases(hf), "qk_norm": "head"}
 
 
 def _qwen3_moe(hf: Any) -> dict[str, Any]:
@@ -92,10 +96,8 @@ def _gpt_oss(hf: Any) -> dict[str, Any]:
   Its weights of experts are the softmax of the highest scores. That is the
   softmax of all, made to sum to 1 again.
   """
-  bias = bool(hf.attention_bias)
   return {
-    "qkv_bias": bias,
-    "out_bias": bias,
+    **_biases(hf),
     "sinks": True,
     "num_experts": hf.num_local_experts,
     "experts_per_token": hf.num_experts_per_tok,
@@ -108,27 +110,30 @@ def _gpt_oss(hf: Any) -> dict[str, Any]:
 
 def _olmo2(hf: Any) -> dict[str, Any]:
   """Reads the flags of OLMo 2 (arXiv 2501.00656) and OLMo 3 (2512.13961)."""
-  bias = bool(hf.attention_bias)
   return {
-    "qkv_bias": bias,
-    "out_bias": bias,
+    **_biases(hf),
     "qk_norm": "all",
     "norms": "post",
   }
 
 
+def _gemma(hf: Any) -> dict[str, Any]:
+  """Reads the flags that Gemma 2 to 4 share."""
+  return {
+    **_biases(hf),
+    "norms": "both",
+    "embed_scale": hf.hidden_size**0.5,
+    "final_softcap": hf.final_logit_softcapping,
+  }
+
+
 def _gemma2(hf: Any) -> dict[str, Any]:
   """Reads the flags of Gemma 2 (arXiv 2408.00118)."""
-  bias = bool(hf.attention_bias)
   return {
-    "qkv_bias": bias,
-    "out_bias": bias,
-    "norms": "both",
+    **_gemma(hf),
     "norm_plus_one": True,
-    "embed_scale": hf.hidden_size**0.5,
     "query_scale": hf.query_pre_attn_scalar**-0.5,
     "attn_softcap": hf.attn_logit_softcapping,
-    "final_softcap": hf.final_logit_softcapping,
   }
 
 
@@ -142,17 +147,12 @@ def _gemma4(hf: Any) -> dict[str, Any]:
 
   Queries and keys are normalized, and their scores not scaled.
   """
-  bias = bool(hf.attention_bias)
   return {
-    "qkv_bias": bias,
-    "out_bias": bias,
-    "norms": "both",
+    **_gemma(hf),
     "norm_float32": True,
     "qk_norm": "head",
     "value_norm": True,
-    "embed_scale": hf.hidden_size**0.5,
     "query_scale": 1.0,
-    "final_softcap": hf.final_logit_softcapping,
     "layer_scalar": True,
   }
 
