@@ -13,11 +13,7 @@ from ml_collections import ConfigDict, config_flags
 from bct_jax import __version__
 from bct_jax.config import ConfigError, ExperimentConfig, choose, from_dict
 from bct_jax.config.config_files import config_values, find_in_flags
-from bct_jax.config.overrides import (
-  clear_none,
-  set_arm_fields,
-  take_arm_fields,
-)
+from bct_jax.config.overrides import set_fields, take_fields
 from bct_jax.infra import memory, progress, remote_runs
 from bct_jax.infra.exit_codes import (
   BAD_CONFIG,
@@ -175,7 +171,7 @@ def main(argv: list[str]) -> int:
     if {"-h", "--help"} & {*argv[1:]}:
       print(help_text(flags.FLAGS))
       return DONE
-    words, arm_fields = take_arm_fields(take_debug(argv))
+    words, fields = take_fields(take_debug(argv))
     sys.argv = find_in_flags(words, "config")  # where ml_collections looks
     rest = flags.FLAGS(sys.argv)[1:]
     if _VERSION.value:
@@ -206,8 +202,7 @@ def main(argv: list[str]) -> int:
       raise ConfigError(f"--config={file}: get_config must give a ConfigDict")
     raw = config_values(_CONFIG.value)
     overrides = config_flags.get_override_values(flags.FLAGS["config"])
-    clear_none(raw, overrides)
-    overrides = {**overrides, **set_arm_fields(raw, arm_fields)}
+    overrides = {**overrides, **set_fields(raw, fields)}
     config = from_dict(raw)
     where = _processes()
   except flags.Error as e:

@@ -129,6 +129,9 @@ def _convert(hint: Any, value: Any, where: str) -> Any:
   if origin in (typing.Union, types.UnionType):
     if value is None:
       return None
+    # An empty system message is one; an empty path would be the current folder.
+    if value == "" and not where.endswith(".system_prompt"):
+      raise ConfigError(f"{where}: must not be empty; None is for no value")
     hint = next(a for a in args if a is not type(None))
     return _convert(hint, value, where)
   if origin is tuple:

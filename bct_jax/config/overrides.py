@@ -16,44 +16,53 @@ from bct_jax.config.fields import set_field
 from bct_jax.config.types import ArmConfig, ConfigError, ExperimentConfig
 
 
-def take_arm_fields(
+def take_fields(
   argv: Sequence[str], flag: str = "config"
 ) -> tuple[list[str], dict[str, str]]:
-  """Takes the fields of arms out of a command line.
+  """Takes out of a command line what ml_collections would read wrong.
 
   Args:
     argv: the command line.
     flag: the one that names the config file.
 
   Returns:
-    The other words; and field, as "arms.low.train.seed", -> its text.
+    The other words; and field, as "arms.low.train.seed", -> its text. These are
+    the fields of arms, and optional fields that are set to None.
 
   Raises:
-    ConfigError: a field has no value.
+    ConfigError: a field has no value, or one that looks like None and is text.
   """
   rest, fields = [], {}
   words = iter(argv)
   for word in words:
     name, equals, value = word.partition("=")
     dashes, _, field = name.partition(f"{flag}.")
-    if dashes not in ("-", "--") or not field.startswith("arms."):
+    of_arm = field.startswith("arms.")
+    if dashes not in ("-", "--") or not (of_arm or is_optional(field)):
       rest.append(word)
       continue
     text = value if equals else next(words, None)
     if text is None:
       raise ConfigError(f"{name}: needs a value")
-    fields[field] = text
+    if is_optional(field) and text != "None":
+      if text.lower() in ("none", "null"):
+        raise ConfigError(f"{name}={text}: write None for no value")
+    if of_arm or text == "None":
+      fields[field] = text
+    else:
+      rest.append(f"{name}={text}")
+      fields.pop(field, None)  # the last one holds
   return rest, fields
 
 
-def set_arm_fields(
+def set_fields(
   raw: dict[str, Any], fields: Mapping[str, str]
 ) -> dict[str, Any]:
-  """Sets fields of arms in a config's values, which are changed.
+  """Sets fields of a config's values, which are changed.
 
   Args:
     raw: nested values of a config.
-    fields: field -> its text, see `take_arm_fields`.
+    fields: field -> its text, see `take_fields`.
 
   Returns:
     Field -> its value.
@@ -63,40 +72,32 @@ def set_arm_fields(
   """
   values = {}
   for field, text in fields.items():
-    _, name, *path = field.split(".")
-    if name not in raw.get("arms", {}) or not path:
-      arms = ", ".join(raw.get("arms", {})) or "none"
-      raise ConfigError(f"{field}: no field of an arm; the arms are: {arms}")
+    path = field.split(".")
+    if path[0] == "arms":
+      _, name, *path = path
+      if name not in raw.get("arms", {}) or not path:
+        arms = ", ".join(raw.get("arms", {})) or "none"
+        raise ConfigError(f"{field}: no field of an arm; the arms are: {arms}")
     shared: Any = raw
     for group in path:
       shared = shared.get(group) if isinstance(shared, Mapping) else None
-    none = text == "None" and is_optional(field)
-    values[field] = None if none else _parse(text, shared)
+    if text == "None" and is_optional(field):
+      values[field] = None
+    elif isinstance(shared, str) or (shared is None and path[-2] != "options"):
+      values[field] = text
+    else:
+      values[field] = _parse(text)
     set_field(raw, field, values[field])
   return values
 
 
-def _parse(text: str, like: Any) -> Any:
-  """Reads a text as a value like that of another arm; `check` types it."""
-  if like is None or isinstance(like, str):
-    return text
+def _parse(text: str) -> Any:
+  """Reads a text as a Python value if it is one; `from_dict` checks it."""
   try:
     return ast.literal_eval(text)
   except (ValueError, SyntaxError):
     lower = text.lower()
     return lower == "true" if lower in ("true", "false") else text
-
-
-def clear_none(raw: dict[str, Any], overrides: Mapping[str, Any]) -> None:
-  """Sets optional fields to None that the command line set to "None".
-
-  Args:
-    raw: nested values of a config, which are changed.
-    overrides: field -> the value that the command line gave it.
-  """
-  for field, value in overrides.items():
-    if value == "None" and is_optional(field):
-      set_field(raw, field, None)
 
 
 def is_optional(field: str) -> bool:

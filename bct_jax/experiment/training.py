@@ -97,7 +97,8 @@ def train_runs(
   with contextlib.ExitStack() as contexts:
     for job in jobs:
       job.update_trackers = contexts.enter_context(job.open_trackers())
-    bar = contexts.enter_context(stage(f"train {title}", num_updates, "steps"))
+    which = ", ".join(_which(plan, job.run.name) for job in jobs)
+    bar = contexts.enter_context(stage(f"train {which}", num_updates, "steps"))
     lanes = {job.lane(bar): job for job in jobs}
 
     def evaluate_lanes(step: int, due: Sequence[Lane]) -> None:
@@ -113,6 +114,14 @@ def train_runs(
     with memory.name_shortage(f"training {title}", _less_memory(arm)):
       fit([*lanes], frozen, update, evaluate_lanes)
   return failures | {job.run.name: job.end(lane) for lane, job in lanes.items()}
+
+
+def _which(plan: Plan, name: str) -> str:
+  """Returns the name of a run; of one of several arms, which one it is."""
+  arms = [*plan.config.arms]
+  if name not in arms or len(arms) == 1:
+    return name
+  return f"{name} ({arms.index(name) + 1} of {len(arms)})"
 
 
 def _begin_jobs(

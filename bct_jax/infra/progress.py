@@ -28,11 +28,12 @@ class _Lines:
 
   def __init__(self, name: str, total: int, unit: str):
     """Prints that the stage begins."""
-    self._name, self._total, self._unit = name, total, unit
+    self._name, self._total = name, total
+    self._unit = unit if total != 1 else unit.removesuffix("s")
     self._done, self._tenths = 0, 0
     self._values: Mapping[str, str] = {}
     self._start = self._last = time.monotonic()
-    self._print(f"{total} {unit} to do")
+    self._print(f"{total} {self._unit} to do")
 
   def set_postfix(self, values: Mapping[str, str], refresh: bool) -> None:
     """Keeps the values that the next line shows."""
@@ -56,6 +57,10 @@ class _Lines:
       f"{self._done} of {self._total} {self._unit}{values}, "
       f"about {duration(left)} left"
     )
+
+  def end(self, summary: str) -> None:
+    """Prints that the stage is over, and how long it took."""
+    self._print(f"{self._total} {self._unit} in {summary}")
 
   def _print(self, text: str) -> None:
     """Prints a line of this stage at once, also into a file."""
@@ -104,11 +109,10 @@ def stage(name: str, total: int, unit: str = "it") -> Iterator[Stage]:
     with contextlib.closing(bar):
       yield Stage(bar)
   else:
-    done = Stage(_Lines(name, total, unit))
+    lines = _Lines(name, total, unit)
+    done = Stage(lines)
     yield done
-    print(
-      f"{name}: {total} {unit} in {done.summary}", file=sys.stderr, flush=True
-    )
+    lines.end(done.summary)
 
 
 def log_line(text: str) -> None:

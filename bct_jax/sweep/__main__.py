@@ -18,7 +18,7 @@ from ml_collections import ConfigDict, config_flags
 
 from bct_jax.config import ConfigError, choose
 from bct_jax.config.config_files import config_values, find_config
-from bct_jax.config.overrides import clear_none
+from bct_jax.config.overrides import set_fields, take_fields
 from bct_jax.infra import memory
 from bct_jax.infra.command_help import format_help
 from bct_jax.infra.exit_codes import (
@@ -86,7 +86,9 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   name = _sweep_of(argv)
   file = find_config(name, "sweep")
   # A sweep file is a config file with get_cells, so --config.x changes it.
-  rest = values([argv[0], f"--config={file}", *argv[1:]])[1:]
+  words, fields = take_fields(argv)
+  sys.argv = words  # where ml_collections looks
+  rest = values([words[0], f"--config={file}", *words[1:]])[1:]
   if rest:
     raise ConfigError(f"arguments that are not flags: {rest}")
   if values.price_per_chip_hour is not None and not values.dry_run:
@@ -101,7 +103,7 @@ def _read(argv: Sequence[str]) -> tuple[Any, list[Cell]]:
   if "get_cells" not in module:
     raise ConfigError(f"--sweep={name}: get_cells() is missing")
   raw = config_values(values.config)
-  clear_none(raw, config_flags.get_override_values(values["config"]))
+  set_fields(raw, fields)
   cells = make_cells(raw, module["get_cells"](*argument))
   return values, cells
 

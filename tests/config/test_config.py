@@ -164,6 +164,7 @@ def test_flags_reach_arms_and_none_is_none(tmp_path):
     "def get_config():\n"
     "  c = tiny.get_config()\n"
     "  c.eval.system_prompt = 'Be brief.'\n"
+    "  c.mesh.memory_gib = 4.0\n"
     "  c.arms.low = {'optim': {'lr': 1e-5}}\n"
     "  return c\n"
   )
@@ -172,20 +173,21 @@ def test_flags_reach_arms_and_none_is_none(tmp_path):
     "def show(config, raw, overrides, where):\n"
     "  arm = config.arms['low']\n"
     "  print(arm.train.seed, arm.optim.lr, config.eval.system_prompt,\n"
-    "        raw['eval']['system_prompt'], overrides)\n"
+    "        raw['eval']['system_prompt'], config.mesh.memory_gib, overrides)\n"
     "  sys.exit(7)\n"
     "m._run = show; m.main(sys.argv)"
   )
   flags = ["--config.arms.low.train.seed=5", f"--config={own}"]
   flags += ["--config.arms.low.optim.lr=2e-5"]
-  flags += ["--config.eval.system_prompt=None"]
+  flags += ["--config.eval.system_prompt=None", "--config.mesh.memory_gib=None"]
   env = {**os.environ, "PYTHONPATH": str(ROOT)}
   done = subprocess.run(
     [sys.executable, "-c", code, *flags],
     cwd=ROOT, env=env, capture_output=True, text=True, timeout=120,
   )  # fmt: skip
   assert done.returncode == 7, done.stderr
-  assert done.stdout.startswith("5 2e-05 None None {")
+  assert done.stdout.startswith("5 2e-05 None None None {")
+  assert "'eval.system_prompt': None" in done.stdout
   assert "'arms.low.train.seed': 5" in done.stdout
 
 

@@ -7,12 +7,8 @@ import typing
 import pytest
 
 from bct_jax.config import ConfigError, from_dict
-from bct_jax.config.overrides import (
-  clear_none,
-  is_optional,
-  set_arm_fields,
-  take_arm_fields,
-)
+from bct_jax.config.fields import set_field
+from bct_jax.config.overrides import is_optional, set_fields, take_fields
 from bct_jax.config.types import ArmConfig, ExperimentConfig
 from configs import default, quickstart
 
@@ -46,16 +42,46 @@ def test_there_are_such_fields():
 @pytest.mark.parametrize("field", FIELDS)
 def test_none_is_none(field):
   raw = default.get_config().to_dict()
+  raw["arms"] = {"low": {}}
   value_of(raw, field)  # it is in default.py
-  clear_none(raw, {field: "None"})
+  words = ["main", f"--config.{field}=None", "--debug"]
+  rest, fields = take_fields(words)
+  assert rest == ["main", "--debug"]
+  assert set_fields(raw, fields) == {field: None}
   assert value_of(raw, field) is None
 
 
+@pytest.mark.parametrize("field", [*FIELDS, "arms.low.train.adapter_seed"])
+@pytest.mark.parametrize("text", ["none", "null", "NONE"])
+def test_what_only_looks_like_none_is_an_error(field, text):
+  with pytest.raises(ConfigError, match=f"{field}={text}: write None"):
+    take_fields([f"--config.{field}", text])
+
+
+def test_the_last_value_of_a_field_holds():
+  flag = "--config.eval.system_prompt"
+  rest, fields = take_fields([f"{flag}=None", flag, "Be brief."])
+  assert (rest, fields) == ([f"{flag}=Be brief."], {})
+  rest, fields = take_fields([f"{flag}=Be brief.", f"{flag}=None"])
+  assert fields == {"eval.system_prompt": "None"}
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_an_empty_text_is_an_error_but_for_system_messages(field):
+  raw = quickstart.get_config().to_dict()
+  set_field(raw, field, "")
+  if field.endswith("system_prompt"):
+    from_dict(raw)
+    return
+  last = field.split(".")[-1]  # of train it is named for each arm
+  with pytest.raises(ConfigError, match=f"{last}: must not be empty"):
+    from_dict(raw)
+
+
 def test_none_of_what_is_not_optional_stays():
-  raw = default.get_config().to_dict()
-  clear_none(raw, {"name": "None", "eval.system_prompt": "Be brief."})
-  assert raw["name"] == "default" and not is_optional("name")
-  for field in ("no.such", "eval", "name.more", "arms", "arms.low"):
+  words = ["--config.name=None", "--config.setting.name=none"]
+  assert take_fields(words) == (words, {})
+  for field in ("no.such", "eval", "name", "name.more", "arms", "arms.low"):
     assert not is_optional(field)
   assert is_optional("arms.low.train.system_prompt")
 
@@ -63,11 +89,11 @@ def test_none_of_what_is_not_optional_stays():
 def test_fields_of_arms_are_taken_out_of_the_command_line():
   words = ["main", "--config=c.py", "--config.arms.low.train.seed=1"]
   words += ["--config.arms.low.optim.lr", "2e-5", "--workdir", "w"]
-  rest, fields = take_arm_fields(words)
+  rest, fields = take_fields(words)
   assert rest == ["main", "--config=c.py", "--workdir", "w"]
   assert fields == {"arms.low.train.seed": "1", "arms.low.optim.lr": "2e-5"}
   with pytest.raises(ConfigError, match="needs a value"):
-    take_arm_fields(["--config.arms.low.train.seed"])
+    take_fields(["--config.arms.low.train.seed"])
 
 
 @pytest.mark.parametrize(
@@ -81,17 +107,19 @@ def test_fields_of_arms_are_taken_out_of_the_command_line():
     ("train.system_prompt", "12", "12"),
     ("optim.lr_groups", '(("^embed$", 0.1),)', (("^embed$", 0.1),)),
     ("train.on_policy.temperature", "0.5", 0.5),
+    ("train.options.beta", "0.2", 0.2),
+    ("train.options.on", "answer", "answer"),
   ],
 )
 def test_an_arm_may_set_what_its_file_leaves_out(field, text, value):
   raw = quickstart.get_config().to_dict()
   raw["arms"]["low"] = {"optim": {"lr": 1e-5}}
-  assert set_arm_fields(raw, {f"arms.low.{field}": text}) == {
+  assert set_fields(raw, {f"arms.low.{field}": text}) == {
     f"arms.low.{field}": value
   }
   found = from_dict(raw).arms["low"]
   for name in field.split("."):
-    found = getattr(found, name)
+    found = found[name] if isinstance(found, dict) else getattr(found, name)
   assert found == value
 
 
@@ -108,5 +136,5 @@ def test_an_arm_may_set_what_its_file_leaves_out(field, text, value):
 def test_what_is_wrong_is_named(field, text, message):
   raw = quickstart.get_config().to_dict()
   with pytest.raises(ConfigError, match=message):
-    set_arm_fields(raw, {field: text})
+    set_fields(raw, {field: text})
     from_dict(raw)

@@ -69,6 +69,7 @@ def test_old_rows_stay_and_missing_ones_are_sampled(finished, grown):
   assert "gate: 4 rows to do" in grown[1]
   assert "low eval 2: 4 rows to do" in grown[1]
   assert "new eval 2: 28 rows to do" in grown[1]
+  assert "train seed1 (4 of 4): 4 steps to do" in grown[1]
 
 
 def test_what_was_added_is_said(finished, grown):

@@ -58,6 +58,15 @@ def test_a_quick_stage_has_two_lines(clock, capsys):
   ]
 
 
+def test_one_step_is_not_steps(clock, capsys):
+  with progress.stage("update 8 again", 1, "steps") as done:
+    clock[0] += 2
+    done()
+  lines = capsys.readouterr().err.splitlines()
+  assert lines[0] == "update 8 again: 1 step to do"
+  assert lines[1] == "update 8 again: 1 step in 2.0 s"
+
+
 def test_a_slow_stage_speaks_every_half_minute(clock, capsys):
   with progress.stage("train", 1000, "steps") as done:
     for _ in range(20):

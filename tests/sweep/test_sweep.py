@@ -218,11 +218,13 @@ def test_fields_that_the_file_does_not_name_can_be_set(monkeypatch):
     "--dry_run",
     "--config.setting.options.trigger=[2031] GO",
     "--config.train.options.beta=0.5",
+    "--config.train.adapter_seed=None",
   ]
   monkeypatch.setattr(sys, "argv", flags)  # which ml_collections looks at
   config = sweep._read(flags)[1][0].config
   assert config.setting.options == {"trigger": "[2031] GO"}
-  assert next(iter(config.arms.values())).train.options == {"beta": 0.5}
+  train = next(iter(config.arms.values())).train
+  assert train.options == {"beta": 0.5} and train.adapter_seed is None
 
 
 def test_a_failed_cell_is_kept_and_the_rest_goes_on(swept, capsys):
