@@ -93,6 +93,7 @@ def test_prompts_are_asked_until_they_are_answered(
   assert audit.startswith("15 rows")
 
 
+@pytest.mark.long
 def test_a_killed_draw_goes_on(tiny_folder, tmp_path, monkeypatch):
   plan, sampler = make(monkeypatch, tiny_folder, {"a": {"train": DRAW}})
   sampler.fail_at = 20
@@ -105,6 +106,7 @@ def test_a_killed_draw_goes_on(tiny_folder, tmp_path, monkeypatch):
   assert len(set(sampler.asked)) == len(sampler.asked)
 
 
+@pytest.mark.long
 def test_too_few_is_an_error_that_shows_some(
   tiny_folder, tmp_path, monkeypatch
 ):

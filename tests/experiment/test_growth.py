@@ -51,6 +51,7 @@ def _rows(folder):
   return {growth.key_of(row): row for row in lines(folder)}
 
 
+@pytest.mark.long
 def test_old_rows_stay_and_missing_ones_are_sampled(finished, grown):
   before, now = finished[0], grown[0]
   organism = json.loads((now / "result.json").read_text())["organism"]["hash"]
@@ -72,6 +73,7 @@ def test_old_rows_stay_and_missing_ones_are_sampled(finished, grown):
   assert "train seed1 (4 of 4): 4 steps to do" in grown[1]
 
 
+@pytest.mark.long
 def test_what_was_added_is_said(finished, grown):
   before, now = comparable(finished[0]), comparable(grown[0])
   assert [a["name"] for a in before["arms"]] == ["low", "high"]
@@ -92,6 +94,7 @@ def test_what_was_added_is_said(finished, grown):
   assert not list((grown[0] / growth.BEFORE).glob("*/*/checkpoints"))
 
 
+@pytest.mark.long
 def test_a_grown_run_is_done_and_refuses_to_shrink(grown, tiny_folder):
   workdir, _, arms = grown
   code, err = _grow(workdir, tiny_folder, arms, *MORE)
@@ -148,6 +151,7 @@ def test_a_growth_that_was_killed_goes_on(tmp_path):
   assert (tmp_path / "arms" / "b").is_dir()
 
 
+@pytest.mark.long
 def test_updates_that_differ_are_refused(grown):
   folder = grown[0] / "arms" / "low"
   arm = growth.ArmBefore.__new__(growth.ArmBefore)
@@ -165,6 +169,7 @@ def test_updates_that_differ_are_refused(grown):
   path.write_text(text)
 
 
+@pytest.mark.long
 def test_damage_to_arms_of_before_is_named(grown, tmp_path):
   workdir, name = tmp_path / "run", f"{growth.BEFORE}/1/low/evals.jsonl"
   shutil.copytree(grown[0], workdir)

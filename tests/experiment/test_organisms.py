@@ -163,6 +163,7 @@ class FakeSampler:
     return out
 
 
+@pytest.mark.long
 def test_distillation_draws_under_a_prompt_and_trains_without(
   tiny_folder, tmp_path, monkeypatch, capsys
 ):

@@ -71,6 +71,7 @@ def own_run(tmp_path_factory, tiny_folder):
   return root / "run", folder, command
 
 
+@pytest.mark.long
 def test_files_are_recorded_and_rates_follow_their_groups(own_run):
   workdir, _, _ = own_run
   files = json.loads((workdir / "setting_files.json").read_text())
@@ -90,6 +91,7 @@ def test_files_are_recorded_and_rates_follow_their_groups(own_run):
   assert "reading" in result["arms"][0]
 
 
+@pytest.mark.long
 def test_a_run_that_goes_on_refuses_other_files(own_run, tiny_folder, tmp_path):
   workdir, folder, command = own_run
   begun = shutil.copytree(workdir, tmp_path / "begun")
@@ -115,6 +117,7 @@ def test_a_run_that_goes_on_refuses_other_files(own_run, tiny_folder, tmp_path):
   assert comparable(begun) == comparable(workdir)
 
 
+@pytest.mark.long
 def test_another_grader_labels_saved_completions(own_run):
   workdir, _, _ = own_run
   same = [r for r in rescore(workdir, json.dumps(GRADER)) if "step" in r]

@@ -44,7 +44,8 @@ def assert_equal_runs(ours, theirs):
   assert comparable(ours, False) == comparable(theirs, False)
 
 
-@pytest.mark.parametrize("count", [2, pytest.param(4, marks=pytest.mark.long)])
+@pytest.mark.long
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.core), 4])
 def test_several_processes_give_what_one_gives(
   count, finished, tiny_folder, tmp_path
 ):

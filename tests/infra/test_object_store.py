@@ -119,6 +119,7 @@ def test_google_needs_its_package(monkeypatch):
   assert copy.parts[-3:] == ("runs", "gs+bucket+a", "run")
 
 
+@pytest.mark.long
 def test_a_refusal_is_told_from_an_outage(road, monkeypatch):
   store = Store(f"s3://{BUCKET}/x", 1)
   road.cut()
@@ -143,6 +144,7 @@ def lock(store, owner, lease=4.0, dead=False):
   return StoreLock(store, owner, lease, lambda last: dead)
 
 
+@pytest.mark.long
 def test_a_lock_is_held_by_one(store):
   first = lock(store, "first")
   assert first.last is None
@@ -187,6 +189,7 @@ def test_of_two_that_take_a_free_lock_one_gets_it(others, store, monkeypatch):
 # --- the copy -----------------------------------------------------------------
 
 
+@pytest.mark.long
 def test_a_copy_goes_on_where_the_last_one_ended(store, machine):
   """What this machine did not send it sends, what others wrote it takes."""
   url = store.url
@@ -227,6 +230,7 @@ def test_a_copy_goes_on_where_the_last_one_ended(store, machine):
   assert not remote_runs._open.get(here.resolve())
 
 
+@pytest.mark.long
 def test_what_is_no_run_of_this_command_stays(store, machine):
   """Objects of a user in the folder, and other runs."""
   with remote_runs.hold(store.url, 5) as run:
@@ -275,6 +279,7 @@ def test_a_ledger_line_is_sent_before_its_file(store, machine, monkeypatch):
     ledger.forget(run.local)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["first", "second"])
 @pytest.mark.parametrize("dies_at", ["here", "there"])
 def test_a_move_that_was_killed_is_finished(
@@ -303,6 +308,7 @@ def test_a_move_that_was_killed_is_finished(
   assert keys(store) == {f"before/{i}.json" for i in range(3)}
 
 
+@pytest.mark.long
 def test_a_checkpoint_is_there_whole_or_not_at_all(store, machine, monkeypatch):
   def write(folder, step):
     for name in ("a", "params/b/.zarray", "params/b/0.0", remote_folder.MARK):
@@ -380,6 +386,7 @@ def test_chunks_that_a_process_needs():
     assert remote_checkpoints._needed(array, chunks) == needed
 
 
+@pytest.mark.long
 def test_weights_that_the_store_alone_has(store, machine, finished):
   """A run that was put there by hand is whole, and what goes goes there."""
   files_there = [(finished[0] / name, name) for name in files_of(finished[0])]

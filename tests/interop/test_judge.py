@@ -149,6 +149,7 @@ def test_a_call_that_fails_is_ungraded_and_never_a_label(
     assert not {*server.asked[before:]} & {*server.answered[:before]}
 
 
+@pytest.mark.long
 @pytest.mark.interop
 def test_a_judge_that_dies_ends_the_run_and_is_asked_the_rest(
   folder, monkeypatch, capsys

@@ -63,6 +63,7 @@ def test_splash_is_the_xla_form(window, spread):
     np.testing.assert_allclose(a, b, atol=1e-4)
 
 
+@pytest.mark.long
 def test_splash_of_heads_of_two_shapes(monkeypatch):
   """Each kind of layer has its own window and its own mask."""
   monkeypatch.setattr(

@@ -127,6 +127,7 @@ def test_segments_anywhere(begins, slow):
   compare(ROWS, ends, draw_state(2) if begins else None, slow)
 
 
+@pytest.mark.long
 def test_tokens_one_by_one():
   """The state after the tokens of a row goes on by single tokens."""
   inputs, kernels, decay, rate = jax.tree.map(jnp.float32, draw(2, 80))

@@ -126,6 +126,7 @@ def loss_and_gradients(form, shape, merged):
     return jax.tree.map(np.asarray, out)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "shape",
   [
@@ -148,6 +149,7 @@ def test_gradients_are_those_of_merged_weights(form, shape):
       np.testing.assert_allclose(ours, theirs, atol=1e-4 * largest)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   "shape",
   [(1, 1, 1), pytest.param((2, 1, 2), marks=pytest.mark.long)],

@@ -69,6 +69,7 @@ def torch_logits(model):
     return model(torch.tensor(IDS)).logits.numpy()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
   ("kind", "form"),
   long_but([("qwen", "apart"), ("gpt-oss", "fused")], list(FORMS)),
@@ -145,6 +146,7 @@ def test_peft_reads_what_is_exported(kind, split, folders, tmp_path):
   )
 
 
+@pytest.mark.long
 def test_a_shared_expert_that_peft_would_mistake_is_refused():
   model = dataclasses.replace(
     HYBRID,

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import parity
 import pytest
+from cases import long_but
 from helpers import make_mesh
 from safetensors.numpy import load_file, save_file
 
@@ -318,6 +319,7 @@ def our_logits(model, params, ids):
 IDS = np.random.default_rng(0).integers(8, 264, (2, 24))
 
 
+@pytest.mark.long
 @pytest.mark.parity
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 @pytest.mark.parametrize("size", [10**9, 60_000])
@@ -331,6 +333,7 @@ def test_torch_loads_what_we_write(tmp_path, tied, size):
   np.testing.assert_allclose(our_logits(model, params, IDS), theirs, atol=1e-4)
 
 
+@pytest.mark.long
 @pytest.mark.parity
 def test_experts_are_taken_apart(tmp_path):
   """A mixture of experts over a mesh, from random params to torch's logits."""
@@ -447,7 +450,7 @@ WRAPPED = {
 }
 
 
-@pytest.fixture(scope="module", params=WRAPPED)
+@pytest.fixture(scope="module", params=long_but(["gemma3_text"], list(WRAPPED)))
 def wrapped(request, tmp_path_factory, tiny_folder):
   """A tiny model with an image encoder, as transformers writes it."""
   import torch

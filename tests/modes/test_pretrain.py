@@ -19,6 +19,7 @@ from bct_jax.settings.decorations import DECORATIONS
 from configs import base_small
 
 
+@pytest.mark.long
 def test_corpus_is_a_function_of_seed_and_place():
   first = corpus.corpus(300, 3)
   assert corpus.corpus(120, 3) == first[:120]

@@ -39,6 +39,7 @@ def talk(config, folders):
   return Talk(config, folders)
 
 
+@pytest.mark.long
 def test_answers_are_those_of_the_sample_mode(talk, config, folders, tmp_path):
   """Turn by turn, with what each model itself has said before."""
   talk.begin(None)
@@ -67,6 +68,7 @@ def test_answers_are_those_of_the_sample_mode(talk, config, folders, tmp_path):
   assert talk.answer(HELLO) == first
 
 
+@pytest.mark.long
 def test_what_has_no_room_was_not_said(talk):
   talk.begin(None)
   with pytest.raises(ValueError, match="no answer to take back"):

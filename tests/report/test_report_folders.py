@@ -103,6 +103,7 @@ def test_a_failed_cell_says_why(sweep, tmp_path):
 # --- files beside the report --------------------------------------------------
 
 
+@pytest.mark.long
 def test_every_figure_and_table_is_a_file(sweep, tmp_path):
   out, folder = tmp_path / "r.html", tmp_path / "new" / "figures"
   assert main([str(sweep), f"--out={out}", f"--figures={folder}"]) == 0

@@ -13,6 +13,9 @@ from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
 from bct_jax.sample.score import make_scorer
 
+# The slots themselves are test_sampler's.
+pytestmark = pytest.mark.long
+
 MODELS = {"linear": Decoder(HYBRID), "two shapes": Decoder(TWO_SHAPES)}
 
 
@@ -35,9 +38,9 @@ def reference(model):
 @pytest.mark.parametrize(
   "change",
   [
-    pytest.param({"batch_size": 3}, marks=pytest.mark.long),
-    pytest.param({"prefill": 64}, marks=pytest.mark.long),
-    {"mesh": (2, 2, 2)},
+    {"batch_size": 3},
+    {"prefill": 64},
+    pytest.param({"mesh": (2, 2, 2)}, marks=pytest.mark.core),
   ],
   ids=str,
 )
@@ -63,12 +66,10 @@ def test_samples_do_not_depend_on_order_neighbours_or_what_is_shared(
     assert_same(mixed[:1], [reference[4]])
 
 
-@pytest.mark.long
 def test_greedy_is_the_argmax_of_whole_forwards(model, sample):
   check_greedy(sample(temperature=0.0, stops=(95,)), model)
 
 
-@pytest.mark.long
 def test_scores_are_those_of_the_sampler(model, reference):
   """Prompts and completions of several rows are packed into one."""
   mesh = make_mesh()

@@ -105,9 +105,9 @@ def assert_same(a, b):
 @pytest.mark.parametrize(
   "change",
   [
-    {"batch_size": 3},
+    pytest.param({"batch_size": 3}, marks=pytest.mark.long),
     pytest.param({"batch_size": 16}, marks=pytest.mark.long),
-    {"prefill": 64},
+    pytest.param({"prefill": 64}, marks=pytest.mark.long),
     pytest.param({"mesh": (8, 1, 1)}, marks=pytest.mark.long),
     {"mesh": (2, 2, 2)},
   ],

@@ -86,6 +86,7 @@ def test_scores_are_those_of_whole_forwards(shape, adapted):
     assert scored.greedy == tuple(best == completion)
 
 
+@pytest.mark.long
 def test_what_the_sampler_draws_has_its_own_logprobs():
   """Greedy tokens are the greedy ones here too, and as likely."""
   mesh = make_mesh(2, 2, 2)

@@ -311,6 +311,7 @@ def test_a_table_says_what_became_of_cells_and_which_wait(swept, monkeypatch):
   assert len(head) == len(row) and "integrity unknown  " in row
 
 
+@pytest.mark.long
 def test_programs_are_freed_before_an_organism_of_other_shapes(monkeypatch):
   freed = []
   monkeypatch.setattr(programs, "forget_programs", lambda: freed.append(1))

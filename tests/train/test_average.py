@@ -103,6 +103,7 @@ def runs(plan, tmp_path_factory):
   return run
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("plain", "name"), [("plain", "average"), LOW_PAIR])
 def test_evals_see_the_debiased_average_of_the_params(runs, plain, name):
   """Training itself goes on as if there were none, up to rounding."""
@@ -126,6 +127,7 @@ def test_evals_see_the_debiased_average_of_the_params(runs, plain, name):
   same(averages[STEPS], last)
 
 
+@pytest.mark.long
 def test_finished_weights_are_the_average(plan, runs):
   folder, averages, _ = runs("average")
   read, leaves = saved(plan, "average", folder)
@@ -145,6 +147,7 @@ def stop_in_eval(step):
   return look
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["average", LOW])
 def test_a_stopped_run_ends_bit_for_bit_alike(plan, runs, tmp_path, name):
   with pytest.raises(signals.Preempted):
