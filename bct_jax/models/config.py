@@ -129,6 +129,12 @@ def _check_fields(
   for field in sorted(set(raw) - valid):
     if raw[field] is None:
       continue  # not set, as older versions of transformers wrote it
+    if field == "auto_map":
+      refuse(
+        field,
+        "the model is code of the folder, which is never run. If it computes "
+        f"what {raw['model_type']} does, remove this field from a copy",
+      )
     refuse(field, "unknown field, it may change the model")
   for field in _REQUIRED:
     # Gemma 3 4B is published without its heads, which are the default.

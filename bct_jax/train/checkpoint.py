@@ -340,12 +340,13 @@ def _rest(state: TrainState) -> dict[str, PyTree]:
 def _cause(error: Exception) -> str:
   """Shortens what Orbax says of a failed write, whose end has the cause.
 
-  Some of its messages have the number of the cause alone.
+  Some of its messages have the number of the cause alone. Those of TensorStore
+  end with notes in brackets, such as the whole layout of an array.
   """
   text = " ".join(str(error).split())
   number = re.search(r"os_error_code='(\d+)'", text)
   name = "" if number is None else f"{os.strerror(int(number[1]))}: "
-  return name + text[-300:]
+  return name + re.sub(r" \[\w[\w ]*='.*?'\]", "", text)[-300:]
 
 
 def checksums(tree: PyTree) -> dict[str, int]:

@@ -7,6 +7,7 @@ import pytest
 from helpers import make_mesh, make_rows, make_step, run_steps
 
 from bct_jax.objectives import sft
+from bct_jax.train import checkpoint
 from bct_jax.train.checkpoint import Checkpoints
 
 BATCHES = [make_rows(seed=s) for s in range(4)]
@@ -107,3 +108,15 @@ def test_final_checkpoint_has_params_only_and_keeps_one(tmp_path):
   assert sorted(p.name for p in tmp_path.iterdir() if p.is_dir()) == ["7"]
   assert not (tmp_path / "7" / "rest").exists()
   checkpoints.close()
+
+
+def test_a_write_that_fails_says_why_without_the_layout_of_an_array():
+  error = ValueError(
+    'UNAVAILABLE: Error opening "/run/2/d": Failed to sync\n'
+    """[tensorstore_spec='{"path":"embed/","chunks":[66,64]}'] """
+    "[os_error_code='30']"
+  )
+  assert checkpoint._cause(error) == (
+    'Read-only file system: UNAVAILABLE: Error opening "/run/2/d": Failed to '
+    "sync"
+  )
