@@ -86,8 +86,11 @@ PUBLISHED = {
   "llama3_1_8b": 8_030_261_248,
   "llama3_3_70b": 70_553_706_496,
   "qwen2_5_7b": 7_615_616_512,
+  # As transformers' own models of these config.json have.
+  "olmo3_7b": 7_298_011_136,
+  "olmo3_32b": 32_233_522_176,
   "qwen3_30b_a3b": 30_532_122_624,
-  # As transformers' own model of this config.json has, without image encoder.
+  # Likewise, without image encoder.
   "qwen3_5_9b": 8_953_803_264,
   # Likewise, with the 60 numbers that its blocks are multiplied by.
   "gemma4_31b": 30_697_345_280 + 60,
