@@ -309,6 +309,9 @@ def get_config() -> ConfigDict:
   c.sampling.prefill_tokens = 512  # prompt tokens run at a time
   # auto is model.dtype; int8 takes half of bfloat16 and rounds keys and values.
   c.sampling.kv_cache_dtype = "auto"
+  # The same of the sampler's copy of the weights, but for adapters, embedding
+  # and head. What trains keeps its own.
+  c.sampling.weight_dtype = "auto"
   c.sampling.seed = 0  # of the samples
 
   c.gate = ConfigDict()  # what an organism must show before arms are trained

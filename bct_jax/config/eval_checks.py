@@ -54,6 +54,11 @@ def check_sampling(sampling: SamplingConfig) -> None:
       sampling.kv_cache_dtype in ("auto", "int8"),
       "auto or int8",
     ),
+    (
+      "weight_dtype",
+      sampling.weight_dtype in ("auto", "int8"),
+      "auto or int8",
+    ),
   )
 
 

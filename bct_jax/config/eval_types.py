@@ -74,6 +74,14 @@ class SamplingConfig:
   prefill_tokens: int
   kv_cache_dtype: str
   seed: int
+  weight_dtype: str = "auto"  # with a default, as older runs have none
+
+  def facts(self) -> dict[str, Any]:
+    """Returns the fields for hashes, which a new one at its default keeps."""
+    out = dataclasses.asdict(self)
+    if self.weight_dtype == "auto":
+      del out["weight_dtype"]
+    return out
 
   def with_thoughts(self, tokens: int) -> "SamplingConfig":
     """Returns the same sampling with so many tokens more, for a thought."""

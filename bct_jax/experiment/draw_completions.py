@@ -134,6 +134,8 @@ def _request(
       "kv_cache_dtype": sampling.kv_cache_dtype,
     },
   }
+  if sampling.weight_dtype != "auto":
+    request["sampling"]["weight_dtype"] = sampling.weight_dtype
   if _thinks(arm):
     request["thought_tokens"] = arm.train.thought_tokens
   return request
@@ -206,7 +208,7 @@ def _draw(
         prompts,
         arm.train.seed,
         folder / f"draw_{attempt}.partial.jsonl",
-        dataclasses.asdict(sampling),
+        sampling.facts(),
         bar,
         runtime.chat.find_stop(sampling.stop, thinking),
         row_ids=[attempt * count + i for i in range(count)],

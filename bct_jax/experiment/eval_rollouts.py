@@ -1,6 +1,5 @@
 """Samples and labels the eval rollouts of a plan."""
 
-import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -157,7 +156,7 @@ def _complete(
       [p.ids for _ in numbers for _, p in draws],
       sampling.seed,
       partial,
-      dataclasses.asdict(sampling),
+      sampling.facts(),
       bar,
       chat.find_stop(sampling.stop, plan.config.eval.thinking),
       row_ids=[i for _ in numbers for i in row_ids],

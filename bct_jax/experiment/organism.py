@@ -346,7 +346,7 @@ def _eval_facts(plan: Plan, growth: int | None = None) -> dict[str, Any]:
   return {
     "eval": evals.facts(),
     **({"earlier": earlier} if earlier else {}),
-    "sampling": dataclasses.asdict(plan.config.sampling),
+    "sampling": plan.config.sampling.facts(),
     **plan.setting_facts(),
   }
 

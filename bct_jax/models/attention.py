@@ -21,6 +21,7 @@ import jax.numpy as jnp
 
 from bct_jax.mesh import ROWS, axis_size, constrain
 from bct_jax.models.architecture import ModelConfig
+from bct_jax.models.modules import quantize
 
 
 class Prefix(NamedTuple):
@@ -53,21 +54,9 @@ def as_slots(k: jax.Array, v: jax.Array, dtype: Any) -> Slots:
   k, v = k.transpose(0, 2, 3, 1), v.transpose(0, 2, 1, 3)
   if dtype != jnp.int8:
     return Slots(k.astype(dtype), v.astype(dtype))
-  k, key_scale = _quantize(k, 2)
-  v, value_scale = _quantize(v, 3)
+  k, key_scale = quantize(k, 2)
+  v, value_scale = quantize(v, 3)
   return Slots(k, v, key_scale, value_scale)
-
-
-def _quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
-  """Rounds x to int8 * scale, with one float32 scale along `axis`.
-
-  Returns:
-    The int8 values, of the shape of x, and the scales without `axis`.
-  """
-  full = x.astype(jnp.float32)
-  scale = jnp.max(jnp.abs(full), axis=axis, keepdims=True) / 127
-  values = jnp.round(full / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
-  return values, jnp.squeeze(scale, axis)
 
 
 def choose_form(

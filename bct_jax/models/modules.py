@@ -72,6 +72,8 @@ def fork(module: nn.Module, x: jax.Array) -> tuple[jax.Array, jax.Array | None]:
 class Linear(nn.Module):
   """Computes x W + b, plus (x A) B where the params hold an adapter.
 
+  Where they hold a scale of each column, W is int8 times that, see `quantize`.
+
   With the adapters of several arms, A [arms, in, r] and B [arms, r, out], a
   token goes through all of them and takes the output of its arm: their ranks
   are small.
@@ -106,6 +108,9 @@ class Linear(nn.Module):
     kernel = self.param("kernel", nn.initializers.normal(0.02), shape)
     rows = x.reshape(-1, x.shape[-1]).astype(self.dtype)
     y = rows @ kernel.astype(self.dtype)
+    if self.has_variable("params", "kernel_scale"):
+      scale = self.get_variable("params", "kernel_scale")
+      y = (y * scale).astype(self.dtype)
     if self.bias:
       bias = self.param("bias", nn.initializers.zeros, (self.width,))
       y += bias.astype(self.dtype)
@@ -122,3 +127,15 @@ class Linear(nn.Module):
       else:
         y += (rows @ a) @ b
     return y.reshape(*x.shape[:-1], self.width)
+
+
+def quantize(x: jax.Array, axis: int) -> tuple[jax.Array, jax.Array]:
+  """Rounds x to int8 * scale, with one float32 scale along `axis`.
+
+  Returns:
+    The int8 values, of the shape of x, and the scales without `axis`.
+  """
+  full = x.astype(jnp.float32)
+  scale = jnp.max(jnp.abs(full), axis=axis, keepdims=True) / 127
+  values = jnp.round(full / jnp.where(scale > 0, scale, 1)).astype(jnp.int8)
+  return values, jnp.squeeze(scale, axis)

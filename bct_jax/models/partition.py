@@ -58,6 +58,19 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   return out
 
 
+def scale_rules(rules: Rules) -> Rules:
+  """Returns the rules of the scales of int8 matrices, one for each column.
+
+  Args:
+    rules: for decoding, with those of the matrices.
+  """
+  return [
+    (pattern.removesuffix("kernel$") + "kernel_scale$", P(*spec[-1:]))
+    for pattern, spec in rules
+    if pattern.endswith("/kernel$")
+  ]
+
+
 def _check_divides(c: ModelConfig, tensor: int) -> None:
   """Raises ValueError if heads or experts do not divide over tensor devices."""
   for heads in {c.with_heads(mixer).num_kv_heads for mixer in c.mixers}:

@@ -80,7 +80,13 @@ def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
       "estimate: layers x saved + max(rest of a block, head) + embedding",
     ),
     total("= training", parts.training, "all of the above"),
-    line("decode weights", parts.decode_weights, f"{dtype}, tensor axis only"),
+    line(
+      "decode weights",
+      parts.decode_weights,
+      f"{dtype}, "
+      + ("matrices int8, " * (config.sampling.weight_dtype == "int8"))
+      + "tensor axis only",
+    ),
     line(
       "KV cache",
       parts.cache,

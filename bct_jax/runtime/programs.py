@@ -7,7 +7,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,7 @@ from bct_jax.mesh import path_name, shardings
 from bct_jax.models import lora, partition
 from bct_jax.models.decoder import Decoder
 from bct_jax.models.lora import Weights
+from bct_jax.models.modules import quantize
 from bct_jax.objectives import data_needs, objective_of
 from bct_jax.train import optim
 from bct_jax.train.gradients import Measure, make_measure
@@ -99,6 +100,8 @@ class MeshModel:
     if dims:
       place = P("tensor") if dims == {3} else P(None, "tensor")
       rules = [*rules, (of_expert.pattern, place)]
+    if self.config.sampling.weight_dtype == "int8":
+      rules = [*rules, *partition.scale_rules(rules)]
     return shardings(shapes, rules, self.mesh)
 
   def decode_params(self, *arms: Weights) -> PyTree:
@@ -306,8 +309,26 @@ def _to_decode(
     exact = str(path[-1].key) in ("a_log", "dt_bias")
     return x if exact else x.astype(dtype)
 
-  joined = jax.tree_util.tree_map_with_path(cast, joined)
-  return model.model.unstack(joined)
+  cast_params = jax.tree_util.tree_map_with_path(cast, joined)
+  if model.config.sampling.weight_dtype == "int8":
+    layers = quantize_kernels(joined["layers"], cast_params["layers"])
+    cast_params = {**cast_params, "layers": layers}
+  return model.model.unstack(cast_params)
+
+
+def quantize_kernels(exact: PyTree, cast: PyTree) -> PyTree:
+  """Rounds the matrices of linear layers to int8, with a scale of each column.
+
+  Args:
+    exact: params before they are cast, or a part of them.
+    cast: the same in the compute dtype, which the rest keeps.
+  """
+  if not isinstance(cast, Mapping):
+    return cast
+  out = {name: quantize_kernels(exact[name], cast[name]) for name in cast}
+  if "kernel" in cast:
+    out["kernel"], out["kernel_scale"] = quantize(exact["kernel"], -2)
+  return out
 
 
 def sharding_of(abstract: PyTree) -> PyTree:

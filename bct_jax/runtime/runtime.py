@@ -137,7 +137,8 @@ def make_decoder(
   """Makes the decoder for the config's chips, or else for the devices here.
 
   Raises:
-    ValueError: the attention that is asked for does not apply.
+    ValueError: the attention or the dtype of sampling that is asked for does
+      not apply.
   """
   options, chip = config.model, config.mesh.chip
   platform = CHIPS[chip].platform if chip else jax.default_backend()
@@ -146,6 +147,11 @@ def make_decoder(
   if form == "cudnn" and jax.default_backend() != "gpu":
     # JAX looks for the library when it traces.
     form, why = "xla", "sizes alone: there is no GPU here to trace cudnn for"
+  if architecture.num_experts and config.sampling.weight_dtype == "int8":
+    raise ValueError(
+      "sampling.weight_dtype = 'int8': most weights of this model are experts, "
+      "which are not rounded; take 'auto'"
+    )
   log_line(f"attention: {form} ({why})")
   return Decoder(architecture, dtype, options.remat, form)
 
