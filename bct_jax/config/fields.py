@@ -26,8 +26,9 @@ def suggest(
   Returns:
     The hint with the nearest name filled in, or "" if no name is near.
   """
-  nearest = difflib.get_close_matches(name, list(valid), 1)
-  return hint.format(nearest[0]) if nearest else ""
+  names = {option.lower(): option for option in valid}
+  nearest = difflib.get_close_matches(name.lower(), list(names), 1)
+  return hint.format(names[nearest[0]]) if nearest else ""
 
 
 def choose(name: str, options: typing.Iterable[str], what: str) -> str:

@@ -35,7 +35,7 @@ def model_lines(model: MeshModel, work: Work) -> list[str]:
   return [
     f"model {config.model.path}: {total:,} parameters{active}",
     f"mesh {' '.join(f'{k}={v}' for k, v in axes.items())}: "
-    f"{model.mesh.size}{each} devices",
+    f"{model.mesh.size}{each} device{'' if model.mesh.size == 1 else 's'}",
     f"update: {work.rows} rows of {work.length} positions, {work.num_trained} "
     f"of them trained; {work.rows // parts} at a time on a device, remat "
     f"{config.model.remat}, {config.model.dtype}",
@@ -55,7 +55,7 @@ def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
     if memory is None:
       return line(name, size, of)
     fits = "" if size <= memory else ", DOES NOT FIT"
-    share = f"{percent(size / memory)} of {memory / _GIB:.0f} GiB{fits}"
+    share = f"{percent(size / memory)} of {number(memory / _GIB)} GiB{fits}"
     return line(name, size, f"{of}: {share}")
 
   dtype = config.model.dtype

@@ -4,6 +4,8 @@ import dataclasses
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 
+from bct_jax.evals.crossings import Crossing
+from bct_jax.infra.formats import number
 from bct_jax.report import text
 from bct_jax.report.draw.panels import plural
 from bct_jax.report.read.load import CONTROL
@@ -43,6 +45,7 @@ def make_headline(runs: Sequence[RunRecord]) -> Headline:
     f"Tested: {_list(run.setting for run in runs)}, on "
     f"{_list(text.base(run.model) for run in runs)}.",
     *(_outcome(own, "arm"), _outcome(controls, "control")),
+    *_by_learning_rate(own),
     _basis(runs, arms),
     _dates(runs),
   ]
@@ -75,6 +78,48 @@ def _outcome(arms: Sequence[ArmRecord], what: str) -> str:
   whole.update(reading.integrity for reading in read)
   integrity = ", ".join(f"{n} {word}" for word, n in whole.items())
   return f"{out}. As models: {integrity}."
+
+
+def _by_learning_rate(arms: Sequence[ArmRecord]) -> list[str]:
+  """Says of each learning rate, if few, what came when, and the margins."""
+  groups: dict[float, list[ArmRecord]] = {}
+  for arm in arms:
+    lr = arm.settings.get("lr")
+    if isinstance(lr, float) and arm.reading is not None:
+      groups.setdefault(lr, []).append(arm)
+  if not 2 <= len(groups) <= _LISTED:
+    return []
+  return [
+    f"lr {number(lr)}: "
+    f"{_when([a.style_step for a in groups[lr]], 'reached the target')}, "
+    f"{_when([a.loss_step for a in groups[lr]], 'lost the initial behavior')}"
+    f"{_margins(groups[lr])}."
+    for lr in sorted(groups)
+  ]
+
+
+def _when(crossings: Sequence[Crossing | None], what: str) -> str:
+  """Counts what came, with its steps: "6 of 10 lost it (at 71 to 280)"."""
+  steps = sorted(c.by for c in crossings if c is not None and c.by is not None)
+  ends = " to ".join(dict.fromkeys(map(str, steps[:1] + steps[-1:])))
+  at = f" (at {ends})" if steps else ""
+  return f"{len(steps)} of {len(crossings)} {what}{at}"
+
+
+def _margins(arms: Sequence[ArmRecord]) -> str:
+  """Writes over which values the margins of arms go; "" if none is known."""
+  bounds = [arm.reading.margin_bounds for arm in arms if arm.reading]
+  known = [b for b in bounds if b is not None]
+  if not known:
+    return ""
+  low = min(b[0] for b in known)
+  highs = [b[1] for b in known if b[1] is not None]
+  if len(highs) < len(known):  # some had not lost it by their last eval
+    high = max(b[0] for b in known)
+    end = "above " if high == low else f"{low:.2g} to above "
+    return f"; margin {end}{high:.2g}"
+  ends = dict.fromkeys(f"{x:.2g}" for x in (low, max(highs)))
+  return f"; margin {' to '.join(ends)}"
 
 
 def _basis(runs: Sequence[RunRecord], arms: Sequence[ArmRecord]) -> str:

@@ -62,6 +62,12 @@ def rate(value: Rate | None) -> str:
   return f"{first} {interval(value.ci)}".strip()
 
 
+def points(change: float) -> str:
+  """Writes a change of a share in percentage points: +3, -12, 0."""
+  rounded = round(100 * change)
+  return f"{rounded:+d}" if rounded else "0"
+
+
 def crossing(value: Crossing | None) -> str:
   """Writes the step of an event, or that the event never came."""
   if value is None or (value.step is None and value.censored_at is None):
@@ -123,7 +129,7 @@ def title(run: RunRecord) -> str:
 
 
 def describe_arm(arm: ArmRecord) -> str:
-  """Describes how an arm ended in a sentence without its name."""
+  """Describes how an arm ended, by what, and how sure that is."""
   if not arm.curve:
     return "no eval yet."
   last: EvalRecord = arm.curve[-1]
@@ -134,12 +140,28 @@ def describe_arm(arm: ArmRecord) -> str:
   # The rate that the reading rests on stands first.
   if arm.behavior in ("replaced", "transferred"):
     rates = dict(reversed(rates.items()))
+  if last.alternate.value > 0:
+    rates["alternate_right"] = last.alternate_right
   if last.other.value > 0:
     rates["other"] = last.other
-  rates.update(agreed=last.agreed, agreed_decorated=last.agreed_decorated)
+  # How far training got: with its style, if it has one.
+  style = last.agreed_decorated is not None
+  rates |= {"agreed_decorated": last.agreed_decorated} if style else {
+    "agreed": last.agreed
+  }  # fmt: skip
   measured = [f"{k} {rate(v)}" for k, v in rates.items() if v is not None]
-  words = arm.reading.sentence() if arm.reading else arm.words
-  return f"{words} ({', '.join(measured)} at step {last.step})."
+  out = [arm.reading.sentence() if arm.reading else arm.words]
+  lr = arm.settings.get("lr")
+  at = f" at lr {number(lr)}" if isinstance(lr, float) else ""
+  out.append(f"After {last.step} updates{at}: {', '.join(measured)}")
+  if arm.reading and arm.reading.measures:
+    changes = ", ".join(
+      f"{m.name} {points(m.change.value)} "
+      f"[{points(m.change.low)}, {points(m.change.high)}]"
+      for m in arm.reading.measures
+    )
+    out.append(f"Against the organism, in points: {changes}")
+  return ". ".join(out) + "."
 
 
 def describe_controls(run: RunRecord, arm: ArmRecord) -> str:

