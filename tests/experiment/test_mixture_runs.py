@@ -1,7 +1,7 @@
 """The tiny experiment with other kinds of layers: killed, resumed, exported.
 
-A random gpt-oss, whose layers are mixtures, and a mixture of Qwen3.5, with a
-shared expert, whose sampler carries a state.
+Random mixtures: gpt-oss, Qwen3, and Qwen3.5 with a shared expert, whose sampler
+carries a state.
 """
 
 import json
@@ -65,19 +65,27 @@ def make_model(kind, folder, tiny_folder, **fields):
   return folder
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_killed_and_resumed_equals_undisturbed(kind, tiny_folder, tmp_path):
-  model = make_model(kind, tmp_path / kind, tiny_folder, **KINDS[kind])
-  code, _, err = run(tmp_path / "whole", model, *FLAGS)
+def kill_and_resume(
+  tmp_path: Path, model: Path, flags: tuple[str, ...]
+) -> Path:
+  """Kills a run and runs it to its end, as one that nothing happened to."""
+  code, _, err = run(tmp_path / "whole", model, *flags)
   assert code == 0, err
   workdir = tmp_path / "killed"
-  process = start_to_kill(workdir, model, *FLAGS)
+  process = start_to_kill(workdir, model, *flags)
   wait_for(process, workdir, "arms/high/checkpoints/2")
   process.send_signal(signal.SIGKILL)
   process.communicate()
-  code, _, err = run(workdir, model, *FLAGS)
+  code, _, err = run(workdir, model, *flags)
   assert code == 0, err
   assert comparable(workdir) == comparable(tmp_path / "whole")
+  return workdir
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_killed_and_resumed_equals_undisturbed(kind, tiny_folder, tmp_path):
+  model = make_model(kind, tmp_path / kind, tiny_folder, **KINDS[kind])
+  workdir = kill_and_resume(tmp_path, model, FLAGS)
   out = tmp_path / "exported"
   code, _, err = run(
     workdir,
@@ -99,7 +107,7 @@ def check_torch_reads(folder: Path, kind: str) -> None:
 
 
 def test_adapters_of_experts_go_to_peft(tiny_folder, tmp_path):
-  """A Qwen3 mixture: an arm's adapter gives torch the arm's own texts."""
+  """A Qwen3 mixture that was killed: an arm's adapter gives torch its texts."""
   import peft
   import torch
   import transformers
@@ -112,11 +120,9 @@ def test_adapters_of_experts_go_to_peft(tiny_folder, tmp_path):
     num_experts_per_tok=2,
     moe_intermediate_size=24,
   )
-  workdir = tmp_path / "run"
   more = ("--config.lora.split_rank=True", "--config.organism.kind=native")
   flags = (*FLAGS, *more)
-  code, _, err = run(workdir, folder, *flags)
-  assert code == 0, err
+  workdir = kill_and_resume(tmp_path, folder, flags)
   arm, out = workdir / "arms" / "low", tmp_path / "adapter"
   shared = (*flags, f"--params={arm}")
   code, _, err = run(
