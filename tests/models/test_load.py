@@ -300,12 +300,12 @@ def test_the_advice_on_pickles_works(folder):
 
 
 def make_big(folder: Path) -> int:
-  """A model of 1.07 GB in bfloat16, file by file.
+  """A model of 0.6 GB in bfloat16, file by file.
 
   Returns:
     Numbers in its largest tensor.
   """
-  layers, width, mlp, vocab = 8, 2048, 6144, 32000
+  layers, width, mlp, vocab = 4, 2048, 6144, 32000
   folder.mkdir()
   config = files.llama_config(
     layers=layers,
@@ -357,7 +357,7 @@ def make_big(folder: Path) -> int:
   not Path("/proc/self/clear_refs").exists(), reason="needs Linux's /proc"
 )
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_peak_memory_of_a_gigabyte(tmp_path, dtype):
+def test_peak_memory_of_a_large_model(tmp_path, dtype):
   largest = make_big(tmp_path / "big") * jnp.dtype(dtype).itemsize
   done = subprocess.run(
     [
@@ -376,7 +376,7 @@ def test_peak_memory_of_a_gigabyte(tmp_path, dtype):
   shutil.rmtree(tmp_path / "out")
   found = json.loads(done.stdout.splitlines()[-1])
   print(dtype, found, "largest", largest)
-  assert found["params"] > 10**9
+  assert found["params"] > 6 * 10**8
   # On a CPU the devices' memory is the host's.
   assert found["load"] < found["params"] + 1.3 * largest
   # A copy on the devices, turned as it is stored, and one on the host; the
