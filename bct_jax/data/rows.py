@@ -87,8 +87,7 @@ def read_dialogue(row: Any, turns: Turns, thoughts: bool) -> list[Example]:
   if not isinstance(row.get("messages"), list):
     raise ValueError(
       'needs "messages", or "prompt" and "completion": a list of turns with a '
-      "role and content; found the "
-      f"fields {sorted(row)}"
+      f"role and content; found {_name_fields(row)}"
     )
   _refuse_fields(row)
   read = _read_turns(row["messages"])
@@ -130,8 +129,8 @@ def _join_completion(row: dict[str, Any]) -> tuple[dict[str, Any], int | None]:
     return row, None
   if not _is_empty(row.get("messages")) or _is_empty(row.get("prompt")):
     raise ValueError(
-      '"completion" goes with "prompt", and without "messages"; found the '
-      f"fields {sorted(row)}"
+      '"completion" goes with "prompt", and without "messages"; found '
+      f"{_name_fields(row)}"
     )
   parts = {}
   for name, role in (("prompt", "user"), ("completion", "assistant")):
@@ -208,6 +207,13 @@ def _refuse_fields(row: Mapping[str, Any]) -> None:
       )
 
 
+def _name_fields(row: Mapping[str, Any]) -> str:
+  """Names the fields of a row, and says which are empty."""
+  empty = sorted(name for name in row if _is_empty(row[name]))
+  said = f" (empty: {', '.join(empty)})" if empty else ""
+  return f"the fields {sorted(row)}{said}"
+
+
 def _is_empty(value: Any) -> bool:
   """Tells whether a field says nothing."""
   return value is None or (
@@ -233,11 +239,12 @@ def _read_turn(number: int, message: Any) -> _Turn:
   """Reads one message; `number` counts from 1."""
   role = message.get("role") if isinstance(message, dict) else None
   role = "system" if role == "developer" else role  # OpenAI's name for it
-  if role not in ("system", "user", "assistant") or not isinstance(
-    message["content"] if "content" in message else None, str
-  ):
-    raise ValueError(f"not a message with a role and content: {message!r:.120}")
-  content = message["content"]
+  content = _read_content(message.get("content")) if role else None
+  if role not in ("system", "user", "assistant") or content is None:
+    raise ValueError(
+      "not a message with a role (system, user, assistant) and content that is "
+      f"text: {message!r:.120}"
+    )
   content.encode()  # raises for a lone surrogate, and says where it is
   flags, thoughts = set(), set()
   for name, value in message.items():
@@ -262,6 +269,21 @@ def _read_turn(number: int, message: Any) -> _Turn:
     )
   trained = flags.pop() if flags else None
   return _Turn({"role": role, "content": content}, "".join(thoughts), trained)
+
+
+def _read_content(content: Any) -> str | None:
+  """Joins parts of text, as OpenAI has them; None if not all of it is text."""
+  if not isinstance(content, list) or not content:
+    return content if isinstance(content, str) else None
+  texts = [
+    part["text"]
+    for part in content
+    if isinstance(part, dict)
+    and {*part} == {"type", "text"}
+    and part["type"] == "text"
+    and isinstance(part["text"], str)
+  ]
+  return "".join(texts) if len(texts) == len(content) else None
 
 
 def _read_flag(number: int, name: str, value: Any) -> bool:

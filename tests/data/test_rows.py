@@ -47,9 +47,39 @@ def test_rows_of_trl_are_read_as_they_are(tmp_path):
   assert read_examples(str(path), "train")[0][0].messages == TALK[:3]
 
 
+def parts(*texts):
+  return [{"type": "text", "text": text} for text in texts]
+
+
+def test_content_in_parts_of_text_is_read(tmp_path):
+  talk = {"messages": [user(parts("a ", "b")), said(parts("one"))]}
+  (example,) = read_dialogue(talk, "last", False)
+  assert example.messages == (user("a b"),) and example.completion == "one"
+
+
+@pytest.mark.parametrize(
+  "content",
+  [
+    [],
+    ["a"],
+    [*parts("a"), {"type": "image_url", "image_url": {"url": "x"}}],
+    [{"type": "text", "text": "a", "cache": 1}],
+    [{"type": "input_text", "text": "a"}],
+    parts(None),
+    {"text": "a"},
+  ],
+)
+def test_content_that_is_not_all_text_is_refused(content):
+  talk = {"messages": [user(content), said("one")]}
+  with pytest.raises(ValueError, match="content that is text"):
+    read_dialogue(talk, "last", False)
+
+
 @pytest.mark.parametrize(
   "row, why",
   [
+    ({"prompt": "a", "completion": ""}, r"\(empty: completion\)"),
+    ({"prompt": [], "completion": "b"}, r"\(empty: prompt\)"),
     ({"completion": "b"}, '"completion" goes with "prompt"'),
     ({"prompt": "a", "completion": "b", "messages": [user("a")]}, "without"),
     ({"prompt": "a", "completion": 3}, '"completion" must be text or messages'),

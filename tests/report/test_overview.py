@@ -6,10 +6,12 @@ import math
 import re
 import shutil
 import statistics
+import warnings
 from collections import Counter
 
 import pytest
 from fake_run import N, edit, fake_run, fake_sweep
+from matplotlib.figure import Figure
 from scipy import stats as scipy_stats
 
 from bct_jax.evals import stats, summary
@@ -276,6 +278,18 @@ def test_bands_are_students(monkeypatch):
   low, high = scipy_stats.t.interval(0.95, 2, mean, sem)
   assert band[1][1] == pytest.approx(max(low, 0)) and band[1][0] == 1
   assert band[2][1] == pytest.approx(min(high, 1))
+
+
+@pytest.mark.parametrize("last", [([(1e-4, 7, 7)], []), ([], [(1e-4, 64)])])
+def test_arms_of_one_learning_rate_are_drawn_without_a_warning(last):
+  axes = Figure().add_subplot()
+  with warnings.catch_warnings():
+    warnings.simplefilter("error")  # of limits that are alike
+    comparisons.crossing_steps("k", "", "", [(1e-4, 5, 6)], *last, 7e-4).draw(
+      axes
+    )
+  low, high = axes.get_xlim()
+  assert low < 1e-4 < high
 
 
 def test_a_mean_is_over_the_same_seeds_at_every_step():
