@@ -157,6 +157,10 @@ def get_config() -> ConfigDict:
   c.mesh.data = -1  # copies of the params, rows split
   c.mesh.fsdp = 1  # params and rows split
   c.mesh.tensor = 1  # heads and MLP width split
+  # In a mixture of experts: "weights" brings those of experts to the tokens,
+  # layer by layer. "tokens" sends tokens to the devices of their experts, which
+  # is faster where there are many experts; see bct_jax/models/README.md.
+  c.mesh.experts = "weights"
   # v4, v5e, v5p, v6e, a100, h100, h200, b200 or l40s: whose memory and speed a
   # dry run goes by.
   c.mesh.chip = config_dict.placeholder(str)

@@ -260,6 +260,7 @@ def check(config: ExperimentConfig) -> None:
   _check_template(config.model)
   if config.mesh.chip is not None:
     choose(config.mesh.chip, CHIPS, "mesh.chip")
+  choose(config.mesh.experts, ("weights", "tokens"), "mesh.experts")
   memory = config.mesh.memory_gib
   if memory is not None and not 0 < memory < math.inf:
     raise ConfigError(f"mesh.memory_gib = {memory}: must be above 0")

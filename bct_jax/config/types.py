@@ -69,13 +69,14 @@ class ModelOptions(TemplateConfig):
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-  """Says how many devices each axis of the mesh has, and which."""
+  """Says how many devices each axis of the mesh has, which, and what moves."""
 
   data: int
   fsdp: int
   tensor: int
   chip: str | None
   memory_gib: float | None = None
+  experts: str = "weights"
 
   @property
   def memory(self) -> int | None:

@@ -69,12 +69,15 @@ class Decoder:
     remat: what the backward pass recomputes (Chen et al. 2016, arXiv
       1604.06174): none, dots (all but matrix products) or full (each block).
     attention: the form of attention over whole rows, see attention.py.
+    experts: what a mesh moves in a mixture: "weights" to the tokens, or
+      "tokens" to their experts, see expert_exchange.py.
   """
 
   config: ModelConfig
   dtype: Any = jnp.float32
   remat: str = "full"
   attention: str = "xla"
+  experts: str = "weights"
 
   def __post_init__(self):
     """Raises ValueError for a remat that is not in REMAT."""
@@ -83,7 +86,7 @@ class Decoder:
 
   def block(self, mixer: str) -> Block:
     """Returns the Linen module of the blocks that have a mixer."""
-    return Block(self.config, self.dtype, self.attention, mixer)
+    return Block(self.config, self.dtype, self.attention, mixer, self.experts)
 
   @property
   def _norm(self) -> RMSNorm:
@@ -356,7 +359,9 @@ class Decoder:
         x, kept = run(c.layers[i], x, layer, i, pasts[i])
         out.append(kept)
     else:
-      x = scan_layers(run, x, layers, c, self.dtype, self.remat)
+      gathers = c.num_experts > 0 and self.experts == "weights"
+      args = c, self.dtype, self.remat, gathers
+      x = scan_layers(run, x, layers, *args)
       out = None
     x: Any = self._norm.apply({"params": params["norm"]}, x)
     return x, out

@@ -334,13 +334,14 @@ class Block(nn.Module):
     x += post_norm(mlp(pre_norm(x)))
 
   `config.norms` says which of the norms there are, and `mixer`, one of MIXERS,
-  what is in the place of attention.
+  what is in the place of attention. `experts` are those of Decoder.
   """
 
   config: ModelConfig
   dtype: Any
   attention: str = "xla"
   mixer: str = "attn"
+  experts: str = "weights"
 
   @nn.compact
   def __call__(self, x, angles, mask, past=None, at=None, arms=None):
@@ -368,7 +369,8 @@ class Block(nn.Module):
       y, kv = attn(y, angles, mask, past, at, arms)
     x = x + norm(y, "post", "attn_post_norm")
     if c.num_experts:
-      mlp = Experts(c, self.dtype, ACTIVATIONS[c.activation], name="mlp")
+      act = ACTIVATIONS[c.activation]
+      mlp = Experts(c, self.dtype, act, self.experts, name="mlp")
     else:
       mlp = Mlp(c, self.dtype, name="mlp")
     inner = norm(x, "pre", "mlp_norm")

@@ -10,6 +10,8 @@ expert (Gale et al. 2022, arXiv 2211.15841). Experts have one of two forms:
   ((u + 1) * g * sigmoid(swiglu_alpha * g)) W_down + b
 
 Where the params hold an adapter (lora.py), each product x W is x W + (x A) B.
+On a mesh the weights of experts come to the tokens, or the tokens to the
+experts (expert_exchange.py).
 """
 
 import functools
@@ -22,8 +24,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 from jax.sharding import PartitionSpec as P
 
-from bct_jax.mesh import ROWS, axis_size
+from bct_jax.mesh import AXES, ROWS, axis_size
 from bct_jax.models.architecture import ModelConfig
+from bct_jax.models.expert_exchange import Exchange, Layout, mark_varying
 
 
 class Adapted(NamedTuple):
@@ -32,12 +35,12 @@ class Adapted(NamedTuple):
   Attributes:
     kernel: [E, in, out].
     a: [E, in, r]; of several arms one beside the other, [E, in, arms x r].
-    b: [E, r, out], or [E, arms x r, out].
+    b: [E, r, out], or [E, arms x r, out]. All three may be their partitions.
   """
 
-  kernel: jax.Array
-  a: jax.Array
-  b: jax.Array
+  kernel: Any
+  a: Any
+  b: Any
 
 
 class Experts(nn.Module):
@@ -47,11 +50,13 @@ class Experts(nn.Module):
     config: the architecture.
     dtype: of the products.
     activation: of the gates.
+    moved: what a mesh brings to the other, "weights" or "tokens".
   """
 
   config: ModelConfig
   dtype: Any
   activation: Callable[[jax.Array], jax.Array]
+  moved: str = "weights"
 
   @nn.compact
   def __call__(self, x, arms=None):  # [B, T, D]
@@ -72,17 +77,20 @@ class Experts(nn.Module):
     num_arms = max(count for _, count in kernels)
     kernels = [kernel for kernel, _ in kernels]
     weights, experts = self._route(x, router)
+    arms = None if num_arms == 1 else arms
+    apply = functools.partial(_apply, run=run, num_arms=num_arms)
 
     mesh = jax.sharding.get_abstract_mesh()
     # `init` runs a single row, which cannot be spread over devices.
     spread = not mesh.empty and not self.is_initializing()
+    if spread and self.moved == "tokens":
+      return self._send(x, weights, experts, arms, kernels, list(shapes), apply)
 
     def local(x, weights, experts, arms, *kernels):
       if spread:
         # Marked as differing between devices, so that their gradients are
         # summed over tensor. The gather in `_mix` does not mark them.
-        x = jax.lax.pcast(x, ("tensor",), to="varying")
-        weights = jax.lax.pcast(weights, ("tensor",), to="varying")
+        x, weights = jax.lax.pcast((x, weights), ("tensor",), to="varying")
       local_count = _matrix(kernels[0]).shape[0]
       first = 0
       if local_count != c.num_experts:
@@ -92,27 +100,65 @@ class Experts(nn.Module):
         weights.reshape(-1, c.experts_per_token),
         experts.reshape(-1, c.experts_per_token) - first,
         kernels,
-        run,
+        apply,
         None if arms is None else arms.reshape(-1),
-        num_arms,
       ).reshape(x.shape)
       # Also over one device: shard_map must see that the devices of tensor
       # agree.
       return jax.lax.psum(y, "tensor") if spread else y
 
-    arms = None if num_arms == 1 else arms
     if not spread:
+      # The exchange keeps nothing for the backward pass but its inputs.
+      local = jax.checkpoint(local) if self.moved == "tokens" else local
       return local(x, weights, experts, arms, *kernels)
     # Rows are whole on every device of the tensor axis, so each runs its own
     # experts on all of them, and one sum joins the results.
-    # A prefix that prompts share is one row, which each device runs.
-    shards = math.prod(axis_size(axis) for axis in ROWS)
-    by_rows = P() if x.shape[0] % shards else P(ROWS)
-    by_expert = P("tensor")
+    by_rows = _rows_spec(x)
+    specs = (by_rows,) * 4 + (P("tensor"),) * len(kernels)
+    return jax.shard_map(local, in_specs=specs, out_specs=by_rows)(
+      x, weights, experts, arms, *kernels
+    )
+
+  def _send(self, x, weights, experts, arms, kernels, names, apply):
+    """Sends tokens to their experts; see `__call__`.
+
+    Args:
+      x, weights, experts, arms, kernels: of all devices.
+      names: of the kernels.
+      apply: see `_apply`.
+
+    Returns:
+      [B, T, D].
+    """
+    c = self.config
+    devices = axis_size("fsdp"), axis_size("tensor")
+    layout = Layout.make(c.num_experts, c.mlp_width, *devices)
+    specs = [_specs(layout, *x) for x in zip(names, kernels, strict=True)]
+    by_rows = _rows_spec(x)
+    shared = by_rows == P()
+    axes = ("fsdp", "tensor") if shared else AXES
+    mark = functools.partial(mark_varying, axes=axes)
+
+    def local(x, weights, experts, arms, *kernels):
+      shape = x.shape
+      x, weights = mark(x, by_rows), mark(weights, by_rows)
+      kernels = jax.tree.map(mark, list(kernels), specs)
+      if not layout.whole and "down_bias" in names:
+        # Devices of tensor have parts of an expert, and one of them its bias.
+        bias, index = names.index("down_bias"), jax.lax.axis_index("tensor")
+        kernels[bias] = jnp.where(index == 0, kernels[bias], 0)
+      x, weights, experts, arms = jax.tree.map(
+        lambda v: v.reshape(-1, *v.shape[2:]), (x, weights, experts, arms)
+      )
+      if shared:
+        y = _mix(x, weights, experts - layout.first(), kernels, apply, arms)
+        y = jax.lax.psum(y, "fsdp")
+      else:
+        y = Exchange(layout, apply)(x, weights, experts, arms, kernels)
+      return jax.lax.psum(y, "tensor").reshape(shape)
+
     return jax.shard_map(
-      local,
-      in_specs=(by_rows,) * 4 + (by_expert,) * len(kernels),
-      out_specs=by_rows,
+      local, in_specs=(*(by_rows,) * 4, *specs), out_specs=by_rows
     )(x, weights, experts, arms, *kernels)
 
   def _form(self) -> tuple[dict[str, tuple[int, ...]], Callable[..., Any]]:
@@ -176,23 +222,38 @@ def _matrix(kernel: Any) -> jax.Array:
   return kernel.kernel if isinstance(kernel, Adapted) else kernel
 
 
+def _specs(layout: Layout, name: str, kernel: Any) -> Any:
+  """Returns the partition of a kernel, and of its adapter if it has one."""
+  if not isinstance(kernel, Adapted):
+    return layout.spec(name)
+  parts = ("", "/lora_a", "/lora_b")
+  return Adapted(*(layout.spec(name + part) for part in parts))
+
+
+def _rows_spec(x: jax.Array) -> P:
+  """Returns how rows [B, T, D] are spread.
+
+  A prefix that prompts share is one row, which each device runs.
+  """
+  shards = math.prod(axis_size(axis) for axis in ROWS)
+  return P() if x.shape[0] % shards else P(ROWS)
+
+
 def _mix(
   x: jax.Array,  # [N, D]
   weights: jax.Array,  # [N, k]
   experts: jax.Array,  # [N, k], an expert elsewhere is below 0 or >= E
   kernels: Sequence[Any],  # of the experts here, [E, ...] each
-  run: Callable[..., jax.Array],
+  apply: Callable[..., jax.Array],
   arms: jax.Array | None = None,  # [N]
-  num_arms: int = 1,
 ) -> jax.Array:  # [N, D]
   """Sums the weighted outputs of each token's experts on this device.
 
   Args:
     x, weights, experts: tokens, and which experts they go to.
     kernels: of the experts, with or without adapters.
-    run: applies them to rows that are sorted by expert, see `_gated`.
+    apply: see `_apply`.
     arms: whose adapter each token takes; None is the only one.
-    num_arms: that have adapters here.
   """
   # Tokens are sorted by expert, so that each expert's are neighbours and one
   # ragged product runs them all:
@@ -205,13 +266,37 @@ def _mix(
   # Those of other devices come last, behind all groups.
   expert = jnp.where((expert >= 0) & (expert < count), expert, count)
   order = jnp.argsort(expert, stable=True)
-  sizes = jnp.bincount(expert, length=count + 1)[:count]
   token = order // per_token
+  arms = None if arms is None else arms[token]
+  y = apply(x[token], expert[order], arms, kernels)
+  y *= weights.reshape(-1)[order][:, None]
+  return jnp.zeros_like(x).at[token].add(y)
+
+
+def _apply(
+  rows: jax.Array,  # [M, D], sorted by expert
+  expert: jax.Array,  # [M], of each; one >= E is none
+  arms: jax.Array | None,  # [M]
+  kernels: Sequence[Any],
+  *,
+  run: Callable[..., jax.Array],
+  num_arms: int,
+) -> jax.Array:  # [M, D]
+  """Runs rows through their experts; those of none give zeros.
+
+  Args:
+    rows, expert, kernels: see `_mix`.
+    arms: whose adapter each row takes; None is the only one.
+    run: one of the forms of experts, such as `_gated`.
+    num_arms: that have adapters here.
+  """
+  count = _matrix(kernels[0]).shape[0]
+  sizes = jnp.bincount(expert, length=count + 1)[:count]
   # A ragged product does not define its rows beyond the last group. They are
   # masked on both sides, so that neither values nor gradients pass them.
-  is_local = (expert[order] < count)[:, None]
-  rows = jnp.where(is_local, x[token], 0)
-  of_row = jnp.minimum(expert[order], count - 1)
+  is_local = (expert < count)[:, None]
+  rows = jnp.where(is_local, rows, 0)
+  of_row = jnp.minimum(expert, count - 1)
 
   def product(x: jax.Array, kernel: Any) -> jax.Array:
     """Runs each row through the matrix of its expert, and its adapter."""
@@ -220,13 +305,11 @@ def _mix(
     low = jax.lax.ragged_dot(x, kernel.a, sizes)
     if arms is not None:
       of_rank = jnp.arange(low.shape[1]) // (low.shape[1] // num_arms)
-      low = jnp.where(arms[token][:, None] == of_rank, low, 0)
+      low = jnp.where(arms[:, None] == of_rank, low, 0)
     y = jax.lax.ragged_dot(x, kernel.kernel, sizes)
     return y + jax.lax.ragged_dot(low, kernel.b, sizes)
 
-  y = jnp.where(is_local, run(rows, product, of_row, *kernels), 0)
-  y *= weights.reshape(-1)[order][:, None]
-  return jnp.zeros_like(x).at[token].add(y)
+  return jnp.where(is_local, run(rows, product, of_row, *kernels), 0)
 
 
 def _gated(

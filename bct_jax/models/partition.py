@@ -4,9 +4,15 @@ from jax.sharding import PartitionSpec as P
 
 from bct_jax.mesh import Rules
 from bct_jax.models.architecture import ModelConfig
+from bct_jax.models.expert_exchange import Layout
 
 
-def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
+def rules(
+  config: ModelConfig,
+  tensor: int,
+  decode: bool = False,
+  experts_fsdp: int | None = None,
+) -> Rules:
   """Returns the partition rules of the params; see mesh.shardings.
 
   Experts and heads of linear layers are spread over tensor. There may be fewer
@@ -19,12 +25,15 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
     tensor: number of devices on the tensor axis.
     decode: whether the params are `unstack`ed, for decoding. They are spread
       over tensor only: over fsdp they would be gathered again for every token.
+    experts_fsdp: number of devices on the fsdp axis, if experts stay on theirs
+      (`mesh.experts` is "tokens"); None if weights of experts are gathered.
 
   Raises:
     ValueError: heads or experts do not divide over the tensor axis.
   """
-  _check_divides(config, tensor)
   c = config
+  layout = expert_layout(c, tensor, experts_fsdp)
+  _check_divides(c, tensor, layout is None)
   fsdp = None if decode else "fsdp"
   lead = () if decode else (None,)
   columns = P(*lead, fsdp, "tensor")
@@ -36,7 +45,7 @@ def rules(config: ModelConfig, tensor: int, decode: bool = False) -> Rules:
   if c.layer_scalar:
     out.append((at + r"scalar$", P()))
   if c.num_experts:
-    out += _expert_rules(c.expert_form, lead, fsdp)
+    out += _expert_rules(c.expert_form, lead, fsdp, layout)
   else:
     out.append((at + r"mlp/(gate|up)/kernel$", columns))
     out.append((at + r"mlp/down/kernel$", P(*lead, "tensor", fsdp)))
@@ -71,8 +80,31 @@ def scale_rules(rules: Rules) -> Rules:
   ]
 
 
-def _check_divides(c: ModelConfig, tensor: int) -> None:
-  """Raises ValueError if heads or experts do not divide over tensor devices."""
+def expert_layout(
+  config: ModelConfig, tensor: int, experts_fsdp: int | None
+) -> Layout | None:
+  """Returns where experts are that stay on their devices; else None.
+
+  Args:
+    config, tensor, experts_fsdp: see `rules`.
+
+  Raises:
+    ValueError: experts do not divide over the devices.
+  """
+  c = config
+  if not c.num_experts or experts_fsdp is None:
+    return None
+  return Layout.make(c.num_experts, c.mlp_width, experts_fsdp, tensor)
+
+
+def _check_divides(c: ModelConfig, tensor: int, gathered: bool) -> None:
+  """Raises ValueError if heads or experts do not divide over tensor devices.
+
+  Args:
+    c: the architecture.
+    tensor: number of devices.
+    gathered: whether weights of experts are; else Layout.make checks them.
+  """
   for heads in {c.with_heads(mixer).num_kv_heads for mixer in c.mixers}:
     if c.num_heads % tensor or (heads % tensor and tensor % heads):
       raise ValueError(
@@ -80,7 +112,7 @@ def _check_divides(c: ModelConfig, tensor: int) -> None:
         f"{heads} key/value heads: it must divide the first, and divide the "
         "second or be a multiple of it"
       )
-  if c.num_experts % tensor:
+  if gathered and c.num_experts % tensor:
     raise ValueError(
       f"mesh axis tensor = {tensor} does not divide {c.num_experts} experts"
     )
@@ -92,7 +124,10 @@ def _check_divides(c: ModelConfig, tensor: int) -> None:
 
 
 def _expert_rules(
-  form: str, lead: tuple[None, ...], fsdp: str | None
+  form: str,
+  lead: tuple[None, ...],
+  fsdp: str | None,
+  layout: Layout | None,
 ) -> list[tuple[str, P]]:
   """Returns the rules of experts of a form and of their router.
 
@@ -100,21 +135,37 @@ def _expert_rules(
     form: expert_form of the config.
     lead: of the axis of layers, if there is one.
     fsdp: the axis that widths are spread over, if any.
+    layout: where experts are that stay on their devices.
   """
   at = r"^layers/.*mlp/"
-  clamped = form == "clamped"
-  first = "gate_up" if clamped else "(gate|up)"
   # An adapter beside a kernel gives it a name of its own.
-  kernel = "(/kernel)?$"
   out = [
-    (at + r"router$", P(*lead, fsdp, None)),
-    (at + first + kernel, P(*lead, "tensor", fsdp, None)),
-    (at + "down" + kernel, P(*lead, "tensor", None, fsdp)),
+    (at + name + "(/kernel)?$", P(*lead, *place))
+    for name, place in expert_places(form, fsdp, layout).items()
   ]
-  if clamped:
-    out.append((at + r"(gate_up|down)_bias$", P(*lead, "tensor")))
+  out.append((at + r"router$", P(*lead, fsdp, None)))
+  if form == "clamped":
     out.append((at + r"router_bias$", P()))
   return out
+
+
+def expert_places(
+  form: str, fsdp: str | None, layout: Layout | None = None
+) -> dict[str, P]:
+  """Returns the partitions of the params of all experts [E, ...], by name.
+
+  Args:
+    form, fsdp, layout: see `_expert_rules`.
+  """
+  clamped = form == "clamped"
+  firsts = ("gate_up",) if clamped else ("gate", "up")
+  biases = ("gate_up_bias", "down_bias") if clamped else ()
+  places = {name: P("tensor", fsdp, None) for name in firsts}
+  places |= {"down": P("tensor", None, fsdp)}
+  places |= {name: P("tensor") for name in biases}
+  if layout is not None:
+    places = {name: layout.spec(name) for name in places}
+  return places
 
 
 def _head_rules(

@@ -14,14 +14,16 @@ entry for each of its own layers, in their order.
 #   scan        step 0: all of these up to layer 3; step 1: the others
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from bct_jax.mesh import constrain
 from bct_jax.models.architecture import Layer, ModelConfig
+from bct_jax.models.partition import expert_places
 from bct_jax.types import PyTree
 
 REMAT = {
@@ -38,6 +40,7 @@ def scan_layers(
   config: ModelConfig,
   dtype: Any,
   remat: str,
+  gathers_experts: bool = False,
 ) -> jax.Array:
   """Runs stacked layers; each is compiled once, or once in a period.
 
@@ -48,6 +51,7 @@ def scan_layers(
     config: the architecture.
     dtype: of the products.
     remat: one of REMAT.
+    gathers_experts: whether layers have experts that are gathered over fsdp.
 
   Returns:
     [B, T, D].
@@ -60,6 +64,8 @@ def scan_layers(
     layer = group if period == 1 else layer_of(config, group, j)
     if dtype != jnp.float32:
       layer = jax.tree.map(_cast_late, layer)
+      if gathers_experts:
+        layer = {**layer, "mlp": _cast_experts(layer["mlp"], config, dtype)}
     return run(config.layers[j], x, layer, i)[0]
 
   def body(x, xs):
@@ -74,6 +80,21 @@ def scan_layers(
   if period > 1:  # [entries, ...] -> [groups, entries of a group, ...]
     layers = jax.tree.map(lambda x: x.reshape(groups, -1, *x.shape[1:]), layers)
   return jax.lax.scan(body, x, (layers, jnp.arange(groups)))[0]
+
+
+def _cast_experts(mlp: PyTree, config: ModelConfig, dtype: Any) -> PyTree:
+  """Casts the kernels of experts to the dtype where their parts are.
+
+  XLA would gather them over fsdp first, as float32: twice the bytes.
+  """
+  out = dict(mlp)
+  for name, place in expert_places(config.expert_form, "fsdp").items():
+    param = out[name]
+    adapted = isinstance(param, Mapping)
+    kernel = param["kernel"] if adapted else param
+    kernel = constrain(kernel.astype(dtype), *place)
+    out[name] = {**param, "kernel": kernel} if adapted else kernel
+  return out
 
 
 @jax.custom_jvp

@@ -17,6 +17,7 @@ from bct_jax.infra.whole_folder import ModelSourceError
 from bct_jax.mesh import abstract_mesh, make_mesh, num_row_shards
 from bct_jax.modes.dry_run_lines import (
   data_lines,
+  expert_lines,
   model_lines,
   size_lines,
   speed_lines,
@@ -74,7 +75,7 @@ def run_dry_run(
   print("\n".join(model_lines(model, work)))
   parts = find_sizes(model, work, slots)
   print("\n".join(size_lines(model, parts, slots)))
-  print("\n".join(speed_lines(model, work)))
+  print("\n".join([*speed_lines(model, work), *expert_lines(model, work)]))
   costs = cost_lines(model, find_costs(model, plan), prices)
   print("\n".join([*costs, disk_line(model)]))
   if plan is None:

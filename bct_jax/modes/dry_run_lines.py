@@ -15,6 +15,7 @@ from bct_jax.models.architecture import ModelConfig
 from bct_jax.runtime.programs import MeshModel
 from bct_jax.sample.decode import kv_dtype
 from bct_jax.sizing import sizes
+from bct_jax.sizing.expert_traffic import expert_traffic
 from bct_jax.sizing.sizes import Sizes, Work
 from bct_jax.train.optim import state_note
 
@@ -59,6 +60,9 @@ def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
     return line(name, size, f"{of}: {share}")
 
   dtype = config.model.dtype
+  axes = "tensor axis only"
+  if model.model.experts == "tokens":
+    axes += ", experts on fsdp too"
   return [
     "GiB on each device:",
     line("weights", parts.weights, "shards x bytes of each leaf"),
@@ -85,7 +89,7 @@ def size_lines(model: MeshModel, parts: Sizes, slots: int) -> list[str]:
       parts.decode_weights,
       f"{dtype}, "
       + ("matrices int8, " * (config.sampling.weight_dtype == "int8"))
-      + "tensor axis only",
+      + axes,
     ),
     line(
       "KV cache",
@@ -150,6 +154,28 @@ def speed_lines(model: MeshModel, work: Work) -> list[str]:
       f"{peak / 1e12:.0f} TFLOP/s (bfloat16) / FLOPs per token"
     )
   return out
+
+
+def expert_lines(model: MeshModel, work: Work) -> list[str]:
+  """Says what an update receives for experts, by either way to move them."""
+  if not model.model.config.num_experts or model.mesh.shape["fsdp"] == 1:
+    return []
+  trained = not largest_run(model).lora.rank
+  weights, tokens = expert_traffic(
+    model.model, model.abstract_params, model.mesh.shape, work, trained
+  )
+  out = (
+    f"experts: an update receives about {weights / _GIB:.2f} GiB on a device "
+    "if their weights are gathered"
+  )
+  if tokens is None:
+    return [f"{out}; they do not divide over fsdp, so tokens cannot be sent"]
+  better = "tokens" if tokens < weights else "weights"
+  return [
+    f"{out}, and {tokens / _GIB:.2f} GiB if tokens are sent, times the largest "
+    "load of a pair of devices over the mean, rounded up; mesh.experts is "
+    f"{model.model.experts}, less at an even load is {better}"
+  ]
 
 
 def data_lines(plan: Plan) -> list[str]:

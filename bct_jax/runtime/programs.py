@@ -53,10 +53,17 @@ class MeshModel:
   def abstract_params(self) -> PyTree:
     """Returns shapes and shardings of the params, in `model.param_dtype`."""
     shapes = jax.eval_shape(self.model.init, jax.random.PRNGKey(0))
-    rules = partition.rules(self.model.config, self.mesh.shape["tensor"])
+    rules = partition.rules(
+      self.model.config, self.mesh.shape["tensor"], False, self._experts_fsdp
+    )
     dtype = jnp.dtype(self.config.model.param_dtype)
     shapes = jax.tree.map(lambda x: x.update(dtype=dtype), shapes)
     return _with_sharding(shapes, shardings(shapes, rules, self.mesh))
+
+  @property
+  def _experts_fsdp(self) -> int | None:
+    """Returns the devices on fsdp if experts stay on theirs, see partition."""
+    return self.mesh.shape["fsdp"] if self.model.experts == "tokens" else None
 
   def abstract_trained(self, config: LoraConfig | None) -> PyTree:
     """Returns shapes and shardings of what a run trains.
@@ -83,11 +90,11 @@ class MeshModel:
 
   def _decode_place(self, shapes: PyTree) -> PyTree:
     """Returns the shardings of the sampler's copy."""
-    rules = partition.rules(
-      self.model.config, self.mesh.shape["tensor"], decode=True
-    )
+    args = self.model.config, self.mesh.shape["tensor"]
+    rules = partition.rules(*args, True, self._experts_fsdp)
     experts = "|".join(lora.expert_layers(self.model.config)) or "none"
     of_expert = re.compile(rf"/({experts})/lora_[ab]$")
+    layout = partition.expert_layout(*args, self._experts_fsdp)
     low = {
       path_name(path): x.ndim
       for path, x in jax.tree_util.tree_flatten_with_path(shapes)[0]
@@ -96,10 +103,15 @@ class MeshModel:
     if low:
       rules = [*rules, (rf"/(?!{experts})\w+/\w+/lora_[ab]$", P())]
     # [E, in, r], or of several arms [arms, E, in, r]
-    dims = {n for name, n in low.items() if of_expert.search(name)}
-    if dims:
-      place = P("tensor") if dims == {3} else P(None, "tensor")
-      rules = [*rules, (of_expert.pattern, place)]
+    found = {
+      match[0]: n
+      for name, n in low.items()
+      if (match := of_expert.search(name))
+    }
+    for name, n in found.items():
+      part = name.removeprefix("/mlp/")
+      place = P("tensor") if layout is None else layout.spec(part)
+      rules = [*rules, (f"{name}$", P(*[None] * (n - 3), *place))]
     if self.config.sampling.weight_dtype == "int8":
       rules = [*rules, *partition.scale_rules(rules)]
     return shardings(shapes, rules, self.mesh)

@@ -138,9 +138,13 @@ def make_decoder(
 
   Raises:
     ValueError: the attention or the dtype of sampling that is asked for does
-      not apply.
+      not apply, or experts are to stay where they are and the model has none.
   """
-  options, chip = config.model, config.mesh.chip
+  options, chip, experts = config.model, config.mesh.chip, config.mesh.experts
+  if experts == "tokens" and not architecture.num_experts:
+    raise ValueError(
+      f'mesh.experts = "tokens": {options.path} has no experts; leave it out'
+    )
   platform = CHIPS[chip].platform if chip else jax.default_backend()
   dtype = jnp.dtype(options.dtype)
   form, why = choose_form(options.attention, architecture, dtype, platform)
@@ -153,7 +157,7 @@ def make_decoder(
       "which are not rounded; take 'auto'"
     )
   log_line(f"attention: {form} ({why})")
-  return Decoder(architecture, dtype, options.remat, form)
+  return Decoder(architecture, dtype, options.remat, form, experts)
 
 
 def read_architecture(name: str) -> ModelConfig:

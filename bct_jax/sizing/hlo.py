@@ -162,7 +162,8 @@ def collectives(text: str, hosts: Sequence[int] = ()) -> list[Collective]:
   XLA spreads some collectives over several fused computations, to run beside
   other work. Such a collective has one channel and counts once; its middle
   parts, named async_collective_fusion, may be in a loop of that work and do not
-  count.
+  count. Collectives that are written in a shard_map all have JAX's channel 1,
+  and count by their names.
 
   Args:
     text: the optimized HLO.
@@ -178,7 +179,8 @@ def collectives(text: str, hosts: Sequence[int] = ()) -> list[Collective]:
       if kind not in _KINDS:
         continue
       channel = re.search(r"channel_id=(\d+)", x.rest)
-      key = (channel and channel[1] or x.name, program.owner[name])
+      number = channel[1] if channel else "1"
+      key = (x.name if number == "1" else number, program.owner[name])
       if key in seen:
         continue
       seen.add(key)
@@ -194,7 +196,8 @@ def _collective(
     (f"{t}[{dims}]", _size(t, dims)) for t, dims in _ARRAY.findall(x.type)
   ]
   array, size = max(arrays, key=lambda a: a[1])
-  if kind == "all-reduce":
+  if kind == "all-reduce" or x.op == "all-to-all":
+    # Several arrays in one; of an all-to-all perhaps one for each device.
     total = sum(n for _, n in arrays)
   else:
     total = size

@@ -20,13 +20,16 @@ from bct_jax.mesh import path_name
 from bct_jax.models.architecture import ModelConfig
 from bct_jax.models.decoder import REMAT, Decoder
 from bct_jax.models.deltanet import empty_state
+from bct_jax.models.expert_exchange import Layout
 from bct_jax.models.layers import Block
 from bct_jax.models.logprobs import CHUNK, LOGITS
+from bct_jax.models.partition import expert_layout
 from bct_jax.models.splash import Segments
 from bct_jax.types import PyTree
 
 Axes = Mapping[str, int]  # devices on each axis of the mesh
-_EXPERTS = re.compile(r"^layers/mlp/(gate|up|gate_up|down)(_bias|/lora_[ab])?$")
+# Kernels of experts, by name.
+EXPERTS = re.compile(r"^layers/mlp/(gate|up|gate_up|down)(_bias|/lora_[ab])?$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,7 @@ def active_params(config: ModelConfig, tree: PyTree, embed: bool = True) -> int:
     name, size = path_name(path), math.prod(x.shape)
     if name == "embed" and not config.tied and not embed:
       return 0
-    if config.num_experts and _EXPERTS.match(name):
+    if config.num_experts and EXPERTS.match(name):
       return size * config.experts_per_token // config.num_experts
     return size
 
@@ -204,13 +207,16 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
   config, tensor = model.config, axes["tensor"]
   shards = axes["data"] * axes["fsdp"]
   rows = -(-work.rows // (shards * work.accum))
-  block = local_config(config, tensor)
+  fsdp = axes["fsdp"] if model.experts == "tokens" else None
+  block = local_config(config, tensor, expert_layout(config, tensor, fsdp))
   plain = "grouped" if model.attention == "grouped" else "xla"
   scores = model.attention != "splash"
   saved, rests = 0, [0]
   for mixer in config.mixers:
-    layer = Block(block, model.dtype, plain, mixer)
+    layer = Block(block, model.dtype, plain, mixer, model.experts)
     kept = block_bytes(layer, model.remat, rows, work.length, scores)
+    # Experts that tokens are sent to run anew in the backward pass, always.
+    layer = layer.clone(experts="weights")
     without_remat = block_bytes(layer, "none", rows, work.length, scores)
     saved += kept * sum(x.mixer == mixer for x in config.layers)
     rests.append(without_remat - kept)
@@ -225,21 +231,30 @@ def activation_bytes(model: Decoder, axes: Axes, work: Work) -> int:
   return saved + max(*rests, head) + table
 
 
-def local_config(config: ModelConfig, tensor: int) -> ModelConfig:
+def local_config(
+  config: ModelConfig, tensor: int, layout: Layout | None = None
+) -> ModelConfig:
   """Returns the architecture of the block that one device of `tensor` runs.
 
   Each device runs all rows of a token's experts, masked where another device
-  holds the expert, so experts_per_token stays.
+  holds the expert, so experts_per_token stays. With a layout it runs a round of
+  its column's.
   """
-  experts = config.num_experts
-  if experts:
-    experts = max(experts // tensor, config.experts_per_token)
+  experts, per_token = config.num_experts, config.experts_per_token
+  mlp_width = config.mlp_width // (1 if experts else tensor)
+  if layout is not None:
+    per_token = -(-per_token // layout.columns)
+    experts = max(layout.local, per_token)
+    mlp_width //= 1 if layout.whole else tensor
+  elif experts:
+    experts = max(experts // tensor, per_token)
   return dataclasses.replace(
     config,
     num_heads=config.num_heads // tensor,
     num_kv_heads=max(1, config.num_kv_heads // tensor),
-    mlp_width=config.mlp_width // (1 if experts else tensor),
+    mlp_width=mlp_width,
     num_experts=experts,
+    experts_per_token=per_token,
     shared_width=config.shared_width // tensor,
     delta=config.delta
     and dataclasses.replace(

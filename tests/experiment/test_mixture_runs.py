@@ -16,6 +16,8 @@ pytestmark = [pytest.mark.parity, pytest.mark.long]
 
 # Whole weights in one arm, adapters of all linear layers in the other.
 FLAGS = ("--config.arms.low.lora.rank=4", "--config.mesh.tensor=2")
+SENT = ("--config.mesh.fsdp=2", "--config.mesh.experts=tokens")
+MORE = {"gpt_oss": (), "qwen3_5_moe_text": SENT}
 
 
 SIZES = {
@@ -85,12 +87,13 @@ def kill_and_resume(
 @pytest.mark.parametrize("kind", KINDS)
 def test_killed_and_resumed_equals_undisturbed(kind, tiny_folder, tmp_path):
   model = make_model(kind, tmp_path / kind, tiny_folder, **KINDS[kind])
-  workdir = kill_and_resume(tmp_path, model, FLAGS)
+  flags = (*FLAGS, *MORE[kind])
+  workdir = kill_and_resume(tmp_path, model, flags)
   out = tmp_path / "exported"
   code, _, err = run(
     workdir,
     model,
-    *FLAGS,
+    *flags,
     "--mode=export",
     f"--params={workdir}/arms/high",
     f"--out={out}",

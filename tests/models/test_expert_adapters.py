@@ -51,9 +51,10 @@ def tokens():
   return jnp.asarray(np.random.default_rng(0).integers(0, 96, (2, 12)))
 
 
-def made(form, config=ALL, mesh=None, seed=0):
+def made(form, config=ALL, mesh=None, seed=0, experts="weights"):
   model = FORMS[form]
-  params = init_params(decoder.Decoder(model), mesh or make_mesh())
+  run = decoder.Decoder(model, experts=experts)
+  params = init_params(run, mesh or make_mesh())
   return params, Weights(
     params, random_adapter(params, model, config, seed), config
   )
@@ -109,12 +110,12 @@ def test_joined_merged_and_by_hand(form, config, tokens):
     np.testing.assert_allclose(logits(model, joined, tokens), want, atol=5e-5)
 
 
-def loss_and_gradients(form, shape, merged):
+def loss_and_gradients(form, shape, merged, experts="weights"):
   """Of the adapter, beside its kernels or made part of them."""
   mesh = make_mesh(*shape)
-  model = decoder.Decoder(FORMS[form])
+  model = decoder.Decoder(FORMS[form], experts=experts)
   with jax.set_mesh(mesh):
-    params, weights = made(form, mesh=mesh)
+    params, weights = made(form, mesh=mesh, experts=experts)
     batch = meshes.put_batch(make_rows(), mesh)
     join = lora.merge_adapter if merged else lora.attach_adapter
 
@@ -128,16 +129,21 @@ def loss_and_gradients(form, shape, merged):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-  "shape",
-  [
-    (1, 1, 1),
-    pytest.param((2, 2, 2), marks=pytest.mark.long),
-    pytest.param((2, 1, 4), marks=pytest.mark.long),
-  ],
+  ("shape", "experts"),
+  long_but(
+    [((1, 1, 1), "weights")],
+    [
+      ((1, 1, 1), "weights"),
+      ((2, 2, 2), "weights"),
+      ((2, 1, 4), "weights"),
+      ((1, 4, 2), "tokens"),
+      ((2, 2, 2), "tokens"),
+    ],
+  ),
   ids=str,
 )
-def test_gradients_are_those_of_merged_weights(form, shape):
-  value, grads = loss_and_gradients(form, shape, merged=False)
+def test_gradients_are_those_of_merged_weights(form, shape, experts):
+  value, grads = loss_and_gradients(form, shape, False, experts)
   want_value, want = loss_and_gradients(form, (1, 1, 1), merged=True)
   assert value == pytest.approx(want_value, rel=1e-5)
   for name in NAMES[form]:
@@ -151,16 +157,23 @@ def test_gradients_are_those_of_merged_weights(form, shape):
 
 @pytest.mark.long
 @pytest.mark.parametrize(
-  "shape",
-  [(1, 1, 1), pytest.param((2, 1, 2), marks=pytest.mark.long)],
+  ("shape", "experts"),
+  long_but(
+    [((1, 1, 1), "weights")],
+    [
+      ((1, 1, 1), "weights"),
+      ((2, 1, 2), "weights"),
+      ((1, 2, 2), "tokens"),
+    ],
+  ),
   ids=str,
 )
-def test_rows_of_several_arms_take_their_own(form, shape, tokens):
+def test_rows_of_several_arms_take_their_own(form, shape, experts, tokens):
   """Adapters of other ranks and layers, and an arm without one."""
   model, mesh = FORMS[form], make_mesh(*shape)
-  run = decoder.Decoder(model)
+  run = decoder.Decoder(model, experts=experts)
   with jax.set_mesh(mesh):
-    params, first = made(form, mesh=mesh)
+    params, first = made(form, mesh=mesh, experts=experts)
     narrow = LoraConfig(2, 4.0, "experts.*down_proj$", False)
     second = Weights(params, random_adapter(params, model, narrow, 5), narrow)
     arms = [first, Weights(params), second]

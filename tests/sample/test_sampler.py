@@ -12,12 +12,13 @@ from helpers import (
   init_params,
   make_mesh,
   random_adapter,
+  rules_of,
   sampling,
 )
 
 from bct_jax import mesh as meshes
 from bct_jax.config import LoraConfig
-from bct_jax.models import decoder, lora, partition
+from bct_jax.models import decoder, lora
 from bct_jax.models.lora import Weights
 from bct_jax.sample import sampler
 from bct_jax.sample.decode import Engine
@@ -58,8 +59,7 @@ def make(mesh, temperature, batch_size, prefill, new, stops, model=MODEL):
   with jax.set_mesh(mesh):
     params = init_params(model, mesh)
     shapes = jax.eval_shape(model.unstack, params)
-    rules = partition.rules(model.config, mesh.shape["tensor"], decode=True)
-    place = meshes.shardings(shapes, rules, mesh)
+    place = meshes.shardings(shapes, rules_of(model, mesh, True), mesh)
     params = jax.jit(model.unstack, out_shardings=place)(params)
   config = sampling(
     temperature=temperature,

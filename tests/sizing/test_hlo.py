@@ -64,6 +64,22 @@ def test_what_a_loop_gathers_counts_for_each_turn_and_once_in_parts():
   assert (total.kind, total.times, total.received) == ("all-reduce", 1, 40)
 
 
+def test_collectives_of_a_shard_map_share_a_channel_and_count_each():
+  more = """
+  %first = f32[10]{0} all-reduce(%p), channel_id=1, \
+replica_groups={{0,1},{2,3}}, to_apply=%add
+  %sent = (f32[1,5]{1,0}, f32[1,5]{1,0}) all-to-all(%a, %b), channel_id=1, \
+replica_groups={{0,1},{2,3}}
+  ROOT %ar ="""
+  found = hlo.collectives(TEXT.replace("\n  ROOT %ar =", more))
+  received = [(x.kind, x.received) for x in found[1:]]
+  assert received == [
+    ("all-reduce", 40),
+    ("all-reduce", 40),
+    ("all-to-all", 20),
+  ]
+
+
 SHARDS = """HloModule m
 
 %async_collective_fusion.2 (p: bf16[4,8]) -> bf16[16,8] {

@@ -132,11 +132,16 @@ def make_rows(
   )
 
 
+def rules_of(model, mesh, decode=False):
+  """The partition rules of a decoder's params on a mesh."""
+  fsdp = mesh.shape["fsdp"] if model.experts == "tokens" else None
+  return partition.rules(model.config, mesh.shape["tensor"], decode, fsdp)
+
+
 def init_params(model, mesh, seed=0):
   """Random params, larger than usual so that their effects are not tiny."""
   shapes = jax.eval_shape(model.init, jax.random.PRNGKey(0))
-  rules = partition.rules(model.config, mesh.shape["tensor"])
-  place = meshes.shardings(shapes, rules, mesh)
+  place = meshes.shardings(shapes, rules_of(model, mesh), mesh)
 
   def larger(path, x):
     if path[-1].key == "a_log":  # so that memories last
@@ -169,9 +174,17 @@ def random_adapter(params, model=CONFIG, config=LORA, seed=0):
   return jax.tree.map(fill, made)
 
 
-def make_step(objective, mesh, accum=1, config=None, remat="none", tx=None):
+def make_step(
+  objective,
+  mesh,
+  accum=1,
+  config=None,
+  remat="none",
+  tx=None,
+  experts="weights",
+):
   """A model, its train step and a state at step 0, on a mesh."""
-  model = decoder.Decoder(config or CONFIG, jnp.float32, remat)
+  model = decoder.Decoder(config or CONFIG, jnp.float32, remat, experts=experts)
   tx = tx or optim.make_optimizer(OPTIM)
   with jax.set_mesh(mesh):
     params = init_params(model, mesh)
