@@ -240,22 +240,15 @@ def _compile(
   links = devices[0].platform == "tpu"
   hosts = [] if links else [d.process_index for d in devices]
   begin = time.monotonic()
-  with tempfile.TemporaryDirectory() as folder:
-    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
-    try:
-      with jax.set_mesh(model.mesh):
-        compiled = function.lower(*args).compile(options)
-    except jax.errors.JaxRuntimeError as e:
-      if "RESOURCE_EXHAUSTED" not in str(e):
-        raise
-      over = _over(str(e))
-      raise DoesNotFit(name, over, str(e).splitlines()[0]) from e
-    seconds = time.monotonic() - begin
-    # The compiler writes the text itself. `as_text` would have jaxlib read the
-    # program, which a jaxlib of another age than libtpu cannot always do.
-    text = "".join(
-      path.read_text() for path in Path(folder).glob("*after_optimizations.txt")
-    )
+  try:
+    with jax.set_mesh(model.mesh):
+      compiled, text = compile_lowered(function.lower(*args))
+  except jax.errors.JaxRuntimeError as e:
+    if "RESOURCE_EXHAUSTED" not in str(e):
+      raise
+    over = _over(str(e))
+    raise DoesNotFit(name, over, str(e).splitlines()[0]) from e
+  seconds = time.monotonic() - begin
   memory = compiled.memory_analysis()
   program = CompiledProgram(
     name,
@@ -268,6 +261,17 @@ def _compile(
   if target := TARGETS.get(str(model.config.mesh.chip)):
     _check_room(program, target.memory)
   return program
+
+
+def compile_lowered(lowered: Any) -> tuple[Any, str]:
+  """Compiles a lowered function; returns it with its optimized HLO."""
+  # The compiler writes the text itself. `as_text` would have jaxlib read the
+  # program, which a jaxlib of another age than libtpu cannot always do.
+  with tempfile.TemporaryDirectory() as folder:
+    options = {"xla_dump_to": folder, "xla_dump_hlo_as_text": True}
+    compiled = lowered.compile(options)
+    files = Path(folder).glob("*after_optimizations.txt")
+    return compiled, "".join(path.read_text() for path in files)
 
 
 def _check_room(program: CompiledProgram, memory: int) -> None:
