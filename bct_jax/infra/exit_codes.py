@@ -1,5 +1,6 @@
 """Lists the exit codes of the command lines and words their last error line."""
 
+import errno
 import sys
 import traceback
 from collections.abc import Sequence
@@ -11,6 +12,8 @@ from bct_jax.infra.visible import visible
 DONE, BAD_INPUT, NUMERICAL, FAILED, MEMORY = 0, 2, 3, 4, 5
 MACHINE, PREEMPTED = 74, 75
 INTERRUPTED = 130
+# What a machine does that fails, whatever the command: a full disk, bad blocks.
+OF_MACHINE = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
 _tracebacks = False
 # Codes whose line `fail` keeps here, for one who ends the process to print.
 deferred_codes: set[int] = set()

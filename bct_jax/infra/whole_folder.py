@@ -7,7 +7,6 @@ altered file is found before a loader trips over it.
 """
 
 import contextlib
-import errno
 import glob
 import hashlib
 import json
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from bct_jax.infra import files
+from bct_jax.infra.exit_codes import OF_MACHINE
 from bct_jax.infra.locks import wait_for_lock
 from bct_jax.infra.visible import visible
 
@@ -160,8 +160,7 @@ def write_folder(
 def _unwritable(folder: Path, error: OSError, advice: str = "") -> Exception:
   """Makes the error for a folder; a full disk is no fault of the command."""
   text = f"cannot write {folder}: {error}{advice}"
-  of_machine = (errno.ENOSPC, errno.EDQUOT, errno.EIO)
-  return (OSError if error.errno in of_machine else ModelSourceError)(text)
+  return (OSError if error.errno in OF_MACHINE else ModelSourceError)(text)
 
 
 def check_writable(folder: Path, key: Mapping[str, Any]) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from bct_jax.evals.schema import Reach, shown_shares
 from bct_jax.infra import files
+from bct_jax.infra.exit_codes import OF_MACHINE
 from bct_jax.report.read.folders import load_runs
 from bct_jax.report.read.load import load_run
 from bct_jax.report.read.types import ReportError
@@ -126,9 +127,16 @@ def make_environment() -> "jinja2.Environment":
 
 
 def _write(out: Path, content: bytes) -> Path:
-  """Writes a file whole or not at all."""
+  """Writes a file whole or not at all.
+
+  Raises:
+    OSError: the disk is full or fails.
+    ReportError: any other reason.
+  """
   try:
     files.write_bytes(out, content)
   except OSError as e:
+    if e.errno in OF_MACHINE:
+      raise
     raise ReportError(f"{out}: cannot be written: {e.strerror}") from None
   return out

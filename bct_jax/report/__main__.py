@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from bct_jax.infra.exit_codes import BAD_INPUT, DONE, MACHINE, OF_MACHINE
 from bct_jax.infra.object_store import is_url
 from bct_jax.report import ReportError, write_figure, write_report
 from bct_jax.report.league import league_table
@@ -126,8 +127,9 @@ def main(argv: Sequence[str] | None = None) -> int:
       print(write_figure(run_dirs[0], args.figure))
   except (OSError, ReportError) as e:
     print(f"error: {e}", file=sys.stderr)
-    return 2
-  return 0
+    of_machine = isinstance(e, OSError) and e.errno in OF_MACHINE
+    return MACHINE if of_machine else BAD_INPUT
+  return DONE
 
 
 def _level(argument: str) -> tuple[str, float]:

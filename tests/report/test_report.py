@@ -1,5 +1,6 @@
 """The report: whole, escaped, the same every time, and clear when it fails."""
 
+import errno
 import html.parser
 import os
 import re
@@ -12,6 +13,7 @@ import pytest
 from fake_run import STEPS, edit, fake_run, hostile_run
 
 import bct_jax
+from bct_jax.infra import files
 from bct_jax.report import ReportError, text, write_figure, write_report
 from bct_jax.report.__main__ import main
 from bct_jax.report.draw.arm_curves import spread
@@ -242,13 +244,21 @@ def test_arm_cannot_lead_out_of_the_run(run: Path):
     load_run(run)
 
 
-def test_exit_codes(run: Path, tmp_path: Path, capsys):
+def test_exit_codes(run: Path, tmp_path: Path, capsys, monkeypatch):
   assert main([str(run), f"--out={tmp_path}/new/r.html"]) == 0
   assert (tmp_path / "new/r.html").is_file()
   assert main([str(tmp_path / "nothing")]) == 2
   assert "no such run directory" in capsys.readouterr().err
   assert main([str(run), f"--out={tmp_path}"]) == 2
   assert "cannot be written" in capsys.readouterr().err
+
+  def fill(path, content):
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path))
+
+  with monkeypatch.context() as patch:
+    patch.setattr(files, "write_bytes", fill)
+    assert main([str(run), f"--out={tmp_path}/r.html"]) == 74
+  assert "No space left" in capsys.readouterr().err
   with pytest.raises(SystemExit, match="2"):
     main([])
 
