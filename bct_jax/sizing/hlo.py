@@ -26,7 +26,11 @@ _KINDS = (
   "ragged-all-to-all",
   "collective-permute",
 )
-_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
+# Axes, the order of devices if it is another, and the axes of a group.
+_MESH = re.compile(
+  r"replica_groups=mesh\[([^\]]*)\]"
+  r"(?:, device_ids=\(\[([\d,]+)\](?:T\(([\d,]+)\))?\))? \{([^}]*)\}"
+)
 _MIDDLE = "async_collective_fusion"
 
 
@@ -241,9 +245,14 @@ def _members(rest: str) -> list[int]:
   """
   if mesh := _MESH.search(rest):
     axes = [(a, int(n)) for a, n in re.findall(r"'(\w+)'=(\d+)", mesh[1])]
-    chosen = re.findall(r"'(\w+)'", mesh[2])
+    chosen = re.findall(r"'(\w+)'", mesh[4])
     sizes = [n for _, n in axes]
-    ids = np.arange(math.prod(sizes)).reshape(sizes)
+    ids = np.arange(math.prod(sizes))
+    if mesh[2]:
+      ids = ids.reshape([int(n) for n in mesh[2].split(",")])
+    if mesh[3]:
+      ids = ids.transpose([int(n) for n in mesh[3].split(",")])
+    ids = ids.reshape(sizes)
     places = tuple(slice(None) if a in chosen else 0 for a, _ in axes)
     return np.ravel(ids[places]).tolist()
   iota = re.search(
@@ -271,7 +280,7 @@ def _group(rest: str) -> int:
   permutation's does not."""
   if mesh := _MESH.search(rest):
     axes = dict(re.findall(r"'(\w+)'=(\d+)", mesh[1]))
-    return math.prod(int(axes[a]) for a in re.findall(r"'(\w+)'", mesh[2])) or 1
+    return math.prod(int(axes[a]) for a in re.findall(r"'(\w+)'", mesh[4])) or 1
   if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]", rest):
     return int(iota[2])
   if groups := re.search(r"replica_groups=\{\{([\d,]*)\}", rest):

@@ -132,6 +132,8 @@ def test_turns_that_count_by_two_and_what_goes_on_beside_them():
     ("mesh['data'=2,'fsdp'=4] {'data','fsdp'}", 1 / 7),  # all of two hosts
     ("mesh['data'=2,'fsdp'=4] {'fsdp'}", 0),  # of one
     ("mesh['data'=2,'fsdp'=4] {'data'}", 1),  # pairs, one of each host
+    ("mesh['a'=1,'b'=8], device_ids=([4,2]T(1,0)) {'b'}", 1 / 7),
+    ("mesh['a'=2,'b'=4], device_ids=([4,2]T(1,0)) {'b'}", 1 / 3),  # 0 2 4 6
     ("[1,8]<=[8]", 1 / 7),
     ("[2,4]<=[8]", 0),
     ("[4,2]<=[2,4]T(1,0)", 1),
