@@ -1,12 +1,14 @@
-"""Models by hub id, from a cache made by hand; nothing asks a network."""
+"""Models by hub id, from a cache made by hand, and from a hub on localhost."""
 
 import hashlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import hub_server
 import pytest
 
 from bct_jax.config import from_dict
@@ -40,11 +42,11 @@ def cache(tmp_path_factory, tiny_folder):
   return root
 
 
-def python(cache: Path, code: str, *args: str):
+def python(cache: Path, code: str, *args: str, hub: str | None = None):
   env = {
     **{k: v for k, v in os.environ.items() if not k.startswith("HF_")},
     "HF_HUB_CACHE": str(cache),
-    "HF_HUB_OFFLINE": "1",
+    **({"HF_ENDPOINT": hub} if hub else {"HF_HUB_OFFLINE": "1"}),
     "PYTHONPATH": str(ROOT),
     "JAX_PLATFORMS": "cpu",
     "XLA_FLAGS": "",
@@ -90,6 +92,38 @@ def test_ids_are_found_offline(cache):
     assert "\n" not in error
   assert f"has of org/name only main, {COMMIT}, {OLD}" in no_revision
   assert "has no org/other" in no_model
+
+
+def test_ids_are_downloaded(tiny_folder, tmp_path):
+  folder = shutil.copytree(tiny_folder, tmp_path / "model")
+  for name in ("pytorch_model.bin", "consolidated.safetensors"):
+    (folder / name).write_bytes(b"what other loaders need")
+  old = shutil.copytree(tiny_folder, tmp_path / "old")
+  (old / "config.json").write_text("{}")
+  models = {"org/name": {"main": (COMMIT, folder), "v1": (OLD, old)}}
+  cache = tmp_path / "cache"
+  with hub_server.serve(models) as server:
+    names = ["org/name", "org/name@v1", f"org/name@{OLD}", "org/name@v2"]
+    names += ["org/other"]
+    code, out, err = python(cache, RESOLVE, *names, hub=server.url)
+  assert code == 0, err
+  *found, no_revision, no_model = json.loads(out)
+  snapshots = cache / "models--org--name" / "snapshots"
+  assert found == [
+    [str(snapshots / commit), commit] for commit in (COMMIT, OLD, OLD)
+  ]
+  assert f"org/name is org/name@{COMMIT}" in err
+  for error in (no_revision, no_model):
+    assert "the hub gave nothing" in error and "\n" not in error
+  for path in tiny_folder.iterdir():
+    if path.suffix in (".json", ".jinja", ".safetensors"):
+      new = snapshots / COMMIT / path.name
+      assert new.read_bytes() == path.read_bytes()
+  assert (snapshots / OLD / "config.json").read_text() == "{}"
+  assert not [x for x in server.asked if ".bin" in x or "consolidated" in x]
+  # What is there needs no network.
+  code, out, err = python(cache, RESOLVE, "org/name")
+  assert json.loads(out) == [[str(snapshots / COMMIT), COMMIT]], err
 
 
 ENVIRONMENT = """
