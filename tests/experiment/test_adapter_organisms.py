@@ -228,7 +228,7 @@ def test_a_copy_that_is_not_needed_goes_and_comes_again(finished_run, tmp_path):
   ("changes", "message"),
   [
     ({"kind": "native"}, "needs the kind 'adapter'"),
-    ({"path": ""}, "organism.adapter = ''"),
+    ({"path": ""}, "organism.adapter: must not be empty"),
     ({"lora": {"rank": 4}}, "organism.lora.rank = 4"),
     ({"arms": {"a": {"lora": {"rank": 4}}}}, "arms.a.lora.rank = 4.*its own"),
     ({"arms": {"a": {"train": {"adapter_seed": 1}}}}, "go on with its adapter"),
