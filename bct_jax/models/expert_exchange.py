@@ -32,7 +32,7 @@ import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 
-from bct_jax.mesh import AXES
+from bct_jax.mesh import AXES, ROWS
 from bct_jax.types import PyTree
 
 # Of rows that a round has room for, at least: products of fewer are no faster.
@@ -236,8 +236,10 @@ def _places(e: Exchange, experts: jax.Array) -> _Places:
   sizes = sizes.reshape(devices, local).astype(jnp.int32)
   sent = jnp.sum(sizes, axis=1)
   capacity = e.layout.capacity(*experts.shape)
-  # The same number everywhere, since each round has collectives.
-  rounds = jax.lax.pmax(jnp.max(-(-sent // capacity)), AXES)
+  # The same number everywhere, since each round has collectives. Columns alone
+  # differ over tensor, and newer JAX joins nothing that does not.
+  axes = AXES if e.layout.columns > 1 else ROWS
+  rounds = jax.lax.pmax(jnp.max(-(-sent // capacity)), axes)
   return _Places(
     order=jnp.argsort(expert, stable=True),
     first=jnp.cumsum(sent) - sent,
