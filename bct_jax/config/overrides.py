@@ -83,7 +83,9 @@ def set_fields(
       shared = shared.get(group) if isinstance(shared, Mapping) else None
     if text == "None" and is_optional(field):
       values[field] = None
-    elif isinstance(shared, str) or (shared is None and path[-2] != "options"):
+    elif isinstance(shared, str) or (
+      shared is None and path[-2:-1] != ["options"]
+    ):
       values[field] = text
     else:
       values[field] = _parse(text)

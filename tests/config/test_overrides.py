@@ -128,6 +128,7 @@ def test_an_arm_may_set_what_its_file_leaves_out(field, text, value):
   [
     ("arms.lwo.train.seed", "1", "the arms are: high, low"),
     ("arms.low", "1", "no field of an arm"),
+    ("arms.low.foo", "x", "arms.low.foo: unknown"),
     ("arms.low.train.sed", "1", "arms.low.train.sed: unknown.*'seed'"),
     ("arms.low.train.seed", "x", "arms.low.train.seed: int is needed"),
     ("arms.low.train.seed", "1.5", "arms.low.train.seed: int is needed"),
