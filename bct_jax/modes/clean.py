@@ -41,6 +41,9 @@ def run_clean(workdir: Path | None, keep: str, remove: bool) -> None:
       of_sweep = keeping.removable(workdir, keep)
       parts[workdir] = [p for p in of_sweep if "cells" not in p.parts]
     paths = [path for part in parts.values() for path in part]
+    if not paths:
+      print(f"{workdir} with --keep={keep}: there is nothing to remove")
+      return
     print(f"{workdir} with --keep={keep} does without:")
     print(keeping.describe(workdir, paths))
     if not remove:

@@ -53,6 +53,10 @@ def test_weights_go_and_results_stay(done, capsys):
     weights._origin(done / "arms" / "low")
   (done / "arms" / "low" / "mask_audit.txt").unlink()
   assert "mask_audit.txt" in told(done)
+  # What is gone is not offered again.
+  capsys.readouterr()
+  run_clean(done, "results", remove=False)
+  assert "there is nothing to remove" in capsys.readouterr().out
 
 
 def test_what_a_run_needs_is_not_removed(done, tmp_path):
