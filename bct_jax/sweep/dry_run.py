@@ -50,7 +50,8 @@ def plan_lines(
     lines.append(f"organism {number}, {len(group)} cells{note}")
     parts = groups.groups_trained_together(group, together)
     if together > 1:
-      forms = [groups.can_share_program(part, vmap) for part in parts]
+      experts = plan.runtime.model.config.num_experts > 0
+      forms = [groups.can_share_program(part, vmap, experts) for part in parts]
       lines += [f"  {line}" for line in groups.describe_groups(parts, forms)]
     runtime = plan.runtime
     costs += find_costs(runtime, plan)

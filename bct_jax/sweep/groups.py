@@ -32,7 +32,9 @@ def _trains_on_own_samples(cell: Cell) -> bool:
   return data_needs(objective).trains_on_own_samples
 
 
-def can_share_program(part: Sequence[Cell], vmap: bool | None) -> bool:
+def can_share_program(
+  part: Sequence[Cell], vmap: bool | None, experts: bool = False
+) -> bool:
   """Tells whether one program trains all cells of a part at once.
 
   Such a program reads the frozen weights once for all adapters, see
@@ -43,10 +45,13 @@ def can_share_program(part: Sequence[Cell], vmap: bool | None) -> bool:
   Args:
     part: cells that are trained together.
     vmap: what the command asks for; None chooses by the device.
+    experts: whether the model is a mixture, whose ragged products JAX does not
+      run for several adapters at once.
 
   Raises:
-    ConfigError: `vmap` is set for cells that train all params. Rounding would
-      add up to more than two runs of the same arm may differ by.
+    ConfigError: `vmap` is set for cells of a mixture, or for cells that train
+      all params. Of these rounding would add up to more than two runs of the
+      same arm may differ by.
   """
   adapts = part[0].config.arms[part[0].name].lora.rank > 0
   if vmap and len(part) > 1 and not adapts:
@@ -54,8 +59,13 @@ def can_share_program(part: Sequence[Cell], vmap: bool | None) -> bool:
       f"--vmap: cell {part[0].name} trains all params (lora.rank = 0), of "
       "which each arm has its own; one program is for adapters over the same"
     )
+  if vmap and len(part) > 1 and experts:
+    raise ConfigError(
+      f"--vmap: the model of cell {part[0].name} has experts, which one "
+      "program does not run for several adapters; use --novmap"
+    )
   if vmap is None:
-    vmap = adapts and jax.default_backend() != "cpu"
+    vmap = adapts and not experts and jax.default_backend() != "cpu"
   return vmap and len(part) > 1
 
 

@@ -140,10 +140,6 @@ def _make_groups(
   out = []
   for of_organism in group_by_organism(cells):
     parts = groups.groups_trained_together(of_organism, together)
-    forms = [groups.can_share_program(part, vmap) for part in parts]
-    if together > 1:
-      lines = groups.describe_groups(parts, forms)
-      print("\n".join(lines), file=sys.stderr, flush=True)
     todo = [c for c in of_organism if not is_done(root, c)]
     plan = None
     if todo:
@@ -152,6 +148,11 @@ def _make_groups(
         fall_back=fall_back,
         earlier=earlier_counts(of_organism, root),
       )
+    experts = plan is not None and plan.runtime.model.config.num_experts > 0
+    forms = [groups.can_share_program(part, vmap, experts) for part in parts]
+    if together > 1:
+      lines = groups.describe_groups(parts, forms)
+      print("\n".join(lines), file=sys.stderr, flush=True)
     made: dict[str, Organism] = {}
     pairs = zip(parts, forms, strict=True)
     out += [_Group(part, plan, form, made) for part, form in pairs]
