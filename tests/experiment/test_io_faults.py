@@ -40,4 +40,4 @@ def test_an_operation_that_fails_once_ends_a_run_that_then_goes_on(
   fault = next(f for f in faults if f.way == way and f.operation == "write")
   row = runner.try_fault(fault, tmp_path, finished[0])
   assert not find_wrong(row), row
-  assert row["code"], "it did not happen"
+  assert row["fired"] and row["code"]

@@ -7,6 +7,7 @@
      IO_LOG    a file for a line "OPERATION PATH" of each operation
      IO_FAIL   "OPERATION GLOB": the kind that fails, by the path in the folder
      IO_NTH    which of that kind, from 1
+     IO_FIRED  a file that is made when it fails
      IO_HOW    the errno it fails with, once, or "kill": SIGKILL before it
                happens, but in a write, of which half happens
 */
@@ -75,6 +76,11 @@ static int fault(const char *operation, int fd, const char *name) {
   at = getenv("IO_FAIL"), nth = getenv("IO_NTH"), how = getenv("IO_HOW");
   if (!at || !nth || !how || fnmatch(at, line, 0)) goto pass;
   if (atomic_fetch_add(&seen, 1) + 1 != atoi(nth)) goto pass;
+  at = getenv("IO_FIRED");
+  if (at) {
+    long file = syscall(SYS_openat, AT_FDCWD, at, O_WRONLY | O_CREAT, 0666);
+    if (file >= 0) syscall(SYS_close, file);
+  }
   return strcmp(how, "kill") ? atoi(how) : -1;
 pass:
   errno = saved;

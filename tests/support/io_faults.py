@@ -78,6 +78,7 @@ class Runner:
     if fault:
       variables["IO_FAIL"] = f"{fault.operation} {fault.glob}"
       variables |= {"IO_NTH": str(fault.nth), "IO_HOW": WAYS[fault.way]}
+      variables["IO_FIRED"] = str(workdir.parent / "fired")
     if log:
       variables["IO_LOG"] = str(log)
     argv = ["--config=configs/tiny.py", f"--config.model.path={self.model}"]
@@ -113,6 +114,7 @@ class Runner:
     lines = err.strip().splitlines()
     return {
       **fault._asdict(),
+      "fired": (folder / "fired").exists(),
       "code": code,
       "said": lines[-1] if lines else "",
       "traceback": "Traceback" in err,
@@ -125,11 +127,14 @@ class Runner:
 def find_wrong(row: dict) -> str:
   """Says what is wrong with what came of a fault; "" if nothing is.
 
+  A fault may not come: threads write in no fixed order, and a file that is
+  written twice in one run may be written once in another.
   A kill ends the run. Anything else does with code 74 (2 where nothing can be
   written), or is survived. The same command ends like a run without a fault.
   """
   codes = (-9,) if row["way"] == "kill" else (0, 74)
-  if row["way"] == "read-only":
+  codes = codes if row["fired"] else (0,)
+  if row["way"] == "read-only" and row["fired"]:
     codes += (2,)
   if row["code"] not in codes:
     return f"code {row['code']}: {row['said']}"
