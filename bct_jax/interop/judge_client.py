@@ -4,6 +4,9 @@ Keys and addresses of providers come from the environment, and are written
 nowhere.
 """
 
+# The extra `eval` may not be installed.
+# pyright: reportMissingImports=false
+
 import asyncio
 import dataclasses
 import functools
