@@ -81,11 +81,12 @@ def set_fields(
     shared: Any = raw
     for group in path:
       shared = shared.get(group) if isinstance(shared, Mapping) else None
+    # What has no value to compare with is text, but for options, which have no
+    # type here.
+    unknown = shared is None and path[-2:-1] != ["options"]
     if text == "None" and is_optional(field):
       values[field] = None
-    elif isinstance(shared, str) or (
-      shared is None and path[-2:-1] != ["options"]
-    ):
+    elif unknown or isinstance(shared, str):
       values[field] = text
     else:
       values[field] = _parse(text)

@@ -1,6 +1,5 @@
 """Adapters of a mixture's experts: the maths, on one device and on several."""
 
-import dataclasses
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +7,9 @@ import numpy as np
 import pytest
 from cases import long_but
 from helpers import (
-  CONFIG,
+  CLAMPED,
+  GATED,
+  LORA,
   abstract,
   init_params,
   make_mesh,
@@ -22,14 +23,7 @@ from bct_jax.models import decoder, lora
 from bct_jax.models.lora import Weights
 from bct_jax.objectives import sft
 
-GATED = dataclasses.replace(
-  CONFIG, num_experts=8, experts_per_token=2, mlp_width=24, renormalize=True
-)
-CLAMPED = dataclasses.replace(
-  GATED, expert_form="clamped", swiglu_alpha=1.7, swiglu_limit=0.5
-)
 FORMS = {"gated": GATED, "clamped": CLAMPED}
-ALL = LoraConfig(4, 8.0, "_proj$", False)
 NAMES = {"gated": ("gate", "up", "down"), "clamped": ("gate_up", "down")}
 
 
@@ -51,7 +45,7 @@ def tokens():
   return jnp.asarray(np.random.default_rng(0).integers(0, 96, (2, 12)))
 
 
-def made(form, config=ALL, mesh=None, seed=0, experts="weights"):
+def made(form, config=LORA, mesh=None, seed=0, experts="weights"):
   model = FORMS[form]
   run = decoder.Decoder(model, experts=experts)
   params = init_params(run, mesh or make_mesh())
@@ -64,9 +58,9 @@ def made(form, config=ALL, mesh=None, seed=0, experts="weights"):
 def test_a_new_adapter_changes_nothing(form, tokens):
   model = FORMS[form]
   params, _ = made(form)
-  shapes = lora.abstract_adapter(abstract(params), model, ALL)
+  shapes = lora.abstract_adapter(abstract(params), model, LORA)
   adapter = lora.init_adapter(shapes, 3)
-  joined = lora.attach_adapter(Weights(params, adapter, ALL))
+  joined = lora.attach_adapter(Weights(params, adapter, LORA))
   np.testing.assert_array_equal(
     logits(model, joined, tokens), logits(model, params, tokens)
   )
@@ -80,7 +74,7 @@ def test_a_new_adapter_changes_nothing(form, tokens):
 @pytest.mark.parametrize(
   "config",
   [
-    ALL,
+    LORA,
     LoraConfig(4, 8.0, r"mlp\.experts\.\d*\.?.*_proj", True),
     LoraConfig(4, 8.0, "_proj$", False, split_rank=True),
   ],
@@ -120,7 +114,7 @@ def loss_and_gradients(form, shape, merged, experts="weights"):
     join = lora.merge_adapter if merged else lora.attach_adapter
 
     def mean(adapter):
-      joined = join(Weights(params, adapter, ALL))
+      joined = join(Weights(params, adapter, LORA))
       return sft(joined, batch, jax.random.PRNGKey(0), model)[0].value()
 
     out = jax.jit(jax.value_and_grad(mean))(weights.adapter)

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from cases import long_but
 from helpers import (
-  CONFIG,
+  CLAMPED,
+  GATED,
   LORA,
   abstract,
   init_params,
@@ -33,14 +34,9 @@ from bct_jax.sample import sampler
 from bct_jax.sizing import hlo
 from bct_jax.train.checkpoint import Checkpoints
 
-GATED = dataclasses.replace(
-  CONFIG, num_experts=8, experts_per_token=2, mlp_width=24, renormalize=True
-)
 FORMS = {
   "gated": GATED,
-  "clamped": dataclasses.replace(
-    GATED, expert_form="clamped", swiglu_alpha=1.7, swiglu_limit=0.5
-  ),
+  "clamped": CLAMPED,
   "shared": dataclasses.replace(GATED, shared_width=24),
 }
 

@@ -50,6 +50,13 @@ HYBRID = dataclasses.replace(
     key_heads=2, value_heads=4, key_dim=8, value_dim=12, window=4, fused=False
   ),
 )
+# Mixtures, whose experts have the two forms of models/moe.py.
+GATED = dataclasses.replace(
+  CONFIG, num_experts=8, experts_per_token=2, mlp_width=24, renormalize=True
+)
+CLAMPED = dataclasses.replace(
+  GATED, expert_form="clamped", swiglu_alpha=1.7, swiglu_limit=0.5
+)
 # As Gemma 4: layers without a window have other heads, whose keys are values.
 TWO_SHAPES = dataclasses.replace(
   CONFIG,

@@ -132,10 +132,12 @@ def find_wrong(row: dict) -> str:
   A kill ends the run. Anything else does with code 74 (2 where nothing can be
   written), or is survived. The same command ends like a run without a fault.
   """
-  codes = (-9,) if row["way"] == "kill" else (0, 74)
-  codes = codes if row["fired"] else (0,)
-  if row["way"] == "read-only" and row["fired"]:
-    codes += (2,)
+  if not row["fired"]:
+    codes = (0,)
+  elif row["way"] == "kill":
+    codes = (-9,)
+  else:
+    codes = (0, 74, 2) if row["way"] == "read-only" else (0, 74)
   if row["code"] not in codes:
     return f"code {row['code']}: {row['said']}"
   if row["traceback"]:
