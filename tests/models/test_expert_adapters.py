@@ -1,6 +1,5 @@
 """Adapters of a mixture's experts: the maths, on one device and on several."""
 
-
 import jax
 import jax.numpy as jnp
 import numpy as np
